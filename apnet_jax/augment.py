@@ -1,0 +1,91 @@
+"""Images on the device: uint8 in, normalised and randomly changed floats out.
+
+The order and the settings are those of the released recipe: flip, pad and crop,
+normalise, erase. Everything random is drawn per image from a key and the
+image's position in the global batch, so that a batch looks the same on any
+number of devices.
+"""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import ml_collections
+
+# Mean and standard deviation of ImageNet's RGB in 0..1, as torchvision uses.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+# Random erasing (Zhong et al., AAAI 2020), the settings of the field.
+ERASED_AREA = (0.02, 0.4)  # of the image
+ASPECT_RATIO = (0.3, 1 / 0.3)  # height over width, drawn uniformly
+ERASING_TRIES = 100
+
+
+def normalize(images: jax.Array) -> jax.Array:
+  """uint8 [..., 3] in 0..255 -> float32 with ImageNet's mean and deviation."""
+  scale = 1 / (255 * jnp.array(STD))
+  return images.astype(jnp.float32) * scale - jnp.array(MEAN) / jnp.array(STD)
+
+
+def augment(
+  key: jax.Array,
+  images: jax.Array,
+  positions: jax.Array,
+  config: ml_collections.ConfigDict,
+) -> jax.Array:
+  """Flips, pads and crops, normalises and erases each image on its own.
+
+  Args:
+    key: random key of the step, the same on every device.
+    images: uint8 [batch, height, width, 3].
+    positions: int [batch], of the images in the global batch.
+    config: the `augment` part of a configuration.
+
+  Returns:
+    float32 [batch, height, width, 3].
+  """
+
+  def one(image, position):
+    flip, crop, erase = jax.random.split(jax.random.fold_in(key, position), 3)
+    image = _flip(flip, image, config.flip)
+    image = _pad_and_crop(crop, image, config.pad)
+    return _erase(erase, normalize(image), config.erase, config.erase_fill)
+
+  return jax.vmap(one)(images, positions)
+
+
+def _flip(key, image, probability):
+  flip = jax.random.bernoulli(key, probability)
+  return jnp.where(flip, image[:, ::-1], image)
+
+
+def _pad_and_crop(key, image, pad):
+  """Shifts by up to `pad` pixels; what comes in is black."""
+  offset = jax.random.randint(key, (2,), 0, 2 * pad + 1)
+  padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+  return lax.dynamic_slice(padded, (*offset, 0), image.shape)
+
+
+def _erase(key, image, probability, fill):
+  """Replaces one random rectangle by `fill` (in normalised units)."""
+  height, width, _ = image.shape
+  keys = jax.random.split(key, 5)
+  tries = (ERASING_TRIES,)
+  area = height * width * jax.random.uniform(
+    keys[0], tries, minval=ERASED_AREA[0], maxval=ERASED_AREA[1]
+  )
+  aspect = jax.random.uniform(
+    keys[1], tries, minval=ASPECT_RATIO[0], maxval=ASPECT_RATIO[1]
+  )
+  h = jnp.round(jnp.sqrt(area * aspect)).astype(int)
+  w = jnp.round(jnp.sqrt(area / aspect)).astype(int)
+  fits = (h < height) & (w < width)
+  first = jnp.argmax(fits)
+  h, w = h[first], w[first]
+  top = jax.random.randint(keys[2], (), 0, jnp.maximum(height - h, 0) + 1)
+  left = jax.random.randint(keys[3], (), 0, jnp.maximum(width - w, 0) + 1)
+  rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
+  inside = (rows >= top) & (rows < top + h)
+  inside &= (columns >= left) & (columns < left + w)
+  erase = jax.random.bernoulli(keys[4], probability) & fits[first]
+  return jnp.where((inside & erase)[..., None], jnp.array(fill), image)

@@ -1,0 +1,54 @@
+"""What training and evaluation read: any source of numpy arrays will do.
+
+`data/` makes these from a prepared data set; a machine without TensorFlow can
+make them from whatever it has.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """Images to embed, with their labels.
+
+  Attributes:
+    pids: int [images], identities; -1 is junk.
+    camids: int [images], cameras.
+    paths: [images], names to show to people.
+    batches: `batches(rows, batch_size)` yields the images of these rows in
+      this order, uint8 [<= batch_size, height, width, 3]; only the last batch
+      may be smaller.
+  """
+
+  pids: np.ndarray
+  camids: np.ndarray
+  paths: np.ndarray
+  batches: Callable[[np.ndarray, int], Iterator[np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+  """A data set as a run reads it.
+
+  Attributes:
+    num_classes: identities to train on.
+    steps_per_epoch: batches that make an epoch.
+    batches: `batches(k)` yields batch k, k + 1, ... without end: `image` uint8
+      [P * K, height, width, 3] and `label` int32 [P * K]. Batch k must not
+      depend on where the iteration began.
+    query: images to look for.
+    gallery: images to find; junk may be among them.
+    fingerprint: identifies the raw images.
+    summary: what was read, in a few lines.
+  """
+
+  num_classes: int
+  steps_per_epoch: int
+  batches: Callable[[int], Iterator[Mapping[str, np.ndarray]]]
+  query: Split
+  gallery: Split
+  fingerprint: str
+  summary: str

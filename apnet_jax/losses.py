@@ -1,0 +1,69 @@
+"""Label-smoothed cross-entropy and batch-hard triplet loss (Section III.C).
+
+Everything here is computed in float32 (or float64), at the highest precision
+that the backend has.
+"""
+
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+
+class HardestDistances(NamedTuple):
+  """Euclidean distances of the hardest examples of each anchor, [anchors]."""
+
+  positive: jax.Array
+  negative: jax.Array
+
+
+def cross_entropy(
+  logits: jax.Array, labels: jax.Array, smoothing: float
+) -> jax.Array:
+  """Mean label-smoothed cross-entropy, Eq. (8).
+
+  Args:
+    logits: [batch, num_classes].
+    labels: int [batch], in 0..num_classes - 1.
+    smoothing: the rate epsilon; its mass is spread over all K classes.
+  """
+  targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+  targets = optax.smooth_labels(targets, smoothing)
+  return optax.softmax_cross_entropy(logits, targets).mean()
+
+
+def pairwise_distances(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Euclidean distances [n, m] between the rows of [n, d] and [m, d]."""
+  squares = jnp.square(a).sum(1)[:, None] + jnp.square(b).sum(1)[None]
+  product = jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
+  # The floor keeps the gradient of the root finite where the distance is 0.
+  return jnp.sqrt(jnp.maximum(squares - 2 * product, 1e-12))
+
+
+def hardest_distances(
+  anchors: jax.Array,
+  anchor_labels: jax.Array,
+  others: jax.Array,
+  other_labels: jax.Array,
+) -> HardestDistances:
+  """Batch-hard mining (Hermans et al., arXiv:1703.07737).
+
+  The farthest of the same identity, which includes the anchor itself, and the
+  closest of any other identity.
+
+  Args:
+    anchors: [n, features], not normalised; anchor_labels: int [n].
+    others: [m, features], the whole batch; other_labels: int [m].
+  """
+  distances = pairwise_distances(anchors, others)
+  same = anchor_labels[:, None] == other_labels[None]
+  positive = jnp.where(same, distances, -jnp.inf).max(1)
+  negative = jnp.where(same, jnp.inf, distances).min(1)
+  return HardestDistances(positive, negative)
+
+
+def triplet(hardest: HardestDistances, margin: float) -> jax.Array:
+  """Mean hinge of positive minus negative distance plus margin, Eq. (6)."""
+  return jnp.maximum(hardest.positive - hardest.negative + margin, 0).mean()

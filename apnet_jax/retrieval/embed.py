@@ -1,0 +1,67 @@
+"""Embeds images of a split, on all devices."""
+
+from collections.abc import Callable, Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from apnet_jax import parallel
+from apnet_jax.augment import normalize
+from apnet_jax.feed import Split
+
+
+def make_embed(
+  model: nn.Module, batch_size: int, flip: bool
+) -> Callable[[Mapping, Split, np.ndarray], np.ndarray]:
+  """Returns `embed(variables, split, rows) -> float32 [rows, features]`.
+
+  The embeddings are L2-normalised. With `flip`, that of the mirrored image is
+  added before the one normalisation (the average of Section IV.B, up to its
+  length). The last batch is padded, so that every row is embedded.
+
+  Args:
+    model: returns a `ReidOutput`.
+    batch_size: images at a time, rounded up to a multiple of the devices.
+    flip: average with the mirrored image.
+  """
+  devices = jax.local_device_count()
+  batch_size = -(-batch_size // devices) * devices
+
+  @parallel.pmap_batch
+  def embed_batch(variables, images):
+    images = normalize(images)
+    embeddings = model.apply(variables, images, train=False).embedding
+    if flip:
+      mirrored = images[:, :, ::-1]
+      embeddings += model.apply(variables, mirrored, train=False).embedding
+    return embeddings / jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
+
+  def embed(variables, split, rows):
+    embeddings = []
+    with _progress(len(rows)) as bar:
+      for images in split.batches(rows, batch_size):
+        padded = np.zeros((batch_size, *images.shape[1:]), images.dtype)
+        padded[: len(images)] = images
+        output = embed_batch(variables, parallel.split(padded))
+        output = np.asarray(output).reshape(batch_size, -1)
+        embeddings.append(output[: len(images)])
+        bar.update(len(images))
+    return np.concatenate(embeddings)
+
+  return embed
+
+
+def embed_pixels(variables, split: Split, rows: np.ndarray) -> np.ndarray:
+  """Raw pixels as embeddings: what a network has to beat. No variables."""
+  del variables
+  images = np.concatenate(list(split.batches(rows, 256)))
+  return images.reshape(len(images), -1) / np.float32(255)
+
+
+def _progress(images: int) -> tqdm:
+  return tqdm(
+    total=images, desc='Embedding', unit=' images', leave=False, delay=1
+  )

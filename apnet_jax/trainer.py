@@ -1,0 +1,241 @@
+"""The training run: steps, evaluations, checkpoints and logs."""
+
+from collections.abc import Mapping
+import dataclasses
+from functools import partial
+import math
+import os
+import time
+
+import jax
+import ml_collections
+from tqdm import tqdm
+
+from apnet_jax import checkpoint, optim, parallel
+from apnet_jax.feed import Feed
+from apnet_jax.logs import MetricWriter
+from apnet_jax.models.apnet import create_model
+from apnet_jax.retrieval import evaluate as evaluation
+from apnet_jax.retrieval.embed import embed_pixels, make_embed
+from apnet_jax.train_step import TrainState, create_state, train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """What a run came to.
+
+  Attributes:
+    state: after the last step.
+    metrics: those last logged; empty if no step was left to train.
+    card: the result card of the final state.
+  """
+
+  state: TrainState
+  metrics: Mapping[str, float]
+  card: Mapping
+
+
+def train(
+  config: ml_collections.ConfigDict, feed: Feed, workdir: str | os.PathLike
+) -> Summary:
+  """Trains the run of a workdir, or goes on with it, and evaluates it.
+
+  Args:
+    config: the whole configuration; see `configs/common.py`.
+    feed: what to train and evaluate on.
+    workdir: gets checkpoints and logs; made if need be.
+
+  Raises:
+    ValueError: the configuration does not fit the data, the devices or the
+      workdir.
+    FloatingPointError: the loss is not finite.
+  """
+  run = Run(config, feed)
+  checkpoint.claim_workdir(workdir, config, run.facts)
+  print(feed.summary)
+  print(run.describe(), flush=True)
+  with checkpoint.Checkpoints(workdir) as checkpoints:
+    state, run.initial_state = run.initial_state, None  # steps donate it
+    if checkpoints.latest_step is not None:
+      state = checkpoints.restore(checkpoints.latest_step, state)
+      print(f'Going on after step {int(state.step)} of {workdir}.', flush=True)
+    with MetricWriter(workdir, int(state.step)) as writer:
+      state, metrics, result = _train_steps(run, state, checkpoints, writer)
+    card = evaluation.result_card(
+      result, config, feed, step=int(state.step)
+    )
+    checkpoint.write_json(workdir, 'result.json', card)
+  print(run.closing_table(result))
+  return Summary(state, metrics, card)
+
+
+class Run:
+  """What a configuration and a data set make: model, step and evaluation."""
+
+  def __init__(self, config: ml_collections.ConfigDict, feed: Feed):
+    check(config)
+    self.config, self.feed = config, feed
+    self.total_steps = (
+      config.train.steps or config.train.epochs * feed.steps_per_epoch
+    )
+    self.model = create_model(config.model, feed.num_classes, parallel.AXIS)
+    self.learning_rate = optim.learning_rate_schedule(
+      config.train, feed.steps_per_epoch
+    )
+    optimizer = optim.create_optimizer(config.train, self.learning_rate)
+    self.step = parallel.pmap_step(partial(
+      train_step,
+      model=self.model,
+      optimizer=optimizer,
+      config=config,
+      axis_name=parallel.AXIS,
+    ))
+    self.embed = make_embed(
+      self.model, config.eval.batch_size, config.eval.flip
+    )
+    self.initial_state = parallel.replicate(create_state(
+      self.model, optimizer, tuple(config.data.image_size), config.seed
+    ))
+    parameters = jax.tree.leaves(self.initial_state.params)
+    self.num_parameters = sum(p.size for p in parameters)
+
+  @property
+  def facts(self) -> dict:
+    """What run.json says."""
+    return {
+      'num_classes': self.feed.num_classes,
+      'fingerprint': self.feed.fingerprint,
+      'parameters': self.num_parameters,
+      'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+      'versions': evaluation.versions(),
+    }
+
+  def describe(self) -> str:
+    config = self.config
+    return (
+      f'{config.model.backbone}, attention {config.model.attention}, level'
+      f' {config.model.levels}, radix {config.model.radix}:'
+      f' {self.num_parameters:,} parameters on {self.facts["devices"]}\n'
+      f'{self.total_steps:,} steps of {config.train.P} x {config.train.K}'
+      f' images, {self.feed.steps_per_epoch} an epoch'
+    )
+
+  def is_due(self, step: int, every_epochs: int) -> bool:
+    """Whether what is done every so many epochs, and at the end, is due."""
+    every = every_epochs * self.feed.steps_per_epoch
+    return step == self.total_steps or (every > 0 and step % every == 0)
+
+  def evaluate(self, state: TrainState, embed=None):
+    """Result of the query and gallery with `embed` (default: the model's)."""
+    variables = {'params': state.params, 'batch_stats': state.batch_stats}
+    return evaluation.evaluate(
+      embed or self.embed,
+      variables,
+      self.feed.query,
+      self.feed.gallery,
+      self.config.eval.max_rank,
+    ).result
+
+  def closing_table(self, result) -> str:
+    rows = {'trained network': evaluation.figures(result)}
+    if self.config.eval.pixel_baseline:
+      pixels = evaluation.evaluate(
+        embed_pixels, {}, self.feed.query, self.feed.gallery
+      ).result
+      rows = {'raw pixels': evaluation.figures(pixels), **rows}
+    return evaluation.format_table(rows)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Checks what no other part does.
+
+  Raises:
+    ValueError: names the field, its value and what is allowed.
+  """
+  images, devices = config.train.P * config.train.K, jax.device_count()
+  if images % devices:
+    raise ValueError(
+      f'a batch of config.train.P={config.train.P} times'
+      f' config.train.K={config.train.K} = {images} images does not divide'
+      f' among {devices} devices.'
+    )
+  for field in ('epochs', 'log_every_steps'):
+    if config.train[field] < 1:
+      raise ValueError(
+        f'config.train.{field}={config.train[field]} must be at least 1.'
+      )
+
+
+def _train_steps(run: Run, state, checkpoints, writer):
+  """Runs the steps that are left; returns state, metrics and final result."""
+  config, start = run.config.train, int(state.step)
+  batches = run.feed.batches(start)
+  metrics, result, unchecked = {}, None, None
+  timer = _Timer(config.P * config.K)
+  progress = tqdm(
+    total=run.total_steps, initial=start, desc='Training', unit=' steps'
+  )
+  with progress as bar:
+    for step in range(start + 1, run.total_steps + 1):
+      state, on_device = run.step(state, parallel.split(next(batches)))
+      # Looking at the last step while this one runs keeps the device busy.
+      _check_finite(unchecked, step - 1)
+      unchecked = on_device
+      timer.count()
+      bar.update()
+      if step % config.log_every_steps == 0 or step == run.total_steps:
+        metrics = {k: float(v) for k, v in on_device.items()} | {
+          'learning_rate': float(run.learning_rate(step - 1)),
+          'epoch': step / run.feed.steps_per_epoch,
+          'images_per_second': timer.rate(),
+        }
+        _check_finite(metrics, step)
+        writer.write(step, {f'train/{k}': v for k, v in metrics.items()})
+        bar.set_postfix_str(
+          f'loss {metrics["loss"]:.3f}, {metrics["images_per_second"]:.0f}'
+          ' images/s'
+        )
+      scores = None
+      if run.is_due(step, config.eval_every_epochs):
+        result = run.evaluate(state)
+        scores = evaluation.figures(result)
+        writer.write(step, {f'eval/{k}': v for k, v in scores.items()})
+        shown = ', '.join(f'{k} {v:.1f}' for k, v in scores.items())
+        bar.write(f'step {step}: {shown}')
+      if scores or run.is_due(step, config.checkpoint_every_epochs):
+        checkpoints.save(step, state, scores)
+        timer.restart()
+  return state, metrics, result or run.evaluate(state)
+
+
+def _check_finite(metrics: Mapping | None, step: int) -> None:
+  if metrics is not None and not math.isfinite(float(metrics['loss'])):
+    raise FloatingPointError(
+      f'the loss is {float(metrics["loss"])} at step {step}. The last'
+      ' checkpoint is kept; a lower config.train.learning_rate may help.'
+    )
+
+
+class _Timer:
+  """Images per second of steps alone; the first step compiles."""
+
+  def __init__(self, batch_size: int):
+    self._batch_size = batch_size
+    self._start = None
+    self._steps = 0
+
+  def count(self) -> None:
+    if self._start is None:
+      self.restart()
+    else:
+      self._steps += 1
+
+  def restart(self) -> None:
+    self._start, self._steps = time.perf_counter(), 0
+
+  def rate(self) -> float:
+    """Since it was last asked or restarted; 0 if no step was counted."""
+    seconds = time.perf_counter() - self._start
+    rate = self._steps * self._batch_size / seconds
+    self.restart()
+    return rate

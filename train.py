@@ -1,0 +1,36 @@
+"""Trains a person re-identification network and evaluates it.
+
+  python train.py --config=configs/market.py --config.data.dir=DIR
+
+The same command goes on where a run was stopped. Any field of the configuration
+can be changed: --config.train.epochs=60. Fields: configs/common.py.
+"""
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from apnet_jax import cli
+
+CONFIG = config_flags.DEFINE_config_file(
+  'config', help_string='Configuration file, as configs/market.py.'
+)
+WORKDIR = flags.DEFINE_string(
+  'workdir', '', 'Gets checkpoints and logs; default: runs/<config.name>.'
+)
+
+
+def main(argv):
+  cli.no_more_arguments(argv)
+  config = CONFIG.value
+  cli.set_up_jax(config.compilation_cache_dir)
+
+  from apnet_jax import trainer
+  from data import pipeline
+
+  feed = pipeline.load(config)
+  trainer.train(config, feed, WORKDIR.value or f'runs/{config.name}')
+
+
+if __name__ == '__main__':
+  flags.mark_flag_as_required('config')
+  cli.run(lambda: app.run(main))
