@@ -2,6 +2,6 @@
 
 from apnet_jax.models.apnet import create_model
 from apnet_jax.retrieval.metrics import evaluate_retrieval
+from apnet_jax.version import __version__
 
-__all__ = ['create_model', 'evaluate_retrieval']
-__version__ = '0.1.0'
+__all__ = ['__version__', 'create_model', 'evaluate_retrieval']

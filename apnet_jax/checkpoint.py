@@ -101,9 +101,10 @@ class Checkpoints:
     try:
       return self._manager.restore(step, args=args)
     except Exception as error:  # Orbax raises whatever its readers raise
+      reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
       raise ValueError(
         f'the checkpoint {self.directory / str(step)} cannot be read; it is'
-        f' damaged or of another model: {error}'
+        f' damaged or of another model: {reason}'
       ) from error
 
 

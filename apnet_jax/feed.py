@@ -30,8 +30,25 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True)
-class Feed:
-  """A data set as a run reads it.
+class Benchmark:
+  """What evaluation reads.
+
+  Attributes:
+    query: images to look for.
+    gallery: images to find; junk may be among them.
+    fingerprint: identifies the raw images.
+    summary: what was read, for people.
+  """
+
+  query: Split
+  gallery: Split
+  fingerprint: str
+  summary: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed(Benchmark):
+  """What training reads, and evaluates on.
 
   Attributes:
     num_classes: identities to train on.
@@ -39,16 +56,8 @@ class Feed:
     batches: `batches(k)` yields batch k, k + 1, ... without end: `image` uint8
       [P * K, height, width, 3] and `label` int32 [P * K]. Batch k must not
       depend on where the iteration began.
-    query: images to look for.
-    gallery: images to find; junk may be among them.
-    fingerprint: identifies the raw images.
-    summary: what was read, in a few lines.
   """
 
   num_classes: int
   steps_per_epoch: int
   batches: Callable[[int], Iterator[Mapping[str, np.ndarray]]]
-  query: Split
-  gallery: Split
-  fingerprint: str
-  summary: str

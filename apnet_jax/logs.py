@@ -18,9 +18,8 @@ class MetricWriter:
 
   def __init__(self, workdir: str | os.PathLike, step: int):
     path = pathlib.Path(workdir) / 'metrics.jsonl'
-    kept = []
-    if path.exists():
-      kept = [line for line in path.open() if _step_of(line) <= step]
+    lines = path.read_text().splitlines(True) if path.exists() else []
+    kept = [line for line in lines if _step_of(line) <= step]
     part = path.with_suffix('.part')
     part.write_text(''.join(kept))
     part.replace(path)

@@ -29,10 +29,14 @@ def pmap_batch(function: Callable) -> Callable:
   return jax.pmap(function, axis_name=AXIS, in_axes=(None, 0))
 
 
+def replicated() -> NamedSharding:
+  """The placement of state: whole on every device."""
+  return NamedSharding(Mesh(jax.devices(), (AXIS,)), PartitionSpec())
+
+
 def replicate(tree):
   """Puts arrays on all devices, laid out as `pmap_step` returns them."""
-  mesh = Mesh(jax.devices(), (AXIS,))
-  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+  return jax.device_put(tree, replicated())
 
 
 def split(tree):

@@ -13,6 +13,7 @@ import optax
 
 from apnet_jax import losses
 from apnet_jax.augment import augment
+from apnet_jax.models.apnet import initialize
 
 
 @struct.dataclass
@@ -32,18 +33,13 @@ def create_state(
   seed: int,
 ) -> TrainState:
   """Initial state; parameters are a function of `seed` alone."""
-
-  @jax.jit
-  def init(key):
-    variables = model.init(key, jnp.zeros((1, *image_size, 3)), train=False)
-    return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=variables['params'],
-      batch_stats=variables['batch_stats'],
-      opt_state=optimizer.init(variables['params']),
-    )
-
-  return init(jax.random.key(seed))
+  variables = initialize(model, image_size, seed)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=variables['params'],
+    batch_stats=variables['batch_stats'],
+    opt_state=optimizer.init(variables['params']),
+  )
 
 
 def train_step(
@@ -91,7 +87,7 @@ def train_step(
     loss_fn, has_aux=True
   )(state.params)
   gradients, metrics = lax.pmean((gradients, metrics), axis_name)
-  metrics['gradient_norm'] = optax.global_norm(gradients)
+  metrics['gradient_norm'] = optax.tree.norm(gradients)
   updates, opt_state = optimizer.update(
     gradients, state.opt_state, state.params
   )

@@ -17,6 +17,7 @@ from apnet_jax.logs import MetricWriter
 from apnet_jax.models.apnet import create_model
 from apnet_jax.retrieval import evaluate as evaluation
 from apnet_jax.retrieval.embed import embed_pixels, make_embed
+from apnet_jax.retrieval.metrics import RetrievalResult
 from apnet_jax.train_step import TrainState, create_state, train_step
 
 
@@ -50,9 +51,10 @@ def train(
       workdir.
     FloatingPointError: the loss is not finite.
   """
+  check(config)
+  checkpoint.claim_workdir(workdir, config, facts(feed))
+  print(feed.summary, flush=True)
   run = Run(config, feed)
-  checkpoint.claim_workdir(workdir, config, run.facts)
-  print(feed.summary)
   print(run.describe(), flush=True)
   with checkpoint.Checkpoints(workdir) as checkpoints:
     state, run.initial_state = run.initial_state, None  # steps donate it
@@ -73,7 +75,6 @@ class Run:
   """What a configuration and a data set make: model, step and evaluation."""
 
   def __init__(self, config: ml_collections.ConfigDict, feed: Feed):
-    check(config)
     self.config, self.feed = config, feed
     self.total_steps = (
       config.train.steps or config.train.epochs * feed.steps_per_epoch
@@ -99,23 +100,12 @@ class Run:
     parameters = jax.tree.leaves(self.initial_state.params)
     self.num_parameters = sum(p.size for p in parameters)
 
-  @property
-  def facts(self) -> dict:
-    """What run.json says."""
-    return {
-      'num_classes': self.feed.num_classes,
-      'fingerprint': self.feed.fingerprint,
-      'parameters': self.num_parameters,
-      'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
-      'versions': evaluation.versions(),
-    }
-
   def describe(self) -> str:
     config = self.config
     return (
       f'{config.model.backbone}, attention {config.model.attention}, level'
       f' {config.model.levels}, radix {config.model.radix}:'
-      f' {self.num_parameters:,} parameters on {self.facts["devices"]}\n'
+      f' {self.num_parameters:,} parameters on {devices()}\n'
       f'{self.total_steps:,} steps of {config.train.P} x {config.train.K}'
       f' images, {self.feed.steps_per_epoch} an epoch'
     )
@@ -125,25 +115,32 @@ class Run:
     every = every_epochs * self.feed.steps_per_epoch
     return step == self.total_steps or (every > 0 and step % every == 0)
 
-  def evaluate(self, state: TrainState, embed=None):
-    """Result of the query and gallery with `embed` (default: the model's)."""
+  def evaluate(self, state: TrainState) -> RetrievalResult:
     variables = {'params': state.params, 'batch_stats': state.batch_stats}
     return evaluation.evaluate(
-      embed or self.embed,
-      variables,
-      self.feed.query,
-      self.feed.gallery,
-      self.config.eval.max_rank,
+      self.embed, variables, self.feed, self.config.eval.max_rank
     ).result
 
-  def closing_table(self, result) -> str:
+  def closing_table(self, result: RetrievalResult) -> str:
     rows = {'trained network': evaluation.figures(result)}
     if self.config.eval.pixel_baseline:
-      pixels = evaluation.evaluate(
-        embed_pixels, {}, self.feed.query, self.feed.gallery
-      ).result
+      pixels = evaluation.evaluate(embed_pixels, {}, self.feed).result
       rows = {'raw pixels': evaluation.figures(pixels), **rows}
     return evaluation.format_table(rows)
+
+
+def facts(feed: Feed) -> dict:
+  """What run.json says of a run."""
+  return {
+    'num_classes': feed.num_classes,
+    'fingerprint': feed.fingerprint,
+    'devices': devices(),
+    'versions': evaluation.versions(),
+  }
+
+
+def devices() -> str:
+  return f'{jax.device_count()} x {jax.devices()[0].device_kind}'
 
 
 def check(config: ml_collections.ConfigDict) -> None:

@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.model = model = ml_collections.ConfigDict()
   model.backbone = 'resnet50'  # or resnet101, resnet14 (small, for CPUs)
   model.last_stride = 1  # Section IV.B
+  model.stem_relu = True  # the released code forgot it
   model.attention = 'channel'  # Eq. (5); or none
   model.levels = 2  # 0 to 3; Table II is best at 2
   model.radix = 2  # Fig. 5 is best at 2

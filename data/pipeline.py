@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from apnet_jax.feed import Feed, Split
+from apnet_jax.feed import Benchmark, Feed, Split
 from data import pk_sampler, reid_builder
 
 DATASETS = ('market1501', 'synthetic')
@@ -39,6 +39,36 @@ def load(config: ml_collections.ConfigDict) -> Feed:
     ValueError: the raw folder is missing, has another layout or holds images
       that cannot be read, or the batch does not fit the data.
   """
+  benchmark, train = _open(config)
+  identities, labels = np.unique(train.pids, return_inverse=True)
+  P, K = config.train.P, config.train.K
+  if config.seed < 0:
+    raise ValueError(f'config.seed={config.seed} must be at least 0.')
+  summary = benchmark.summary
+  few = (np.bincount(labels) < K).sum()
+  if few:
+    summary += (
+      f'\n  {few} training identities have fewer than config.train.K={K}'
+      ' images: these are drawn with replacement.'
+    )
+  return Feed(
+    query=benchmark.query,
+    gallery=benchmark.gallery,
+    fingerprint=benchmark.fingerprint,
+    summary=summary,
+    num_classes=len(identities),
+    steps_per_epoch=pk_sampler.steps_per_epoch(labels, P, K),
+    batches=lambda step: _train_batches(train, labels, config, step),
+  )
+
+
+def load_benchmark(config: ml_collections.ConfigDict) -> Benchmark:
+  """The same without the training set: only `config.data` is read."""
+  return _open(config)[0]
+
+
+def _open(config) -> tuple[Benchmark, Records]:
+  """The query and gallery, and the training images."""
   tf.config.set_visible_devices([], 'GPU')
   module = _builder_module(config.data.name)
   root = module.Builder.locate(config.data.dir)
@@ -46,18 +76,13 @@ def load(config: ml_collections.ConfigDict) -> Feed:
   fingerprint = reid_builder.fingerprint(raw, root)
   builder = _prepare(module.Builder, root, fingerprint, config.data)
   records = {split: _read(builder, split) for split in reid_builder.SPLITS}
-  train = records['train']
-  identities, labels = np.unique(train.pids, return_inverse=True)
-  P, K = config.train.P, config.train.K
-  return Feed(
-    num_classes=len(identities),
-    steps_per_epoch=pk_sampler.steps_per_epoch(labels, P, K),
-    batches=lambda step: _train_batches(train, labels, config, step),
+  benchmark = Benchmark(
     query=_split(records['query'], config.data.image_size),
     gallery=_split(records['gallery'], config.data.image_size),
     fingerprint=fingerprint,
-    summary=_summary(config, root, records, K),
+    summary=f'{config.data.name} from {root}\n' + _summary(records),
   )
+  return benchmark, records['train']
 
 
 def _builder_module(name: str):
@@ -96,12 +121,12 @@ def _read(builder: tfds.core.DatasetBuilder, split: str) -> Records:
   )
 
 
-def _summary(config, root, records: Mapping[str, Records], K: int) -> str:
-  lines = [f'{config.data.name} from {root}']
+def _summary(records: Mapping[str, Records]) -> str:
+  lines = []
   for split, r in records.items():
-    people = np.unique(r.pids[r.pids > 0])
     line = (
-      f'  {split:8}{len(r.pids):7,} images {len(people):6,} identities'
+      f'  {split:8}{len(r.pids):7,} images'
+      f' {len(np.unique(r.pids[r.pids > 0])):6,} identities'
       f' {len(np.unique(r.camids)):3} cameras'
     )
     if split == 'gallery':
@@ -110,18 +135,12 @@ def _summary(config, root, records: Mapping[str, Records], K: int) -> str:
         f' {(r.pids == -1).sum():,} junk'
       )
     lines.append(line)
-  _, counts = np.unique(records['train'].pids, return_counts=True)
-  if (counts < K).any():
-    lines.append(
-      f'  {(counts < K).sum()} training identities have fewer than'
-      f' config.train.K={K} images: these are drawn with replacement.'
-    )
   return '\n'.join(lines)
 
 
 def _decode(encoded: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
   """Bytes -> uint8 [height, width, 3], bilinear with antialias as in PIL."""
-  image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+  image = reid_builder.decode(encoded)
   image = tf.image.resize(image, image_size, antialias=True)
   image = tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
   return tf.ensure_shape(image, (*image_size, 3))

@@ -2,10 +2,10 @@
 
 The rule is that of torchreid, Luo et al. and the released APNet code. An
 identity's images are shuffled and cut into chunks of K, the rest dropped; an
-identity with fewer than K is filled up by drawing with replacement. Batches take
-one chunk of each of P random identities until fewer than P have one left. As in
-the released training loop, an epoch has the length that the number of chunks
-suggests, and is filled up by starting over.
+identity with fewer than K is filled up by drawing with replacement. Batches
+take one chunk of each of P random identities until fewer than P have one left.
+As in the released training loop, an epoch has the length that the number of
+chunks suggests, and is filled up by starting over.
 """
 
 import numpy as np

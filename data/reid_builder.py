@@ -15,14 +15,15 @@ import pathlib
 import re
 
 import numpy as np
-from PIL import Image
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 SPLITS = ('train', 'query', 'gallery')
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 # Market-1501's naming: 0002_c1s1_000451_03.jpg, -1_c2s3_041407_01.jpg.
-MARKET_NAME = re.compile(r'(-?\d+)_c(\d+)')
+MARKET_NAME = re.compile(r'(-1|\d+)_c(\d+)')
+JUNK_PID = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,11 @@ class ReidBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """
 
   VERSION = tfds.core.Version('1.0.0')
+
+  def __init_subclass__(cls, **kwargs):
+    super().__init_subclass__(**kwargs)
+    # Else a builder would show the README of the builder it inherits from.
+    cls.pkg_dir_path = None
 
   @classmethod
   @abc.abstractmethod
@@ -168,11 +174,11 @@ def check_readable(paths: Iterable[pathlib.Path]) -> None:
   """
   paths = list(paths)
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    results = tqdm(
+    errors = tqdm(
       pool.map(_decoding_error, paths),
       total=len(paths), desc='Checking images', unit=' images', leave=False,
     )
-    bad = [f'  {p}: {error}' for p, error in zip(paths, results) if error]
+    bad = [f'  {p}: {error}' for p, error in zip(paths, errors) if error]
   if bad:
     shown = '\n'.join(bad[:10]) + ('\n  ...' if len(bad) > 10 else '')
     raise ValueError(
@@ -180,10 +186,21 @@ def check_readable(paths: Iterable[pathlib.Path]) -> None:
     )
 
 
+def decode(encoded: bytes | tf.Tensor) -> tf.Tensor:
+  """A JPEG or PNG file -> uint8 [height, width, 3], the same as PIL makes.
+
+  TensorFlow's other ways of decoding are about a grey level too dark.
+  """
+  return tf.io.decode_jpeg(  # reads PNG as well
+    encoded, channels=3, dct_method='INTEGER_ACCURATE'
+  )
+
+
 def _decoding_error(path: pathlib.Path) -> str | None:
   try:
-    with Image.open(path, formats=('JPEG', 'PNG')) as image:
-      image.load()
-  except Exception as error:  # whatever a broken file makes a decoder raise
-    return str(error) or type(error).__name__
+    decode(path.read_bytes())
+  except tf.errors.InvalidArgumentError:
+    return 'not a JPEG or PNG image, or cut off'
+  except OSError as error:
+    return str(error)
   return None

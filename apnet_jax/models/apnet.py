@@ -1,5 +1,6 @@
 """Attention Pyramid Networks: a backbone, a pyramid after its stages, a head."""
 
+from collections.abc import Mapping
 from functools import partial
 
 from flax import struct
@@ -117,6 +118,7 @@ def create_model(
       norm=norm,
       conv=partial(Conv, dtype=dtype),
       last_stride=config.last_stride,
+      stem_relu=config.stem_relu,
     ),
     pyramid=partial(
       AttentionPyramid,
@@ -128,6 +130,25 @@ def create_model(
     norm=norm,
     dtype=dtype,
   )
+
+
+def initialize(
+  model: nn.Module, image_size: tuple[int, int], seed: int
+) -> Mapping:
+  """Initial variables, a function of `seed` alone.
+
+  Args:
+    model: made by `create_model`.
+    image_size: height and width, which some attentions are tied to.
+    seed: of the random weights.
+  """
+  # It runs once: on the CPU, full optimisation takes longer than it saves.
+  fast = {'xla_backend_optimization_level': 1}
+  init = jax.jit(
+    model.init,
+    compiler_options=fast if jax.default_backend() == 'cpu' else None,
+  )
+  return init(jax.random.key(seed), jnp.zeros((1, *image_size, 3)))
 
 
 def _check(config: ml_collections.ConfigDict, num_classes: int) -> None:

@@ -86,7 +86,7 @@ class BatchNorm(nn.Module):
 
     if not train:
       factor = scale * lax.rsqrt(running_var.value + self.epsilon)
-      y = x * factor + (bias - running_mean.value * factor)
+      y = (x - running_mean.value) * factor + bias
       return y.astype(self.dtype or y.dtype)
 
     groups, average = self._grouping(x.shape[0])

@@ -93,13 +93,17 @@ class ResNet(nn.Module):
   Attributes:
     stage_blocks: bottleneck blocks of the four stages, see `STAGE_BLOCKS`.
     norm: makes a normalisation layer, called as `layer(x, train)`.
+    conv: makes a convolution, called as `layer(x)`.
     last_stride: stride of `layer4`, 1 or 2.
+    stem_relu: False leaves out the ReLU after the first convolution, as the
+      released code does.
   """
 
   stage_blocks: tuple[int, ...]
   norm: Callable[..., nn.Module]
   conv: Callable[..., nn.Module] = Conv
   last_stride: int = 1
+  stem_relu: bool = True
 
   num_stages = 4
 
@@ -118,6 +122,7 @@ class ResNet(nn.Module):
   def __call__(self, x: jax.Array, stage: int, train: bool) -> jax.Array:
     """Runs one stage: 0 is the stem (stride 4), 1 to 4 are `layer1` to 4."""
     if stage == 0:
-      return max_pool(nn.relu(self.bn1(self.conv1(x), train)))
+      x = self.bn1(self.conv1(x), train)
+      return max_pool(nn.relu(x) if self.stem_relu else x)
     layer = (self.layer1, self.layer2, self.layer3, self.layer4)[stage - 1]
     return layer(x, train)

@@ -7,7 +7,7 @@ from importlib import metadata
 import ml_collections
 import numpy as np
 
-from apnet_jax.feed import Feed, Split
+from apnet_jax.feed import Benchmark, Split
 from apnet_jax.retrieval.metrics import (
   JUNK_PID,
   RetrievalResult,
@@ -34,11 +34,11 @@ class Evaluation:
 def evaluate(
   embed: Callable[[Mapping, Split, np.ndarray], np.ndarray],
   variables: Mapping,
-  query: Split,
-  gallery: Split,
+  benchmark: Benchmark,
   max_rank: int = 50,
 ) -> Evaluation:
   """Evaluates under Market-1501's rules; see `evaluate_retrieval`."""
+  query, gallery = benchmark.query, benchmark.gallery
   rows = np.flatnonzero(gallery.pids != JUNK_PID)
   query_embeddings = embed(variables, query, np.arange(len(query.pids)))
   gallery_embeddings = embed(variables, gallery, rows)
@@ -66,23 +66,22 @@ def figures(result: RetrievalResult) -> dict[str, float]:
 def result_card(
   result: RetrievalResult,
   config: ml_collections.ConfigDict,
-  feed: Feed,
+  benchmark: Benchmark,
   step: int,
 ) -> dict:
   """A result and the rules it was made under, ready for JSON.
 
   Args:
-    result: of the feed's query and gallery.
     config: the whole configuration, with `data` as evaluated.
-    feed: what was evaluated.
+    benchmark: what was evaluated.
     step: of the checkpoint.
   """
-  gallery = feed.gallery
-  known = np.isin(gallery.pids, feed.query.pids)
+  gallery = benchmark.gallery
+  known = np.isin(gallery.pids, benchmark.query.pids)
   junk = gallery.pids == JUNK_PID
   return {
     'dataset': config.data.name,
-    'fingerprint': feed.fingerprint,
+    'fingerprint': benchmark.fingerprint,
     'step': step,
     'figures': {
       **figures(result),

@@ -35,7 +35,14 @@ class Builder(reid_builder.ReidBuilder):
   def read_splits(
     cls, root: pathlib.Path
   ) -> Mapping[str, list[reid_builder.RawImage]]:
-    return {
+    splits = {
       split: reid_builder.read_market_folder(root / folder)
       for split, folder in FOLDERS.items()
     }
+    for image in (*splits['train'], *splits['query']):
+      if image.pid == reid_builder.JUNK_PID:
+        raise ValueError(
+          f'{image.path} is junk (identity {image.pid}), which only'
+          f' {FOLDERS["gallery"]} may hold.'
+        )
+    return splits

@@ -7,7 +7,7 @@ from data.synthetic import draw
 
 
 class Builder(market1501_dataset_builder.Builder):
-  """Builder of the synthetic set; draws it first if there is no folder."""
+  """Builder of the synthetic set; draws it first if the folder is empty."""
 
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     'Delete or empty the folder to have the synthetic set drawn again.'
@@ -16,6 +16,6 @@ class Builder(market1501_dataset_builder.Builder):
   @classmethod
   def locate(cls, directory: str) -> pathlib.Path:
     path = pathlib.Path(directory).expanduser()
-    if not path.exists():
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
       draw.draw_dataset(path)
     return super().locate(directory)

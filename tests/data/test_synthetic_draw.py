@@ -1,13 +1,13 @@
 """The drawn data set: its layout, its promises and its determinism."""
 
-import re
 from collections import Counter
+import re
 
 import numpy as np
-import pytest
 from PIL import Image
+import pytest
 
-from data.synthetic import draw
+from data.synthetic import draw, person
 
 NAME = re.compile(r'(-1|\d{4})_c([1-6])s(\d)_(\d{6})_(\d{2})\.jpg')
 COUNTS = {
@@ -94,7 +94,7 @@ def test_is_deterministic(root, tmp_path):
 def test_an_image_depends_on_no_other():
   shots = draw.plan_shots(0, *COUNTS.values())
   forward = [np.asarray(draw.draw_shot(0, shot)) for shot in shots]
-  for cached in (draw.deck, draw.make_look, draw.draw_scene):
+  for cached in (person.deck, person.make_look, draw.draw_scene):
     cached.cache_clear()
   backward = [np.asarray(draw.draw_shot(0, shot)) for shot in shots[::-1]]
   np.testing.assert_array_equal(forward, backward[::-1])
@@ -107,9 +107,9 @@ def test_more_identities_keep_the_first(root, tmp_path):
 
 
 def test_neighbouring_identities_differ_in_clothes():
-  size = len(draw.UPPERS) * len(draw.LOWERS)
+  size = len(person.UPPERS) * len(person.LOWERS)
   for number in range(3):
-    assert len(set(draw.deck(0, number))) == size
+    assert len(set(person.deck(0, number))) == size
 
 
 def test_fills_an_empty_folder_only(tmp_path):

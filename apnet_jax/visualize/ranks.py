@@ -1,0 +1,135 @@
+"""A picture of rankings: each query with the images found for it."""
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from apnet_jax.feed import Benchmark
+from apnet_jax.retrieval.evaluate import Evaluation
+
+GREEN, RED, BLUE, GREY = '#1a9641', '#d7191c', '#2c7bb6', '#555555'
+BORDER, GAP, CAPTION, HEADING = 4, 6, 16, 24
+HEIGHT = 128  # of a drawn image, pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+  """The first images found for one query; rows of the query and gallery."""
+
+  query: int
+  found: np.ndarray
+  correct: np.ndarray  # bool, for each found
+
+
+def rank(
+  evaluation: Evaluation, benchmark: Benchmark, rows: Sequence[int], top: int
+) -> list[Ranking]:
+  """Ranks the gallery for some queries under Market-1501's rules.
+
+  Args:
+    evaluation: of the benchmark.
+    benchmark: its labels are used.
+    rows: of the queries.
+    top: images to find for each.
+  """
+  query, gallery = benchmark.query, benchmark.gallery
+  kept = evaluation.gallery_rows
+  rankings = []
+  for row in rows:
+    similarity = (
+      evaluation.gallery_embeddings @ evaluation.query_embeddings[row]
+    )
+    same = gallery.pids[kept] == query.pids[row]
+    left_out = same & (gallery.camids[kept] == query.camids[row])
+    similarity[left_out] = -np.inf
+    order = np.argsort(-similarity, kind='stable')[:top]
+    order = order[~left_out[order]]
+    rankings.append(Ranking(row, kept[order], same[order]))
+  return rankings
+
+
+def choose_queries(evaluation: Evaluation, number: int) -> list[int]:
+  """Valid queries spread evenly from the worst to the best AP."""
+  precision = evaluation.result.average_precision
+  order = np.argsort(precision, kind='stable')  # NaN, the skipped, come last
+  order = order[: evaluation.result.num_valid_queries]
+  places = np.linspace(0, len(order) - 1, min(number, len(order)))
+  return order[places.round().astype(int)].tolist()
+
+
+def draw_ranking(
+  evaluation: Evaluation, benchmark: Benchmark, queries: int = 8, top: int = 10
+) -> Image.Image:
+  """Draws a row for each of some queries, from the worst to the best.
+
+  Left the query, framed in blue; then what was found, framed in green if it
+  shows the same person and in red if not. Captions give identity and camera.
+  """
+  rankings = rank(evaluation, benchmark, choose_queries(evaluation, queries), top)
+  shown_queries = _images(benchmark.query, [r.query for r in rankings])
+  shown_found = _images(
+    benchmark.gallery, np.concatenate([r.found for r in rankings])
+  )
+  cells = [
+    [
+      _cell(
+        next(shown_queries),
+        BLUE,
+        _label(benchmark.query, r.query)
+        + f'  AP {100 * evaluation.result.average_precision[r.query]:.0f}',
+      ),
+      *(
+        _cell(
+          next(shown_found),
+          GREEN if correct else RED,
+          _label(benchmark.gallery, row),
+        )
+        for row, correct in zip(r.found, r.correct)
+      ),
+    ]
+    for r in rankings
+  ]
+  return _grid(cells, top)
+
+
+def _label(split, row: int) -> str:
+  return f'{split.pids[row]} c{split.camids[row] + 1}'
+
+
+def _images(split, rows):
+  for batch in split.batches(np.asarray(rows), 64):
+    yield from batch
+
+
+def _cell(image: np.ndarray, colour: str, label: str) -> Image.Image:
+  height, width, _ = image.shape
+  width = round(width * HEIGHT / height)
+  picture = Image.fromarray(image).resize((width, HEIGHT))
+  size = (width + 2 * BORDER, HEIGHT + 2 * BORDER + CAPTION)
+  cell = Image.new('RGB', size, 'white')
+  cell.paste(colour, (0, 0, size[0], HEIGHT + 2 * BORDER))
+  cell.paste(picture, (BORDER, BORDER))
+  ImageDraw.Draw(cell).text(
+    (BORDER, HEIGHT + 2 * BORDER + 1), label, GREY, ImageFont.load_default(11)
+  )
+  return cell
+
+
+def _grid(cells: list[list[Image.Image]], top: int) -> Image.Image:
+  width, height = cells[0][0].size
+  step, first = width + GAP, width + 3 * GAP  # the query stands apart
+  sheet = Image.new(
+    'RGB',
+    (first + top * step + GAP, HEADING + len(cells) * (height + GAP)),
+    'white',
+  )
+  draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+  draw.text((GAP, 3), 'Query', 'black', font)
+  draw.text((first + GAP, 3), 'Found, closest first', 'black', font)
+  for i, row in enumerate(cells):
+    y = HEADING + i * (height + GAP)
+    for j, cell in enumerate(row):
+      sheet.paste(cell, (GAP if j == 0 else first + GAP + (j - 1) * step, y))
+  return sheet

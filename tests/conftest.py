@@ -1,0 +1,37 @@
+"""Four CPU devices for every test, and nothing from outside."""
+
+import os
+
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1'
+os.environ['JAX_PLATFORMS'] = 'cpu'
+
+import hypothesis
+import jax
+import pytest
+
+hypothesis.settings.register_profile(
+  'house',
+  deadline=None,  # the first example of a shape compiles
+  derandomize=True,
+  max_examples=50,
+  suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile('house')
+
+
+@pytest.fixture(scope='session', autouse=True)
+def compilation_cache(tmp_path_factory):
+  """One folder of compiled programs for all workers of this run."""
+  root = tmp_path_factory.getbasetemp()
+  if os.environ.get('PYTEST_XDIST_WORKER'):
+    root = root.parent
+  path = root / 'compilation_cache'
+  jax.config.update('jax_compilation_cache_dir', str(path))
+  return path
+
+
+@pytest.fixture
+def x64():
+  """float64 for one test."""
+  with jax.enable_x64(True):
+    yield

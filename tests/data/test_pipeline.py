@@ -1,0 +1,289 @@
+"""From a raw folder to batches."""
+
+import itertools
+import re
+import shutil
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from data import pipeline, pk_sampler, reid_builder
+
+FOLDERS = {
+  'train': 'bounding_box_train',
+  'query': 'query',
+  'gallery': 'bounding_box_test',
+}
+
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
+  return tmp_path_factory.mktemp('prepared')
+
+
+@pytest.fixture(scope='module')
+def config(drawn, prepared, make_config):
+  return make_config(drawn, prepared)
+
+
+@pytest.fixture(scope='module')
+def feed(config):
+  return pipeline.load(config)
+
+
+@pytest.fixture
+def copied(drawn, tmp_path):
+  """A raw folder that a test may change."""
+  return shutil.copytree(drawn, tmp_path / 'raw')
+
+
+def paths_of(root, split):
+  return sorted((root / FOLDERS[split]).iterdir())
+
+
+def resized(path, image_size):
+  """What PIL makes of an image: uint8 [height, width, 3]."""
+  height, width = image_size
+  with Image.open(path) as image:
+    image = image.convert('RGB')
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def all_images(split, batch_size=7):
+  return np.concatenate(
+    list(split.batches(np.arange(len(split.pids)), batch_size))
+  )
+
+
+# Training batches
+
+
+def test_training_batches_are_what_a_feed_promises(feed, config):
+  shape = (config.train.P * config.train.K, *config.data.image_size, 3)
+  for batch in itertools.islice(feed.batches(0), 3):
+    assert batch['image'].shape == shape
+    assert batch['image'].dtype == np.uint8
+    assert batch['label'].shape == shape[:1]
+    assert batch['label'].dtype == np.int32
+
+
+def test_batch_k_does_not_depend_on_the_start(feed):
+  steps = feed.steps_per_epoch
+  assert steps > 2
+  count = 2 * steps + 2  # across two epochs' ends
+  whole = list(itertools.islice(feed.batches(0), count))
+  for start in (1, steps - 1, steps, steps + 1, 2 * steps):
+    tail = itertools.islice(feed.batches(start), count - start)
+    for batch, again in zip(whole[start:], tail, strict=True):
+      np.testing.assert_array_equal(batch['image'], again['image'])
+      np.testing.assert_array_equal(batch['label'], again['label'])
+  labels = np.array([batch['label'] for batch in whole])
+  assert (labels[:steps] != labels[steps : 2 * steps]).any()
+
+
+def test_seed_changes_the_batches(feed, config):
+  other = config.copy_and_resolve_references()
+  other.seed = 1
+  batches = [
+    np.array([b['image'] for b in itertools.islice(f.batches(0), 3)])
+    for f in (feed, pipeline.load(other))
+  ]
+  assert (batches[0] != batches[1]).any()
+
+
+def test_labels_are_those_of_the_images(feed, config, drawn):
+  """Told from the pixels, by what PIL makes of each training file."""
+  paths = paths_of(drawn, 'train')
+  files = np.array([resized(p, config.data.image_size) for p in paths], int)
+  pids = [int(path.name[:4]) for path in paths]
+  label_of = {pid: i for i, pid in enumerate(sorted(set(pids)))}
+  seen = set()
+  for batch in itertools.islice(feed.batches(0), feed.steps_per_epoch):
+    for image, label in zip(batch['image'], batch['label'], strict=True):
+      distances = np.abs(files - image).mean((1, 2, 3))
+      assert distances.min() < 1
+      assert label == label_of[pids[distances.argmin()]]
+      seen.add(int(label))
+  assert seen == set(range(feed.num_classes)) == set(range(5))
+
+
+def test_batches_are_those_of_the_sampler(feed, config, drawn):
+  pids = np.array([int(path.name[:4]) for path in paths_of(drawn, 'train')])
+  P, K, seed = config.train.P, config.train.K, config.seed
+  assert feed.steps_per_epoch == pk_sampler.steps_per_epoch(pids, P, K)
+  step = feed.steps_per_epoch + 1
+  rows = pk_sampler.epoch_batches(pids, P, K, seed, epoch=1)[1]
+  np.testing.assert_array_equal(
+    next(feed.batches(step))['label'],
+    np.unique(pids, return_inverse=True)[1][rows],
+  )
+
+
+def test_labels_are_contiguous_where_identities_are_not(
+  copied, tmp_path, make_config
+):
+  for path in paths_of(copied, 'train'):
+    pid = int(path.name[:4])
+    path.rename(path.with_name(f'{pid * 300:04d}{path.name[4:]}'))
+  feed = pipeline.load(make_config(copied, tmp_path / 'prepared'))
+  assert feed.num_classes == 5
+  batches = itertools.islice(feed.batches(0), feed.steps_per_epoch)
+  assert {int(label) for b in batches for label in b['label']} == set(range(5))
+
+
+# Queries and gallery
+
+
+@pytest.mark.parametrize('image_size', [(32, 16), (100, 90), (300, 40)])
+def test_images_are_those_of_pil(config, drawn, image_size):
+  """Smaller, larger, and larger in one direction only."""
+  config = config.copy_and_resolve_references()
+  config.data.image_size = image_size
+  images = all_images(pipeline.load(config).query).astype(int)
+  expected = [resized(p, image_size) for p in paths_of(drawn, 'query')]
+  difference = np.abs(images - np.array(expected))
+  assert difference.mean() < 0.3
+  assert difference.max() <= 2
+
+
+@pytest.mark.parametrize('mode', ['L', 'RGB', 'RGBA', 'P', 'CMYK'])
+def test_decodes_every_kind_of_image(
+  copied, tmp_path, make_config, drawn, mode
+):
+  path = paths_of(copied, 'query')[0]
+  with Image.open(path) as image:
+    image = image.convert('RGB').convert(mode)
+  path.unlink()
+  path = path.with_suffix('.JPG' if mode == 'CMYK' else '.png')
+  image.save(path)
+  config = make_config(copied, tmp_path / 'prepared')
+  feed = pipeline.load(config)
+  image = next(feed.query.batches([0], 1))[0]
+  difference = np.abs(image - resized(path, config.data.image_size).astype(int))
+  assert difference.mean() < 1
+
+
+@pytest.mark.parametrize('split', ['query', 'gallery'])
+def test_splits_are_the_files_in_order(feed, drawn, split):
+  paths = paths_of(drawn, split)
+  names = [re.match(r'(-?\d+)_c(\d)', path.name) for path in paths]
+  found = getattr(feed, split)
+  assert list(found.paths) == [f'{p.parent.name}/{p.name}' for p in paths]
+  np.testing.assert_array_equal(found.pids, [int(n[1]) for n in names])
+  np.testing.assert_array_equal(found.camids, [int(n[2]) - 1 for n in names])
+  assert found.pids.dtype.kind == found.camids.dtype.kind == 'i'
+
+
+def test_gallery_keeps_distractors_and_junk(feed):
+  pids = feed.gallery.pids
+  assert ((pids == 0).sum(), (pids == -1).sum()) == (3, 2)
+  assert set(feed.query.pids) == set(pids[pids > 0]) == {6, 7, 8}
+
+
+def test_rows_come_in_the_order_asked_for(feed, config):
+  images = all_images(feed.gallery)
+  assert len(images) == len(feed.gallery.pids)
+  rows = [5, 0, 3, 3, 11, 2, 7]
+  batches = list(feed.gallery.batches(rows, 3))
+  assert [len(batch) for batch in batches] == [3, 3, 1]
+  assert all(batch.dtype == np.uint8 for batch in batches)
+  np.testing.assert_array_equal(np.concatenate(batches), images[rows])
+  assert not list(feed.gallery.batches([], 3))
+
+
+def test_a_benchmark_is_a_feed_without_training(feed, config):
+  benchmark = pipeline.load_benchmark(config)
+  assert benchmark.fingerprint == feed.fingerprint
+  assert feed.summary.startswith(benchmark.summary)
+  for split in ('query', 'gallery'):
+    one, other = getattr(benchmark, split), getattr(feed, split)
+    np.testing.assert_array_equal(one.paths, other.paths)
+    np.testing.assert_array_equal(all_images(one), all_images(other))
+
+
+# Preparing
+
+
+def test_prepares_once_in_the_folder_named(
+  feed, config, prepared, monkeypatch
+):
+  folder, = prepared.iterdir()
+  assert folder.name == f'reid-{feed.fingerprint}'
+  assert (folder / 'market1501').is_dir()
+
+  def prepare(*_):
+    pytest.fail('prepared again')
+
+  monkeypatch.setattr(reid_builder, 'check_readable', prepare)
+  again = pipeline.load(config)
+  assert again.fingerprint == feed.fingerprint
+  np.testing.assert_array_equal(all_images(again.query), all_images(feed.query))
+
+
+def test_prepares_in_the_folder_of_tfds(
+  copied, tmp_path, make_config, monkeypatch
+):
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'tfds'))
+  feed = pipeline.load(make_config(copied, prepared=''))
+  folder, = (tmp_path / 'tfds').iterdir()
+  assert folder.name == f'reid-{feed.fingerprint}'
+
+
+def test_moving_the_raw_folder_changes_nothing(
+  feed, copied, prepared, make_config, monkeypatch
+):
+  monkeypatch.delattr(reid_builder, 'check_readable')
+  moved = pipeline.load(make_config(copied, prepared))
+  assert moved.fingerprint == feed.fingerprint
+
+
+def test_other_raw_images_are_prepared_anew(
+  feed, copied, tmp_path, make_config
+):
+  prepared = tmp_path / 'prepared'
+  config = make_config(copied, prepared)
+  path = paths_of(copied, 'query')[0]
+  Image.new('RGB', (64, 128), (200, 10, 10)).save(path)
+  replaced = pipeline.load(config)
+  colour = next(replaced.query.batches([0], 1)).mean((0, 1, 2))
+  np.testing.assert_allclose(colour, (200, 10, 10), atol=3)
+  shutil.copy(path, path.with_name('0006_c6s9_000001_01.jpg'))
+  added = pipeline.load(config)
+  assert len(added.query.pids) == len(feed.query.pids) + 1
+  fingerprints = {f.fingerprint for f in (feed, replaced, added)}
+  assert len(fingerprints) == 3
+  assert len(list(prepared.iterdir())) == 2
+
+
+def test_a_renamed_image_has_another_label(feed, copied, tmp_path, make_config):
+  path = paths_of(copied, 'gallery')[-1]
+  path.rename(path.with_name(f'0007{path.name[4:]}'))
+  renamed = pipeline.load(make_config(copied, tmp_path / 'prepared'))
+  assert renamed.fingerprint != feed.fingerprint
+  assert (renamed.gallery.pids == 7).sum() == (feed.gallery.pids == 7).sum() + 1
+
+
+# What is said
+
+
+def test_summary_counts(feed, drawn):
+  for split in FOLDERS:
+    images = len(paths_of(drawn, split))
+    people = 5 if split == 'train' else 3
+    line = rf'  {split} +{images} images +{people} identities +\d cameras'
+    assert re.search(line, feed.summary)
+  assert '3 images of identity 0 and 2 junk' in feed.summary
+  assert str(drawn) in feed.summary
+  assert 'with replacement' not in feed.summary
+
+
+def test_summary_tells_of_identities_with_few_images(config, drawn):
+  counts = np.bincount([int(p.name[:4]) for p in paths_of(drawn, 'train')])[1:]
+  config = config.copy_and_resolve_references()
+  config.train.K = int(np.sort(counts)[1]) + 1
+  few = (counts < config.train.K).sum()
+  assert (
+    f'{few} training identities have fewer than config.train.K={config.train.K}'
+    in pipeline.load(config).summary
+  )

@@ -1,0 +1,73 @@
+"""A data set of coloured noise, fed without TensorFlow."""
+
+import itertools
+
+from configs import common
+import numpy as np
+
+from apnet_jax.feed import Feed, Split
+
+SIZE, CLASSES = (32, 16), 6
+
+
+def small_config(**train):
+  """A configuration that trains for some steps within seconds."""
+  config = common.get_config()
+  config.name = 'small'
+  config.model.backbone = 'resnet14'
+  config.model.levels = 1
+  config.data.name = 'noise'
+  config.data.image_size = SIZE
+  config.compilation_cache_dir = ''
+  config.train.update(
+    P=4, K=2, epochs=2, log_every_steps=1, warmup_epochs=0,
+    learning_rate=1e-3,
+  )  # fmt: skip
+  config.train.update(train)
+  config.eval.batch_size = 8
+  return config
+
+
+def image(pid, camid, seed):
+  """uint8 [height, width, 3]: a colour of the identity, and noise."""
+  colour = np.random.default_rng(pid).integers(60, 200, 3)
+  rng = np.random.default_rng([camid, *np.atleast_1d(seed)])
+  noise = rng.integers(-250, 250, (*SIZE, 3))
+  return (colour + noise).clip(0, 255).astype(np.uint8)
+
+
+def make_split(pids, camids, seed=0):
+  def batches(rows, batch_size):
+    images = [image(pids[r], camids[r], seed + int(r)) for r in rows]
+    for start in range(0, len(images), batch_size):
+      yield np.stack(images[start : start + batch_size])
+
+  paths = np.array([f'{p}_{c}.jpg' for p, c in zip(pids, camids)])
+  return Split(np.asarray(pids), np.asarray(camids), paths, batches)
+
+
+def make_feed(config, steps_per_epoch=3):
+  def batches(first):
+    for step in itertools.count(first):
+      rng = np.random.default_rng([config.seed, step])
+      labels = rng.choice(CLASSES, config.train.P, replace=False)
+      labels = np.repeat(labels, config.train.K).astype(np.int32)
+      yield {
+        'image': np.stack([
+          image(label, 0, [step, i]) for i, label in enumerate(labels)
+        ]),
+        'label': labels,
+      }
+
+  people = np.arange(100, 105)
+  return Feed(
+    query=make_split(people, np.zeros(5, int)),
+    gallery=make_split(
+      np.concatenate([people, people, [0, 0, -1]]), np.repeat([1, 2, 1], [5, 5, 3])
+    ),
+    fingerprint='noise',
+    summary='noise',
+    num_classes=CLASSES,
+    steps_per_epoch=steps_per_epoch,
+    batches=batches,
+  )

@@ -1,0 +1,138 @@
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from apnet_jax.models.layers import BatchNorm, Conv, max_pool
+
+
+@pytest.fixture
+def images():
+  return jax.random.normal(jax.random.key(0), (8, 7, 6, 5)) * 3 + 2
+
+
+@pytest.mark.parametrize('kernel_size', [1, 3, 7])
+@pytest.mark.parametrize('stride', [1, 2])
+def test_conv_equals_the_definition(images, kernel_size, stride):
+  conv = Conv(4, kernel_size, stride)
+  variables = conv.init(jax.random.key(1), images)
+  kernel = variables['params']['kernel']
+  assert kernel.shape == (kernel_size, kernel_size, 5, 4)
+  pad = (kernel_size - 1) // 2
+  padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  windows = np.lib.stride_tricks.sliding_window_view(
+    padded, (kernel_size, kernel_size), axis=(1, 2)
+  )[:, ::stride, ::stride]
+  expected = np.einsum('bhwcij,ijco->bhwo', windows, kernel)
+  np.testing.assert_allclose(
+    conv.apply(variables, images), expected, rtol=1e-4, atol=1e-4
+  )
+
+
+def test_max_pool_equals_the_definition(images):
+  padded = np.pad(
+    images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf
+  )
+  windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
+  expected = windows[:, ::2, ::2].max((-1, -2))
+  np.testing.assert_array_equal(max_pool(images), expected)
+
+
+def normalized(x, axes):
+  mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+  return (x - mean) / np.sqrt(var + 1e-5)
+
+
+@pytest.mark.parametrize('group', [0, 8, 4, 2])
+def test_batch_norm_by_groups(images, group):
+  """Statistics of consecutive images; running ones as PyTorch keeps them."""
+  norm = BatchNorm(group=group)
+  variables = norm.init(jax.random.key(0), images, True)
+  y, changed = norm.apply(variables, images, True, mutable=['batch_stats'])
+  groups = np.asarray(images).reshape(-1, group or 8, 7, 6, 5)
+  expected = normalized(groups, (1, 2, 3)).reshape(images.shape)
+  np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+  stats = changed['batch_stats']
+  means = groups.mean((1, 2, 3)).mean(0)
+  unbiased = groups.reshape(len(groups), -1, 5).var(1, ddof=1).mean(0)
+  np.testing.assert_allclose(stats['mean'], 0.1 * means, rtol=1e-4)
+  np.testing.assert_allclose(stats['var'], 0.9 + 0.1 * unbiased, rtol=1e-4)
+
+
+def test_batch_norm_in_evaluation(images):
+  norm = BatchNorm()
+  variables = {
+    'params': {'scale': jnp.arange(1.0, 6), 'bias': jnp.arange(5.0)},
+    'batch_stats': {'mean': jnp.arange(5.0), 'var': jnp.full(5, 4.0)},
+  }
+  expected = (images - np.arange(5)) / np.sqrt(4 + 1e-5)
+  expected = expected * np.arange(1, 6) + np.arange(5)
+  y = norm.apply(variables, images, False)
+  np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('group', [0, 8, 4, 2, 1])
+def test_batch_norm_does_not_depend_on_devices(images, group):
+  """Values, running statistics and gradients, on one device and on four."""
+
+  def run(images, axis_name=None):
+    norm = BatchNorm(group=group, axis_name=axis_name)
+    variables = BatchNorm().init(jax.random.key(0), images, False)
+
+    def loss(images):
+      y, changed = norm.apply(variables, images, True, mutable=['batch_stats'])
+      weights = jnp.sin(jnp.arange(y[0].size)).reshape(y[0].shape)
+      return (jnp.tanh(y) * weights).sum(), (y, changed['batch_stats'])
+
+    gradient, (y, stats) = jax.grad(loss, has_aux=True)(images)
+    return gradient, y, stats
+
+  gradient, y, stats = run(images)
+  parts = jax.pmap(lambda x: run(x, 'batch'), 'batch')(
+    images.reshape(4, 2, *images.shape[1:])
+  )
+  for ours, expected in ((parts[0], gradient), (parts[1], y)):
+    np.testing.assert_allclose(
+      ours.reshape(expected.shape), expected, rtol=1e-4, atol=1e-4
+    )
+  for name in ('mean', 'var'):
+    for device in range(4):
+      np.testing.assert_allclose(
+        parts[2][name][device], stats[name], rtol=1e-5
+      )
+
+
+@pytest.mark.parametrize('group', [3, 5, 16])
+def test_a_group_that_does_not_fit_is_an_error(images, group):
+  norm = BatchNorm(group=group)
+  with pytest.raises(ValueError, match=f'batch_norm_group={group} does not'):
+    norm.init_with_output(jax.random.key(0), images, True)
+
+
+def test_bfloat16_keeps_statistics_in_float32(images):
+  norm = BatchNorm(dtype=jnp.bfloat16)
+  variables = norm.init(jax.random.key(0), images, False)
+  y, changed = norm.apply(
+    variables, images.astype(jnp.bfloat16), True, mutable=['batch_stats']
+  )
+  assert y.dtype == jnp.bfloat16
+  dtypes = jax.tree.leaves(jax.tree.map(lambda x: x.dtype, changed))
+  assert set(dtypes) == {jnp.dtype('float32')}
+
+
+def test_conv_agrees_with_lax_in_bfloat16(images):
+  conv = Conv(4, 1, 2, dtype=jnp.bfloat16)
+  variables = conv.init(jax.random.key(1), images)
+  expected = lax.conv_general_dilated(
+    images.astype(jnp.bfloat16),
+    variables['params']['kernel'].astype(jnp.bfloat16),
+    (2, 2),
+    'VALID',
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+  y = conv.apply(variables, images)
+  assert y.dtype == jnp.bfloat16
+  np.testing.assert_allclose(
+    y.astype(jnp.float32), expected.astype(jnp.float32), rtol=0.02, atol=0.02
+  )

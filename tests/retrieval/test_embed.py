@@ -1,0 +1,40 @@
+import jax
+import numpy as np
+import pytest
+
+from apnet_jax.augment import normalize
+from apnet_jax.models.apnet import create_model, initialize
+from apnet_jax.retrieval.embed import embed_pixels, make_embed
+from tests.fakes import SIZE, make_split, small_config
+
+
+@pytest.fixture(scope='module')
+def network():
+  model = create_model(small_config().model, 3)
+  return model, initialize(model, SIZE, seed=0)
+
+
+@pytest.mark.parametrize('flip', [True, False])
+def test_every_image_is_embedded_once_and_in_order(network, flip):
+  """Eleven images in batches of eight on four devices."""
+  model, variables = network
+  split = make_split(np.arange(12), np.zeros(12, int))
+  rows = np.array([3, 1, 2, 11, 10, 9, 8, 7, 6, 5, 4])
+  embeddings = make_embed(model, 7, flip)(variables, split, rows)
+
+  (images,) = split.batches(rows, 100)
+  apply = jax.jit(model.apply)
+  expected = apply(variables, normalize(images)).embedding
+  if flip:
+    mirrored = normalize(images[:, :, ::-1])
+    expected = expected + apply(variables, mirrored).embedding
+  expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+  np.testing.assert_allclose(embeddings, expected, rtol=1e-3, atol=1e-5)
+  np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
+
+
+def test_pixels():
+  split = make_split(np.arange(4), np.zeros(4, int))
+  pixels = embed_pixels({}, split, np.array([2, 0]))
+  (images,) = split.batches(np.array([2, 0]), 100)
+  np.testing.assert_allclose(pixels, images.reshape(2, -1) / 255, rtol=1e-6)

@@ -1,0 +1,67 @@
+import json
+
+from configs import common
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from apnet_jax import checkpoint
+
+
+def state(value):
+  return {'w': jnp.full(3, float(value)), 'step': jnp.int32(value)}
+
+
+def test_keeps_the_last_two_and_the_best(tmp_path):
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.latest_step is None and checkpoints.best_step is None
+    for step, mAP in ((1, 0.2), (2, 0.9), (3, None), (4, 0.4), (5, None)):
+      metrics = None if mAP is None else {'mAP': mAP}
+      checkpoints.save(step, state(step), metrics)
+  kept = {int(path.name) for path in (tmp_path / 'checkpoints').iterdir()}
+  assert kept == {2, 4, 5}
+  (tmp_path / 'config.json').write_text('{}')
+  with checkpoint.open_for_reading(tmp_path) as checkpoints:
+    assert (checkpoints.best_step, checkpoints.latest_step) == (2, 5)
+    restored = checkpoints.restore(5, state(0))
+  np.testing.assert_array_equal(restored['w'], [5, 5, 5])
+  assert int(restored['step']) == 5
+
+
+def test_without_an_evaluation_the_last_is_the_best(tmp_path):
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(7, state(7), None)
+    assert checkpoints.best_step == 7
+
+
+def test_missing_checkpoints_are_named(tmp_path):
+  with pytest.raises(ValueError, match=r'--ckpt=.*no config.json'):
+    checkpoint.open_for_reading(tmp_path / 'nowhere')
+  (tmp_path / 'config.json').write_text('{}')
+  with pytest.raises(ValueError, match='holds no whole checkpoint'):
+    checkpoint.open_for_reading(tmp_path)
+
+
+def test_a_checkpoint_of_another_shape_is_an_error(tmp_path):
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, state(1), None)
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    with pytest.raises(ValueError, match='1 cannot be read'):
+      checkpoints.restore(1, {'w': jnp.zeros(4), 'step': jnp.int32(0)})
+
+
+def test_what_may_change_in_a_workdir(tmp_path):
+  run = {'fingerprint': 'a', 'num_classes': 3}
+  config = common.get_config()
+  checkpoint.claim_workdir(tmp_path, config, run)
+  config.train.epochs = 200
+  config.eval.flip = False
+  config.data.dir = 'elsewhere'
+  checkpoint.claim_workdir(tmp_path, config, run)
+  assert checkpoint.load_config(tmp_path).train.epochs == 200
+  assert checkpoint.load_run(tmp_path) == run
+  config.seed = 1
+  with pytest.raises(ValueError, match='config.seed: 0 there, 1 here'):
+    checkpoint.claim_workdir(tmp_path, config, run)
+  saved = json.loads((tmp_path / 'config.json').read_text())
+  assert saved['seed'] == 0  # a refusal changes nothing

@@ -1,0 +1,61 @@
+"""The walls between the packages, told from what is imported."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+TENSORFLOW = {'tensorflow', 'tensorflow_datasets'}
+OUTSIDE_DATA = sorted(
+  path.relative_to(ROOT)
+  for pattern in ('*.py', 'apnet_jax/**/*.py', 'configs/**/*.py')
+  for path in ROOT.glob(pattern)
+)
+
+
+def imported(source):
+  """The top-level packages that a module imports, wherever in it."""
+  packages = set()
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Import):
+      packages |= {alias.name.split('.')[0] for alias in node.names}
+    elif isinstance(node, ast.ImportFrom) and not node.level:
+      packages.add(node.module.split('.')[0])
+  return packages
+
+
+def test_imports_are_found():
+  source = 'import a.b as c\nfrom . import d\ndef f():\n  from e.g import h\n'
+  assert imported(source) == {'a', 'e'}
+
+
+@pytest.mark.parametrize('path', OUTSIDE_DATA, ids=str)
+def test_only_data_imports_tensorflow(path):
+  assert not imported((ROOT / path).read_text()) & TENSORFLOW
+
+
+@pytest.mark.parametrize(
+  'path', [p for p in OUTSIDE_DATA if p.parts[0] == 'apnet_jax'], ids=str
+)
+def test_the_package_imports_neither_configs_nor_data(path):
+  assert not imported((ROOT / path).read_text()) & {'configs', 'data'}
+
+
+def test_the_package_does_not_load_tensorflow():
+  """Nor does anything that its modules import."""
+  code = (
+    'import pkgutil, sys, apnet_jax\n'
+    "for module in pkgutil.walk_packages(apnet_jax.__path__, 'apnet_jax.'):\n"
+    '  __import__(module.name)\n'
+    "print(*{name.split('.')[0] for name in sys.modules})\n"
+  )
+  result = subprocess.run(
+    [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
+  )
+  assert result.returncode == 0, result.stderr
+  loaded = set(result.stdout.split())
+  assert 'apnet_jax' in loaded
+  assert not loaded & TENSORFLOW

@@ -1,0 +1,173 @@
+from functools import partial
+
+from configs import common
+import jax
+from jax.sharding import Mesh, PartitionSpec
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from apnet_jax import parallel
+from apnet_jax.models.apnet import create_model
+from apnet_jax.train_step import TrainState, create_state, train_step
+
+SIZE, CLASSES = (64, 32), 6
+
+
+def make_config(**model):
+  config = common.get_config()
+  config.model.backbone = 'resnet14'
+  config.model.update(model)
+  config.data.image_size = SIZE
+  return config
+
+
+def make_batch(seed=0):
+  rng = np.random.default_rng(seed)
+  return {
+    'image': rng.integers(0, 256, (8, *SIZE, 3), np.uint8),
+    'label': np.repeat(rng.permutation(CLASSES)[:4], 2).astype(np.int32),
+  }
+
+
+def step_on(devices, config, state, batch, optimizer):
+  """One step on the first `devices` devices, from a state on the host."""
+  step = jax.pmap(
+    partial(
+      train_step,
+      model=create_model(config.model, CLASSES, parallel.AXIS),
+      optimizer=optimizer,
+      config=config,
+      axis_name=parallel.AXIS,
+    ),
+    axis_name=parallel.AXIS,
+    in_axes=(None, 0),
+    out_axes=None,
+    devices=jax.devices()[:devices],
+  )
+  parts = jax.tree.map(
+    lambda x: x.reshape(devices, -1, *x.shape[1:]), batch
+  )
+  return jax.device_get(step(state, parts))
+
+
+# The parameters move by the gradient itself, so that comparing states compares
+# gradients; Adam would blow up what is rounding in tiny ones.
+SGD = optax.sgd(1.0)
+
+
+def initial_state(config, optimizer=SGD):
+  model = create_model(config.model, CLASSES)
+  return jax.device_get(create_state(model, optimizer, SIZE, seed=0))
+
+
+def difference(tree, expected):
+  """Largest difference, relative to the largest value (at least 1)."""
+  leaves, expected = jax.tree.leaves(tree), jax.tree.leaves(expected)
+  scale = max(1, *(np.abs(x).max() for x in expected))
+  return max(np.abs(a - b).max() for a, b in zip(leaves, expected)) / scale
+
+
+@pytest.mark.parametrize(
+  'model', [{}, {'batch_norm_group': 4}], ids=str
+)
+def test_devices_do_not_change_the_step(model):
+  config = make_config(**model)
+  state = initial_state(config)
+  one, metrics_of_one = step_on(1, config, state, make_batch(), SGD)
+  four, metrics_of_four = step_on(4, config, state, make_batch(), SGD)
+  assert difference(metrics_of_four, metrics_of_one) < 1e-5
+  assert difference(four.batch_stats, one.batch_stats) < 1e-5
+  assert difference(four.params, one.params) < 1e-5
+  changed = jax.tree.map(lambda a, b: (a != b).any(), one.params, state.params)
+  assert all(jax.tree.leaves(changed))  # gradients reach every parameter
+
+
+def test_devices_do_not_change_the_step_in_float64(x64):
+  config = make_config(dtype='float64')
+
+  def widen(tree):
+    return jax.tree.map(
+      lambda x: np.float64(x) if x.dtype == np.float32 else x, tree
+    )
+
+  state = widen(initial_state(config))
+  one, metrics_of_one = step_on(1, config, state, make_batch(), SGD)
+  four, metrics_of_four = step_on(4, config, state, make_batch(), SGD)
+  assert {x.dtype for x in jax.tree.leaves(one.params)} == {np.dtype('f8')}
+  assert difference(metrics_of_four, metrics_of_one) < 1e-9
+  assert difference(four, one) < 1e-9
+
+
+def test_shard_map_does_the_same_as_pmap():
+  config = make_config()
+  state, batch = initial_state(config), make_batch()
+  expected, expected_metrics = step_on(4, config, state, batch, SGD)
+  spec = PartitionSpec(parallel.AXIS)
+  step = jax.jit(jax.shard_map(
+    partial(
+      train_step,
+      model=create_model(config.model, CLASSES, parallel.AXIS),
+      optimizer=SGD,
+      config=config,
+      axis_name=parallel.AXIS,
+    ),
+    mesh=Mesh(jax.devices(), (parallel.AXIS,)),
+    in_specs=(PartitionSpec(), spec),
+    out_specs=PartitionSpec(),
+    check_vma=False,  # with True, gradients are summed over devices twice
+  ))
+  new_state, metrics = jax.device_get(step(state, batch))
+  assert difference(metrics, expected_metrics) < 1e-5
+  assert difference(new_state, expected) < 1e-5
+
+
+def test_steps_learn_a_batch_and_are_compiled_once():
+  config = make_config()
+  config.augment.update(flip=0.0, pad=0, erase=0.0)
+  optimizer = optax.adam(1e-3)
+  model = create_model(config.model, CLASSES, parallel.AXIS)
+  state = parallel.replicate(create_state(model, optimizer, SIZE, seed=0))
+  traces = []
+
+  def counted(state, batch):
+    traces.append(None)
+    return train_step(
+      state, batch, model=model, optimizer=optimizer, config=config,
+      axis_name=parallel.AXIS,
+    )  # fmt: skip
+
+  step = parallel.pmap_step(counted)
+  losses = []
+  for _ in range(12):
+    state, metrics = step(state, parallel.split(make_batch()))
+    losses.append(float(metrics['loss']))
+  assert losses[-1] < 0.5 * losses[0]
+  assert int(state.step) == 12
+  assert len(traces) == 1
+  for leaf in jax.tree.leaves(state):
+    assert leaf.sharding.is_fully_replicated
+
+
+def test_bfloat16_keeps_state_and_losses_in_float32():
+  config = make_config(dtype='bfloat16')
+  new, metrics = step_on(
+    4, config, initial_state(config), make_batch(), SGD
+  )
+  assert isinstance(new, TrainState)
+  dtypes = {x.dtype for x in jax.tree.leaves((new.params, new.batch_stats))}
+  assert dtypes == {np.dtype('float32')}
+  assert {x.dtype for x in metrics.values()} == {np.dtype('float32')}
+  assert all(np.isfinite(x) for x in metrics.values())
+
+
+def test_initial_state_is_a_function_of_the_seed():
+  config = make_config()
+  model = create_model(config.model, CLASSES)
+  first, same, other = (
+    jax.tree.leaves(create_state(model, SGD, SIZE, seed).params)
+    for seed in (0, 0, 1)
+  )
+  assert all(jnp.array_equal(a, b) for a, b in zip(first, same))
+  assert not all(jnp.array_equal(a, b) for a, b in zip(first, other))

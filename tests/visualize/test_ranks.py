@@ -1,0 +1,44 @@
+import numpy as np
+from PIL import ImageColor
+
+from apnet_jax.feed import Benchmark
+from apnet_jax.retrieval.evaluate import evaluate
+from apnet_jax.visualize import ranks
+from tests.fakes import SIZE, make_split
+
+
+def benchmark():
+  query = make_split(np.array([1, 2, 3]), np.array([0, 0, 0]))
+  gallery = make_split(
+    np.array([1, 2, 2, -1, 1, 0]), np.array([0, 1, 2, 1, 1, 1])
+  )
+  return Benchmark(query, gallery, 'noise', '')
+
+
+def embed(variables, split, rows):
+  """Identities on a circle; junk and distractors next to identity 1."""
+  angle = np.maximum(split.pids[rows], 0.9) + 0.01 * split.camids[rows]
+  return np.stack([np.cos(angle), np.sin(angle)], 1)
+
+
+def test_rankings_follow_the_rules():
+  evaluation = evaluate(embed, {}, benchmark(), 50)
+  (ranking,) = ranks.rank(evaluation, benchmark(), [0], top=10)
+  # Not row 0, of the same camera, nor row 3, junk.
+  assert ranking.found.tolist() == [4, 5, 1, 2]
+  assert ranking.correct.tolist() == [True, False, False, False]
+
+
+def test_queries_are_chosen_from_worst_to_best_and_are_valid():
+  evaluation = evaluate(embed, {}, benchmark(), 50)
+  assert sorted(ranks.choose_queries(evaluation, 8)) == [0, 1]
+
+
+def test_picture_shows_right_and_wrong():
+  evaluation = evaluate(embed, {}, benchmark(), 50)
+  picture = np.asarray(ranks.draw_ranking(evaluation, benchmark(), top=3))
+  cell = round(SIZE[1] * ranks.HEIGHT / SIZE[0]) + 2 * ranks.BORDER
+  assert picture.shape[1] > 4 * cell
+  for colour in (ranks.GREEN, ranks.RED, ranks.BLUE):
+    framed = (picture == ImageColor.getrgb(colour)).all(-1)
+    assert framed.sum() > 2 * ranks.HEIGHT * ranks.BORDER
