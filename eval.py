@@ -9,7 +9,7 @@ Everything else comes from the workdir that train.py wrote.
 import json
 import pathlib
 
-from absl import app, flags
+from absl import flags
 
 from apnet_jax import cli
 
@@ -32,6 +32,7 @@ REPORT = flags.DEFINE_string(
 def main(argv):
   cli.no_more_arguments(argv)
 
+  cli.quieten()
   from apnet_jax import checkpoint, evaluator
   from apnet_jax.retrieval import evaluate as evaluation
 
@@ -41,7 +42,7 @@ def main(argv):
       config.data.name = DATASET.value
     if DATA_DIR.value:
       config.data.dir = DATA_DIR.value
-    cli.set_up_jax(config.compilation_cache_dir)
+    cli.cache_compilation(config.compilation_cache_dir)
 
     from data import pipeline
 
@@ -57,9 +58,11 @@ def main(argv):
       benchmark,
     )
   card = evaluation.result_card(evaluated.result, config, benchmark, step)
-  print(evaluation.format_table({
-    f'step {step}': evaluation.figures(evaluated.result)
-  }))
+  print(
+    evaluation.format_table(
+      {f'step {step}': evaluation.figures(evaluated.result)}
+    )
+  )
   if JSON.value:
     write_card(pathlib.Path(JSON.value), card)
   if REPORT.value:
@@ -80,4 +83,4 @@ def write_report(folder: pathlib.Path, card, evaluated, benchmark) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(lambda: app.run(main))
+  cli.run(main)

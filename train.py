@@ -6,7 +6,7 @@ The same command goes on where a run was stopped. Any field of the configuration
 can be changed: --config.train.epochs=60. Fields: configs/common.py.
 """
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
 from apnet_jax import cli
@@ -21,8 +21,9 @@ WORKDIR = flags.DEFINE_string(
 
 def main(argv):
   cli.no_more_arguments(argv)
+  cli.quieten()
   config = CONFIG.value
-  cli.set_up_jax(config.compilation_cache_dir)
+  cli.cache_compilation(config.compilation_cache_dir)
 
   from apnet_jax import trainer
   from data import pipeline
@@ -33,4 +34,4 @@ def main(argv):
 
 if __name__ == '__main__':
   flags.mark_flag_as_required('config')
-  cli.run(lambda: app.run(main))
+  cli.run(main)

@@ -71,8 +71,12 @@ def _erase(key, image, probability, fill):
   height, width, _ = image.shape
   keys = jax.random.split(key, 5)
   tries = (ERASING_TRIES,)
-  area = height * width * jax.random.uniform(
-    keys[0], tries, minval=ERASED_AREA[0], maxval=ERASED_AREA[1]
+  area = (
+    height
+    * width
+    * jax.random.uniform(
+      keys[0], tries, minval=ERASED_AREA[0], maxval=ERASED_AREA[1]
+    )
   )
   aspect = jax.random.uniform(
     keys[1], tries, minval=ASPECT_RATIO[0], maxval=ASPECT_RATIO[1]

@@ -1,8 +1,8 @@
 """Checkpoints with Orbax, and what stands beside them in a workdir.
 
-    WORKDIR/config.json      the configuration
-    WORKDIR/run.json         what was trained on, and with what
-    WORKDIR/checkpoints/N/   the state after N steps: the last two and the best
+WORKDIR/config.json      the configuration
+WORKDIR/run.json         what was trained on, and with what
+WORKDIR/checkpoints/N/   the state after N steps: the last two and the best
 """
 
 from collections.abc import Mapping
@@ -35,12 +35,14 @@ class Checkpoints:
 
   def __init__(self, workdir: str | os.PathLike, read_only: bool = False):
     self.directory = pathlib.Path(workdir).absolute() / 'checkpoints'
-    keep = policies.AnyPreservationPolicy([
-      policies.LatestN(2),
-      policies.BestN(
-        n=1, get_metric_fn=_mAP, keep_checkpoints_without_metrics=False
-      ),
-    ])
+    keep = policies.AnyPreservationPolicy(
+      [
+        policies.LatestN(2),
+        policies.BestN(
+          n=1, get_metric_fn=_mAP, keep_checkpoints_without_metrics=False
+        ),
+      ]
+    )
     self._manager = ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(
@@ -147,8 +149,7 @@ def claim_workdir(
     different = [
       f'  config.{name}: {saved.get(name)!r} there, {given.get(name)!r} here'
       for name in sorted(saved.keys() | given.keys())
-      if saved.get(name) != given.get(name)
-      and not name.startswith(MAY_CHANGE)
+      if saved.get(name) != given.get(name) and not name.startswith(MAY_CHANGE)
     ]
     if (path / 'run.json').exists():
       saved_run = load_run(workdir)
@@ -178,9 +179,7 @@ def load_run(workdir: str | os.PathLike) -> dict[str, Any]:
   return json.loads((pathlib.Path(workdir) / 'run.json').read_text())
 
 
-def write_json(
-  workdir: str | os.PathLike, name: str, content: Mapping
-) -> None:
+def write_json(workdir: str | os.PathLike, name: str, content: Mapping) -> None:
   """Writes a file of a workdir, whole or not at all."""
   path = pathlib.Path(workdir) / name
   part = path.with_suffix('.part')
@@ -195,9 +194,7 @@ def _leaves(config: ml_collections.ConfigDict, prefix='') -> dict[str, Any]:
       leaves |= _leaves(value, f'{prefix}{name}.')
     else:
       # JSON has no tuples.
-      leaves[prefix + name] = (
-        list(value) if isinstance(value, tuple) else value
-      )
+      leaves[prefix + name] = list(value) if isinstance(value, tuple) else value
   return leaves
 
 

@@ -37,9 +37,7 @@ def evaluate_checkpoint(
     step, _like(model, tuple(config.data.image_size))
   )
   embed = make_embed(model, config.eval.batch_size, config.eval.flip)
-  return evaluation.evaluate(
-    embed, variables, benchmark, config.eval.max_rank
-  )
+  return evaluation.evaluate(embed, variables, benchmark, config.eval.max_rank)
 
 
 def _like(model, image_size: tuple[int, int]) -> Mapping:

@@ -25,7 +25,7 @@ def pmap_step(step: Callable) -> Callable:
 
 
 def pmap_batch(function: Callable) -> Callable:
-  """Maps `function(state, batch) -> per-image values`, [devices, images, ...]."""
+  """Maps `function(state, batch) -> values` to [devices, images, ...]."""
   return jax.pmap(function, axis_name=AXIS, in_axes=(None, 0))
 
 

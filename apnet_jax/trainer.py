@@ -63,9 +63,7 @@ def train(
       print(f'Going on after step {int(state.step)} of {workdir}.', flush=True)
     with MetricWriter(workdir, int(state.step)) as writer:
       state, metrics, result = _train_steps(run, state, checkpoints, writer)
-    card = evaluation.result_card(
-      result, config, feed, step=int(state.step)
-    )
+    card = evaluation.result_card(result, config, feed, step=int(state.step))
     checkpoint.write_json(workdir, 'result.json', card)
   print(run.closing_table(result))
   return Summary(state, metrics, card)
@@ -84,19 +82,23 @@ class Run:
       config.train, feed.steps_per_epoch
     )
     optimizer = optim.create_optimizer(config.train, self.learning_rate)
-    self.step = parallel.pmap_step(partial(
-      train_step,
-      model=self.model,
-      optimizer=optimizer,
-      config=config,
-      axis_name=parallel.AXIS,
-    ))
+    self.step = parallel.pmap_step(
+      partial(
+        train_step,
+        model=self.model,
+        optimizer=optimizer,
+        config=config,
+        axis_name=parallel.AXIS,
+      )
+    )
     self.embed = make_embed(
       self.model, config.eval.batch_size, config.eval.flip
     )
-    self.initial_state = parallel.replicate(create_state(
-      self.model, optimizer, tuple(config.data.image_size), config.seed
-    ))
+    self.initial_state = parallel.replicate(
+      create_state(
+        self.model, optimizer, tuple(config.data.image_size), config.seed
+      )
+    )
     parameters = jax.tree.leaves(self.initial_state.params)
     self.num_parameters = sum(p.size for p in parameters)
 

@@ -1,6 +1,6 @@
 """The demo: a small APNet-C on drawn pedestrians, for a CPU.
 
-  python train.py --config=configs/synthetic.py
+python train.py --config=configs/synthetic.py
 """
 
 from configs import common
@@ -17,9 +17,9 @@ def get_config():
   config.augment.pad = 4
   config.augment.erase = 0.0  # too few epochs for it to pay
   config.train.P = 8
-  config.train.epochs = 5
-  config.train.milestones = (4,)
-  config.train.warmup_epochs = 1
+  config.train.epochs = 4
+  config.train.milestones = (3,)
+  config.train.warmup_epochs = 0
   config.train.learning_rate = 1e-3  # nothing is pre-trained
   config.train.eval_every_epochs = 0
   config.eval.pixel_baseline = True

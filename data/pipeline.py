@@ -4,9 +4,11 @@ The encoded images of a split are held in memory (about 80 MB for Market-1501)
 and read by index, so that batch k is found without reading batches 0 to k - 1.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import importlib
+import io
 import itertools
 import os
 import pathlib
@@ -39,50 +41,60 @@ def load(config: ml_collections.ConfigDict) -> Feed:
     ValueError: the raw folder is missing, has another layout or holds images
       that cannot be read, or the batch does not fit the data.
   """
-  benchmark, train = _open(config)
-  identities, labels = np.unique(train.pids, return_inverse=True)
-  P, K = config.train.P, config.train.K
   if config.seed < 0:
     raise ValueError(f'config.seed={config.seed} must be at least 0.')
-  summary = benchmark.summary
+  builder, fingerprint = _prepare(config.data)
+  benchmark = _benchmark(builder, fingerprint, config)
+  train = _read(builder, 'train')
+  identities, labels = np.unique(train.pids, return_inverse=True)
+  P, K = config.train.P, config.train.K
+  steps_per_epoch = pk_sampler.steps_per_epoch(labels, P, K)
+  lines = [_count('train', train), benchmark.summary]
   few = (np.bincount(labels) < K).sum()
   if few:
-    summary += (
-      f'\n  {few} training identities have fewer than config.train.K={K}'
-      ' images: these are drawn with replacement.'
+    lines.append(
+      f'  {few} training identities have fewer than config.train.K={K} images:'
+      ' these are drawn with replacement.'
     )
   return Feed(
     query=benchmark.query,
     gallery=benchmark.gallery,
-    fingerprint=benchmark.fingerprint,
-    summary=summary,
+    fingerprint=fingerprint,
+    summary='\n'.join(lines),
     num_classes=len(identities),
-    steps_per_epoch=pk_sampler.steps_per_epoch(labels, P, K),
+    steps_per_epoch=steps_per_epoch,
     batches=lambda step: _train_batches(train, labels, config, step),
   )
 
 
 def load_benchmark(config: ml_collections.ConfigDict) -> Benchmark:
-  """The same without the training set: only `config.data` is read."""
-  return _open(config)[0]
+  """The same without the training images: only `config.data` is read."""
+  builder, fingerprint = _prepare(config.data)
+  return _benchmark(builder, fingerprint, config)
 
 
-def _open(config) -> tuple[Benchmark, Records]:
-  """The query and gallery, and the training images."""
-  tf.config.set_visible_devices([], 'GPU')
-  module = _builder_module(config.data.name)
-  root = module.Builder.locate(config.data.dir)
-  raw = module.Builder.read_splits(root)
-  fingerprint = reid_builder.fingerprint(raw, root)
-  builder = _prepare(module.Builder, root, fingerprint, config.data)
-  records = {split: _read(builder, split) for split in reid_builder.SPLITS}
-  benchmark = Benchmark(
-    query=_split(records['query'], config.data.image_size),
-    gallery=_split(records['gallery'], config.data.image_size),
-    fingerprint=fingerprint,
-    summary=f'{config.data.name} from {root}\n' + _summary(records),
+def _benchmark(
+  builder: tfds.core.DatasetBuilder, fingerprint: str, config
+) -> Benchmark:
+  query, gallery = _read(builder, 'query'), _read(builder, 'gallery')
+  special = (
+    f', of these {(gallery.pids == 0).sum():,} images of identity 0 and'
+    f' {(gallery.pids == -1).sum():,} junk'
   )
-  return benchmark, records['train']
+  return Benchmark(
+    query=_split(query, config.data.image_size),
+    gallery=_split(gallery, config.data.image_size),
+    fingerprint=fingerprint,
+    summary=f'{_count("query", query)}\n{_count("gallery", gallery)}{special}',
+  )
+
+
+def _count(split: str, records: Records) -> str:
+  return (
+    f'  {split:8}{len(records.pids):7,} images'
+    f' {len(np.unique(records.pids[records.pids > 0])):6,} identities'
+    f' {len(np.unique(records.camids)):3} cameras'
+  )
 
 
 def _builder_module(name: str):
@@ -91,20 +103,27 @@ def _builder_module(name: str):
   return importlib.import_module(f'data.{name}.{name}_dataset_builder')
 
 
-def _prepare(builder_class, root: pathlib.Path, fingerprint: str, config):
-  """Writes the data set once per raw folder content."""
+def _prepare(config) -> tuple[tfds.core.DatasetBuilder, str]:
+  """The builder of a data set, written once per content of its raw folder.
+
+  Also returns the fingerprint of that content.
+  """
+  tf.config.set_visible_devices([], 'GPU')  # they are JAX's
+  builder_class = _builder_module(config.name).Builder
+  root = builder_class.locate(config.dir)
+  fingerprint = reid_builder.fingerprint(builder_class.read_splits(root), root)
   prepared = config.prepared_dir or os.environ.get(
     'TFDS_DATA_DIR', '~/tensorflow_datasets'
   )
-  builder = builder_class(
-    data_dir=pathlib.Path(prepared).expanduser() / f'reid-{fingerprint}',
-    file_format='array_record',
-  )
+  prepared = pathlib.Path(prepared).expanduser() / f'reid-{fingerprint}'
+  builder = builder_class(data_dir=prepared, file_format='array_record')
+  print(f'{config.name} from {root}, prepared in {prepared}', flush=True)
   tfds.disable_progress_bar()  # checking the images shows one already
-  builder.download_and_prepare(
-    download_config=tfds.download.DownloadConfig(manual_dir=root)
-  )
-  return builder
+  with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints sizes it lacks
+    builder.download_and_prepare(
+      download_config=tfds.download.DownloadConfig(manual_dir=root)
+    )
+  return builder, fingerprint
 
 
 def _read(builder: tfds.core.DatasetBuilder, split: str) -> Records:
@@ -119,23 +138,6 @@ def _read(builder: tfds.core.DatasetBuilder, split: str) -> Records:
     camids=np.array([example['camid'] for example in examples]),
     paths=np.array([example['path'].decode() for example in examples]),
   )
-
-
-def _summary(records: Mapping[str, Records]) -> str:
-  lines = []
-  for split, r in records.items():
-    line = (
-      f'  {split:8}{len(r.pids):7,} images'
-      f' {len(np.unique(r.pids[r.pids > 0])):6,} identities'
-      f' {len(np.unique(r.camids)):3} cameras'
-    )
-    if split == 'gallery':
-      line += (
-        f', of these {(r.pids == 0).sum():,} images of identity 0 and'
-        f' {(r.pids == -1).sum():,} junk'
-      )
-    lines.append(line)
-  return '\n'.join(lines)
 
 
 def _decode(encoded: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:

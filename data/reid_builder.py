@@ -61,9 +61,7 @@ class ReidBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   @classmethod
   @abc.abstractmethod
-  def read_splits(
-    cls, root: pathlib.Path
-  ) -> Mapping[str, list[RawImage]]:
+  def read_splits(cls, root: pathlib.Path) -> Mapping[str, list[RawImage]]:
     """Lists the images of each split below `root`.
 
     Raises:
@@ -72,12 +70,14 @@ class ReidBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _info(self) -> tfds.core.DatasetInfo:
     return self.dataset_info_from_configs(
-      features=tfds.features.FeaturesDict({
-        'image': tfds.features.Image(shape=(None, None, 3)),
-        'path': tfds.features.Text(),
-        'pid': tfds.features.Scalar(np.int64),
-        'camid': tfds.features.Scalar(np.int64),
-      }),
+      features=tfds.features.FeaturesDict(
+        {
+          'image': tfds.features.Image(shape=(None, None, 3)),
+          'path': tfds.features.Text(),
+          'pid': tfds.features.Scalar(np.int64),
+          'camid': tfds.features.Scalar(np.int64),
+        }
+      ),
       homepage='https://github.com/CHENGY12/APNet',
     )
 
@@ -94,12 +94,15 @@ class ReidBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   ) -> Iterator[tuple[str, dict]]:
     for image in images:
       relative = image.path.relative_to(root).as_posix()
-      yield relative, {
-        'image': image.path,
-        'path': relative,
-        'pid': image.pid,
-        'camid': image.camid,
-      }
+      yield (
+        relative,
+        {
+          'image': image.path,
+          'path': relative,
+          'pid': image.pid,
+          'camid': image.camid,
+        },
+      )
 
 
 def find_root(
@@ -176,7 +179,10 @@ def check_readable(paths: Iterable[pathlib.Path]) -> None:
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     errors = tqdm(
       pool.map(_decoding_error, paths),
-      total=len(paths), desc='Checking images', unit=' images', leave=False,
+      total=len(paths),
+      desc='Checking images',
+      unit=' images',
+      leave=False,
     )
     bad = [f'  {p}: {error}' for p, error in zip(paths, errors) if error]
   if bad:

@@ -2,7 +2,9 @@
 
 import os
 
-os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1'
+os.environ['XLA_FLAGS'] = (
+  '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1'
+)
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
 import hypothesis

@@ -2,10 +2,10 @@
 
 import itertools
 
-from configs import common
 import numpy as np
 
 from apnet_jax.feed import Feed, Split
+from configs import common
 
 SIZE, CLASSES = (32, 16), 6
 
@@ -53,9 +53,9 @@ def make_feed(config, steps_per_epoch=3):
       labels = rng.choice(CLASSES, config.train.P, replace=False)
       labels = np.repeat(labels, config.train.K).astype(np.int32)
       yield {
-        'image': np.stack([
-          image(label, 0, [step, i]) for i, label in enumerate(labels)
-        ]),
+        'image': np.stack(
+          [image(label, 0, [step, i]) for i, label in enumerate(labels)]
+        ),
         'label': labels,
       }
 
@@ -63,7 +63,8 @@ def make_feed(config, steps_per_epoch=3):
   return Feed(
     query=make_split(people, np.zeros(5, int)),
     gallery=make_split(
-      np.concatenate([people, people, [0, 0, -1]]), np.repeat([1, 2, 1], [5, 5, 3])
+      np.concatenate([people, people, [0, 0, -1]]),
+      np.repeat([1, 2, 1], [5, 5, 3]),
     ),
     fingerprint='noise',
     summary='noise',

@@ -1,10 +1,10 @@
-from configs import common
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from apnet_jax.augment import MEAN, STD, augment, normalize
+from configs import common
 
 
 @pytest.fixture
@@ -33,9 +33,7 @@ def test_normalize(images):
 
 
 def test_nothing_asked_nothing_changed(config, images):
-  np.testing.assert_allclose(
-    run(config, images), normalize(images), atol=1e-6
-  )
+  np.testing.assert_allclose(run(config, images), normalize(images), atol=1e-6)
 
 
 def test_flips_half(config, images):

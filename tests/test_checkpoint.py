@@ -1,11 +1,11 @@
 import json
 
-from configs import common
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from apnet_jax import checkpoint
+from configs import common
 
 
 def state(value):

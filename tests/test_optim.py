@@ -1,12 +1,12 @@
 import pathlib
 
-from configs import common
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from apnet_jax import optim
+from configs import common
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 

@@ -1,9 +1,8 @@
 from functools import partial
 
-from configs import common
 import jax
-from jax.sharding import Mesh, PartitionSpec
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 import optax
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from apnet_jax import parallel
 from apnet_jax.models.apnet import create_model
 from apnet_jax.train_step import TrainState, create_state, train_step
+from configs import common
 
 SIZE, CLASSES = (64, 32), 6
 
@@ -46,9 +46,7 @@ def step_on(devices, config, state, batch, optimizer):
     out_axes=None,
     devices=jax.devices()[:devices],
   )
-  parts = jax.tree.map(
-    lambda x: x.reshape(devices, -1, *x.shape[1:]), batch
-  )
+  parts = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
   return jax.device_get(step(state, parts))
 
 
@@ -69,9 +67,7 @@ def difference(tree, expected):
   return max(np.abs(a - b).max() for a, b in zip(leaves, expected)) / scale
 
 
-@pytest.mark.parametrize(
-  'model', [{}, {'batch_norm_group': 4}], ids=str
-)
+@pytest.mark.parametrize('model', [{}, {'batch_norm_group': 4}], ids=str)
 def test_devices_do_not_change_the_step(model):
   config = make_config(**model)
   state = initial_state(config)
@@ -105,19 +101,21 @@ def test_shard_map_does_the_same_as_pmap():
   state, batch = initial_state(config), make_batch()
   expected, expected_metrics = step_on(4, config, state, batch, SGD)
   spec = PartitionSpec(parallel.AXIS)
-  step = jax.jit(jax.shard_map(
-    partial(
-      train_step,
-      model=create_model(config.model, CLASSES, parallel.AXIS),
-      optimizer=SGD,
-      config=config,
-      axis_name=parallel.AXIS,
-    ),
-    mesh=Mesh(jax.devices(), (parallel.AXIS,)),
-    in_specs=(PartitionSpec(), spec),
-    out_specs=PartitionSpec(),
-    check_vma=False,  # with True, gradients are summed over devices twice
-  ))
+  step = jax.jit(
+    jax.shard_map(
+      partial(
+        train_step,
+        model=create_model(config.model, CLASSES, parallel.AXIS),
+        optimizer=SGD,
+        config=config,
+        axis_name=parallel.AXIS,
+      ),
+      mesh=Mesh(jax.devices(), (parallel.AXIS,)),
+      in_specs=(PartitionSpec(), spec),
+      out_specs=PartitionSpec(),
+      check_vma=False,  # with True, gradients are summed over devices twice
+    )
+  )
   new_state, metrics = jax.device_get(step(state, batch))
   assert difference(metrics, expected_metrics) < 1e-5
   assert difference(new_state, expected) < 1e-5
@@ -152,9 +150,7 @@ def test_steps_learn_a_batch_and_are_compiled_once():
 
 def test_bfloat16_keeps_state_and_losses_in_float32():
   config = make_config(dtype='bfloat16')
-  new, metrics = step_on(
-    4, config, initial_state(config), make_batch(), SGD
-  )
+  new, metrics = step_on(4, config, initial_state(config), make_batch(), SGD)
   assert isinstance(new, TrainState)
   dtypes = {x.dtype for x in jax.tree.leaves((new.params, new.batch_stats))}
   assert dtypes == {np.dtype('float32')}

@@ -69,9 +69,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(whole_run, tmp_path):
   with pytest.raises(Stopped):
     trainer.train(config, stopping_after(feed, 4), tmp_path)
   resumed = trainer.train(config, feed, tmp_path)
-  jax.tree.map(
-    np.testing.assert_array_equal, resumed.state, summary.state
-  )
+  jax.tree.map(np.testing.assert_array_equal, resumed.state, summary.state)
   assert resumed.card == summary.card
   assert without_speed(records(tmp_path)) == without_speed(records(whole))
 

@@ -1,4 +1,4 @@
-"""Attention Pyramid Networks: a backbone, a pyramid after its stages, a head."""
+"""Attention Pyramid Networks: backbone, a pyramid after each stage, head."""
 
 from collections.abc import Mapping
 from functools import partial

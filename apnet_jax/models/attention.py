@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 
-
 class ChannelAttention(nn.Module):
   """Channel-wise (squeeze and excitation) attention per part, Eq. (2) and (5).
 

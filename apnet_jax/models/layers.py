@@ -155,8 +155,7 @@ def max_pool(x: jax.Array) -> jax.Array:
     size = x.shape[axis]
     padded = jnp.pad(x, pad, constant_values=-jnp.inf)
     a, b, c = (
-      lax.slice_in_dim(padded, i, i + size, 2, axis=axis)
-      for i in range(3)
+      lax.slice_in_dim(padded, i, i + size, 2, axis=axis) for i in range(3)
     )
     x = jnp.maximum(jnp.maximum(a, b), c)
   return x

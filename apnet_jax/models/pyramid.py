@@ -40,8 +40,8 @@ class AttentionPyramid(nn.Module):
           f'{self.name}: {x.shape[-1]} channels do not split into {parts}'
           f' parts at level {level} with config.model.radix={self.radix}.'
         )
-      attention = ChannelAttention(
-        parts, self.reduction, name=f'level{level}'
-      )(x)
+      attention = ChannelAttention(parts, self.reduction, name=f'level{level}')(
+        x
+      )
       x = nn.sigmoid(attention).astype(x.dtype) * x
     return x

@@ -50,12 +50,14 @@ class Bottleneck(nn.Module):
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     features = self.width * EXPANSION
     shortcut = x
-    x = nn.relu(self.norm(name='bn1')(
-      self.conv(self.width, name='conv1')(x), train
-    ))
-    x = nn.relu(self.norm(name='bn2')(
-      self.conv(self.width, 3, self.stride, name='conv2')(x), train
-    ))
+    x = nn.relu(
+      self.norm(name='bn1')(self.conv(self.width, name='conv1')(x), train)
+    )
+    x = nn.relu(
+      self.norm(name='bn2')(
+        self.conv(self.width, 3, self.stride, name='conv2')(x), train
+      )
+    )
     x = self.norm(name='bn3')(self.conv(features, name='conv3')(x), train)
     if self.project:
       shortcut = Downsample(

@@ -158,9 +158,11 @@ def _match_ranks(
       continue
     block = np.zeros((QUERY_BLOCK, query.shape[1]), np.float32)
     block[: len(rows)] = query[rows]
-    closer = np.asarray(_count_closer(
-      block, gallery, block_matches, _pad([removed[row] for row in rows])
-    ))
+    closer = np.asarray(
+      _count_closer(
+        block, gallery, block_matches, _pad([removed[row] for row in rows])
+      )
+    )
     for row, counts in zip(rows, closer):
       ranks[row] = np.sort(counts[: len(matches[row])]).astype(np.int64) + 1
   return ranks

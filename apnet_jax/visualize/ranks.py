@@ -10,7 +10,7 @@ from apnet_jax.feed import Benchmark
 from apnet_jax.retrieval.evaluate import Evaluation
 
 GREEN, RED, BLUE, GREY = '#1a9641', '#d7191c', '#2c7bb6', '#555555'
-BORDER, GAP, CAPTION, HEADING = 4, 6, 16, 24
+BORDER, GAP, CAPTION, HEADING = 4, 6, 30, 24
 HEIGHT = 128  # of a drawn image, pixels
 
 
@@ -21,6 +21,7 @@ class Ranking:
   query: int
   found: np.ndarray
   correct: np.ndarray  # bool, for each found
+  similarity: np.ndarray  # cosine, for each found
 
 
 def rank(
@@ -46,7 +47,9 @@ def rank(
     similarity[left_out] = -np.inf
     order = np.argsort(-similarity, kind='stable')[:top]
     order = order[~left_out[order]]
-    rankings.append(Ranking(row, kept[order], same[order]))
+    rankings.append(
+      Ranking(row, kept[order], same[order], similarity[order])
+    )
   return rankings
 
 
@@ -65,9 +68,12 @@ def draw_ranking(
   """Draws a row for each of some queries, from the worst to the best.
 
   Left the query, framed in blue; then what was found, framed in green if it
-  shows the same person and in red if not. Captions give identity and camera.
+  shows the same person and in red if not. Captions give identity and camera,
+  then the average precision in percent or the cosine similarity.
   """
-  rankings = rank(evaluation, benchmark, choose_queries(evaluation, queries), top)
+  rankings = rank(
+    evaluation, benchmark, choose_queries(evaluation, queries), top
+  )
   shown_queries = _images(benchmark.query, [r.query for r in rankings])
   shown_found = _images(
     benchmark.gallery, np.concatenate([r.found for r in rankings])
@@ -78,15 +84,15 @@ def draw_ranking(
         next(shown_queries),
         BLUE,
         _label(benchmark.query, r.query)
-        + f'  AP {100 * evaluation.result.average_precision[r.query]:.0f}',
+        + f'\nAP {100 * evaluation.result.average_precision[r.query]:.0f}',
       ),
       *(
         _cell(
           next(shown_found),
           GREEN if correct else RED,
-          _label(benchmark.gallery, row),
+          f'{_label(benchmark.gallery, row)}\n{similarity:.2f}',
         )
-        for row, correct in zip(r.found, r.correct)
+        for row, correct, similarity in zip(r.found, r.correct, r.similarity)
       ),
     ]
     for r in rankings

@@ -205,10 +205,8 @@ def test_a_benchmark_is_a_feed_without_training(feed, config):
 # Preparing
 
 
-def test_prepares_once_in_the_folder_named(
-  feed, config, prepared, monkeypatch
-):
-  folder, = prepared.iterdir()
+def test_prepares_once_in_the_folder_named(feed, config, prepared, monkeypatch):
+  (folder,) = prepared.iterdir()
   assert folder.name == f'reid-{feed.fingerprint}'
   assert (folder / 'market1501').is_dir()
 
@@ -226,7 +224,7 @@ def test_prepares_in_the_folder_of_tfds(
 ):
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'tfds'))
   feed = pipeline.load(make_config(copied, prepared=''))
-  folder, = (tmp_path / 'tfds').iterdir()
+  (folder,) = (tmp_path / 'tfds').iterdir()
   assert folder.name == f'reid-{feed.fingerprint}'
 
 

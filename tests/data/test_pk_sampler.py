@@ -110,8 +110,8 @@ def test_filling_up_draws_evenly():
   labels = np.zeros(3, int)
   counts = collections.Counter()
   for epoch in range(600):
-    batch, = pk_sampler.epoch_batches(labels, 1, 4, 0, epoch)
-    (image, times), = collections.Counter(batch.tolist()).most_common(1)
+    (batch,) = pk_sampler.epoch_batches(labels, 1, 4, 0, epoch)
+    ((image, times),) = collections.Counter(batch.tolist()).most_common(1)
     assert times == 2
     counts[image] += 1
   assert min(counts.values()) > 150

@@ -1,6 +1,5 @@
 import pathlib
 
-from configs import common
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import pytest
 
 import apnet_jax
 from apnet_jax.models.apnet import initialize
+from configs import common
 from tests.golden import recipe
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
@@ -18,9 +18,13 @@ RESNET50 = 25_557_032 - 2_049_000
 RESNET101 = 44_549_160 - 2_049_000
 # 7x7x3x64 and its normalisation; then of each stage of width w the 1x1, 3x3 and
 # 1x1 convolutions, the projection, and normalisations of w, w, 4w and 4w.
-RESNET14 = 7 * 7 * 3 * 64 + 2 * 64 + sum(
-  (c * w + 9 * w * w + 4 * w * w + c * 4 * w) + 2 * (w + w + 4 * w + 4 * w)
-  for c, w in ((64, 64), (256, 128), (512, 256), (1024, 512))
+RESNET14 = (
+  7 * 7 * 3 * 64
+  + 2 * 64
+  + sum(
+    (c * w + 9 * w * w + 4 * w * w + c * 4 * w) + 2 * (w + w + 4 * w + 4 * w)
+    for c, w in ((64, 64), (256, 128), (512, 256), (1024, 512))
+  )
 )
 HEAD = 2048 + 2048 * 751
 # Two layers of C * C / 16 weights a part of C channels: a level of n parts

@@ -98,9 +98,7 @@ def test_batch_norm_does_not_depend_on_devices(images, group):
     )
   for name in ('mean', 'var'):
     for device in range(4):
-      np.testing.assert_allclose(
-        parts[2][name][device], stats[name], rtol=1e-5
-      )
+      np.testing.assert_allclose(parts[2][name][device], stats[name], rtol=1e-5)
 
 
 @pytest.mark.parametrize('group', [3, 5, 16])

@@ -117,7 +117,9 @@ def test_equals_a_naive_evaluation(data):
   first = [r[0] if r else 0 for r in expected]
   assert result.first_match_rank.tolist() == first
   assert result.num_skipped_queries == len(expected) - len(valid)
-  np.testing.assert_allclose(result.mAP, np.mean([p.mean() for p in precisions]))
+  np.testing.assert_allclose(
+    result.mAP, np.mean([p.mean() for p in precisions])
+  )
   np.testing.assert_allclose(
     result.mINP, np.mean([len(r) / r[-1] for r in valid])
   )

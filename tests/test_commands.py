@@ -1,0 +1,216 @@
+"""The documented commands, run as a user runs them, at smoke size."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from apnet_jax import checkpoint
+from data.synthetic import draw
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMOKE = (
+  '--config.model.backbone=resnet14',
+  '--config.data.image_size=(32,16)',
+  '--config.train.P=4',
+  '--config.train.K=2',
+  '--config.train.log_every_steps=1',
+)
+
+
+@pytest.fixture(scope='module')
+def raw(tmp_path_factory):
+  """A small drawn data set."""
+  root = tmp_path_factory.mktemp('raw') / 'drawn'
+  draw.draw_dataset(
+    root, train_identities=8, test_identities=4, distractors=2, junk=2,
+    progress=False,
+  )  # fmt: skip
+  return root
+
+
+@pytest.fixture(scope='module')
+def own(raw, compilation_cache):
+  """Flags that keep a command in the folders of this test run."""
+  return (
+    f'--config.data.dir={raw}',
+    f'--config.data.prepared_dir={raw.parent / "prepared"}',
+    f'--config.compilation_cache_dir={compilation_cache}',
+  )
+
+
+def start(*arguments):
+  environment = dict(os.environ, XLA_FLAGS='', PYTHONWARNINGS='error')
+  # TensorFlow and what it loads is not ours to mend.
+  environment['PYTHONWARNINGS'] = 'default'
+  return subprocess.Popen(
+    [sys.executable, *map(str, arguments)],
+    cwd=ROOT,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def run(*arguments, code=0):
+  process = start(*arguments)
+  out, err = process.communicate(timeout=280)
+  assert process.returncode == code, err[-3000:]
+  return out, err
+
+
+def documented_commands():
+  text = (ROOT / 'README.md').read_text()
+  blocks = re.findall(r'```sh\n(.*?)```', text, re.DOTALL)
+  lines = '\n'.join(blocks).replace('\\\n', ' ').splitlines()
+  return [line.split() for line in lines if line.startswith('python ')]
+
+
+def test_readme_documents_training_and_evaluation():
+  commands = [' '.join(c[:2]) for c in documented_commands()]
+  assert {'python train.py', 'python eval.py'} <= set(commands)
+
+
+@pytest.mark.parametrize(
+  'config', sorted((ROOT / 'configs').glob('[!_]*.py')), ids=lambda p: p.stem
+)
+def test_every_configuration_trains_and_evaluates(config, own, tmp_path):
+  if config.stem == 'common':
+    pytest.skip('is what the others are made of')
+  workdir = tmp_path / 'run'
+  out, err = run(
+    'train.py', f'--config={config}', f'--workdir={workdir}', *own, *SMOKE,
+    '--config.train.steps=2',
+  )  # fmt: skip
+  assert 'Rank-1' in out and 'trained network' in out
+  assert 'Training: 100%' in err and 'images/s' in err
+  for noise in ('Warning', 'WARNING', 'Traceback'):
+    assert noise not in err, err
+  report, card = tmp_path / 'report', tmp_path / 'card.json'
+  out, _ = run(
+    'eval.py', f'--ckpt={workdir}', f'--report={report}', f'--json={card}'
+  )
+  assert 'Rank-1' in out
+  trained = json.loads((workdir / 'result.json').read_text())
+  assert json.loads(card.read_text()) == trained
+  assert json.loads((report / 'result.json').read_text()) == trained
+  with Image.open(report / 'ranking.png') as picture:
+    assert picture.size[0] > 300
+
+
+def flags_of(command):
+  return [part for part in command[2:] if part.startswith('--')]
+
+
+def test_readme_commands_run(own, tmp_path):
+  """In their order; each with what makes it small and keeps it here."""
+  workdirs = {}
+  for command in documented_commands():
+    if command[1] == 'train.py':
+      given = dict(f.split('=', 1) for f in flags_of(command))
+      name = given.get('--workdir') or (
+        'runs/' + pathlib.Path(given['--config'].split(':')[0]).stem
+      )
+      workdirs[name] = tmp_path / str(len(workdirs))
+      run(
+        *command[1:], f'--workdir={workdirs[name]}', *own, *SMOKE,
+        '--config.train.steps=1',
+      )  # fmt: skip
+    elif command[1] == 'eval.py':
+      changed = []
+      for part in command[2:]:
+        name, value = part.split('=', 1)
+        if name == '--ckpt':
+          value = workdirs[value]
+        elif name == '--data_dir':
+          value = own[0].split('=')[1]
+        elif name in ('--report', '--json'):
+          value = tmp_path / 'out' / value
+        changed.append(f'{name}={value}')
+      run('eval.py', *changed)
+    else:
+      pytest.fail(f'no test runs {command}')
+
+
+def parameters(workdir):
+  """Everything in the last checkpoint, as bytes."""
+  with checkpoint.open_for_reading(workdir) as checkpoints:
+    step = checkpoints.latest_step
+    state = checkpoints._manager.restore(step)
+  import jax
+
+  leaves = jax.tree_util.tree_leaves_with_path(state)
+  return step, {
+    jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
+    for path, leaf in leaves
+  }
+
+
+def steps_logged(workdir):
+  path = workdir / 'metrics.jsonl'
+  lines = path.read_text().splitlines() if path.exists() else []
+  return [json.loads(line)['step'] for line in lines if '"train/loss"' in line]
+
+
+def test_killed_and_started_again_ends_with_the_same_bits(own, tmp_path):
+  arguments = (
+    'train.py', '--config=configs/synthetic.py', *own, *SMOKE,
+    '--config.train.steps=24', '--config.train.checkpoint_every_epochs=1',
+  )  # fmt: skip
+  killed, whole = tmp_path / 'killed', tmp_path / 'whole'
+  process = start(*arguments, f'--workdir={killed}')
+  deadline = time.time() + 240
+  while time.time() < deadline and process.poll() is None:
+    saved = list((killed / 'checkpoints').glob('[0-9]*'))
+    if any('tmp' not in path.name for path in saved):
+      break
+    time.sleep(0.02)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert 0 < max(steps_logged(killed)) < 24, 'killed too late to tell'
+
+  out, _ = run(*arguments, f'--workdir={killed}')
+  assert 'Going on after step' in out
+  run(*arguments, f'--workdir={whole}')
+  assert parameters(killed) == parameters(whole)
+  assert steps_logged(killed) == steps_logged(whole) == list(range(1, 25))
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (
+      ['train.py', '--config=configs/synthetic.py', '--config.train.foo=1'],
+      'error: --config.train.foo: the configuration has no such field',
+    ),
+    (
+      ['train.py', '--config=configs/market.py', '--config.data.dir=nowhere'],
+      'nowhere/Market-1501-v15.09.15 (no such folder)',
+    ),
+    (['train.py', '--config=configs/nothing.py'], 'configs/nothing.py'),
+    (
+      ['eval.py', '--ckpt=nowhere'],
+      'error: --ckpt=nowhere is not a workdir of train.py',
+    ),
+  ],
+)
+def test_mistakes_are_messages(arguments, message):
+  _, err = run(*arguments, code=2)
+  assert message in err
+  assert 'Traceback' not in err
+
+
+@pytest.mark.parametrize('command', ['train.py', 'eval.py'])
+def test_help_says_what_it_does(command):
+  out, _ = run(command, '--helpshort', code=1)  # absl's exit code for help
+  assert '--config' in out or '--ckpt' in out
+  assert 'python ' + command in out
