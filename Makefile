@@ -37,5 +37,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-clean:
-	rm -rf $(VENV) datasets runs
+clean:  # but not datasets/ and runs/, which may hold days of work
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -15,7 +15,10 @@ from apnet_jax import cli
 
 CKPT = flags.DEFINE_string('ckpt', None, 'Workdir of train.py.', required=True)
 WHICH = flags.DEFINE_enum(
-  'which', 'best', ['best', 'last'], 'Checkpoint: best by mAP, or last.'
+  'which',
+  'last',
+  ['last', 'best'],
+  'Checkpoint: the last, or the best by mAP (which is chosen on the test set).',
 )
 DATASET = flags.DEFINE_string(
   'dataset', '', 'Data set to evaluate on; default: the one trained on.'
@@ -33,12 +36,16 @@ def main(argv):
   cli.no_more_arguments(argv)
 
   cli.quieten()
-  from apnet_jax import checkpoint, evaluator
-  from apnet_jax.retrieval import evaluate as evaluation
+  from apnet_jax import checkpoint
+  from apnet_jax.retrieval import evaluation
 
   with checkpoint.open_for_reading(CKPT.value) as checkpoints:
     config = checkpoint.load_config(CKPT.value)
     if DATASET.value:
+      if not DATA_DIR.value:
+        raise ValueError(
+          '--dataset needs --data_dir, the folder of its images.'
+        )
       config.data.name = DATASET.value
     if DATA_DIR.value:
       config.data.dir = DATA_DIR.value
@@ -50,14 +57,15 @@ def main(argv):
     print(benchmark.summary, flush=True)
     best = WHICH.value == 'best'
     step = checkpoints.best_step if best else checkpoints.latest_step
-    evaluated = evaluator.evaluate_checkpoint(
+    chosen = {'step': step, 'which': WHICH.value}
+    evaluated = evaluation.evaluate_checkpoint(
       checkpoints,
       step,
       config,
       checkpoint.load_run(CKPT.value)['num_classes'],
       benchmark,
     )
-  card = evaluation.result_card(evaluated.result, config, benchmark, step)
+  card = evaluation.result_card(evaluated.result, config, benchmark, chosen)
   print(
     evaluation.format_table(
       {f'step {step}': evaluation.figures(evaluated.result)}

@@ -6,6 +6,8 @@ The same command goes on where a run was stopped. Any field of the configuration
 can be changed: --config.train.epochs=60. Fields: configs/common.py.
 """
 
+import pathlib
+
 from absl import flags
 from ml_collections import config_flags
 
@@ -26,6 +28,14 @@ def main(argv):
   cli.cache_compilation(config.compilation_cache_dir)
 
   from apnet_jax import trainer
+
+  trainer.check(config)  # before the data is prepared, which may take minutes
+  # eval.py finds the images from any folder.
+  for field in ('dir', 'prepared_dir'):
+    if config.data[field]:
+      path = pathlib.Path(config.data[field]).expanduser()
+      config.data[field] = str(path.absolute())
+
   from data import pipeline
 
   feed = pipeline.load(config)

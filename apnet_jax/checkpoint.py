@@ -43,15 +43,23 @@ class Checkpoints:
         ),
       ]
     )
-    self._manager = ocp.CheckpointManager(
-      self.directory,
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=keep,
-        best_fn=_mAP,
-        create=not read_only,
-        read_only=read_only,
-      ),
-    )
+    try:
+      self._manager = ocp.CheckpointManager(
+        self.directory,
+        options=ocp.CheckpointManagerOptions(
+          preservation_policy=keep,
+          best_fn=_mAP,
+          create=not read_only,
+          read_only=read_only,
+        ),
+      )
+      self._manager.best_step()  # reads the metrics of all of them
+    except Exception as error:  # whatever damaged files make Orbax raise
+      raise ValueError(
+        f'the checkpoints in {self.directory} cannot be opened: a file'
+        f' <step>/metrics/metrics is damaged ({_reason(error)}). Delete that'
+        ' step to use the others.'
+      ) from error
 
   def __enter__(self):
     return self
@@ -103,10 +111,11 @@ class Checkpoints:
     try:
       return self._manager.restore(step, args=args)
     except Exception as error:  # Orbax raises whatever its readers raise
-      reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+      others = [other for other in self._manager.all_steps() if other != step]
       raise ValueError(
         f'the checkpoint {self.directory / str(step)} cannot be read; it is'
-        f' damaged or of another model: {reason}'
+        f' damaged or of another model: {_reason(error)}. Delete it to'
+        f' use another one: {", ".join(map(str, others)) or "there is none"}.'
       ) from error
 
 
@@ -128,6 +137,11 @@ def open_for_reading(workdir: str | os.PathLike) -> Checkpoints:
   raise ValueError(f'{path / "checkpoints"} holds no whole checkpoint.')
 
 
+def _reason(error: Exception) -> str:
+  """First line of a message that may fill a screen."""
+  return (str(error).splitlines() or [''])[0][:200] or type(error).__name__
+
+
 def claim_workdir(
   workdir: str | os.PathLike, config: ml_collections.ConfigDict, run: Mapping
 ) -> None:
@@ -143,47 +157,66 @@ def claim_workdir(
   """
   path = pathlib.Path(workdir)
   path.mkdir(parents=True, exist_ok=True)
-  if (path / 'config.json').exists():
-    saved = _leaves(load_config(workdir))
-    given = _leaves(config)
-    different = [
-      f'  config.{name}: {saved.get(name)!r} there, {given.get(name)!r} here'
-      for name in sorted(saved.keys() | given.keys())
-      if saved.get(name) != given.get(name) and not name.startswith(MAY_CHANGE)
+  if any((path / 'checkpoints').glob('[0-9]*')):  # else nothing can be lost
+    different = _differences(load_config(workdir), config)
+    saved_run = load_run(workdir)
+    different += [
+      f'  {name}: {saved_run.get(name)!r} there, {run[name]!r} here'
+      for name in ('fingerprint', 'num_classes')
+      if saved_run.get(name) != run[name]
     ]
-    if (path / 'run.json').exists():
-      saved_run = load_run(workdir)
-      different += [
-        f'  {name}: {saved_run.get(name)!r} there, {run[name]!r} here'
-        for name in ('fingerprint', 'num_classes')
-        if saved_run.get(name) != run[name]
-      ]
     if different:
       raise ValueError(
         f'--workdir={workdir} holds a run of another configuration:\n'
         + '\n'.join(different)
         + '\nGive another --workdir, or delete this one.'
       )
-  write_json(path, 'run.json', run)
+    for name in ('devices', 'versions'):
+      if saved_run.get(name) != run[name]:
+        print(
+          f'Started with {name} {saved_run.get(name)}, goes on with'
+          f' {run[name]}: results may differ in the last bits.'
+        )
+  else:
+    write_json(path, 'run.json', run)
   write_json(path, 'config.json', config.to_dict())
 
 
+def _differences(
+  saved: ml_collections.ConfigDict, given: ml_collections.ConfigDict
+) -> list[str]:
+  saved, given = _leaves(saved), _leaves(given)
+  return [
+    f'  config.{name}: {saved.get(name, "absent")!r} there,'
+    f' {given.get(name, "absent")!r} here'
+    for name in sorted(saved.keys() | given.keys())
+    if saved.get(name) != given.get(name) and not name.startswith(MAY_CHANGE)
+  ]
+
+
 def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
-  """The configuration of a workdir."""
-  text = (pathlib.Path(workdir) / 'config.json').read_text()
-  return ml_collections.ConfigDict(json.loads(text))
+  """The configuration of a workdir; ValueError if the file is damaged."""
+  return ml_collections.ConfigDict(_read_json(workdir, 'config.json'))
 
 
 def load_run(workdir: str | os.PathLike) -> dict[str, Any]:
-  """The facts in a workdir's run.json."""
-  return json.loads((pathlib.Path(workdir) / 'run.json').read_text())
+  """The facts in a workdir's run.json; ValueError if the file is damaged."""
+  return _read_json(workdir, 'run.json')
+
+
+def _read_json(workdir: str | os.PathLike, name: str) -> dict[str, Any]:
+  path = pathlib.Path(workdir) / name
+  try:
+    return json.loads(path.read_text())
+  except (OSError, json.JSONDecodeError) as error:
+    raise ValueError(f'{path} cannot be read: {error}') from error
 
 
 def write_json(workdir: str | os.PathLike, name: str, content: Mapping) -> None:
   """Writes a file of a workdir, whole or not at all."""
   path = pathlib.Path(workdir) / name
   part = path.with_suffix('.part')
-  part.write_text(json.dumps(content, indent=2) + '\n')
+  part.write_text(json.dumps(content, indent=2, allow_nan=False) + '\n')
   part.replace(path)
 
 

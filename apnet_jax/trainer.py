@@ -15,7 +15,8 @@ from apnet_jax import checkpoint, optim, parallel
 from apnet_jax.feed import Feed
 from apnet_jax.logs import MetricWriter
 from apnet_jax.models.apnet import create_model
-from apnet_jax.retrieval import evaluate as evaluation
+from apnet_jax.models.layers import check_batch_norm_group
+from apnet_jax.retrieval import evaluation
 from apnet_jax.retrieval.embed import embed_pixels, make_embed
 from apnet_jax.retrieval.metrics import RetrievalResult
 from apnet_jax.train_step import TrainState, create_state, train_step
@@ -52,8 +53,11 @@ def train(
     FloatingPointError: the loss is not finite.
   """
   check(config)
+  skipped = evaluation.check_benchmark(feed)
   checkpoint.claim_workdir(workdir, config, facts(feed))
-  print(feed.summary, flush=True)
+  print(feed.summary)
+  if skipped:
+    print(f'  {skipped} queries have no true match and are skipped')
   run = Run(config, feed)
   print(run.describe(), flush=True)
   with checkpoint.Checkpoints(workdir) as checkpoints:
@@ -63,7 +67,9 @@ def train(
       print(f'Going on after step {int(state.step)} of {workdir}.', flush=True)
     with MetricWriter(workdir, int(state.step)) as writer:
       state, metrics, result = _train_steps(run, state, checkpoints, writer)
-    card = evaluation.result_card(result, config, feed, step=int(state.step))
+    card = evaluation.result_card(
+      result, config, feed, {'step': int(state.step), 'which': 'last'}
+    )
     checkpoint.write_json(workdir, 'result.json', card)
   print(run.closing_table(result))
   return Summary(state, metrics, card)
@@ -146,11 +152,40 @@ def devices() -> str:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Checks what no other part does.
+  """Checks what no other part does, before anything is made.
 
   Raises:
     ValueError: names the field, its value and what is allowed.
   """
+  at_least = {
+    'train.P': 2,  # a triplet needs two identities
+    'train.K': 2,  # and two images of one
+    'train.epochs': 1,
+    'train.steps': 0,
+    'train.log_every_steps': 1,
+    'train.eval_every_epochs': 0,
+    'train.checkpoint_every_epochs': 0,
+    'train.warmup_epochs': 0,
+    'eval.batch_size': 1,
+    'eval.max_rank': 1,
+    'augment.pad': 0,
+  }
+  for name, low in at_least.items():
+    section, field = name.split('.')
+    if config[section][field] < low:
+      raise ValueError(
+        f'config.{name}={config[section][field]} must be at least {low}.'
+      )
+  for field in ('flip', 'erase'):
+    if not 0 <= config.augment[field] <= 1:
+      raise ValueError(
+        f'config.augment.{field}={config.augment[field]} is not a probability.'
+      )
+  size = tuple(config.data.image_size)
+  if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
+    raise ValueError(
+      f'config.data.image_size={size} is not a height and a width in pixels.'
+    )
   images, devices = config.train.P * config.train.K, jax.device_count()
   if images % devices:
     raise ValueError(
@@ -158,11 +193,16 @@ def check(config: ml_collections.ConfigDict) -> None:
       f' config.train.K={config.train.K} = {images} images does not divide'
       f' among {devices} devices.'
     )
-  for field in ('epochs', 'log_every_steps'):
-    if config.train[field] < 1:
-      raise ValueError(
-        f'config.train.{field}={config.train[field]} must be at least 1.'
-      )
+  check_batch_norm_group(config.model.batch_norm_group, images, devices)
+  if jax.process_count() > 1:
+    raise ValueError(
+      f'{jax.process_count()} processes: training runs in one process as yet.'
+    )
+  jax.eval_shape(  # builds the model, without computing anything
+    create_model(config.model, num_classes=1).init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, *size, 3), 'float32'),
+  )
 
 
 def _train_steps(run: Run, state, checkpoints, writer):
@@ -195,24 +235,29 @@ def _train_steps(run: Run, state, checkpoints, writer):
           ' images/s'
         )
       scores = None
-      if run.is_due(step, config.eval_every_epochs):
+      evaluates = run.is_due(step, config.eval_every_epochs)
+      saves = evaluates or run.is_due(step, config.checkpoint_every_epochs)
+      if saves:
+        _check_finite(on_device, step)
+      if evaluates:
         result = run.evaluate(state)
         scores = evaluation.figures(result)
         writer.write(step, {f'eval/{k}': v for k, v in scores.items()})
         shown = ', '.join(f'{k} {v:.1f}' for k, v in scores.items())
         bar.write(f'step {step}: {shown}')
-      if scores or run.is_due(step, config.checkpoint_every_epochs):
+      if saves:
         checkpoints.save(step, state, scores)
         timer.restart()
   return state, metrics, result or run.evaluate(state)
 
 
 def _check_finite(metrics: Mapping | None, step: int) -> None:
-  if metrics is not None and not math.isfinite(float(metrics['loss'])):
-    raise FloatingPointError(
-      f'the loss is {float(metrics["loss"])} at step {step}. The last'
-      ' checkpoint is kept; a lower config.train.learning_rate may help.'
-    )
+  for name in ('loss', 'gradient_norm'):
+    if metrics is not None and not math.isfinite(float(metrics[name])):
+      raise FloatingPointError(
+        f'the {name} is {float(metrics[name])} at step {step}. The last'
+        ' checkpoint is kept; a lower config.train.learning_rate may help.'
+      )
 
 
 class _Timer:

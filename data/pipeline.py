@@ -1,7 +1,7 @@
 """From a raw folder to batches of uint8 images, by TFDS and tf.data.
 
-The encoded images of a split are held in memory (about 80 MB for Market-1501)
-and read by index, so that batch k is found without reading batches 0 to k - 1.
+The encoded images of a split are held in memory and read by index, so that
+batch k is found without reading batches 0 to k - 1.
 """
 
 from collections.abc import Iterator
@@ -90,9 +90,10 @@ def _benchmark(
 
 
 def _count(split: str, records: Records) -> str:
+  first = 0 if split == 'train' else 1  # 0 is a distractor in the gallery
   return (
     f'  {split:8}{len(records.pids):7,} images'
-    f' {len(np.unique(records.pids[records.pids > 0])):6,} identities'
+    f' {len(np.unique(records.pids[records.pids >= first])):6,} identities'
     f' {len(np.unique(records.camids)):3} cameras'
   )
 
@@ -149,14 +150,16 @@ def _decode(encoded: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
 
 
 def _batched(
-  records: Records, indices: tf.data.Dataset, batch_size: int, image_size
+  records: Records, rows: tf.data.Dataset, batch_size: int, image_size
 ) -> tf.data.Dataset:
-  """Decodes the images of a dataset of indices, in its order."""
+  """Decodes the images of a dataset of rows, in its order."""
   size = tuple(image_size)
-  images = indices.map(
-    lambda i: _decode(tf.gather(records.encoded, i), size),
-    num_parallel_calls=tf.data.AUTOTUNE,
-    deterministic=True,
+
+  def read(row):
+    return row, _decode(tf.gather(records.encoded, row), size)
+
+  images = rows.map(
+    read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
   )
   return images.batch(batch_size).prefetch(4)
 
@@ -167,25 +170,23 @@ def _train_batches(
   P, K, seed = config.train.P, config.train.K, config.seed
   steps = pk_sampler.steps_per_epoch(labels, P, K)
 
-  def batches_of_indices(first_step):
+  def batches_of_rows():
     for epoch in itertools.count(first_step // steps):
       batches = pk_sampler.epoch_batches(labels, P, K, seed, epoch)
       yield from batches[max(first_step - epoch * steps, 0) :]
 
-  indices = tf.data.Dataset.from_generator(
-    lambda: batches_of_indices(first_step),
-    output_signature=tf.TensorSpec((P * K,), tf.int64),
+  rows = tf.data.Dataset.from_generator(
+    batches_of_rows, output_signature=tf.TensorSpec((P * K,), tf.int64)
   ).unbatch()
-  images = _batched(records, indices, P * K, config.data.image_size)
-  for batch, rows in zip(
-    images.as_numpy_iterator(), batches_of_indices(first_step)
-  ):
-    yield {'image': batch, 'label': labels[rows].astype(np.int32)}
+  batches = _batched(records, rows, P * K, config.data.image_size)
+  for rows, images in batches.as_numpy_iterator():
+    yield {'image': images, 'label': labels[rows].astype(np.int32)}
 
 
 def _split(records: Records, image_size) -> Split:
   def batches(rows, batch_size):
     rows = tf.data.Dataset.from_tensor_slices(np.asarray(rows, np.int64))
-    return _batched(records, rows, batch_size, image_size).as_numpy_iterator()
+    batched = _batched(records, rows, batch_size, image_size)
+    return (images for _, images in batched.as_numpy_iterator())
 
   return Split(records.pids, records.camids, records.paths, batches)

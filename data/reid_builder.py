@@ -24,6 +24,7 @@ IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 # Market-1501's naming: 0002_c1s1_000451_03.jpg, -1_c2s3_041407_01.jpg.
 MARKET_NAME = re.compile(r'(-1|\d+)_c(\d+)')
 JUNK_PID = -1
+DISTRACTOR_PID = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,6 +42,8 @@ def test_missing_checkpoints_are_named(tmp_path):
     checkpoint.open_for_reading(tmp_path)
 
 
+@pytest.mark.usefixtures('failing_restore')
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_a_checkpoint_of_another_shape_is_an_error(tmp_path):
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(1, state(1), None)
@@ -50,10 +52,32 @@ def test_a_checkpoint_of_another_shape_is_an_error(tmp_path):
       checkpoints.restore(1, {'w': jnp.zeros(4), 'step': jnp.int32(0)})
 
 
+@pytest.mark.parametrize('name', ['config.json', 'run.json'])
+def test_a_damaged_file_of_a_workdir_is_named(tmp_path, name):
+  (tmp_path / name).write_text('{"seed": ')
+  load = checkpoint.load_config if name[0] == 'c' else checkpoint.load_run
+  with pytest.raises(ValueError, match=f'{name} cannot be read'):
+    load(tmp_path)
+
+
+@pytest.mark.usefixtures('failing_restore')
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_damaged_metrics_of_a_checkpoint_are_named(tmp_path):
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, state(1), {'mAP': 0.5})
+  (tmp_path / 'checkpoints' / '1' / 'metrics' / 'metrics').write_text('{"mA')
+  with pytest.raises(ValueError, match='checkpoints cannot be opened'):
+    checkpoint.Checkpoints(tmp_path)
+
+
 def test_what_may_change_in_a_workdir(tmp_path):
-  run = {'fingerprint': 'a', 'num_classes': 3}
+  run = {
+    'fingerprint': 'a', 'num_classes': 3, 'devices': '1 x cpu', 'versions': {},
+  }  # fmt: skip
   config = common.get_config()
   checkpoint.claim_workdir(tmp_path, config, run)
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, state(1), None)
   config.train.epochs = 200
   config.eval.flip = False
   config.data.dir = 'elsewhere'

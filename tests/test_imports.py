@@ -59,3 +59,13 @@ def test_the_package_does_not_load_tensorflow():
   loaded = set(result.stdout.split())
   assert 'apnet_jax' in loaded
   assert not loaded & TENSORFLOW
+
+
+def test_pmap_stands_in_one_file():
+  package = ROOT / 'apnet_jax'
+  users = {
+    path.name
+    for path in package.rglob('*.py')
+    if 'jax.pmap' in path.read_text()
+  }
+  assert users == {'parallel.py'}

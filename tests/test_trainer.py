@@ -1,11 +1,13 @@
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from apnet_jax import checkpoint, evaluator, trainer
-from tests.fakes import make_feed, small_config
+from apnet_jax import checkpoint, trainer
+from apnet_jax.retrieval import evaluation
+from tests.fakes import make_feed, make_split, small_config
 
 
 class Stopped(Exception):
@@ -21,7 +23,7 @@ def stopping_after(feed, step):
         raise Stopped
       yield batch
 
-  return trainer.dataclasses.replace(feed, batches=batches)
+  return dataclasses.replace(feed, batches=batches)
 
 
 @pytest.fixture(scope='module')
@@ -92,12 +94,14 @@ def test_a_checkpoint_evaluates_as_the_run_did(whole_run):
       r['step']: r['eval/mAP'] for r in records(workdir) if 'eval/mAP' in r
     }
     assert maps[checkpoints.best_step] == max(maps.values())
-    evaluated = evaluator.evaluate_checkpoint(
+    evaluated = evaluation.evaluate_checkpoint(
       checkpoints, 6, checkpoint.load_config(workdir), feed.num_classes, feed
     )
   assert 100 * evaluated.result.mAP == summary.card['figures']['mAP']
 
 
+@pytest.mark.usefixtures('failing_restore')
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_a_damaged_checkpoint_is_named(whole_run, tmp_path):
   config, _, _ = whole_run
   config = config.copy_and_resolve_references()
@@ -109,7 +113,7 @@ def test_a_damaged_checkpoint_is_named(whole_run, tmp_path):
       file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
   with checkpoint.open_for_reading(tmp_path) as checkpoints:
     with pytest.raises(ValueError, match='checkpoints/1 cannot be read'):
-      evaluator.evaluate_checkpoint(
+      evaluation.evaluate_checkpoint(
         checkpoints, 1, config, feed.num_classes, feed
       )
 
@@ -124,27 +128,65 @@ def test_a_workdir_of_another_run_is_refused(whole_run):
   assert 'config.train.margin: 0.3 there, 0.5 here' in str(error.value)
   assert 'config.model.levels: 1 there, 2 here' in str(error.value)
 
-  feed = trainer.dataclasses.replace(make_feed(config), fingerprint='other')
+  feed = dataclasses.replace(make_feed(config), fingerprint='other')
   with pytest.raises(ValueError, match="fingerprint: 'noise' there, 'other'"):
     trainer.train(config, feed, workdir)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-  config = small_config(learning_rate=1e30, checkpoint_every_epochs=0)
-  with pytest.raises(FloatingPointError, match=r'the loss is \S+ at step \d'):
-    trainer.train(config, make_feed(config), tmp_path)
+  """And is never saved: not even where nothing is logged before the save."""
+  config = small_config(learning_rate=1e30, log_every_steps=100)
+  feed = make_feed(config, steps_per_epoch=1)
+  with pytest.raises(FloatingPointError, match=r'the \w+ is \S+ at step \d'):
+    trainer.train(config, feed, tmp_path)
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    step = checkpoints.latest_step
+    state = checkpoints.restore(step, trainer.Run(config, feed).initial_state)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+
+
+def test_a_benchmark_without_a_valid_query_is_refused(tmp_path):
+  """As own data with one camera: said before the first step."""
+  config = small_config()
+  one_camera = make_split(np.arange(100, 105), np.zeros(5, int))
+  feed = dataclasses.replace(make_feed(config), gallery=one_camera)
+  with pytest.raises(ValueError, match='none of the 5 queries can be'):
+    trainer.train(config, feed, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_workdir_without_a_checkpoint_may_be_claimed_anew(tmp_path):
+  config = small_config()
+  with pytest.raises(Stopped):
+    trainer.train(config, stopping_after(make_feed(config), 0), tmp_path)
+  config.train.margin = 0.5
+  with pytest.raises(Stopped):
+    trainer.train(config, stopping_after(make_feed(config), 0), tmp_path)
+  assert checkpoint.load_config(tmp_path).train.margin == 0.5
 
 
 @pytest.mark.parametrize(
-  ('fields', 'message'),
+  ('field', 'value', 'message'),
   [
-    ({'P': 3, 'K': 3}, r'P=3 times config.train.K=3 = 9 .* 4 devices'),
-    ({'epochs': 0}, 'config.train.epochs=0'),
-    ({'log_every_steps': 0}, 'config.train.log_every_steps=0'),
+    ('train.P', 1, 'config.train.P=1 must be at least 2'),
+    ('train.K', 1, 'config.train.K=1 must be at least 2'),
+    ('model.radix', 3, r'att1: 256 channels.*radix=3'),
+    ('model.backbone', 'vgg', 'config.model.backbone'),
+    ('model.batch_norm_group', 3, 'batch_norm_group=3 does not fit a batch'),
+    ('train.P', 3, r'P=3 times config.train.K=2 = 6 images .* 4 devices'),
+    ('train.epochs', 0, 'config.train.epochs=0 must be at least 1'),
+    ('train.log_every_steps', 0, 'config.train.log_every_steps=0'),
+    ('eval.batch_size', 0, 'config.eval.batch_size=0'),
+    ('augment.pad', -1, 'config.augment.pad=-1'),
+    ('augment.erase', 1.5, 'config.augment.erase=1.5 is not a probability'),
+    ('data.image_size', (32, 16, 3), r'image_size=\(32, 16, 3\) is not a'),
+    ('data.image_size', (32, 0), r'image_size=\(32, 0\) is not a height'),
   ],
 )
-def test_bad_fields_are_named(fields, message, tmp_path):
-  config = small_config(**fields)
+def test_bad_fields_are_named(field, value, message, tmp_path):
+  config = small_config()
+  config.model.levels = 2
+  config.update_from_flattened_dict({field: value})
   with pytest.raises(ValueError, match=message):
     trainer.train(config, make_feed(config), tmp_path / 'run')
   assert not (tmp_path / 'run').exists()

@@ -64,6 +64,7 @@ class APNet(nn.Module):
       self.num_classes,
       use_bias=False,
       kernel_init=nn.initializers.normal(0.001),
+      precision=jax.lax.Precision.HIGHEST,
     )
 
   def __call__(self, images: jax.Array, train: bool = False) -> ReidOutput:
@@ -169,5 +170,7 @@ def _check(config: ml_collections.ConfigDict, num_classes: int) -> None:
       raise ValueError(
         f'config.model.{field}={config[field]} must be at least {low}.'
       )
+  if config.dtype == 'float64' and not jax.config.jax_enable_x64:
+    raise ValueError("config.model.dtype='float64' needs JAX_ENABLE_X64=1.")
   if num_classes < 1:
     raise ValueError(f'num_classes={num_classes} must be at least 1.')

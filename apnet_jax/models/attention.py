@@ -5,6 +5,8 @@ attention map A_i of Eq. (2) *before* the sigmoid, in a shape that broadcasts
 against the features.
 """
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -40,6 +42,7 @@ class ChannelAttention(nn.Module):
 
     x = x.reshape(batch, height, width, self.parts, size)  # split
     pooled = x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
-    attention = nn.relu(jnp.einsum('bpc,pch->bph', pooled, fc1))
-    attention = jnp.einsum('bph,phc->bpc', attention, fc2)
+    einsum = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    attention = nn.relu(einsum('bpc,pch->bph', pooled, fc1))
+    attention = einsum('bph,phc->bpc', attention, fc2)
     return attention.reshape(batch, 1, 1, channels)  # merge

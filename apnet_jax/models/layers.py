@@ -19,9 +19,8 @@ he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 class Conv(nn.Module):
   """2-D convolution, zero padded by `(kernel_size - 1) // 2` on each side.
 
-  A 1x1 convolution is written as the matrix product that it is: XLA's CPU
-  backend runs that faster, above all its weight gradient, and on accelerators
-  it compiles to the same kernel.
+  A 1x1 convolution is written as the matrix product that it is, which XLA's
+  CPU backend runs faster, above all its weight gradient.
   """
 
   features: int
@@ -127,14 +126,8 @@ class BatchNorm(nn.Module):
       return 1, self._average_devices
     if local % self.group == 0:  # whole groups lie on this device
       return local // self.group, lambda value: value
+    check_batch_norm_group(self.group, local * devices, devices)
     span = self.group // local  # a group spans several devices
-    if span * local != self.group or devices % span:
-      raise ValueError(
-        f'config.model.batch_norm_group={self.group} does not fit a batch of'
-        f' {local * devices} images on {devices} devices: it must divide the'
-        f' {local} images of a device, or be a multiple of them that divides'
-        ' the batch.'
-      )
     members = [
       list(range(first, first + span)) for first in range(0, devices, span)
     ]
@@ -143,11 +136,27 @@ class BatchNorm(nn.Module):
     )
 
 
+def check_batch_norm_group(group: int, batch: int, devices: int) -> None:
+  """Raises ValueError unless groups of images fit a batch on some devices."""
+  local = batch // devices
+  fits = (
+    group == 0
+    or local % group == 0
+    or (group % local == 0 and batch % group == 0)
+  )
+  if not fits:
+    raise ValueError(
+      f'config.model.batch_norm_group={group} does not fit a batch of {batch}'
+      f' images on {devices} devices: it must divide the {local} images of a'
+      ' device, or be a multiple of them that divides the batch.'
+    )
+
+
 def max_pool(x: jax.Array) -> jax.Array:
   """3x3 maximum with stride 2; [batch, h, w, c] -> [batch, h/2, w/2, c].
 
   Written as maxima of strided slices, first of rows and then of columns: the
-  gradient of XLA's windowed maximum is several times slower on the CPU.
+  gradient of XLA's windowed maximum is slower on the CPU.
   """
   for axis in (1, 2):
     pad = [(0, 0)] * x.ndim

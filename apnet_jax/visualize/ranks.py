@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from apnet_jax.feed import Benchmark
-from apnet_jax.retrieval.evaluate import Evaluation
+from apnet_jax.retrieval.evaluation import Evaluation
 
 GREEN, RED, BLUE, GREY = '#1a9641', '#d7191c', '#2c7bb6', '#555555'
 BORDER, GAP, CAPTION, HEADING = 4, 6, 30, 24
@@ -47,9 +47,7 @@ def rank(
     similarity[left_out] = -np.inf
     order = np.argsort(-similarity, kind='stable')[:top]
     order = order[~left_out[order]]
-    rankings.append(
-      Ranking(row, kept[order], same[order], similarity[order])
-    )
+    rankings.append(Ranking(row, kept[order], same[order], similarity[order]))
   return rankings
 
 

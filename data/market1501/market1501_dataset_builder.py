@@ -45,4 +45,10 @@ class Builder(reid_builder.ReidBuilder):
           f'{image.path} is junk (identity {image.pid}), which only'
           f' {FOLDERS["gallery"]} may hold.'
         )
+    for image in splits['query']:
+      if image.pid == reid_builder.DISTRACTOR_PID:
+        raise ValueError(
+          f'{image.path} has identity 0, which means a distractor: nobody to'
+          ' look for. Number people from 1.'
+        )
     return splits

@@ -195,7 +195,7 @@ def test_rows_come_in_the_order_asked_for(feed, config):
 def test_a_benchmark_is_a_feed_without_training(feed, config):
   benchmark = pipeline.load_benchmark(config)
   assert benchmark.fingerprint == feed.fingerprint
-  assert feed.summary.startswith(benchmark.summary)
+  assert benchmark.summary in feed.summary
   for split in ('query', 'gallery'):
     one, other = getattr(benchmark, split), getattr(feed, split)
     np.testing.assert_array_equal(one.paths, other.paths)
@@ -272,7 +272,6 @@ def test_summary_counts(feed, drawn):
     line = rf'  {split} +{images} images +{people} identities +\d cameras'
     assert re.search(line, feed.summary)
   assert '3 images of identity 0 and 2 junk' in feed.summary
-  assert str(drawn) in feed.summary
   assert 'with replacement' not in feed.summary
 
 

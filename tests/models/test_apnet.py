@@ -181,6 +181,7 @@ def test_stages_have_the_strides_of_the_paper():
     ('radix', 0, 'radix=0 must be at least 1'),
     ('reduction', 0, 'reduction=0 must be'),
     ('dtype', 'int8', "dtype='int8'"),
+    ('dtype', 'float64', 'needs JAX_ENABLE_X64'),
     ('last_stride', 3, 'last_stride=3'),
     ('batch_norm_group', -1, 'batch_norm_group=-1'),
   ],

@@ -2,6 +2,7 @@ import pathlib
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+import jax
 import numpy as np
 import pytest
 
@@ -170,3 +171,17 @@ def good():
 def test_bad_input_is_named(name, value, message):
   with pytest.raises(ValueError, match=message):
     evaluate_retrieval(**good() | {name: value})
+
+
+def test_memory_is_that_of_a_block():
+  """No intermediate is larger than a block of queries by the gallery."""
+  block, gallery, matches = metrics.QUERY_BLOCK, 5000, 8
+  float32, int32 = np.float32, np.int32
+  compiled = metrics._count_closer.lower(
+    jax.ShapeDtypeStruct((block, 16), float32),
+    jax.ShapeDtypeStruct((gallery, 16), float32),
+    jax.ShapeDtypeStruct((block, matches), int32),
+    jax.ShapeDtypeStruct((block, matches), int32),
+  ).compile()
+  used = compiled.memory_analysis().temp_size_in_bytes
+  assert used < 3 * block * gallery * 4

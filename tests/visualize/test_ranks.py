@@ -2,7 +2,7 @@ import numpy as np
 from PIL import ImageColor
 
 from apnet_jax.feed import Benchmark
-from apnet_jax.retrieval.evaluate import evaluate
+from apnet_jax.retrieval.evaluation import evaluate
 from apnet_jax.visualize import ranks
 from tests.fakes import SIZE, make_split
 

@@ -1,13 +1,19 @@
 """Embeds queries and gallery, ranks, and says under which rules."""
 
+import collections
 from collections.abc import Callable, Mapping
 import dataclasses
 from importlib import metadata
 
+import jax
 import ml_collections
 import numpy as np
 
+from apnet_jax import parallel
+from apnet_jax.checkpoint import Checkpoints
 from apnet_jax.feed import Benchmark, Split
+from apnet_jax.models.apnet import create_model
+from apnet_jax.retrieval.embed import make_embed
 from apnet_jax.retrieval.metrics import (
   JUNK_PID,
   RetrievalResult,
@@ -31,6 +37,28 @@ class Evaluation:
   gallery_rows: np.ndarray
 
 
+def check_benchmark(benchmark: Benchmark) -> int:
+  """Returns the number of queries that have no true match.
+
+  Raises:
+    ValueError: there is none that has one.
+  """
+  query, gallery = benchmark.query, benchmark.gallery
+  cameras = collections.defaultdict(set)
+  for pid, camid in zip(gallery.pids.tolist(), gallery.camids.tolist()):
+    cameras[pid].add(camid)
+  skipped = sum(
+    not cameras[pid] - {camid}
+    for pid, camid in zip(query.pids.tolist(), query.camids.tolist())
+  )
+  if skipped == len(query.pids):
+    raise ValueError(
+      f'none of the {skipped} queries can be evaluated: the gallery shows none'
+      ' of their identities under another camera.'
+    )
+  return skipped
+
+
 def evaluate(
   embed: Callable[[Mapping, Split, np.ndarray], np.ndarray],
   variables: Mapping,
@@ -38,6 +66,7 @@ def evaluate(
   max_rank: int = 50,
 ) -> Evaluation:
   """Evaluates under Market-1501's rules; see `evaluate_retrieval`."""
+  check_benchmark(benchmark)
   query, gallery = benchmark.query, benchmark.gallery
   rows = np.flatnonzero(gallery.pids != JUNK_PID)
   query_embeddings = embed(variables, query, np.arange(len(query.pids)))
@@ -54,6 +83,45 @@ def evaluate(
   return Evaluation(result, query_embeddings, gallery_embeddings, rows)
 
 
+def evaluate_checkpoint(
+  checkpoints: Checkpoints,
+  step: int,
+  config: ml_collections.ConfigDict,
+  num_classes: int,
+  benchmark: Benchmark,
+) -> Evaluation:
+  """Evaluates the model after `step` steps on a benchmark.
+
+  Args:
+    checkpoints: of the run.
+    step: of one of them.
+    config: the whole configuration of the run.
+    num_classes: identities the run was trained on.
+    benchmark: what to evaluate on; its identities need not be the run's.
+
+  Raises:
+    ValueError: the checkpoint cannot be read or is of another model.
+  """
+  model = create_model(config.model, num_classes)
+  variables = checkpoints.restore_variables(
+    step, _like(model, tuple(config.data.image_size))
+  )
+  embed = make_embed(model, config.eval.batch_size, config.eval.flip)
+  return evaluate(embed, variables, benchmark, config.eval.max_rank)
+
+
+def _like(model, image_size: tuple[int, int]) -> Mapping:
+  """Shapes, types and placement of the model's variables."""
+  images = jax.ShapeDtypeStruct((1, *image_size, 3), 'float32')
+  variables = jax.eval_shape(model.init, jax.random.key(0), images)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=parallel.replicated()
+    ),
+    variables,
+  )
+
+
 def figures(result: RetrievalResult) -> dict[str, float]:
   """The figures of a result, in percent."""
   return {
@@ -67,14 +135,14 @@ def result_card(
   result: RetrievalResult,
   config: ml_collections.ConfigDict,
   benchmark: Benchmark,
-  step: int,
+  checkpoint: Mapping,
 ) -> dict:
   """A result and the rules it was made under, ready for JSON.
 
   Args:
     config: the whole configuration, with `data` as evaluated.
     benchmark: what was evaluated.
-    step: of the checkpoint.
+    checkpoint: which state of which run this is, and how it was chosen.
   """
   gallery = benchmark.gallery
   known = np.isin(gallery.pids, benchmark.query.pids)
@@ -82,7 +150,7 @@ def result_card(
   return {
     'dataset': config.data.name,
     'fingerprint': benchmark.fingerprint,
-    'step': step,
+    'checkpoint': dict(checkpoint),
     'figures': {
       **figures(result),
       'mAP_trapezoid': 100 * result.mAP_trapezoid,
