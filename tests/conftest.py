@@ -1,6 +1,5 @@
 """Four CPU devices for every test, and nothing from outside."""
 
-import gc
 import os
 
 os.environ['XLA_FLAGS'] = (
@@ -31,16 +30,6 @@ def compilation_cache(tmp_path_factory):
   path = root / 'compilation_cache'
   jax.config.update('jax_compilation_cache_dir', str(path))
   return path
-
-
-@pytest.fixture
-def failing_restore():
-  """For tests that see Orbax fail to read, and ignore what it leaves behind.
-
-  Its coroutines complain when they are collected: here, not in a later test.
-  """
-  yield
-  gc.collect()
 
 
 @pytest.fixture

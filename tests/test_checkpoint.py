@@ -42,8 +42,6 @@ def test_missing_checkpoints_are_named(tmp_path):
     checkpoint.open_for_reading(tmp_path)
 
 
-@pytest.mark.usefixtures('failing_restore')
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_a_checkpoint_of_another_shape_is_an_error(tmp_path):
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(1, state(1), None)
@@ -60,8 +58,6 @@ def test_a_damaged_file_of_a_workdir_is_named(tmp_path, name):
     load(tmp_path)
 
 
-@pytest.mark.usefixtures('failing_restore')
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_damaged_metrics_of_a_checkpoint_are_named(tmp_path):
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(1, state(1), {'mAP': 0.5})

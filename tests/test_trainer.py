@@ -100,8 +100,6 @@ def test_a_checkpoint_evaluates_as_the_run_did(whole_run):
   assert 100 * evaluated.result.mAP == summary.card['figures']['mAP']
 
 
-@pytest.mark.usefixtures('failing_restore')
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_a_damaged_checkpoint_is_named(whole_run, tmp_path):
   config, _, _ = whole_run
   config = config.copy_and_resolve_references()

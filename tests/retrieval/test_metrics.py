@@ -96,16 +96,19 @@ def test_equals_a_naive_evaluation(data):
   seed = data.draw(st.integers(0, 2**32 - 1))
   rng = np.random.default_rng(seed)
   queries = data.draw(st.integers(1, 20))
-  size = data.draw(st.sampled_from([1, 2, 7, 40]))
+  # Few sizes, as each is compiled; junk comes on top.
+  kept = data.draw(st.sampled_from([1, 2, 7, 40]))
+  junk = data.draw(st.integers(0, 5))
   identities = data.draw(st.integers(1, 6))
   # One-hot embeddings: similarities are exactly 0 or 1, and full of ties.
-  width = data.draw(st.integers(1, 5))
-  query = np.eye(width)[rng.integers(width, size=queries)]
-  gallery = np.eye(width)[rng.integers(width, size=size)]
+  used = data.draw(st.integers(1, 5))
+  query = np.eye(5)[rng.integers(used, size=queries)]
+  gallery = np.eye(5)[rng.integers(used, size=kept + junk)]
   query_pids = rng.integers(identities, size=queries)
-  pids = rng.integers(-1, identities, size=size)
+  pids = rng.integers(identities, size=kept + junk)
+  pids[rng.permutation(kept + junk)[:junk]] = -1
   query_camids = rng.integers(3, size=queries)
-  camids = rng.integers(3, size=size)
+  camids = rng.integers(3, size=kept + junk)
   arguments = (query, query_pids, query_camids, gallery, pids, camids)
   expected = naive(*arguments)
   if not any(expected):
