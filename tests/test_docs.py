@@ -1,0 +1,72 @@
+"""What the documents say is there, and is what the records say."""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+DOCUMENTS = [
+  ROOT / 'README.md',
+  ROOT / 'data' / 'README.md',
+  *(ROOT / 'docs').glob('*.md'),
+]
+
+
+@pytest.mark.parametrize('path', DOCUMENTS, ids=lambda p: p.name)
+def test_links_lead_somewhere(path):
+  links = re.findall(r'\]\(([^)#]+)\)', path.read_text())
+  local = [link for link in links if '://' not in link]
+  assert [x for x in local if not (path.parent / x).exists()] == []
+
+
+def tables_with_records():
+  for path in DOCUMENTS:
+    parts = re.split(r'<!-- record: (\w+) -->', path.read_text())
+    for name, text in zip(parts[1::2], parts[2::2]):
+      yield path, name, text
+
+
+def test_tables_say_what_their_records_say():
+  """The first table after a mark holds the figures of the record it names."""
+  checked = set()
+  for path, name, text in tables_with_records():
+    record = json.loads((ROOT / f'docs/records/{name}.json').read_text())
+    head, _, *body = re.search(r'(\|.*\n)+', text)[0].strip().splitlines()
+    columns = [cell.strip() for cell in head.split('|')[2:-1]]
+    shown = {}
+    for line in body:
+      row, *values = (cell.strip() for cell in line.split('|')[1:-1])
+      shown[row] = dict(zip(columns, map(float, values)))
+    assert shown == record['figures'], (path, name)
+    checked.add(name)
+  assert checked == {p.stem for p in (ROOT / 'docs/records').glob('*.json')}
+
+
+def test_records_say_how_they_were_made():
+  for path in (ROOT / 'docs/records').glob('*.json'):
+    record = json.loads(path.read_text())
+    for field in ('command', 'hardware', 'seed', 'seconds', 'figures', 'card'):
+      assert record[field] not in (None, ''), (path, field)
+    trained = record['figures']['trained network']
+    for name, value in trained.items():
+      assert value == round(record['card']['figures'][name], 1)
+
+
+def test_readme_library_example_runs(monkeypatch):
+  text = (ROOT / 'README.md').read_text()
+  (code,) = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+  monkeypatch.chdir(ROOT)
+  small = code.replace('market.get_config()', 'small(market.get_config())')
+  small = small.replace('(4, 384, 192, 3)', '(4, 32, 16, 3)')
+  assert small.count('small(') == 1 and '32, 16' in small
+
+  def use_small_network(config):
+    config.model.backbone = 'resnet14'
+    return config
+
+  namespace = {'small': use_small_network}
+  exec(compile(small, 'README.md', 'exec'), namespace)
+  assert namespace['out'].embedding.shape == (4, 2048)
+  assert 0 < namespace['result'].mAP < 1
