@@ -6,6 +6,7 @@ image's position in the global batch, so that a batch looks the same on any
 number of devices.
 """
 
+import chex
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -44,6 +45,8 @@ def augment(
   Returns:
     float32 [batch, height, width, 3].
   """
+  chex.assert_shape(images, (None, None, None, 3))
+  chex.assert_shape(positions, (len(images),))
 
   def one(image, position):
     flip, crop, erase = jax.random.split(jax.random.fold_in(key, position), 3)

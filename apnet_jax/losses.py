@@ -6,6 +6,7 @@ that the backend has.
 
 from typing import NamedTuple
 
+import chex
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -29,6 +30,8 @@ def cross_entropy(
     labels: int [batch], in 0..num_classes - 1.
     smoothing: the rate epsilon; its mass is spread over all K classes.
   """
+  chex.assert_rank([logits, labels], [2, 1])
+  chex.assert_equal_shape_prefix([logits, labels], 1)
   targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
   targets = optax.smooth_labels(targets, smoothing)
   return optax.softmax_cross_entropy(logits, targets).mean()
@@ -57,6 +60,9 @@ def hardest_distances(
     anchors: [n, features], not normalised; anchor_labels: int [n].
     others: [m, features], the whole batch; other_labels: int [m].
   """
+  for features, labels in ((anchors, anchor_labels), (others, other_labels)):
+    chex.assert_rank([features, labels], [2, 1])
+    chex.assert_equal_shape_prefix([features, labels], 1)
   distances = pairwise_distances(anchors, others)
   same = anchor_labels[:, None] == other_labels[None]
   positive = jnp.where(same, distances, -jnp.inf).max(1)

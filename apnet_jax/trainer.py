@@ -243,7 +243,7 @@ def _train_steps(run: Run, state, checkpoints, writer):
         result = run.evaluate(state)
         scores = evaluation.figures(result)
         writer.write(step, {f'eval/{k}': v for k, v in scores.items()})
-        shown = ', '.join(f'{k} {v:.1f}' for k, v in scores.items())
+        shown = ', '.join(f'{k} {100 * v:.1f}' for k, v in scores.items())
         bar.write(f'step {step}: {shown}')
       if saves:
         checkpoints.save(step, state, scores)

@@ -51,7 +51,7 @@ def test_records_say_how_they_were_made():
       assert record[field] not in (None, ''), (path, field)
     trained = record['figures']['trained network']
     for name, value in trained.items():
-      assert value == round(record['card']['figures'][name], 1)
+      assert value == round(100 * record['card']['figures'][name], 1)
 
 
 def test_readme_library_example_runs(monkeypatch):

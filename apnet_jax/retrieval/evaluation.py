@@ -123,11 +123,11 @@ def _like(model, image_size: tuple[int, int]) -> Mapping:
 
 
 def figures(result: RetrievalResult) -> dict[str, float]:
-  """The figures of a result, in percent."""
+  """The figures that people compare, as fractions of 1."""
   return {
-    'mAP': 100 * result.mAP,
-    'mINP': 100 * result.mINP,
-    **{f'Rank-{k}': 100 * result.rank(k) for k in TABLE_RANKS},
+    'mAP': result.mAP,
+    'mINP': result.mINP,
+    **{f'Rank-{k}': result.rank(k) for k in TABLE_RANKS},
   }
 
 
@@ -153,8 +153,8 @@ def result_card(
     'checkpoint': dict(checkpoint),
     'figures': {
       **figures(result),
-      'mAP_trapezoid': 100 * result.mAP_trapezoid,
-      'cmc': [round(100 * float(c), 4) for c in result.cmc],
+      'mAP_trapezoid': result.mAP_trapezoid,
+      'cmc': [round(float(c), 6) for c in result.cmc],
     },
     'protocol': {
       'rules': 'market1501',
@@ -186,12 +186,12 @@ def versions() -> dict[str, str]:
 
 
 def format_table(rows: Mapping[str, Mapping[str, float]]) -> str:
-  """Figures in percent as a table, a line for each entry of `rows`."""
+  """Fractions as a table of percent, a line for each entry of `rows`."""
   columns = list(next(iter(rows.values())))
   width = max(map(len, rows))
   lines = [' ' * width + ''.join(f'{name:>9}' for name in columns)]
   lines.append('-' * len(lines[0]))
   for name, row in rows.items():
-    values = ''.join(f'{row[column]:9.1f}' for column in columns)
+    values = ''.join(f'{100 * row[column]:9.1f}' for column in columns)
     lines.append(f'{name:{width}}{values}')
   return '\n'.join(lines)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import apnet_jax
-from apnet_jax.models.apnet import initialize
+from apnet_jax.models.apnet import ATTENTIONS, initialize
+from apnet_jax.models.resnet import STAGE_BLOCKS
 from configs import common
 from tests.golden import recipe
 
@@ -63,6 +64,12 @@ def test_number_of_parameters(variant):
   params = shapes(config)['params']
   count = sum(p.size for p in jax.tree.leaves(params))
   assert count == NUM_PARAMETERS[variant]
+
+
+def test_no_backbone_and_no_attention_is_left_out():
+  backbones, attentions, _ = zip(*NUM_PARAMETERS)
+  assert set(backbones) == set(STAGE_BLOCKS)
+  assert set(attentions) == set(ATTENTIONS)
 
 
 def test_stacked_attention_has_a_level_1_three_times():
