@@ -17,7 +17,7 @@ demo: $(INSTALLED)
 	$(BIN)/python eval.py --ckpt=runs/synthetic --report=runs/synthetic/report
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses=2 $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(PYTEST_FLAGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ def small_config(**train):
   config.data.name = 'noise'
   config.data.image_size = SIZE
   config.compilation_cache_dir = ''
+  config.augment.update(pad=2, erase=0.1)  # the images are small
   config.train.update(
     P=4, K=2, epochs=2, log_every_steps=1, warmup_epochs=0,
     learning_rate=1e-3,
@@ -32,7 +33,7 @@ def image(pid, camid, seed):
   """uint8 [height, width, 3]: a colour of the identity, and noise."""
   colour = np.random.default_rng(pid).integers(60, 200, 3)
   rng = np.random.default_rng([camid, *np.atleast_1d(seed)])
-  noise = rng.integers(-250, 250, (*SIZE, 3))
+  noise = rng.integers(-150, 150, (*SIZE, 3))
   return (colour + noise).clip(0, 255).astype(np.uint8)
 
 

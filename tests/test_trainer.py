@@ -1,4 +1,6 @@
 import dataclasses
+import functools
+import itertools
 import json
 
 import chex
@@ -6,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from apnet_jax import checkpoint, trainer
+from apnet_jax import checkpoint, parallel, trainer
 from apnet_jax.retrieval import evaluation
 from tests.fakes import make_feed, make_split, small_config
 
@@ -27,11 +29,14 @@ def stopping_after(feed, step):
   return dataclasses.replace(feed, batches=batches)
 
 
+STEPS = 12
+
+
 @pytest.fixture(scope='module')
 def whole_run(tmp_path_factory):
-  """Six steps in one go, evaluated after three and six."""
+  """Twelve steps in one go, evaluated every three."""
   workdir = tmp_path_factory.mktemp('whole')
-  config = small_config(eval_every_epochs=1)
+  config = small_config(epochs=4, eval_every_epochs=1)
   return config, workdir, trainer.train(config, make_feed(config), workdir)
 
 
@@ -49,9 +54,10 @@ def without_speed(records):
 
 def test_a_run_leaves_what_it_promises(whole_run):
   config, workdir, summary = whole_run
-  assert int(summary.state.step) == 6
+  assert int(summary.state.step) == STEPS
   assert np.isfinite(summary.metrics['loss'])
-  assert [r['step'] for r in records(workdir)] == [1, 2, 3, 3, 4, 5, 6, 6]
+  steps = [*range(1, STEPS + 1), *range(3, STEPS + 1, 3)]
+  assert [r['step'] for r in records(workdir)] == sorted(steps)
   card = json.loads((workdir / 'result.json').read_text())
   assert card == summary.card
   assert card['queries'] == {'valid': 5, 'skipped': 0}
@@ -66,12 +72,35 @@ def test_a_run_leaves_what_it_promises(whole_run):
   assert list((workdir / 'tensorboard').iterdir())
 
 
-def test_a_stopped_run_goes_on_to_the_same_end(whole_run, tmp_path):
+def test_a_run_learns(tmp_path):
+  """Ever the same images, as they are."""
+  config = small_config(epochs=4)
+  config.augment.update(flip=0.0, pad=0, erase=0.0)
+  feed = make_feed(config)
+  batch = next(feed.batches(0))
+  feed = dataclasses.replace(feed, batches=lambda _: itertools.repeat(batch))
+  trainer.train(config, feed, tmp_path)
+  losses = [r['train/loss'] for r in records(tmp_path) if 'train/loss' in r]
+  assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(
+  whole_run, tmp_path, monkeypatch
+):
   config, whole, summary = whole_run
   feed = make_feed(config)
+  traces, train_step = [], trainer.train_step
+
+  @functools.wraps(train_step)
+  def traced(*args, **kwargs):
+    traces.append(None)
+    return train_step(*args, **kwargs)
+
+  monkeypatch.setattr(trainer, 'train_step', traced)
   with pytest.raises(Stopped):
-    trainer.train(config, stopping_after(feed, 4), tmp_path)
+    trainer.train(config, stopping_after(feed, 8), tmp_path)
   resumed = trainer.train(config, feed, tmp_path)
+  assert len(traces) == 2  # a run compiles its step once
   chex.assert_trees_all_equal(resumed.state, summary.state)
   assert resumed.card == summary.card
   assert without_speed(records(tmp_path)) == without_speed(records(whole))
@@ -90,13 +119,17 @@ def test_a_checkpoint_evaluates_as_the_run_did(whole_run):
   config, workdir, summary = whole_run
   feed = make_feed(config)
   with checkpoint.open_for_reading(workdir) as checkpoints:
-    assert checkpoints.latest_step == 6
+    assert checkpoints.latest_step == STEPS
     maps = {
       r['step']: r['eval/mAP'] for r in records(workdir) if 'eval/mAP' in r
     }
     assert maps[checkpoints.best_step] == max(maps.values())
     evaluated = evaluation.evaluate_checkpoint(
-      checkpoints, 6, checkpoint.load_config(workdir), feed.num_classes, feed
+      checkpoints,
+      STEPS,
+      checkpoint.load_config(workdir),
+      feed.num_classes,
+      feed,
     )
   assert evaluated.result.mAP == summary.card['figures']['mAP']
 
@@ -132,15 +165,29 @@ def test_a_workdir_of_another_run_is_refused(whole_run):
     trainer.train(config, feed, workdir)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch, tmp_path):
   """And is never saved: not even where nothing is logged before the save."""
-  config = small_config(learning_rate=1e30, log_every_steps=100)
-  feed = make_feed(config, steps_per_epoch=1)
-  with pytest.raises(FloatingPointError, match=r'the \w+ is \S+ at step \d'):
+  pmap_step = parallel.pmap_step
+
+  def poisoned(step):
+    def step_to_nan(state, batch):
+      state, metrics = mapped(state, batch)
+      if int(state.step) < 6:
+        return state, metrics
+      return jax.tree.map(lambda x: x * np.nan, (state, metrics))
+
+    mapped = pmap_step(step)
+    return step_to_nan
+
+  monkeypatch.setattr(parallel, 'pmap_step', poisoned)
+  config = small_config(log_every_steps=100)
+  feed = make_feed(config)
+  with pytest.raises(FloatingPointError, match='the loss is nan at step 6'):
     trainer.train(config, feed, tmp_path)
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
-    step = checkpoints.latest_step
-    state = checkpoints.restore(step, trainer.Run(config, feed).initial_state)
+    assert checkpoints.latest_step == 3
+    state = trainer.Run(config, feed).initial_state
+    state = checkpoints.restore(3, state)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
