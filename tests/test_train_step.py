@@ -22,31 +22,12 @@ def make_config(**model):
   return config
 
 
-def make_batch(seed=0):
-  rng = np.random.default_rng(seed)
+def make_batch():
+  rng = np.random.default_rng(0)
   return {
     'image': rng.integers(0, 256, (8, *SIZE, 3), np.uint8),
     'label': np.repeat(rng.permutation(CLASSES)[:4], 2).astype(np.int32),
   }
-
-
-def step_on(devices, config, state, batch, optimizer):
-  """One step on the first `devices` devices, from a state on the host."""
-  step = jax.pmap(
-    partial(
-      train_step,
-      model=create_model(config.model, CLASSES, parallel.AXIS),
-      optimizer=optimizer,
-      config=config,
-      axis_name=parallel.AXIS,
-    ),
-    axis_name=parallel.AXIS,
-    in_axes=(None, 0),
-    out_axes=None,
-    devices=jax.devices()[:devices],
-  )
-  parts = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
-  return jax.device_get(step(state, parts))
 
 
 # The parameters move by the gradient itself, so that comparing states compares
@@ -54,9 +35,41 @@ def step_on(devices, config, state, batch, optimizer):
 SGD = optax.sgd(1.0)
 
 
-def initial_state(config, optimizer=SGD):
+def bind(config):
+  """`step(state, batch)` of one device."""
+  return partial(
+    train_step,
+    model=create_model(config.model, CLASSES, parallel.AXIS),
+    optimizer=SGD,
+    config=config,
+    axis_name=parallel.AXIS,
+  )
+
+
+def pmapped(config, devices):
+  """The step on the first so many devices."""
+  return jax.pmap(
+    bind(config),
+    axis_name=parallel.AXIS,
+    in_axes=(None, 0),
+    out_axes=None,
+    devices=jax.devices()[:devices],
+  )
+
+
+def split(batch, devices):
+  return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+
+
+def step_on(devices, config, state):
+  """State and metrics after one step, from a state on the host."""
+  step = pmapped(config, devices)
+  return jax.device_get(step(state, split(make_batch(), devices)))
+
+
+def initial_state(config):
   model = create_model(config.model, CLASSES)
-  return jax.device_get(create_state(model, optimizer, SIZE, seed=0))
+  return jax.device_get(create_state(model, SGD, SIZE, seed=0))
 
 
 def difference(tree, expected):
@@ -69,8 +82,8 @@ def difference(tree, expected):
 def test_devices_do_not_change_the_step():
   config = make_config()
   state = initial_state(config)
-  one, metrics_of_one = step_on(1, config, state, make_batch(), SGD)
-  four, metrics_of_four = step_on(4, config, state, make_batch(), SGD)
+  one, metrics_of_one = step_on(1, config, state)
+  four, metrics_of_four = step_on(4, config, state)
   assert difference(metrics_of_four, metrics_of_one) < 1e-5
   assert difference(four.batch_stats, one.batch_stats) < 1e-5
   assert difference(four.params, one.params) < 1e-5
@@ -87,8 +100,8 @@ def test_devices_do_not_change_the_step_in_float64(x64):
     )
 
   state = widen(initial_state(config))
-  one, metrics_of_one = step_on(1, config, state, make_batch(), SGD)
-  four, metrics_of_four = step_on(4, config, state, make_batch(), SGD)
+  one, metrics_of_one = step_on(1, config, state)
+  four, metrics_of_four = step_on(4, config, state)
   assert {x.dtype for x in jax.tree.leaves(one.params)} == {np.dtype('f8')}
   assert difference(metrics_of_four, metrics_of_one) < 1e-9
   assert difference(four, one) < 1e-9
@@ -96,43 +109,26 @@ def test_devices_do_not_change_the_step_in_float64(x64):
 
 def test_shard_map_does_the_same_as_pmap():
   config = make_config()
-  state, batch = initial_state(config), make_batch()
-  expected, expected_metrics = step_on(4, config, state, batch, SGD)
-  spec = PartitionSpec(parallel.AXIS)
+  state = initial_state(config)
+  expected, expected_metrics = step_on(4, config, state)
   step = jax.jit(
     jax.shard_map(
-      partial(
-        train_step,
-        model=create_model(config.model, CLASSES, parallel.AXIS),
-        optimizer=SGD,
-        config=config,
-        axis_name=parallel.AXIS,
-      ),
+      bind(config),
       mesh=Mesh(jax.devices(), (parallel.AXIS,)),
-      in_specs=(PartitionSpec(), spec),
+      in_specs=(PartitionSpec(), PartitionSpec(parallel.AXIS)),
       out_specs=PartitionSpec(),
       check_vma=False,  # with True, gradients are summed over devices twice
     )
   )
-  new_state, metrics = jax.device_get(step(state, batch))
+  new_state, metrics = jax.device_get(step(state, make_batch()))
   assert difference(metrics, expected_metrics) < 1e-5
   assert difference(new_state, expected) < 1e-5
 
 
 def test_bfloat16_keeps_state_and_losses_in_float32():
   config = make_config(dtype='bfloat16')
-  step = partial(
-    train_step,
-    model=create_model(config.model, CLASSES, parallel.AXIS),
-    optimizer=SGD,
-    config=config,
-    axis_name=parallel.AXIS,
-  )
-  parts = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), make_batch())
   new, metrics = jax.eval_shape(
-    jax.pmap(step, parallel.AXIS, in_axes=(None, 0), out_axes=None),
-    initial_state(config),
-    parts,
+    pmapped(config, 4), initial_state(config), split(make_batch(), 4)
   )
   dtypes = {x.dtype for x in jax.tree.leaves((new.params, new.batch_stats))}
   assert dtypes == {np.dtype('float32')}
