@@ -6,7 +6,6 @@
 Everything else comes from the workdir that train.py wrote.
 """
 
-import json
 import pathlib
 
 from absl import flags
@@ -78,8 +77,10 @@ def main(argv):
 
 
 def write_card(path: pathlib.Path, card: dict) -> None:
+  from apnet_jax.checkpoint import write_json
+
   path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(card, indent=2) + '\n')
+  write_json(path.parent, path.name, card)
 
 
 def write_report(folder: pathlib.Path, card, evaluated, benchmark) -> None:

@@ -213,7 +213,7 @@ def _read_json(workdir: str | os.PathLike, name: str) -> dict[str, Any]:
 
 
 def write_json(workdir: str | os.PathLike, name: str, content: Mapping) -> None:
-  """Writes a file of a workdir, whole or not at all."""
+  """Writes a JSON file into a folder, whole or not at all."""
   path = pathlib.Path(workdir) / name
   part = path.with_suffix('.part')
   part.write_text(json.dumps(content, indent=2, allow_nan=False) + '\n')

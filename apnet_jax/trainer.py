@@ -14,7 +14,7 @@ from tqdm import tqdm
 from apnet_jax import checkpoint, optim, parallel
 from apnet_jax.feed import Feed
 from apnet_jax.logs import MetricWriter
-from apnet_jax.models.apnet import create_model
+from apnet_jax.models.apnet import create_model, variable_shapes
 from apnet_jax.models.layers import check_batch_norm_group
 from apnet_jax.retrieval import evaluation
 from apnet_jax.retrieval.embed import embed_pixels, make_embed
@@ -198,11 +198,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f'{jax.process_count()} processes: training runs in one process as yet.'
     )
-  jax.eval_shape(  # builds the model, without computing anything
-    create_model(config.model, num_classes=1).init,
-    jax.random.key(0),
-    jax.ShapeDtypeStruct((1, *size, 3), 'float32'),
-  )
+  variable_shapes(create_model(config.model, num_classes=1), size)
 
 
 def _train_steps(run: Run, state, checkpoints, writer):

@@ -152,6 +152,12 @@ def initialize(
   return init(jax.random.key(seed), jnp.zeros((1, *image_size, 3)))
 
 
+def variable_shapes(model: nn.Module, image_size: tuple[int, int]) -> Mapping:
+  """Shapes and types of a model's variables; computes nothing."""
+  images = jax.ShapeDtypeStruct((1, *image_size, 3), 'float32')
+  return jax.eval_shape(model.init, jax.random.key(0), images)
+
+
 def _check(config: ml_collections.ConfigDict, num_classes: int) -> None:
   allowed = {
     'backbone': tuple(STAGE_BLOCKS),

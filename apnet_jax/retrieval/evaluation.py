@@ -12,7 +12,7 @@ import numpy as np
 from apnet_jax import parallel
 from apnet_jax.checkpoint import Checkpoints
 from apnet_jax.feed import Benchmark, Split
-from apnet_jax.models.apnet import create_model
+from apnet_jax.models.apnet import create_model, variable_shapes
 from apnet_jax.retrieval.embed import make_embed
 from apnet_jax.retrieval.metrics import (
   JUNK_PID,
@@ -112,13 +112,11 @@ def evaluate_checkpoint(
 
 def _like(model, image_size: tuple[int, int]) -> Mapping:
   """Shapes, types and placement of the model's variables."""
-  images = jax.ShapeDtypeStruct((1, *image_size, 3), 'float32')
-  variables = jax.eval_shape(model.init, jax.random.key(0), images)
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=parallel.replicated()
     ),
-    variables,
+    variable_shapes(model, image_size),
   )
 
 
