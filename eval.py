@@ -13,12 +13,7 @@ from absl import flags
 from apnet_jax import cli
 
 CKPT = flags.DEFINE_string('ckpt', None, 'Workdir of train.py.', required=True)
-WHICH = flags.DEFINE_enum(
-  'which',
-  'last',
-  ['last', 'best'],
-  'Checkpoint: the last, or the best by mAP (which is chosen on the test set).',
-)
+WHICH = cli.define_which()
 DATASET = flags.DEFINE_string(
   'dataset', '', 'Data set to evaluate on; default: the one trained on.'
 )
@@ -54,8 +49,7 @@ def main(argv):
 
     benchmark = pipeline.load_benchmark(config)
     print(benchmark.summary, flush=True)
-    best = WHICH.value == 'best'
-    step = checkpoints.best_step if best else checkpoints.latest_step
+    step = checkpoints.step(WHICH.value)
     chosen = {'step': step, 'which': WHICH.value}
     evaluated = evaluation.evaluate_checkpoint(
       checkpoints,

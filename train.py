@@ -29,7 +29,8 @@ def main(argv):
 
   from apnet_jax import trainer
 
-  trainer.check(config)  # before the data is prepared, which may take minutes
+  workdir = WORKDIR.value or f'runs/{config.name}'
+  trainer.check(config, workdir)  # before minutes go into preparing the data
   # eval.py finds the images from any folder.
   for field in ('dir', 'prepared_dir'):
     if config.data[field]:
@@ -39,7 +40,7 @@ def main(argv):
   from data import pipeline
 
   feed = pipeline.load(config)
-  trainer.train(config, feed, WORKDIR.value or f'runs/{config.name}')
+  trainer.train(config, feed, workdir)
 
 
 if __name__ == '__main__':

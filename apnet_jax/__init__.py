@@ -1,7 +1,13 @@
 """Person re-identification with Attention Pyramid Networks, in JAX."""
 
 from apnet_jax.models.apnet import create_model
+from apnet_jax.models.torch_weights import load_torch_weights
 from apnet_jax.retrieval.metrics import evaluate_retrieval
 from apnet_jax.version import __version__
 
-__all__ = ['__version__', 'create_model', 'evaluate_retrieval']
+__all__ = [
+  '__version__',
+  'create_model',
+  'evaluate_retrieval',
+  'load_torch_weights',
+]

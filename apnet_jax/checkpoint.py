@@ -77,10 +77,9 @@ class Checkpoints:
   def latest_step(self) -> int | None:
     return self._manager.latest_step()
 
-  @property
-  def best_step(self) -> int | None:
-    """The step of the best mAP; the last one if none was evaluated."""
-    best = self._manager.best_step()
+  def step(self, which: str) -> int | None:
+    """Of the 'last' checkpoint, or of the 'best' by mAP if one has a mAP."""
+    best = self._manager.best_step() if which == 'best' else None
     return self.latest_step if best is None else best
 
   def restore(self, step: int, state):
@@ -157,7 +156,7 @@ def claim_workdir(
   """
   path = pathlib.Path(workdir)
   path.mkdir(parents=True, exist_ok=True)
-  if any((path / 'checkpoints').glob('[0-9]*')):  # else nothing can be lost
+  if is_begun(workdir):  # else nothing can be lost
     different = _differences(load_config(workdir), config)
     saved_run = load_run(workdir)
     different += [
@@ -180,6 +179,11 @@ def claim_workdir(
   else:
     write_json(path, 'run.json', run)
   write_json(path, 'config.json', config.to_dict())
+
+
+def is_begun(workdir: str | os.PathLike) -> bool:
+  """Whether a workdir has a checkpoint to go on from."""
+  return any((pathlib.Path(workdir) / 'checkpoints').glob('[0-9]*'))
 
 
 def _differences(

@@ -1,13 +1,17 @@
 """What the commands share: set-up, and errors a person can read."""
 
 from collections.abc import Callable, Sequence
+import os
 import pathlib
 import re
 import sys
 import traceback
 
-from absl import app, logging
+from absl import app, flags, logging
 import jax
+
+# `--help` shows a flag that is defined here as one of the command's own.
+flags.disclaim_key_flags()
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -21,6 +25,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
   """
   try:
     app.run(main, flags_parser=_parse_flags)
+  except BrokenPipeError:  # whoever read the output has gone, as `head` does
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
   except OSError as error:
     _fail(str(error), 2)
   except ValueError as error:
@@ -46,12 +53,20 @@ def _fail(message: str, code: int) -> None:
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   try:
-    return app.parse_flags_with_usage(argv)
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    # Of what a configuration file raises, the message without its traceback.
+    message = str(error).strip().splitlines()
+    raise ValueError(
+      re.sub(r'^\w+: ', '', message[-1])
+      if 'Traceback' in str(error)
+      else '\n'.join(message)
+    ) from error
   except (AttributeError, KeyError) as error:
     # From ml_collections, for an unknown field or section.
     name = re.match(r'\W*(\w*)', str(error))[1]
-    flags = (argument.split('=')[0] for argument in argv)
-    given = [flag for flag in flags if name in flag.split('.')]
+    names = (argument.split('=')[0] for argument in argv)
+    given = [given for given in names if name in given.split('.')]
     raise ValueError(
       f'{", ".join(given) or name}: the configuration has no such field;'
       ' configs/common.py lists them all.'
@@ -61,6 +76,17 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 def no_more_arguments(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise ValueError(f'unexpected arguments: {" ".join(argv[1:])}')
+
+
+def define_which() -> flags.FlagHolder:
+  """The flag that chooses among the checkpoints of a workdir."""
+  return flags.DEFINE_enum(
+    'which',
+    'last',
+    ['last', 'best'],
+    'Checkpoint: the last, or the best by mAP (which is chosen on the test'
+    ' set).',
+  )
 
 
 def quieten() -> None:

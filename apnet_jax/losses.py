@@ -21,19 +21,24 @@ class HardestDistances(NamedTuple):
 
 
 def cross_entropy(
-  logits: jax.Array, labels: jax.Array, smoothing: float
+  logits: jax.Array, labels: jax.Array, smoothing: float, smooth_k: int = 0
 ) -> jax.Array:
   """Mean label-smoothed cross-entropy, Eq. (8).
 
   Args:
     logits: [batch, num_classes].
     labels: int [batch], in 0..num_classes - 1.
-    smoothing: the rate epsilon; its mass is spread over all K classes.
+    smoothing: the rate epsilon; each class gets epsilon / K of it.
+    smooth_k: K, where it is not `num_classes` (0). The released code takes 751
+      for every data set, so that the targets need not sum to 1.
   """
   chex.assert_rank([logits, labels], [2, 1])
   chex.assert_equal_shape_prefix([logits, labels], 1)
-  targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-  targets = optax.smooth_labels(targets, smoothing)
+  classes = logits.shape[-1]
+  targets = (1 - smoothing) * jax.nn.one_hot(
+    labels, classes, dtype=logits.dtype
+  )
+  targets += smoothing / (smooth_k or classes)
   return optax.softmax_cross_entropy(logits, targets).mean()
 
 

@@ -104,16 +104,29 @@ def reid_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Eq. (9) for the images of this device, mined in the global batch.
 
-  The mean of the returned loss over the devices is the loss of the batch.
+  The triplet loss is a mean over branches and the cross-entropy one over all
+  classifiers, as in fast-reid's `MGN`. Distances among the metrics are those of
+  the global branch. The mean of the returned loss over the devices is the loss
+  of the batch.
   """
   gather = partial(lax.all_gather, axis_name=axis_name, tiled=True)
-  hardest = losses.hardest_distances(
-    output.feature, labels, gather(output.feature), gather(labels)
-  )
-  triplet = losses.triplet(hardest, config.margin)
+  all_hardest = [
+    losses.hardest_distances(
+      branch.feature, labels, gather(branch.feature), gather(labels)
+    )
+    for branch in output.branches
+  ]
+  triplet = sum(
+    losses.triplet(hardest, config.margin) for hardest in all_hardest
+  ) / len(all_hardest)
+  logits = jnp.concatenate([branch.logits for branch in output.branches], 1)
   cross_entropy = losses.cross_entropy(
-    output.logits, labels, config.label_smoothing
+    logits.reshape(-1, logits.shape[-1]),
+    jnp.repeat(labels, logits.shape[1]),
+    config.label_smoothing,
+    config.smooth_k,
   )
+  hardest = all_hardest[0]
   loss = cross_entropy + config.triplet_weight * triplet
   violations = hardest.positive + config.margin > hardest.negative
   return loss, {

@@ -16,6 +16,7 @@ from apnet_jax.feed import Feed
 from apnet_jax.logs import MetricWriter
 from apnet_jax.models.apnet import create_model, variable_shapes
 from apnet_jax.models.layers import check_batch_norm_group
+from apnet_jax.models.torch_weights import import_weights
 from apnet_jax.retrieval import evaluation
 from apnet_jax.retrieval.embed import embed_pixels, make_embed
 from apnet_jax.retrieval.metrics import RetrievalResult
@@ -52,7 +53,7 @@ def train(
       workdir.
     FloatingPointError: the loss is not finite.
   """
-  check(config)
+  check(config, workdir)
   skipped = evaluation.check_benchmark(feed)
   checkpoint.claim_workdir(workdir, config, facts(feed))
   print(feed.summary)
@@ -65,6 +66,8 @@ def train(
     if checkpoints.latest_step is not None:
       state = checkpoints.restore(checkpoints.latest_step, state)
       print(f'Going on after step {int(state.step)} of {workdir}.', flush=True)
+    elif config.model.pretrained:
+      state = start_from(config.model, state)
     with MetricWriter(workdir, int(state.step)) as writer:
       state, metrics, result = _train_steps(run, state, checkpoints, writer)
     card = evaluation.result_card(
@@ -137,6 +140,18 @@ class Run:
     return evaluation.format_table(rows)
 
 
+def start_from(
+  config: ml_collections.ConfigDict, state: TrainState
+) -> TrainState:
+  """A state with the weights of `config.model.pretrained`, and says so."""
+  variables = {'params': state.params, 'batch_stats': state.batch_stats}
+  imported = import_weights(config.pretrained, variables, config)
+  print(f'Starting from the weights {config.pretrained}')
+  for note in imported.notes:
+    print(f'  {note}')
+  return state.replace(**parallel.replicate(imported.variables))
+
+
 def facts(feed: Feed) -> dict:
   """What run.json says of a run."""
   return {
@@ -151,8 +166,14 @@ def devices() -> str:
   return f'{jax.device_count()} x {jax.devices()[0].device_kind}'
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike
+) -> None:
   """Checks what no other part does, before anything is made.
+
+  Args:
+    config: the whole configuration.
+    workdir: of the run; if it is begun, pre-trained weights are not needed.
 
   Raises:
     ValueError: names the field, its value and what is allowed.
@@ -198,7 +219,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f'{jax.process_count()} processes: training runs in one process as yet.'
     )
-  variable_shapes(create_model(config.model, num_classes=1), size)
+  shapes = variable_shapes(create_model(config.model, num_classes=1), size)
+  if config.model.pretrained and not checkpoint.is_begun(workdir):
+    import_weights(config.model.pretrained, shapes, config.model)
 
 
 def _train_steps(run: Run, state, checkpoints, writer):

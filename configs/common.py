@@ -18,16 +18,34 @@ def get_config() -> ml_collections.ConfigDict:
   config.compilation_cache_dir = '~/.cache/apnet_jax'
 
   config.model = model = ml_collections.ConfigDict()
-  model.backbone = 'resnet50'  # or resnet101, resnet14 (small, for CPUs)
+  # Or resnet101, densenet169, inception_v3 (Table V); or resnet14, one block a
+  # stage, for CPUs.
+  model.backbone = 'resnet50'
+  # Weights to start from: a file (.pth, .safetensors, .npz) or
+  # hf://timm/resnet50.tv_in1k; '' is random. The paper starts from ImageNet.
+  model.pretrained = ''
   model.last_stride = 1  # Section IV.B
   model.stem_relu = True  # the released code forgot it
-  model.attention = 'channel'  # Eq. (5); or none
+  model.se_blocks = False  # SE-ResNet: attention in every block (Table II)
+  model.multi_part = False  # a second, local branch; for CUHK03 (Section IV.D)
+  model.attention = 'channel'  # Eq. (5); or spatial, Eq. (4); or none
   model.levels = 2  # 0 to 3; Table II is best at 2
   model.radix = 2  # Fig. 5 is best at 2
   model.stacked = False  # repeats level 1 without splitting (Table II)
+  # Stages that a pyramid follows: "the bottom of each residual block". The
+  # released code has one after the stem too, which is 0.
+  model.sites = (1, 2, 3, 4)
+  model.order = 'coarse_to_fine'  # Eq. (1); released code: fine_to_coarse
+  # Eq. (2): each part has an attention of its own. Released code: shared, one
+  # for all, with a softmax over the parts instead of the sigmoid.
+  model.split_attention = 'per_part'
+  # A normalisation after each level that is split, as in the released code.
+  model.norm_after_split = False
   # Input over hidden width of a part's two layers. Paper: "the settings in
   # [6]", whose code is not public; here: that of Squeeze-and-Excitation.
   model.reduction = 16
+  # Hidden width, whatever the input; 0 for `reduction`. Released code: 8.
+  model.hidden = 0
   # Images that share batch statistics, 0 for the whole batch. Paper: 40, by
   # two GPUs without synchronisation; here: independent of the machine.
   model.batch_norm_group = 0
@@ -48,7 +66,7 @@ def get_config() -> ml_collections.ConfigDict:
   augment.pad = 10  # pixels on each side before the crop
   augment.erase = 0.5  # probability
   # Colour of the erased rectangle in normalised units. Paper: silent; here:
-  # the mean. (The released code fills with 0.485, 0.456, 0.406.)
+  # the mean, as RGA does. (The released code fills with 0.485, 0.456, 0.406.)
   augment.erase_fill = (0.0, 0.0, 0.0)
 
   config.train = train = ml_collections.ConfigDict()
@@ -67,6 +85,8 @@ def get_config() -> ml_collections.ConfigDict:
   train.weight_decay = 5e-4
   train.margin = 0.3  # m of Eq. (6)
   train.label_smoothing = 0.1  # epsilon of Eq. (8)
+  # K of Eq. (8); 0 is the number of identities. Released code: 751 everywhere.
+  train.smooth_k = 0
   train.triplet_weight = 1.0  # lambda of Eq. (9); the paper gives no value
   train.log_every_steps = 20
   train.eval_every_epochs = 40  # and at the end; 0 for the end only

@@ -14,7 +14,7 @@ def state(value):
 
 def test_keeps_the_last_two_and_the_best(tmp_path):
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
-    assert checkpoints.latest_step is None and checkpoints.best_step is None
+    assert checkpoints.step('last') is None and checkpoints.step('best') is None
     for step, mAP in ((1, 0.2), (2, 0.9), (3, None), (4, 0.4), (5, None)):
       metrics = None if mAP is None else {'mAP': mAP}
       checkpoints.save(step, state(step), metrics)
@@ -22,7 +22,7 @@ def test_keeps_the_last_two_and_the_best(tmp_path):
   assert kept == {2, 4, 5}
   (tmp_path / 'config.json').write_text('{}')
   with checkpoint.open_for_reading(tmp_path) as checkpoints:
-    assert (checkpoints.best_step, checkpoints.latest_step) == (2, 5)
+    assert (checkpoints.step('best'), checkpoints.latest_step) == (2, 5)
     restored = checkpoints.restore(5, state(0))
   np.testing.assert_array_equal(restored['w'], [5, 5, 5])
   assert int(restored['step']) == 5
@@ -31,7 +31,7 @@ def test_keeps_the_last_two_and_the_best(tmp_path):
 def test_without_an_evaluation_the_last_is_the_best(tmp_path):
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(7, state(7), None)
-    assert checkpoints.best_step == 7
+    assert checkpoints.step('best') == 7
 
 
 def test_missing_checkpoints_are_named(tmp_path):

@@ -14,8 +14,13 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from apnet_jax import checkpoint
+import apnet_jax
+from apnet_jax import __main__, checkpoint
+from apnet_jax.models.apnet import initialize
+from apnet_jax.models.torch_weights import to_state_dict
+from apnet_jax.models.weight_files import write_weights
 from data.synthetic import draw
+from tests.fakes import small_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMOKE = (
@@ -49,7 +54,9 @@ def own(raw, compilation_cache):
 
 
 def start(*arguments):
-  environment = dict(os.environ, XLA_FLAGS='')  # one device, as users have
+  # One device, as users have; compilation is most of the time.
+  flags = '--xla_backend_optimization_level=1'
+  environment = dict(os.environ, XLA_FLAGS=flags)
   return subprocess.Popen(
     [sys.executable, *map(str, arguments)],
     cwd=ROOT,
@@ -76,7 +83,10 @@ def documented_commands():
 
 def configs_in_readme():
   flags = [flag for command in documented_commands() for flag in command]
-  return {flag.split('=')[1] for flag in flags if flag.startswith('--config=')}
+  values = [
+    flag.split('=')[1] for flag in flags if flag.startswith('--config=')
+  ]
+  return {value.split(':')[0] for value in values}
 
 
 def test_every_configuration_is_run():
@@ -88,28 +98,68 @@ def test_every_configuration_is_run():
   assert 'configs/synthetic.py' in (ROOT / 'Makefile').read_text()
 
 
-def test_readme_commands_run(own, tmp_path):
+@pytest.fixture(scope='module')
+def pretrained(tmp_path_factory):
+  """Weights of ResNet-14's backbone, as of ImageNet, with its classifier."""
+  model = apnet_jax.create_model(small_config().model, 2)
+  state_dict = to_state_dict(initialize(model, (32, 16), seed=7))
+  path = tmp_path_factory.mktemp('weights') / 'imagenet.safetensors'
+  write_weights(
+    path,
+    {
+      name.removeprefix('base.'): value
+      for name, value in state_dict.items()
+      if name.startswith('base.')
+    }
+    | {'fc.weight': np.zeros((1000, 2048), np.float32)},
+  )
+  return path
+
+
+def test_readme_commands_run(own, pretrained, tmp_path):
   """In their order; each with what makes it small and keeps it here."""
-  workdirs = {}
   small = dict(part.split('=', 1) for part in (*own, *SMOKE))
+  workdirs, outputs = {}, {}
   for _, script, *flags in documented_commands():
-    flags = dict(flag.split('=', 1) for flag in flags)
+    command = [script, *(flag for flag in flags if '--' not in flag)]
+    flags = dict(flag.split('=', 1) for flag in flags if '--' in flag)
+    if '--config.model.pretrained' in flags:
+      flags['--config.model.pretrained'] = outputs.get(
+        flags['--config.model.pretrained'], pretrained
+      )
     if script == 'train.py':
-      name = pathlib.Path(flags['--config']).stem
+      name = pathlib.Path(flags['--config'].split(':')[0]).stem
       name = flags.get('--workdir', f'runs/{name}')
       workdirs[name] = tmp_path / str(len(workdirs))
       flags |= small
       flags |= {'--workdir': workdirs[name], '--config.train.steps': 1}
-    elif script == 'eval.py':
+    if '--ckpt' in flags:
       flags['--ckpt'] = workdirs[flags['--ckpt']]
-      if '--data_dir' in flags:
-        flags['--data_dir'] = small['--config.data.dir']
-      for name in {'--report', '--json'} & flags.keys():
-        flags[name] = tmp_path / 'out' / flags[name]
-    else:
-      pytest.fail(f'no test runs {script}')
-    out, err = run(script, *(f'{k}={v}' for k, v in flags.items()))
-    assert 'Rank-1' in out and 'Traceback' not in err
+    if '--data_dir' in flags:
+      flags['--data_dir'] = small['--config.data.dir']
+    for name in {'--report', '--json', '--output'} & flags.keys():
+      outputs[flags[name]] = tmp_path / 'out' / flags[name]
+      flags[name] = outputs[flags[name]]
+    if command[-1] == 'complexity':
+      flags['--variant'] = 'apnet_c2'  # all of them take a minute
+    out, err = run(*command, *(f'{k}={v}' for k, v in flags.items()))
+    assert 'Traceback' not in err
+    assert EXPECTED[command[-1]] in out
+    for path in outputs.values():
+      assert path.exists()
+    if '--config.model.pretrained' in flags:
+      weights = flags['--config.model.pretrained']
+      assert f'Starting from the weights {weights}' in out
+
+
+# What a command that has worked has printed.
+EXPECTED = {
+  'train.py': 'Rank-1',
+  'eval.py': 'Rank-1',
+  'complexity': 'APNet-C_2',
+  'explain': 'Layer by layer',
+  'export-weights': 'arrays after step 1',
+}
 
 
 def parameters(workdir):
@@ -200,6 +250,23 @@ def test_killed_and_started_again_ends_with_the_same_bits(own, tmp_path):
     ),
     (['train.py', '--config=configs/nothing.py'], 'configs/nothing.py'),
     (
+      ['train.py', '--config=configs/market.py:best'],
+      "'best' is not one of (paper, spatial, official)",
+    ),
+    (
+      [
+        'train.py',
+        '--config=configs/market.py',
+        '--config.model.pretrained=nowhere.pth',
+      ],
+      'error: the weights nowhere.pth are not a file',
+    ),
+    (['-m', 'apnet_jax', 'exlpain'], "error: 'exlpain' is not a command"),
+    (
+      ['-m', 'apnet_jax', 'explain', '--config.model.radix=3'],
+      'error: att1: 256 channels do not split into 3 parts',
+    ),
+    (
       ['train.py', '--config=configs/market.py', '--config.model.levels=7'],
       'error: config.model.levels=7 is not one of (0, 1, 2, 3)',
     ),
@@ -224,8 +291,21 @@ def test_mistakes_are_messages(arguments, message, tmp_path):
   assert 'Traceback' not in err
 
 
-@pytest.mark.parametrize('command', ['train.py', 'eval.py'])
+COMMANDS = [
+  'train.py',
+  'eval.py',
+  *(f'-m apnet_jax {c}' for c in __main__.COMMANDS),
+]
+
+
+@pytest.mark.parametrize('command', COMMANDS)
 def test_help_says_what_it_does(command):
-  out, _ = run(command, '--helpshort', code=1)  # absl's exit code for help
-  assert '--config' in out or '--ckpt' in out
+  out, _ = run(*command.split(), '--helpshort', code=1)  # absl's exit code
+  assert '--config' in out or '--ckpt' in out or '--variant' in out
   assert 'python ' + command in out
+
+
+def test_commands_are_listed():
+  out, _ = run('-m', 'apnet_jax')
+  for name in __main__.COMMANDS:
+    assert re.search(rf'^  {name} +[A-Z]', out, re.MULTILINE)

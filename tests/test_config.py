@@ -1,9 +1,11 @@
 import ast
+from functools import partial
 import pathlib
 
 import pytest
 
-from configs import common
+import apnet_jax
+from configs import common, market
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -36,17 +38,37 @@ def test_every_field_is_read():
   ] == []
 
 
-@pytest.mark.parametrize(
-  'path', sorted((ROOT / 'configs').glob('[!_]*.py')), ids=lambda p: p.stem
-)
-def test_configurations_only_override_common_fields(path):
-  namespace = {}
-  exec(compile(path.read_text(), str(path), 'exec'), namespace)
-  config = namespace['get_config']()
+def configurations():
+  """Every file and every variant of it."""
+  for path in sorted((ROOT / 'configs').glob('[!_]*.py')):
+    namespace = {}
+    exec(compile(path.read_text(), str(path), 'exec'), namespace)
+    assert namespace['__doc__']
+    get_config = namespace['get_config']
+    yield pytest.param(path, get_config, id=path.stem)
+    for variant in namespace.get('VARIANTS', ()):
+      yield pytest.param(
+        path, partial(get_config, variant), id=f'{path.stem}:{variant}'
+      )
+
+
+@pytest.mark.parametrize(('path', 'get_config'), list(configurations()))
+def test_configurations_only_override_common_fields(path, get_config):
+  config = get_config()
   assert set(leaves(config)) == set(leaves(common.get_config()))
-  assert namespace['__doc__']
   if path.stem != 'common':
     assert config.name == path.stem
+    apnet_jax.create_model(config.model, 10)
+
+
+def test_variants_are_not_the_same():
+  configs = [market.get_config(variant) for variant in market.VARIANTS]
+  assert len({config.to_json() for config in configs}) == len(configs) == 3
+  assert configs[0] == market.get_config()
+  with pytest.raises(
+    ValueError, match=r'market.py:best: .* \(paper, spatial, of'
+  ):
+    market.get_config('best')
 
 
 def test_types_hold_on_the_command_line():

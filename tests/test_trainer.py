@@ -123,7 +123,7 @@ def test_a_checkpoint_evaluates_as_the_run_did(whole_run):
     maps = {
       r['step']: r['eval/mAP'] for r in records(workdir) if 'eval/mAP' in r
     }
-    assert maps[checkpoints.best_step] == max(maps.values())
+    assert maps[checkpoints.step('best')] == max(maps.values())
     evaluated = evaluation.evaluate_checkpoint(
       checkpoints,
       STEPS,

@@ -1,35 +1,36 @@
 """Attention Pyramid Networks: backbone, a pyramid after each stage, head."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
-from flax import struct
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 
+from apnet_jax.models.attention import (
+  ChannelAttention,
+  SharedChannelAttention,
+  SpatialAttention,
+)
+from apnet_jax.models.densenet import BLOCK_LAYERS, DenseNet
+from apnet_jax.models.heads import (
+  Branch,
+  LocalBranch,
+  ReidOutput,
+  classifier_init,
+)
+from apnet_jax.models.inception import InceptionV3
 from apnet_jax.models.layers import BatchNorm, Conv
 from apnet_jax.models.pyramid import AttentionPyramid
-from apnet_jax.models.resnet import STAGE_BLOCKS, ResNet
+from apnet_jax.models.resnet import STAGE_BLOCKS, STAGE_WIDTHS, ResNet, Stage
 
-ATTENTIONS = ('channel', 'none')
+BACKBONES = (*STAGE_BLOCKS, *BLOCK_LAYERS, 'inception_v3')
+ATTENTIONS = ('channel', 'spatial', 'none')
+SPLIT_ATTENTIONS = ('per_part', 'shared')
+ORDERS = ('coarse_to_fine', 'fine_to_coarse')
+SITES = (0, 1, 2, 3, 4)
 DTYPES = ('float32', 'bfloat16', 'float64')
-
-
-@struct.dataclass
-class ReidOutput:
-  """What a re-identification model returns; float32 whatever it computes in.
-
-  Attributes:
-    feature: [batch, features], pooled, before the BN neck; the triplet loss's.
-    embedding: [batch, features], after the BN neck; what is ranked.
-    logits: [batch, num_classes].
-  """
-
-  feature: jax.Array
-  embedding: jax.Array
-  logits: jax.Array
 
 
 class APNet(nn.Module):
@@ -37,35 +38,39 @@ class APNet(nn.Module):
 
   The head is that of Luo et al., Bag of Tricks and a Strong Baseline for Deep
   Person Re-identification, CVPRW 2019: average pooling, a batch normalisation
-  without shift (`bottleneck`, the "BN neck") and a classifier without bias.
+  whose shift stays 0 (`bottleneck`, the "BN neck") and a classifier without
+  bias.
 
   Attributes:
     num_classes: identities of the classifier.
     backbone: makes the backbone, called as `base(x, stage, train)`.
-    pyramid: makes the pyramid of a stage.
+    pyramid: makes the pyramid of a site; None for no attention.
     norm: makes a normalisation layer.
+    sites: stages that a pyramid follows; 0 is the stem.
+    local: makes the local branch of the multi-part head; None without it.
     dtype: of the convolutions; the head is at least float32.
   """
 
   num_classes: int
-  backbone: partial
-  pyramid: partial
-  norm: partial
+  backbone: Callable[..., nn.Module]
+  pyramid: Callable[..., nn.Module] | None
+  norm: Callable[..., nn.Module]
+  sites: tuple[int, ...] = (1, 2, 3, 4)
+  local: Callable[..., nn.Module] | None = None
   dtype: jnp.dtype = jnp.float32
 
   def setup(self):
     self.base = self.backbone()
-    stages = range(1, self.base.num_stages + 1)
-    self.pyramids = {
-      stage: self.pyramid(name=f'att{stage}') for stage in stages
-    }
-    self.bottleneck = self.norm(use_bias=False, dtype=None)
+    sites = self.sites if self.pyramid else ()
+    self.pyramids = {site: self.pyramid(name=f'att{site}') for site in sites}
+    self.bottleneck = self.norm(train_bias=False, dtype=None)
     self.classifier = nn.Dense(
       self.num_classes,
       use_bias=False,
-      kernel_init=nn.initializers.normal(0.001),
+      kernel_init=classifier_init,
       precision=jax.lax.Precision.HIGHEST,
     )
+    self.local_branch = self.local(name='local') if self.local else None
 
   def __call__(self, images: jax.Array, train: bool = False) -> ReidOutput:
     """Embeds and classifies images.
@@ -75,12 +80,22 @@ class APNet(nn.Module):
         standard deviation of ImageNet (`apnet_jax.augment.normalize`).
       train: normalises by the batch and updates `batch_stats`.
     """
-    x = self.base(images.astype(self.dtype), 0, train)
-    for stage, pyramid in self.pyramids.items():
-      x = pyramid(self.base(x, stage, train))
+    x, maps = images.astype(self.dtype), []
+    for stage in range(self.base.num_stages + 1):
+      x = self.base(x, stage, train)
+      if stage in self.pyramids:
+        x = self.pyramids[stage](x, train)
+      maps.append(x)
     feature = x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
     embedding = self.bottleneck(feature, train)
-    return ReidOutput(feature, embedding, self.classifier(embedding))
+    logits = self.classifier(embedding)
+    branches = (Branch(feature, logits[:, None]),)
+    if self.local_branch:
+      branch, local_embedding = self.local_branch(maps[3], train)
+      branches += (branch,)
+      feature = jnp.concatenate([feature, branch.feature], 1)
+      embedding = jnp.concatenate([embedding, local_embedding], 1)
+    return ReidOutput(feature, embedding, logits, branches)
 
 
 def create_model(
@@ -111,25 +126,71 @@ def create_model(
     axis_name=axis_name,
     dtype=dtype,
   )
+  layers = {'norm': norm, 'conv': partial(Conv, dtype=dtype)}
+  local = None
+  if config.multi_part:
+    last_stage = partial(
+      Stage, STAGE_BLOCKS[config.backbone][-1], STAGE_WIDTHS[-1], 1, **layers
+    )
+    local = partial(LocalBranch, last_stage, norm, num_classes)
   return APNet(
     num_classes=num_classes,
-    backbone=partial(
-      ResNet,
-      stage_blocks=STAGE_BLOCKS[config.backbone],
-      norm=norm,
-      conv=partial(Conv, dtype=dtype),
-      last_stride=config.last_stride,
-      stem_relu=config.stem_relu,
-    ),
-    pyramid=partial(
-      AttentionPyramid,
-      levels=config.levels if config.attention != 'none' else 0,
-      radix=config.radix,
-      stacked=config.stacked,
-      reduction=config.reduction,
-    ),
+    backbone=_backbone(config, layers),
+    pyramid=_pyramid(config, norm) if has_pyramids(config) else None,
     norm=norm,
+    sites=tuple(config.sites),
+    local=local,
     dtype=dtype,
+  )
+
+
+def has_pyramids(config: ml_collections.ConfigDict) -> bool:
+  """Whether the network has any attention pyramid."""
+  return config.attention != 'none' and config.levels > 0
+
+
+def _backbone(config, layers: Mapping) -> Callable[..., nn.Module]:
+  layers = {**layers, 'last_stride': config.last_stride}
+  if config.backbone in BLOCK_LAYERS:
+    return partial(
+      DenseNet, block_layers=BLOCK_LAYERS[config.backbone], **layers
+    )
+  if config.backbone == 'inception_v3':
+    return partial(InceptionV3, **layers)
+  # The reduction of Hu et al., Squeeze-and-Excitation Networks, CVPR 2018.
+  se = partial(ChannelAttention, reduction=16, use_bias=True)
+  return partial(
+    ResNet,
+    stage_blocks=STAGE_BLOCKS[config.backbone],
+    **layers,
+    attention=se if config.se_blocks else None,
+    stem_relu=config.stem_relu,
+  )
+
+
+def _pyramid(config, norm) -> Callable[..., nn.Module]:
+  attention = split_attention = {
+    'channel': partial(
+      ChannelAttention, reduction=config.reduction, hidden=config.hidden
+    ),
+    'spatial': partial(
+      SpatialAttention, norm=norm, dtype=jnp.dtype(config.dtype)
+    ),
+  }[config.attention]
+  if config.split_attention == 'shared':
+    split_attention = partial(SharedChannelAttention, norm=norm)
+  return partial(
+    AttentionPyramid,
+    levels=config.levels,
+    attention=attention,
+    split_attention=split_attention,
+    along='rows' if config.attention == 'spatial' else 'channels',
+    radix=config.radix,
+    stacked=config.stacked,
+    fine_to_coarse=config.order == 'fine_to_coarse',
+    norm_after_split=(
+      partial(norm, train_bias=False) if config.norm_after_split else None
+    ),
   )
 
 
@@ -160,8 +221,10 @@ def variable_shapes(model: nn.Module, image_size: tuple[int, int]) -> Mapping:
 
 def _check(config: ml_collections.ConfigDict, num_classes: int) -> None:
   allowed = {
-    'backbone': tuple(STAGE_BLOCKS),
+    'backbone': BACKBONES,
     'attention': ATTENTIONS,
+    'split_attention': SPLIT_ATTENTIONS,
+    'order': ORDERS,
     'levels': (0, 1, 2, 3),
     'last_stride': (1, 2),
     'dtype': DTYPES,
@@ -171,10 +234,29 @@ def _check(config: ml_collections.ConfigDict, num_classes: int) -> None:
       raise ValueError(
         f'config.model.{field}={config[field]!r} is not one of {values}.'
       )
-  for field, low in (('radix', 1), ('reduction', 1), ('batch_norm_group', 0)):
+  at_least = {'radix': 1, 'reduction': 1, 'hidden': 0, 'batch_norm_group': 0}
+  for field, low in at_least.items():
     if config[field] < low:
       raise ValueError(
         f'config.model.{field}={config[field]} must be at least {low}.'
+      )
+  sites = tuple(config.sites)
+  if list(sites) != sorted(set(sites) & set(SITES)):
+    raise ValueError(
+      f'config.model.sites={sites} must be some of {SITES}, in this order.'
+    )
+  if config.split_attention == 'shared' and config.attention == 'spatial':
+    raise ValueError(
+      "config.model.split_attention='shared' is for channels; with"
+      " config.model.attention='spatial' it must be 'per_part'."
+    )
+  for field, value in (
+    ('se_blocks', True), ('multi_part', True), ('stem_relu', False),
+  ):  # fmt: skip
+    if config[field] == value and config.backbone not in STAGE_BLOCKS:
+      raise ValueError(
+        f'config.model.{field}={value} needs a config.model.backbone of'
+        f' {tuple(STAGE_BLOCKS)}, not {config.backbone!r}.'
       )
   if config.dtype == 'float64' and not jax.config.jax_enable_x64:
     raise ValueError("config.model.dtype='float64' needs JAX_ENABLE_X64=1.")

@@ -21,28 +21,36 @@ class Conv(nn.Module):
 
   A 1x1 convolution is written as the matrix product that it is, which XLA's
   CPU backend runs faster, above all its weight gradient.
+
+  Attributes:
+    kernel_size: height and width, one number for both if they are equal.
+    padding: on each side instead of the above.
   """
 
   features: int
-  kernel_size: int = 1
+  kernel_size: int | tuple[int, int] = 1
   stride: int = 1
+  padding: int | None = None
   dtype: jnp.dtype = jnp.float32
   kernel_init: Callable[..., jax.Array] = he_normal
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     size = self.kernel_size
-    shape = (size, size, x.shape[-1], self.features)
+    size = (size, size) if isinstance(size, int) else size
+    padding = [
+      (k - 1) // 2 if self.padding is None else self.padding for k in size
+    ]
+    shape = (*size, x.shape[-1], self.features)
     kernel = self.param('kernel', self.kernel_init, shape)
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-    if size == 1:
+    if size == (1, 1) and not any(padding):
       return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
-    padding = (size - 1) // 2
     return lax.conv_general_dilated(
       x,
       kernel,
       window_strides=(self.stride, self.stride),
-      padding=((padding, padding), (padding, padding)),
+      padding=[(pad, pad) for pad in padding],
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
 
@@ -56,9 +64,11 @@ class BatchNorm(nn.Module):
   unbiased variance, as PyTorch does (flax keeps the biased one).
 
   Attributes:
-    group: images that share statistics; 0 is the whole global batch.
+    group: images that share statistics; 0, or more than the global batch has,
+      is the whole global batch.
     axis_name: mapped axis that carries the devices; None outside of it.
-    use_bias: False leaves the shift out (the "BN neck" freezes it at 0).
+    train_bias: False freezes the shift (at 0, unless imported weights say
+      otherwise), as the "BN neck" does; it is then kept in `batch_stats`.
     momentum: weight of the old running statistics (1 - PyTorch's momentum).
     dtype: of the output, None for that of the statistics, which are at least
       float32.
@@ -66,7 +76,7 @@ class BatchNorm(nn.Module):
 
   group: int = 0
   axis_name: str | None = None
-  use_bias: bool = True
+  train_bias: bool = True
   momentum: float = 0.9
   epsilon: float = 1e-5
   dtype: jnp.dtype | None = None
@@ -79,16 +89,19 @@ class BatchNorm(nn.Module):
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels)
     running_var = self.variable('batch_stats', 'var', jnp.ones, channels)
     scale = self.param('scale', nn.initializers.ones, (channels,))
-    bias = 0.0
-    if self.use_bias:
+    if self.train_bias:
       bias = self.param('bias', nn.initializers.zeros, (channels,))
+    else:
+      bias = self.variable('batch_stats', 'bias', jnp.zeros, channels).value
 
     if not train:
       factor = scale * lax.rsqrt(running_var.value + self.epsilon)
       y = (x - running_mean.value) * factor + bias
       return y.astype(self.dtype or y.dtype)
 
-    groups, average = self._grouping(x.shape[0])
+    images = x.shape[0] * self._devices()
+    group = self.group if self.group < images else 0
+    groups, average = self._grouping(group, x.shape[0])
     x = x.reshape(groups, -1, *x.shape[1:])
     axes = tuple(range(1, x.ndim - 1))
     mean = average(x.mean(axes, keepdims=True))
@@ -96,14 +109,13 @@ class BatchNorm(nn.Module):
     centred = x - lax.stop_gradient(mean)
     var = average(jnp.square(centred).mean(axes, keepdims=True))
     if not self.is_initializing():
-      images = self.group or x.shape[1] * self._devices()
-      count = images * x[0, 0, ..., 0].size
+      count = (group or images) * x[0, 0, ..., 0].size
       for running, value in (
         (running_mean, mean),
         (running_var, var * (count / max(count - 1, 1))),
       ):
         value = value.mean(0).reshape(channels)
-        if self.group:  # else all devices hold the same
+        if group:  # else all devices hold the same
           value = self._average_devices(value)
         new = self.momentum * running.value + (1 - self.momentum) * value
         running.value = new.astype(running.value.dtype)
@@ -119,15 +131,15 @@ class BatchNorm(nn.Module):
       return value
     return lax.pmean(value, self.axis_name, **groups)
 
-  def _grouping(self, local: int) -> tuple[int, Callable]:
+  def _grouping(self, group: int, local: int) -> tuple[int, Callable]:
     """Number of groups held here, and the mean over devices of one group."""
     devices = self._devices()
-    if self.group == 0:
+    if group == 0:
       return 1, self._average_devices
-    if local % self.group == 0:  # whole groups lie on this device
-      return local // self.group, lambda value: value
-    check_batch_norm_group(self.group, local * devices, devices)
-    span = self.group // local  # a group spans several devices
+    if local % group == 0:  # whole groups lie on this device
+      return local // group, lambda value: value
+    check_batch_norm_group(group, local * devices, devices)
+    span = group // local  # a group spans several devices
     members = [
       list(range(first, first + span)) for first in range(0, devices, span)
     ]
@@ -141,6 +153,7 @@ def check_batch_norm_group(group: int, batch: int, devices: int) -> None:
   local = batch // devices
   fits = (
     group == 0
+    or group >= batch
     or local % group == 0
     or (group % local == 0 and batch % group == 0)
   )
@@ -152,19 +165,19 @@ def check_batch_norm_group(group: int, batch: int, devices: int) -> None:
     )
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-  """3x3 maximum with stride 2; [batch, h, w, c] -> [batch, h/2, w/2, c].
+def max_pool(x: jax.Array, stride: int = 2, padding: int = 1) -> jax.Array:
+  """3x3 maximum; [batch, h, w, c] -> [batch, h/2, w/2, c] by default.
 
   Written as maxima of strided slices, first of rows and then of columns: the
   gradient of XLA's windowed maximum is slower on the CPU.
   """
   for axis in (1, 2):
     pad = [(0, 0)] * x.ndim
-    pad[axis] = (1, 1)
-    size = x.shape[axis]
+    pad[axis] = (padding, padding)
+    size = x.shape[axis] + 2 * padding - 2
     padded = jnp.pad(x, pad, constant_values=-jnp.inf)
     a, b, c = (
-      lax.slice_in_dim(padded, i, i + size, 2, axis=axis) for i in range(3)
+      lax.slice_in_dim(padded, i, i + size, stride, axis=axis) for i in range(3)
     )
     x = jnp.maximum(jnp.maximum(a, b), c)
   return x

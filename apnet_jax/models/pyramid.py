@@ -1,9 +1,9 @@
 """The attention pyramid: split, attend, merge, stack (Section III.A)."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
-
-from apnet_jax.models.attention import ChannelAttention
 
 
 def parts_of_level(level: int, radix: int, stacked: bool = False) -> int:
@@ -20,28 +20,43 @@ class AttentionPyramid(nn.Module):
 
   Attributes:
     levels: number of levels; 0 makes it the identity.
+    attention: makes the attention of a level that is not split.
+    split_attention: makes the attention of `parts` parts.
+    along: 'channels' or 'rows', which are split.
     radix: growth of the number of parts from a level to the next.
     stacked: repeats level 1 without splitting ("stacked attention", Table II).
-    reduction: see `ChannelAttention`.
+    fine_to_coarse: the other order, that of the released code.
+    norm_after_split: makes the normalisation that the released code puts after
+      a level that is split; None for the paper's pyramid.
   """
 
   levels: int
+  attention: Callable[..., nn.Module]
+  split_attention: Callable[..., nn.Module]
+  along: str = 'channels'
   radix: int = 2
   stacked: bool = False
-  reduction: int = 16
+  fine_to_coarse: bool = False
+  norm_after_split: Callable[..., nn.Module] | None = None
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Returns X_levels, of the shape of `x`; Eq. (3) once a level."""
-    for level in range(1, self.levels + 1):
+    levels = range(1, self.levels + 1)
+    for level in reversed(levels) if self.fine_to_coarse else levels:
       parts = parts_of_level(level, self.radix, self.stacked)
-      if x.shape[-1] % parts:
-        raise ValueError(
-          f'{self.name}: {x.shape[-1]} channels do not split into {parts}'
-          f' parts at level {level} with config.model.radix={self.radix}.'
-        )
-      attention = ChannelAttention(parts, self.reduction, name=f'level{level}')(
-        x
-      )
-      x = nn.sigmoid(attention).astype(x.dtype) * x
+      self._check_split(x, parts, level)
+      attention = self.attention if parts == 1 else self.split_attention
+      scores = attention(parts=parts, name=f'level{level}')(x, train)
+      x = scores.astype(x.dtype) * x
+      if parts > 1 and self.norm_after_split:
+        x = self.norm_after_split(name=f'norm{level}')(x, train)
     return x
+
+  def _check_split(self, x: jax.Array, parts: int, level: int) -> None:
+    size = x.shape[{'rows': 1, 'channels': 3}[self.along]]
+    if size % parts:
+      raise ValueError(
+        f'{self.name}: {size} {self.along} do not split into {parts}'
+        f' parts at level {level} with config.model.radix={self.radix}.'
+      )

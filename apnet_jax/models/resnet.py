@@ -38,13 +38,14 @@ class Downsample(nn.Module):
 
 
 class Bottleneck(nn.Module):
-  """1x1 reduce, 3x3, 1x1 expand, plus the shortcut."""
+  """1x1 reduce, 3x3, 1x1 expand, attention if any, plus the shortcut."""
 
   width: int
   stride: int
   project: bool
   conv: Callable[..., nn.Module]
   norm: Callable[..., nn.Module]
+  attention: Callable[..., nn.Module] | None
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -59,6 +60,8 @@ class Bottleneck(nn.Module):
       )
     )
     x = self.norm(name='bn3')(self.conv(features, name='conv3')(x), train)
+    if self.attention:
+      x = self.attention(name='se')(x, train).astype(x.dtype) * x
     if self.project:
       shortcut = Downsample(
         features, self.stride, self.conv, self.norm, name='downsample'
@@ -74,6 +77,7 @@ class Stage(nn.Module):
   stride: int
   conv: Callable[..., nn.Module]
   norm: Callable[..., nn.Module]
+  attention: Callable[..., nn.Module] | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -84,6 +88,7 @@ class Stage(nn.Module):
         project=i == 0,
         conv=self.conv,
         norm=self.norm,
+        attention=self.attention,
         name=str(i),
       )(x, train)
     return x
@@ -96,6 +101,7 @@ class ResNet(nn.Module):
     stage_blocks: bottleneck blocks of the four stages, see `STAGE_BLOCKS`.
     norm: makes a normalisation layer, called as `layer(x, train)`.
     conv: makes a convolution, called as `layer(x)`.
+    attention: makes the attention of every block (`se`); None for plain blocks.
     last_stride: stride of `layer4`, 1 or 2.
     stem_relu: False leaves out the ReLU after the first convolution, as the
       released code does.
@@ -104,6 +110,7 @@ class ResNet(nn.Module):
   stage_blocks: tuple[int, ...]
   norm: Callable[..., nn.Module]
   conv: Callable[..., nn.Module] = Conv
+  attention: Callable[..., nn.Module] | None = None
   last_stride: int = 1
   stem_relu: bool = True
 
@@ -113,7 +120,9 @@ class ResNet(nn.Module):
     self.conv1 = self.conv(64, 7, 2)
     self.bn1 = self.norm()
     strides = (1, 2, 2, self.last_stride)
-    stage = partial(Stage, conv=self.conv, norm=self.norm)
+    stage = partial(
+      Stage, conv=self.conv, norm=self.norm, attention=self.attention
+    )
     self.layer1, self.layer2, self.layer3, self.layer4 = (
       stage(blocks, width, stride, name=f'layer{i}')
       for i, (blocks, width, stride) in enumerate(

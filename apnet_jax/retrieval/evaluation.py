@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import dataclasses
 from importlib import metadata
 
+import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
@@ -102,21 +103,31 @@ def evaluate_checkpoint(
   Raises:
     ValueError: the checkpoint cannot be read or is of another model.
   """
-  model = create_model(config.model, num_classes)
-  variables = checkpoints.restore_variables(
-    step, _like(model, tuple(config.data.image_size))
-  )
+  model, variables = restore_model(checkpoints, step, config, num_classes)
   embed = make_embed(model, config.eval.batch_size, config.eval.flip)
   return evaluate(embed, variables, benchmark, config.eval.max_rank)
 
 
-def _like(model, image_size: tuple[int, int]) -> Mapping:
-  """Shapes, types and placement of the model's variables."""
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=parallel.replicated()
+def restore_model(
+  checkpoints: Checkpoints,
+  step: int,
+  config: ml_collections.ConfigDict,
+  num_classes: int,
+) -> tuple[nn.Module, Mapping]:
+  """The model after `step` steps and its variables; see `evaluate_checkpoint`.
+
+  The variables lie on every device.
+  """
+  model = create_model(config.model, num_classes)
+  shapes = variable_shapes(model, tuple(config.data.image_size))
+  return model, checkpoints.restore_variables(
+    step,
+    jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=parallel.replicated()
+      ),
+      shapes,
     ),
-    variable_shapes(model, image_size),
   )
 
 

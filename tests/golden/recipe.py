@@ -26,8 +26,10 @@ def state_dict_value(key: str, shape: tuple[int, ...]) -> np.ndarray:
   return value.astype(np.float32)
 
 
-def images(seed: int, batch: int, height: int, width: int) -> np.ndarray:
-  """float32 [batch, height, width, 3]."""
-  shape = (batch, 3, height, width)
+def images(
+  seed: int, batch: int, height: int, width: int, channels: int = 3
+) -> np.ndarray:
+  """float32 [batch, height, width, channels]."""
+  shape = (batch, channels, height, width)
   values = np.random.default_rng(seed).standard_normal(shape)
   return values.astype(np.float32).transpose(0, 2, 3, 1)

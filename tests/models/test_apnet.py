@@ -1,24 +1,39 @@
-import pathlib
-
-from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import apnet_jax
-from apnet_jax.models.apnet import ATTENTIONS, initialize
-from apnet_jax.models.resnet import STAGE_BLOCKS
+from apnet_jax import variants
+from apnet_jax.models.apnet import (
+  ATTENTIONS,
+  BACKBONES,
+  ORDERS,
+  SPLIT_ATTENTIONS,
+  initialize,
+  variable_shapes,
+)
+from apnet_jax.train_step import reid_loss
+from apnet_jax.variants import VARIANTS
 from configs import common
-from tests.golden import recipe
 
-GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
-# Parameters with 751 identities. The trunk of ResNet-50 is torchvision's
-# 25,557,032 less the 2,049,000 of its classifier.
-RESNET50 = 25_557_032 - 2_049_000
-RESNET101 = 44_549_160 - 2_049_000
-# 7x7x3x64 and its normalisation; then of each stage of width w the 1x1, 3x3 and
-# 1x1 convolutions, the projection, and normalisations of w, w, 4w and 4w.
+# Parameters of the trunks: those that torchvision states, less its classifiers.
+TRUNK = {
+  'resnet50': 25_557_032 - 2_049_000,
+  'resnet101': 44_549_160 - 2_049_000,
+  'densenet169': 14_149_480 - 1_665_000,
+  'inception_v3': 27_161_264 - 2_049_000 - 3_326_696,  # and AuxLogits
+}
+# Channels at the sites of the pyramids; the last ones are the features.
+CHANNELS = {
+  'resnet50': (256, 512, 1024, 2048),
+  'resnet101': (256, 512, 1024, 2048),
+  'densenet169': (256, 512, 1280, 1664),
+  'inception_v3': (192, 288, 768, 2048),
+}
+OFFICIAL_CHANNELS = (64, 256, 512, 1024, 2048)
+# One block of ResNet-14 a stage of width w: the 1x1, 3x3 and 1x1 convolutions,
+# the projection, and normalisations of w, w, 4w and 4w.
 RESNET14 = (
   7 * 7 * 3 * 64
   + 2 * 64
@@ -27,21 +42,78 @@ RESNET14 = (
     for c, w in ((64, 64), (256, 128), (512, 256), (1024, 512))
   )
 )
-HEAD = 2048 + 2048 * 751
-# Two layers of C * C / 16 weights a part of C channels: a level of n parts
-# has 1 / n of those of level 1.
-LEVEL1 = 2 * sum(c * c // 16 for c in (256, 512, 1024, 2048))
+
+
+def base(backbone):
+  """Trunk, neck and a classifier of 751 identities."""
+  features = CHANNELS[backbone][-1]
+  return TRUNK[backbone] + features + features * 751
+
+
+def channel_level(parts=1, backbone='resnet50'):
+  """Two layers a part, with a hidden unit for 16 channels and at least one."""
+  return sum(
+    parts * 2 * (c // parts) * max(c // parts // 16, 1)
+    for c in CHANNELS[backbone]
+  )
+
+
+def spatial_level(parts=1):
+  """RGA-S at 256x128, counted layer by layer."""
+  total = 0
+  for channels, positions in zip(CHANNELS['resnet50'], (2048, 512, 128, 128)):
+    k, s = channels // 8, positions // parts
+    hidden = max((1 + s // 8) // 8, 1)
+    embeddings = 3 * (channels * k + 2 * k)
+    relations = 2 * s * (s // 8) + 2 * (s // 8)
+    scores = (1 + s // 8) * hidden + 2 * hidden + hidden + 2
+    total += parts * (embeddings + relations + scores)
+  return total
+
+
+def shared_level(parts):
+  """Layers with shifts, their normalisation, and the scale of that after it."""
+  total = 0
+  for c in OFFICIAL_CHANNELS:
+    hidden = max(c * parts // 4, 32)
+    layers = c // parts * hidden + hidden + hidden * c + c
+    total += layers + 2 * hidden + c
+  return total
+
+
+R50 = base('resnet50')
+OFFICIAL_1 = R50 + sum(2 * 8 * c for c in OFFICIAL_CHANNELS)
 NUM_PARAMETERS = {
-  ('resnet50', 'none', 2): RESNET50 + HEAD,
-  ('resnet50', 'channel', 0): RESNET50 + HEAD,
-  ('resnet50', 'channel', 1): RESNET50 + HEAD + LEVEL1,
-  ('resnet50', 'channel', 2): RESNET50 + HEAD + LEVEL1 * 3 // 2,
-  ('resnet50', 'channel', 3): RESNET50 + HEAD + LEVEL1 * 7 // 4,
-  ('resnet101', 'none', 2): RESNET101 + HEAD,
-  ('resnet101', 'channel', 2): RESNET101 + HEAD + LEVEL1 * 3 // 2,
-  ('resnet14', 'none', 2): RESNET14 + HEAD,
-  ('resnet14', 'channel', 2): RESNET14 + HEAD + LEVEL1 * 3 // 2,
+  'apnet_c0': R50,
+  'apnet_c1': R50 + channel_level(),
+  'apnet_c2': R50 + channel_level() + channel_level(2),
+  'apnet_c3': R50 + channel_level() + channel_level(2) + channel_level(4),
+  'stacked_c': R50 + 3 * channel_level(),
+  # timm's SE-ResNet-50 has 28,088,024, torchvision's ResNet-50 25,557,032.
+  'se_resnet50': R50 + 28_088_024 - 25_557_032,
+  'apnet_s1': R50 + spatial_level(),
+  'apnet_s2': R50 + spatial_level() + spatial_level(2),
+  'apnet_s3': R50 + spatial_level() + spatial_level(2) + spatial_level(4),
+  'stacked_s': R50 + 3 * spatial_level(),
+  **{
+    f'radix{radix}': R50 + channel_level() + channel_level(radix)
+    for radix in (1, 2, 4, 8, 16, 32)
+  },
+  # torchvision's layer4; two parts of 256 features, normalised and classified.
+  'multi_part': R50
+  + channel_level()
+  + channel_level(2)
+  + 14_964_736
+  + 2 * (2048 * 256 + 256 + 256 * 751),
+  'official1': OFFICIAL_1,
+  'official2': OFFICIAL_1 + shared_level(2),
+  'official3': OFFICIAL_1 + shared_level(2) + shared_level(4),
 }
+for name in ('resnet101', 'densenet169', 'inception_v3'):
+  NUM_PARAMETERS[name] = base(name)
+  NUM_PARAMETERS[f'{name}_apnet_c'] = (
+    base(name) + channel_level(1, name) + channel_level(2, name)
+  )
 
 
 def model_config(**fields):
@@ -51,97 +123,107 @@ def model_config(**fields):
   return config
 
 
-def shapes(config, num_classes=751):
+def variant_config(name, small=False):
+  """`small` exchanges ResNet-50 for ResNet-14."""
+  config = variants.apply(VARIANTS[name], common.get_config().model)
+  if small and config.backbone == 'resnet50':
+    config.backbone = 'resnet14'
+  return config
+
+
+def shapes(config, num_classes=751, image_size=(128, 64)):
   model = apnet_jax.create_model(config, num_classes)
-  images = jax.ShapeDtypeStruct((1, 128, 64, 3), 'float32')
-  return jax.eval_shape(model.init, jax.random.key(0), images)
+  return variable_shapes(model, image_size)
 
 
-@pytest.mark.parametrize('variant', NUM_PARAMETERS, ids=str)
-def test_number_of_parameters(variant):
-  backbone, attention, levels = variant
-  config = model_config(backbone=backbone, attention=attention, levels=levels)
-  params = shapes(config)['params']
-  count = sum(p.size for p in jax.tree.leaves(params))
-  assert count == NUM_PARAMETERS[variant]
+def num_parameters(*args, **kwargs):
+  params = shapes(*args, **kwargs)['params']
+  return sum(p.size for p in jax.tree.leaves(params))
 
 
-def test_no_backbone_and_no_attention_is_left_out():
-  backbones, attentions, _ = zip(*NUM_PARAMETERS)
-  assert set(backbones) == set(STAGE_BLOCKS)
-  assert set(attentions) == set(ATTENTIONS)
+@pytest.mark.parametrize('name', NUM_PARAMETERS)
+def test_number_of_parameters(name):
+  variant = VARIANTS[name]
+  count = num_parameters(variant_config(name), image_size=variant.image_size)
+  assert count == NUM_PARAMETERS[name]
 
 
-def test_stacked_attention_has_a_level_1_three_times():
-  config = model_config(levels=3, stacked=True)
-  count = sum(p.size for p in jax.tree.leaves(shapes(config)['params']))
-  assert count == RESNET14 + HEAD + 3 * LEVEL1
+def test_no_variant_is_left_out():
+  assert NUM_PARAMETERS.keys() == VARIANTS.keys()
+  used = [variant.model for variant in VARIANTS.values()]
+  assert {m['backbone'] for m in used} == set(BACKBONES) - {'resnet14'}
+  assert {m['attention'] for m in used} == set(ATTENTIONS)
+  assert {m['split_attention'] for m in used} == set(SPLIT_ATTENTIONS)
+  assert {m['order'] for m in used} == set(ORDERS)
 
 
-def torch_key(path):
-  names = {
-    'kernel': 'weight', 'scale': 'weight', 'bias': 'bias',
-    'mean': 'running_mean', 'var': 'running_var',
-  }  # fmt: skip
-  return '.'.join([*path[1:-1], names[path[-1]]])
-
-
-def from_torch_layout(key, value):
-  """[out, in, height, width] -> [height, width, in, out], and of dense."""
-  return value.transpose(*range(2, value.ndim), 1, 0)
-
-
-def golden_variables(config, golden=None):
-  """Variables by the recipe, with running statistics from the golden file."""
-  flat = traverse_util.flatten_dict(shapes(config, 11))
-  variables = {}
-  for path, leaf in flat.items():
-    key = torch_key(path)
-    if golden is not None and f'stat:{key}' in golden:
-      value = golden[f'stat:{key}']
-    elif len(leaf.shape) > 1:
-      torch_shape = (*leaf.shape[::-1][:2], *leaf.shape[:-2])
-      value = from_torch_layout(key, recipe.state_dict_value(key, torch_shape))
-    else:
-      value = recipe.state_dict_value(key, leaf.shape)
-    assert value.shape == leaf.shape, key
-    variables[path] = jnp.asarray(value)
-  return traverse_util.unflatten_dict(variables)
-
-
-def test_resnet50_agrees_with_the_released_code():
-  golden = np.load(GOLDEN / 'official_level0.npz')
-  config = model_config(backbone='resnet50', levels=0, stem_relu=False)
-  model = apnet_jax.create_model(config, 11)
-  # The released BN neck has a shift, which training keeps at 0 and the recipe
-  # does not: it moves the logits by a constant.
-  shift = recipe.state_dict_value('bottleneck.bias', (2048,))
-  variables = golden_variables(config)
-  kernel = variables['params']['classifier']['kernel']
-
-  images = recipe.images(int(golden['train_seed']), 8, 128, 64)
-  out, _ = jax.jit(
-    lambda v, x: model.apply(v, x, train=True, mutable=['batch_stats'])
-  )(variables, images)
-  close = {'rtol': 1e-3, 'atol': 1e-4}
-  np.testing.assert_allclose(
-    out.feature, golden['train_global_feature'], **close
-  )
-  np.testing.assert_allclose(
-    out.logits + shift @ kernel, golden['train_logits'], **close
+def test_number_of_parameters_of_the_small_network():
+  assert num_parameters(model_config(levels=0)) == (
+    RESNET14 + 2048 + 2048 * 751
   )
 
-  images = recipe.images(int(golden['eval_seed']), 4, 128, 64)
-  out = jax.jit(model.apply)(golden_variables(config, golden), images)
-  # The neck divides by deviations of 8 images, down to 0.05: in float32 the
-  # released code itself is up to 8e-4 from what it computes in float64.
-  close['atol'] = 2e-3
-  np.testing.assert_allclose(
-    out.embedding + shift, golden['eval_features'], **close
-  )
-  np.testing.assert_allclose(
-    out.logits + shift @ kernel, golden['eval_logits'], **close
-  )
+
+LABELS = np.array([0, 0, 1, 1])
+RECIPE = common.get_config().train
+
+
+def depends_on_inputs(jaxpr, inputs):
+  """Which outputs of a jaxpr depend on any of the marked inputs.
+
+  Sub-jaxprs count as one operation that mixes all it is given.
+  """
+  tainted = {id(v) for v, marked in zip(jaxpr.invars, inputs) if marked}
+  for equation in jaxpr.eqns:
+    if any(id(v) in tainted for v in equation.invars):
+      tainted.update(map(id, equation.outvars))
+  return [id(v) in tainted for v in jaxpr.outvars]
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_gradients_reach_every_parameter(name):
+  """Told from the gradient's computation; losses of bfloat16 are float32.
+
+  A parameter that the loss does not see gets a gradient that is a constant.
+  (`tests/models/test_attention.py` has the numbers.)
+  """
+  config = variant_config(name, small=True)
+  config.dtype = 'bfloat16'
+  model = apnet_jax.create_model(config, 6)
+  size = (96, 96) if config.backbone == 'inception_v3' else (64, 32)
+  variables = variable_shapes(model, size)
+  images = jax.ShapeDtypeStruct((4, *size, 3), 'float32')
+
+  def loss_fn(params, batch_stats, images):
+    output, _ = model.apply(
+      {'params': params, 'batch_stats': batch_stats},
+      images,
+      train=True,
+      mutable=['batch_stats'],
+    )
+    one_device = jax.tree.map(lambda x: x[None], output)
+    return jax.vmap(
+      lambda output: reid_loss(output, LABELS, RECIPE, 'batch')[0],
+      axis_name='batch',
+    )(one_device).mean()
+
+  arguments = (variables['params'], variables['batch_stats'], images)
+  loss = jax.eval_shape(loss_fn, *arguments)
+  assert (loss.shape, loss.dtype) == ((), jnp.float32)
+  jaxpr = jax.make_jaxpr(jax.grad(loss_fn))(*arguments).jaxpr
+  of_images = [False] * (len(jaxpr.invars) - 1) + [True]
+  paths = jax.tree_util.tree_leaves_with_path(variables['params'])
+  reached = depends_on_inputs(jaxpr, of_images)
+  assert len(reached) == len(paths)
+  assert [p for (p, _), r in zip(paths, reached) if not r] == []
+
+
+def test_a_parameter_out_of_reach_is_found():
+  def loss_fn(params, x):
+    return (params[0] * x).sum() + jax.lax.stop_gradient(params[1]).sum()
+
+  params = (jnp.ones(3), jnp.ones(3))
+  jaxpr = jax.make_jaxpr(jax.grad(loss_fn))(params, jnp.ones(3)).jaxpr
+  assert depends_on_inputs(jaxpr, [False, False, True]) == [True, False]
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
@@ -183,6 +265,11 @@ def test_stages_have_the_strides_of_the_paper():
   ('field', 'value', 'message'),
   [
     ('backbone', 'vgg', r"config.model.backbone='vgg' is not one of"),
+    ('order', 'random', r"order='random' is not one of \('coarse_to_fine'"),
+    ('split_attention', 'all', r"split_attention='all' is not one of"),
+    ('sites', (1, 5), r'sites=\(1, 5\) must be some of \(0, 1, 2, 3, 4\)'),
+    ('sites', (2, 1), r'sites=\(2, 1\) must be some of .* in this order'),
+    ('hidden', -1, 'hidden=-1 must be at least 0'),
     ('attention', 'softmax', r"attention='softmax' is not one of"),
     ('levels', 4, r'levels=4 is not one of \(0, 1, 2, 3\)'),
     ('radix', 0, 'radix=0 must be at least 1'),
@@ -206,3 +293,45 @@ def test_no_classes_is_an_error():
 def test_a_radix_that_does_not_divide_names_the_stage():
   with pytest.raises(ValueError, match=r'att1: 256 channels.*radix=3'):
     shapes(model_config(radix=3))
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [('multi_part', True), ('se_blocks', True), ('stem_relu', False)],
+)
+@pytest.mark.parametrize('backbone', ['densenet169', 'inception_v3'])
+def test_what_only_a_resnet_has_is_refused_elsewhere(backbone, field, value):
+  config = model_config(**{'backbone': backbone, field: value})
+  with pytest.raises(
+    ValueError,
+    match=rf"config.model.{field}={value} needs .*'resnet50'.*{backbone}",
+  ):
+    apnet_jax.create_model(config, 10)
+
+
+def test_shared_attention_is_for_channels():
+  config = model_config(attention='spatial', split_attention='shared')
+  with pytest.raises(ValueError, match="split_attention='shared' is for chan"):
+    apnet_jax.create_model(config, 10)
+
+
+def test_rows_that_do_not_split_name_the_stage():
+  config = model_config(attention='spatial', levels=3)
+  with pytest.raises(ValueError, match=r'att3: 14 rows .* 4 parts at level 3'):
+    shapes(config, image_size=(224, 224))
+
+
+def test_local_parts_that_do_not_split_are_an_error():
+  with pytest.raises(ValueError, match='multi_part: 7 rows .* 2 parts'):
+    shapes(model_config(multi_part=True), image_size=(112, 64))
+
+
+def test_the_multi_part_head_concatenates_its_branches():
+  model = apnet_jax.create_model(model_config(multi_part=True), 10)
+  images = jax.ShapeDtypeStruct((2, 64, 32, 3), 'float32')
+  out, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+  assert out.embedding.shape == out.feature.shape == (2, 2048 + 2 * 256)
+  assert out.logits.shape == (2, 10)
+  whole, local = out.branches
+  assert (whole.feature.shape, whole.logits.shape) == ((2, 2048), (2, 1, 10))
+  assert (local.feature.shape, local.logits.shape) == ((2, 512), (2, 2, 10))

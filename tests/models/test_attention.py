@@ -1,3 +1,6 @@
+from functools import partial
+import json
+import pathlib
 import re
 
 from hypothesis import given, settings
@@ -7,8 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from apnet_jax.models.attention import ChannelAttention
+from apnet_jax.models.attention import (
+  ChannelAttention,
+  SharedChannelAttention,
+  SpatialAttention,
+)
+from apnet_jax.models.layers import BatchNorm
 from apnet_jax.models.pyramid import AttentionPyramid, parts_of_level
+from apnet_jax.models.torch_weights import import_state_dict
+from configs import common
+from tests.golden import recipe
+
+GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 
 
 def sigmoid(x):
@@ -16,8 +29,8 @@ def sigmoid(x):
 
 
 def attend(x, fc1, fc2):
-  """Eq. (5) without the sigmoid, of one part [height, width, channels]."""
-  return np.maximum(x.mean((0, 1)) @ fc1, 0) @ fc2
+  """Eq. (5) of one part [height, width, channels]."""
+  return sigmoid(np.maximum(x.mean((0, 1)) @ fc1, 0) @ fc2)
 
 
 def pyramid_by_hand(x, params, radix):
@@ -28,11 +41,18 @@ def pyramid_by_hand(x, params, radix):
     parts = radix ** (level - 1)
     for image in x:
       maps = [
-        attend(part, weights['fc1'][j], weights['fc2'][j])
+        attend(part, weights['fc1']['kernel'][j], weights['fc2']['kernel'][j])
         for j, part in enumerate(np.split(image, parts, axis=-1))
       ]
-      image *= sigmoid(np.concatenate(maps))
+      image *= np.concatenate(maps)
   return x
+
+
+def channel_pyramid(**fields):
+  attention = partial(ChannelAttention, reduction=fields.pop('reduction', 16))
+  return AttentionPyramid(
+    attention=attention, split_attention=attention, **fields
+  )
 
 
 @settings(max_examples=15)
@@ -44,7 +64,7 @@ def test_pyramid_equals_the_equations(levels_radix, seed):
   levels, radix = levels_radix
   keys = jax.random.split(jax.random.key(seed), 2)
   x = jax.random.normal(keys[0], (2, 3, 2, 64)) * 2
-  pyramid = AttentionPyramid(levels=levels, radix=radix, reduction=2)
+  pyramid = channel_pyramid(levels=levels, radix=radix, reduction=2)
   params = pyramid.init(keys[1], x)['params']
   expected = pyramid_by_hand(x, jax.device_get(params), radix)
   y = pyramid.apply({'params': params}, x)
@@ -72,7 +92,7 @@ def test_parts_of_a_level():
 def test_hidden_width_is_at_least_one():
   x = jnp.ones((1, 1, 1, 64))
   params = ChannelAttention(parts=32).init(jax.random.key(0), x)['params']
-  assert params['fc1'].shape == (32, 2, 1)
+  assert params['fc1']['kernel'].shape == (32, 2, 1)
 
 
 def test_split_attention_has_no_loop_and_no_vmap():
@@ -90,8 +110,205 @@ def test_split_attention_has_no_loop_and_no_vmap():
 
 
 def test_a_split_that_does_not_divide_is_an_error():
-  pyramid = AttentionPyramid(levels=3, radix=3, name='att1')
+  pyramid = channel_pyramid(levels=3, radix=3, name='att1')
   with pytest.raises(
     ValueError, match=r'att1: 256 channels.* 3 parts at level 2 .*radix=3'
   ):
     pyramid.init(jax.random.key(0), jnp.ones((1, 1, 1, 256)))
+
+
+def test_a_level_order_and_norm_of_the_released_code():
+  """Fine to coarse, and a normalisation after the split level only."""
+  pyramid = AttentionPyramid(
+    levels=2,
+    attention=ChannelAttention,
+    split_attention=partial(SharedChannelAttention, norm=BatchNorm),
+    fine_to_coarse=True,
+    norm_after_split=BatchNorm,
+  )
+  x = jax.random.normal(jax.random.key(0), (2, 3, 2, 64))
+  variables = pyramid.init(jax.random.key(1), x)
+  assert set(variables['params']) == {'level1', 'level2', 'norm2'}
+
+  def part(module, name, x):
+    own = {k: v[name] for k, v in variables.items() if name in v}
+    return module.apply(own, x, False)
+
+  y = part(SharedChannelAttention(2, BatchNorm), 'level2', x) * x
+  y = part(BatchNorm(), 'norm2', y)
+  y = part(ChannelAttention(), 'level1', y) * y
+  np.testing.assert_allclose(pyramid.apply(variables, x), y, rtol=1e-6)
+
+
+def test_shared_attention_makes_parts_compete():
+  """The weights of a channel over the parts sum to 1."""
+  x = jax.random.normal(jax.random.key(0), (3, 2, 2, 64))
+  attention = SharedChannelAttention(parts=4, norm=BatchNorm)
+  variables = attention.init(jax.random.key(1), x)
+  scores = attention.apply(variables, x).reshape(3, 4, 16)
+  np.testing.assert_allclose(scores.sum(1), 1, rtol=1e-6)
+  assert scores.std() > 0
+  assert variables['params']['fc1']['kernel'].shape == (1, 16, 64)
+
+
+def rga_by_hand(x, theta, phi, gx, kernel, last):
+  """RGA-S of one part with the relations as a matrix, which ours never makes.
+
+  x: [positions, channels]; theta, phi and gx are [channels, width]; kernel
+  [2 positions, width]; last: the two layers of W. In eval mode all
+  normalisations are the identity here but for epsilon.
+  """
+
+  def relu(z):
+    return np.maximum(z / np.sqrt(1 + 1e-5), 0)
+
+  relations = relu(x @ theta) @ relu(x @ phi).T
+  both = np.concatenate([relations, relations.T], 1)
+  y = np.concatenate(
+    [relu(x @ gx).mean(1, keepdims=True), relu(both @ kernel)], 1
+  )
+  return sigmoid(relu(y @ last[0]) @ last[1] / np.sqrt(1 + 1e-5))
+
+
+@pytest.mark.parametrize('parts', [1, 2, 4])
+def test_spatial_attention_equals_the_equations(parts):
+  """Eq. (4) in each stripe of the height, with weights of its own."""
+  x = jax.random.normal(jax.random.key(0), (2, 8, 4, 16))
+  attention = SpatialAttention(parts, BatchNorm)
+  variables = attention.init(jax.random.key(1), x)
+  params = jax.device_get(variables['params'])
+
+  def kernel(name, part, layer='0'):
+    return params[name][layer]['kernel'][part]
+
+  ours = attention.apply(variables, x)
+  assert ours.shape == (2, 8, 4, 1)
+  stripes = np.asarray(x).reshape(2, parts, -1, 16)
+  expected = [
+    [
+      rga_by_hand(
+        stripe,
+        *(kernel(f'{n}_spatial', j) for n in ('theta', 'phi', 'gx', 'gg')),
+        [kernel('W_spatial', j, layer) for layer in ('0', '3')],
+      )
+      for j, stripe in enumerate(image)
+    ]
+    for image in stripes
+  ]
+  np.testing.assert_allclose(ours.ravel(), np.ravel(expected), rtol=1e-5)
+  assert np.std(expected) > 1e-4
+
+
+@pytest.mark.parametrize('mode', ['eval', 'train'])
+def test_spatial_attention_agrees_with_the_released_rga(mode):
+  golden = np.load(GOLDEN / 'rga_s_small.npz')
+  keys = json.loads((GOLDEN / 'rga_s_keys.json').read_text())
+  height, width, channels = (
+    int(golden[name]) for name in ('height', 'width', 'channels')
+  )
+  x = recipe.images(int(golden['seed']), 4, height, width, channels)
+  attention = SpatialAttention(1, BatchNorm)
+  # As level 1 of the pyramid after stage 1, which is how weights are named.
+  shapes = {
+    kind: {'att1': {'level1': tree}}
+    for kind, tree in jax.eval_shape(
+      attention.init, jax.random.key(0), x
+    ).items()
+  }
+  state_dict = {
+    f'rga_att1.{key}': recipe.state_dict_value(key, tuple(shape))
+    for key, shape in keys.items()
+    if 'num_batches' not in key
+  }
+  variables = {
+    kind: tree['att1']['level1']
+    for kind, tree in import_state_dict(
+      state_dict, shapes, common.get_config().model
+    ).variables.items()
+  }
+  scores, _ = attention.apply(
+    variables, x, mode == 'train', mutable=['batch_stats']
+  )
+  np.testing.assert_allclose(
+    scores[..., 0], golden[f'{mode}_attention'], rtol=1e-4, atol=1e-5
+  )
+  np.testing.assert_allclose(
+    (scores * x)[..., :8].transpose(0, 3, 1, 2),
+    golden[f'{mode}_out'],
+    rtol=1e-4,
+    atol=1e-5,
+  )
+
+
+def test_spatial_attention_holds_no_matrix_of_relations():
+  """The largest array is that of 1x1 convolutions, not [positions] squared."""
+  x = jax.ShapeDtypeStruct((1, 64, 32, 64), 'float32')
+  attention = SpatialAttention(1, BatchNorm)
+  variables = jax.eval_shape(attention.init, jax.random.key(0), x)
+  jaxpr = str(jax.make_jaxpr(attention.apply)(variables, x))
+  assert '2048,256' in jaxpr and '2048,2048' not in jaxpr
+
+
+def test_spatial_hidden_width_is_at_least_one():
+  """The released ratios would leave none at level 3 of 256x128 images."""
+  x = jnp.ones((1, 16, 8, 2048))
+  params = jax.eval_shape(
+    SpatialAttention(4, BatchNorm).init, jax.random.key(0), x
+  )['params']
+  assert params['W_spatial']['0']['kernel'].shape == (4, 1 + 4, 1)
+
+
+def test_spatial_weights_are_tied_to_the_image_size():
+  attention = SpatialAttention(1, BatchNorm)
+  variables = attention.init(jax.random.key(0), jnp.ones((1, 8, 4, 16)))
+  with pytest.raises(
+    ValueError, match='made for 32 positions.* give 64.*config.data.image_size'
+  ):
+    attention.apply(variables, jnp.ones((1, 16, 4, 16)))
+
+
+def test_rows_that_do_not_split_are_an_error():
+  attention = partial(SpatialAttention, norm=BatchNorm)
+  pyramid = AttentionPyramid(
+    levels=2, attention=attention, split_attention=attention, along='rows',
+    name='att3',
+  )  # fmt: skip
+  with pytest.raises(ValueError, match='att3: 7 rows .* 2 parts at level 2'):
+    pyramid.init(jax.random.key(0), jnp.ones((1, 7, 4, 64)))
+
+
+@pytest.mark.parametrize('kind', ['channel', 'spatial', 'shared'])
+def test_gradients_of_every_level_are_not_zero(kind):
+  """Whole and in two parts, in training."""
+  attention = {
+    'channel': ChannelAttention,
+    'spatial': partial(SpatialAttention, norm=BatchNorm),
+    'shared': partial(SharedChannelAttention, norm=BatchNorm),
+  }
+  pyramid = AttentionPyramid(
+    levels=2,
+    attention=attention['spatial' if kind == 'spatial' else 'channel'],
+    split_attention=attention[kind],
+    along='rows' if kind == 'spatial' else 'channels',
+    norm_after_split=BatchNorm if kind == 'shared' else None,
+  )
+  x = jax.random.normal(jax.random.key(0), (8, 16, 4, 64))
+  variables = pyramid.init(jax.random.key(1), x)
+
+  @jax.jit
+  def gradient(params):
+    def loss_fn(params):
+      y, _ = pyramid.apply(
+        {**variables, 'params': params}, x, True, mutable=['batch_stats']
+      )
+      return jnp.sin(y).sum()
+
+    return jax.grad(loss_fn)(params)
+
+  leaves = jax.tree_util.tree_leaves_with_path(gradient(variables['params']))
+  assert len(leaves) >= 4
+  for path, leaf in leaves:
+    assert np.isfinite(leaf).all(), path
+    # A shift before a normalisation has no effect in training.
+    if 'fc1' not in str(path) or 'bias' not in str(path):
+      assert abs(leaf).max() > 1e-6, path

@@ -1,0 +1,47 @@
+"""Commands of the library:
+
+python -m apnet_jax COMMAND [--help]
+"""
+
+import importlib
+import sys
+
+from absl import flags
+
+from apnet_jax import cli
+
+# Each module has `command()`, which defines its flags and returns its main.
+COMMANDS = {
+  'complexity': 'apnet_jax.complexity',
+  'explain': 'apnet_jax.explain',
+  'export-weights': 'apnet_jax.export_weights',
+}
+
+
+def main() -> None:
+  name, *arguments = sys.argv[1:] or ['--help']
+  if name not in COMMANDS:
+    print(usage())
+    if name not in ('-h', '--help', '--helpshort'):
+      print(f'error: {name!r} is not a command', file=sys.stderr)
+      sys.exit(2)
+    return
+  module = importlib.import_module(COMMANDS[name])
+  sys.modules['__main__'].__doc__ = module.__doc__  # what --help prints
+  sys.argv = [f'python -m apnet_jax {name}', *arguments]
+  command = module.command()
+  for flag in flags.FLAGS.get_flags_for_module(module.__name__):
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # for --help
+  cli.run(command)
+
+
+def usage() -> str:
+  lines = [__doc__]
+  for name, module in COMMANDS.items():
+    about = importlib.import_module(module).__doc__.splitlines()[0]
+    lines.append(f'  {name:16}{about}')
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,190 @@
+"""Inception-V3 with torchvision's structure and names.
+
+Szegedy et al., Rethinking the Inception Architecture for Computer Vision, CVPR
+2016, without the auxiliary classifier. The last reduction (`Mixed_7a`) keeps
+the resolution but for its margin by default, as the last stage of the ResNets
+does; torchvision's has stride 2 (`last_stride=2`).
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from apnet_jax.augment import MEAN, STD
+from apnet_jax.models.layers import Conv, max_pool
+
+MIN_SIZE = 75  # of an image; of a smaller one Mixed_7a may leave nothing
+
+# Features, kernel size, stride and padding of the convolutions in a row.
+PLAIN = {
+  0: {
+    'Conv2d_1a_3x3': (32, 3, 2, 0),
+    'Conv2d_2a_3x3': (32, 3, 1, 0),
+    'Conv2d_2b_3x3': (64, 3, 1, 1),
+  },
+  1: {'Conv2d_3b_1x1': (80, 1, 1, 0), 'Conv2d_4a_3x3': (192, 3, 1, 0)},
+}
+
+
+def _mixed_5(pool):
+  return {
+    'branch1x1': [(64, 1)],
+    'branch5x5': [(48, 1), (64, 5)],
+    'branch3x3dbl': [(64, 1), (96, 3), (96, 3)],
+    'branch_pool': [(pool, 1)],
+  }
+
+
+def _mixed_6(width):
+  row, column = (1, 7), (7, 1)
+  return {
+    'branch1x1': [(192, 1)],
+    'branch7x7': [(width, 1), (width, row), (192, column)],
+    'branch7x7dbl': [
+      (width, 1), (width, column), (width, row), (width, column), (192, row),
+    ],
+    'branch_pool': [(192, 1)],
+  }  # fmt: skip
+
+
+def _mixed_7():
+  row, column = (1, 3), (3, 1)
+  return {
+    'branch1x1': [(320, 1)],
+    'branch3x3': [(384, 1), (384, row, column)],
+    'branch3x3dbl': [(448, 1), (384, 3), (384, row, column)],
+    'branch_pool': [(192, 1)],
+  }
+
+
+# The branches of the mixed modules: features and kernel size of each
+# convolution; with two kernel sizes it is a pair, `a` and `b`, side by side.
+MIXED = {
+  2: {
+    'Mixed_5b': _mixed_5(32),
+    'Mixed_5c': _mixed_5(64),
+    'Mixed_5d': _mixed_5(64),
+  },
+  3: {
+    'Mixed_6a': {
+      'branch3x3': [(384, 3)],
+      'branch3x3dbl': [(64, 1), (96, 3), (96, 3)],
+    },
+    'Mixed_6b': _mixed_6(128),
+    'Mixed_6c': _mixed_6(160),
+    'Mixed_6d': _mixed_6(160),
+    'Mixed_6e': _mixed_6(192),
+  },
+  4: {
+    'Mixed_7a': {
+      'branch3x3': [(192, 1), (320, 3)],
+      'branch7x7x3': [(192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3)],
+    },
+    'Mixed_7b': _mixed_7(),
+    'Mixed_7c': _mixed_7(),
+  },
+}
+
+
+class BasicConv(nn.Module):
+  """`conv`, `bn` and ReLU."""
+
+  conv: Callable[..., nn.Module]
+  norm: Callable[..., nn.Module]
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    x = self.conv(name='conv')(x)
+    return nn.relu(self.norm(epsilon=1e-3, name='bn')(x, train))
+
+
+class Mixed(nn.Module):
+  """Branches that read the same map; concatenates what they make of it.
+
+  Attributes:
+    branches: an entry of `MIXED`; `branch_pool` reads the map averaged.
+    stride: of a reduction, else None. In a reduction the last convolution of
+      each branch is unpadded and has this stride, and so has a maximum of the
+      map itself, which comes last.
+  """
+
+  branches: Mapping
+  stride: int | None
+  norm: Callable[..., nn.Module]
+  conv: Callable[..., nn.Module]
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    maps = [self._branch(x, name, train) for name in self.branches]
+    if self.stride:
+      maps.append(max_pool(x, self.stride, padding=0))
+    return jnp.concatenate(maps, axis=-1)
+
+  def _branch(self, x, branch, train):
+    if branch == 'branch_pool':  # zeros of the padding count, as in torchvision
+      x = nn.avg_pool(x, (3, 3), padding=((1, 1), (1, 1)))
+    convs = self.branches[branch]
+    for i, (features, *sizes) in enumerate(convs, start=1):
+      name = f'{branch}_{i}' if len(convs) > 1 else branch
+      reduces = self.stride and i == len(convs)
+      window = (self.stride, 0) if reduces else ()
+      maps = [
+        BasicConv(
+          partial(self.conv, features, size, *window),
+          self.norm,
+          name=name + suffix,
+        )(x, train)
+        for size, suffix in zip(sizes, ('a', 'b') if len(sizes) > 1 else ('',))
+      ]
+      x = jnp.concatenate(maps, axis=-1)
+    return x
+
+
+class InceptionV3(nn.Module):
+  """A backbone that is called stage by stage.
+
+  Attributes:
+    norm: makes a normalisation layer, called as `layer(x, train)`.
+    conv: makes a convolution, called as `layer(x)`.
+    last_stride: stride of `Mixed_7a`, 1 or 2.
+  """
+
+  norm: Callable[..., nn.Module]
+  conv: Callable[..., nn.Module] = Conv
+  last_stride: int = 1
+
+  num_stages = 4
+
+  @nn.compact
+  def __call__(self, x: jax.Array, stage: int, train: bool) -> jax.Array:
+    """Runs one stage: 0 is the stem (stride 4), 4 ends with `Mixed_7c`."""
+    # torchvision initialises so, and cuts off at 20 standard deviations.
+    conv = partial(self.conv, kernel_init=nn.initializers.normal(0.1))
+    if stage == 0:
+      x = _to_unit_range(x)
+    if stage == 2:
+      x = max_pool(x, padding=0)
+    for name, args in PLAIN.get(stage, {}).items():
+      x = BasicConv(partial(conv, *args), self.norm, name=name)(x, train)
+    strides = {'Mixed_6a': 2, 'Mixed_7a': self.last_stride}
+    for name, branches in MIXED.get(stage, {}).items():
+      mixed = Mixed(branches, strides.get(name), self.norm, conv, name=name)
+      x = mixed(x, train)
+    return max_pool(x, padding=0) if stage == 0 else x
+
+
+def _to_unit_range(images):
+  """From ImageNet's mean and deviation to [-1, 1], [batch, h, w, 3].
+
+  The ImageNet weights come from TensorFlow and expect that range;
+  torchvision's model does the same for them (`transform_input`).
+  """
+  if min(images.shape[1:3]) < MIN_SIZE:
+    raise ValueError(
+      f'Inception-V3 needs images of at least {MIN_SIZE} pixels a side, not'
+      f' {images.shape[1]}x{images.shape[2]}.'
+    )
+  return images * (2 * jnp.array(STD)) + (2 * jnp.array(MEAN) - 1)

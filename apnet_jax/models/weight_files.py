@@ -1,0 +1,171 @@
+"""Files of PyTorch weights, as dicts from names to numpy arrays.
+
+The libraries that read them are optional: safetensors and huggingface_hub come
+with the extra `weights`, PyTorch (for .pth) with the extra `torch`.
+"""
+
+from collections.abc import Mapping
+import importlib
+import os
+import pathlib
+import pickle
+import re
+
+import numpy as np
+
+FORMATS = ('.pth', '.pt', '.bin', '.safetensors', '.npz')
+HUB = 'hf://'
+HUB_SOURCE = re.compile(
+  r'hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?'
+)
+# What a repository of the Hub may call its weights, best first.
+HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
+
+
+def read_weights(source) -> Mapping:
+  """Reads a state dict; one that is in memory is returned as it is.
+
+  Nothing in a file is executed: a pickle that wants more than tensors is
+  refused.
+
+  Args:
+    source: a path, `hf://owner/name`, `hf://owner/name@revision`, either with a
+      file's name after a slash, or a dict.
+
+  Raises:
+    ValueError: the file is not there, is damaged, of an unknown format, or
+      wants to run code.
+  """
+  if isinstance(source, Mapping):
+    return source
+  source = os.fspath(source)
+  path = pathlib.Path(
+    _download(source) if source.startswith(HUB) else source
+  ).expanduser()
+  if not path.is_file():
+    raise ValueError(f'the weights {source} are not a file.')
+  suffix = path.suffix.lower()
+  _check_format(suffix, source)
+  read = {'.npz': _read_npz, '.safetensors': _read_safetensors}
+  return read.get(suffix, _read_torch)(path)
+
+
+def write_weights(path: str | os.PathLike, state_dict: Mapping) -> None:
+  """Writes a state dict, as `{'model': ...}` into a .pth.
+
+  Raises:
+    ValueError: the name says no known format.
+  """
+  path = pathlib.Path(path).expanduser()
+  suffix = path.suffix.lower()
+  _check_format(suffix, path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(f'{path.stem}.part{suffix}')  # whole or not at all
+  if suffix == '.npz':
+    np.savez(part, **state_dict)
+  elif suffix == '.safetensors':
+    _library('safetensors.numpy', 'weights').save_file(dict(state_dict), part)
+  else:
+    torch = _library('torch', 'torch')
+    # An array under two names is one tensor under two names.
+    tensors = {id(v): torch.from_numpy(v) for v in state_dict.values()}
+    torch.save(
+      {'model': {k: tensors[id(v)] for k, v in state_dict.items()}}, part
+    )
+  part.replace(path)
+
+
+def _check_format(suffix: str, source) -> None:
+  if suffix not in FORMATS:
+    raise ValueError(f'the weights {source} do not end in one of {FORMATS}.')
+
+
+def _read_npz(path: pathlib.Path) -> Mapping:
+  try:
+    # np.load would leave a file that it opened itself and cannot read open.
+    with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
+      return dict(arrays)
+  except Exception as error:  # zipfile's, zlib's and numpy's own
+    raise _damaged(path, error) from error
+
+
+def _read_safetensors(path: pathlib.Path) -> Mapping:
+  safetensors = _library('safetensors.numpy', 'weights')
+  try:
+    return safetensors.load_file(path)
+  except Exception as error:  # safetensors raises its own class
+    raise _damaged(path, error) from error
+
+
+def _read_torch(path: pathlib.Path) -> Mapping:
+  torch = _library('torch', 'torch')
+  try:
+    content = torch.load(path, map_location='cpu', weights_only=True)
+  except pickle.UnpicklingError as error:
+    raise ValueError(
+      f'the weights {path} are refused: the file holds more than tensors and'
+      ' could run code when it is read. If you trust where it comes from, load'
+      ' it in PyTorch and save its state_dict() alone.'
+    ) from error
+  except Exception as error:
+    raise _damaged(path, error) from error
+  return _to_numpy(content, path)
+
+
+def _to_numpy(content, path: pathlib.Path) -> Mapping:
+  """The tensors of a (nested) dict as arrays; other entries are dropped."""
+  if not isinstance(content, Mapping):
+    raise ValueError(
+      f'the weights {path} hold a {type(content).__name__}, not a state_dict.'
+    )
+  arrays = {}
+  for name, value in content.items():
+    if isinstance(value, Mapping):
+      arrays[name] = _to_numpy(value, path)
+    elif hasattr(value, 'detach'):
+      value = value.detach()
+      # numpy has no bfloat16.
+      arrays[name] = (
+        value.float() if value.is_floating_point() else value
+      ).numpy()
+  return arrays
+
+
+def _download(source: str) -> str:
+  """Fetches a file of the Hugging Face Hub into its cache."""
+  hub = _library('huggingface_hub', 'weights')
+  no_such_file = _library(
+    'huggingface_hub.errors', 'weights'
+  ).EntryNotFoundError
+  match = HUB_SOURCE.fullmatch(source)
+  if not match:
+    raise ValueError(f'{source} is not hf://OWNER/NAME[@REVISION][/FILE].')
+  for file in [match['file']] if match['file'] else HUB_FILES:
+    try:
+      return hub.hf_hub_download(
+        match['repository'], file, revision=match['revision']
+      )
+    except no_such_file as error:
+      problem = error
+    except Exception as error:  # no network, no such repository, no access
+      problem = error
+      break
+  reason = (str(problem).splitlines() or [''])[0]
+  raise ValueError(
+    f'{source} cannot be fetched from the Hub: {reason}'
+  ) from problem
+
+
+def _library(name: str, extra: str):
+  try:
+    return importlib.import_module(name)
+  except ImportError as error:
+    raise ValueError(
+      f'this needs {name.split(".")[0]}, which is not installed:'
+      f" pip install '.[{extra}]'."
+    ) from error
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> ValueError:
+  reason = (str(error).splitlines() or [type(error).__name__])[0]
+  return ValueError(f'the weights {path} cannot be read: {reason}')

@@ -1,0 +1,203 @@
+import functools
+import http.server
+import pickle
+import sys
+import threading
+import types
+
+import huggingface_hub
+import numpy as np
+import pytest
+
+from apnet_jax.models.weight_files import read_weights, write_weights
+
+WEIGHTS = {
+  'base.conv1.weight': np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
+  'base.bn1.num_batches_tracked': np.zeros((), np.int64),
+}
+
+
+def assert_same(a, b):
+  assert a.keys() == b.keys()
+  for name in a:
+    assert a[name].dtype == b[name].dtype
+    np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.mark.parametrize('suffix', ['.npz', '.safetensors'])
+def test_a_file_gives_back_what_was_written(tmp_path, suffix):
+  path = tmp_path / 'folder' / f'weights{suffix}'
+  write_weights(path, WEIGHTS)
+  assert_same(read_weights(path), WEIGHTS)
+  assert_same(read_weights(str(path)), WEIGHTS)
+  assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_dict_is_weights():
+  assert read_weights(WEIGHTS) is WEIGHTS
+
+
+def test_pth_of_pytorch(tmp_path):
+  """Also bfloat16, one tensor under two names, and what is not a tensor."""
+  torch = pytest.importorskip('torch')
+  path = tmp_path / 'weights.pth'
+  shared = WEIGHTS['base.conv1.weight']
+  write_weights(path, WEIGHTS | {'base_1.0.weight': shared})
+  assert path.stat().st_size < 3000
+  assert_same(
+    read_weights(path)['model'], WEIGHTS | {'base_1.0.weight': shared}
+  )
+  half = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+  torch.save({'model': {'w': half}, 'epoch': 3}, path)
+  content = read_weights(path)
+  assert content.keys() == {'model'}
+  assert_same(content['model'], {'w': np.ones(3, np.float32)})
+  torch.save([1, 2], path)
+  with pytest.raises(ValueError, match='hold a list, not a state_dict'):
+    read_weights(path)
+
+
+class Harm:
+  """A pickle of it creates a file when it is read."""
+
+  def __init__(self, path):
+    self.path = path
+
+  def __reduce__(self):
+    return open, (str(self.path), 'w')
+
+
+def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path):
+  torch = pytest.importorskip('torch')
+  path, trace = tmp_path / 'weights.pth', tmp_path / 'harm'
+  torch.save({'w': Harm(trace)}, path)
+  with pytest.raises(ValueError, match='refused.*could run code'):
+    read_weights(path)
+  path.write_bytes(pickle.dumps({'w': Harm(trace)}, protocol=2))
+  with pytest.raises(ValueError, match='refused|cannot be read'):
+    read_weights(path)
+  assert not trace.exists()
+
+
+def test_a_numpy_pickle_is_refused(tmp_path):
+  path, trace = tmp_path / 'weights.npz', tmp_path / 'harm'
+  np.savez(path, w=np.array([Harm(trace)], dtype=object))
+  trace.unlink(missing_ok=True)
+  with pytest.raises(ValueError, match='cannot be read'):
+    read_weights(path)
+  assert not trace.exists()
+
+
+def test_pytorch_is_asked_for_weights_only(tmp_path, monkeypatch):
+  """Where PyTorch is not installed, a stand-in records how it is called."""
+  calls = []
+  path = tmp_path / 'weights.pth'
+  path.touch()
+
+  def load(path, **options):
+    calls.append(options)
+    raise pickle.UnpicklingError('Unsupported global: GLOBAL os.system')
+
+  monkeypatch.setitem(sys.modules, 'torch', types.SimpleNamespace(load=load))
+  with pytest.raises(ValueError, match='refused.*could run code'):
+    read_weights(path)
+  assert calls == [{'map_location': 'cpu', 'weights_only': True}]
+
+
+def test_a_library_that_is_missing_is_named(tmp_path, monkeypatch):
+  path = tmp_path / 'weights.pth'
+  path.touch()
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  with pytest.raises(
+    ValueError, match=r"needs torch, .*pip install '.\[torch\]"
+  ):
+    read_weights(path)
+
+
+@pytest.mark.parametrize('suffix', ['.npz', '.safetensors'])
+def test_a_damaged_file_is_named(tmp_path, suffix):
+  path = tmp_path / f'weights{suffix}'
+  write_weights(path, WEIGHTS)
+  whole = path.read_bytes()
+  for damaged in (b'', whole[: len(whole) // 2], b'\xff' * 100):
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=f'weights{suffix} cannot be read'):
+      read_weights(path)
+
+
+def test_what_is_not_there_and_what_is_not_known(tmp_path):
+  with pytest.raises(ValueError, match='nowhere.npz are not a file'):
+    read_weights('nowhere.npz')
+  path = tmp_path / 'weights.h5'
+  path.touch()
+  for call in (lambda: read_weights(path), lambda: write_weights(path, {})):
+    with pytest.raises(ValueError, match=r"do not end in one of \('.pth'"):
+      call()
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+  """As much of the Hub as a download needs; one repository, one file."""
+
+  content, asked = b'', []
+
+  def do_HEAD(self):
+    self.answer(body=False)
+
+  def do_GET(self):
+    self.answer(body=True)
+
+  def answer(self, body):
+    self.asked.append(self.path)
+    there = self.path.startswith('/timm/resnet50.tv_in1k/resolve/')
+    file = self.path.endswith('/model.safetensors')
+    self.send_response(200 if there and file else 404)
+    if there and not file:
+      self.send_header('X-Error-Code', 'EntryNotFound')
+    self.send_header('X-Repo-Commit', 'c' * 40)
+    self.send_header('ETag', '"e"')
+    content = self.content if there and file else b''
+    self.send_header('Content-Length', str(len(content)))
+    self.end_headers()
+    if body:
+      self.wfile.write(content)
+
+  def log_message(self, *_):
+    pass
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+  """The Hub on the loopback, and huggingface_hub told to ask it."""
+  write_weights(tmp_path / 'model.safetensors', WEIGHTS)
+  Hub.content = (tmp_path / 'model.safetensors').read_bytes()
+  server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hub)
+  threading.Thread(target=server.serve_forever, daemon=True).start()
+  download = functools.partial(
+    huggingface_hub.hf_hub_download,
+    endpoint=f'http://127.0.0.1:{server.server_port}',
+    cache_dir=tmp_path / 'cache',
+  )
+  monkeypatch.setattr(huggingface_hub, 'hf_hub_download', download)
+  yield Hub
+  server.shutdown()
+  server.server_close()
+
+
+def test_weights_come_from_the_hub(hub):
+  source = 'hf://timm/resnet50.tv_in1k'
+  assert_same(read_weights(source), WEIGHTS)
+  assert_same(read_weights(f'{source}/model.safetensors'), WEIGHTS)
+  assert any('/resolve/main/model.safetensors' in path for path in hub.asked)
+  assert_same(read_weights(f'{source}@v1.0'), WEIGHTS)
+  assert any('/resolve/v1.0/model.safetensors' in path for path in hub.asked)
+
+
+def test_a_repository_that_is_not_there_is_named(hub):
+  for source in (
+    'hf://timm/nothing',
+    'hf://timm/resnet50.tv_in1k/nothing.safetensors',
+  ):
+    with pytest.raises(ValueError, match=f'{source} cannot be fetched'):
+      read_weights(source)
+  with pytest.raises(ValueError, match='hf://OWNER/NAME'):
+    read_weights('hf://resnet50')
