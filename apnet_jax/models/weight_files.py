@@ -68,7 +68,7 @@ def write_weights(path: str | os.PathLike, state_dict: Mapping) -> None:
   else:
     torch = _library('torch', 'torch')
     # An array under two names is one tensor under two names.
-    tensors = {id(v): torch.from_numpy(v) for v in state_dict.values()}
+    tensors = {id(v): torch.tensor(v) for v in state_dict.values()}
     torch.save(
       {'model': {k: tensors[id(v)] for k, v in state_dict.items()}}, part
     )
