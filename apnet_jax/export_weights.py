@@ -66,7 +66,7 @@ def command():
     write_weights(output.value, state_dict)
     print(f'wrote {output.value}: {len(state_dict)} arrays after step {step}')
     print(
-      'The released APNet code loads them.'
+      'The released APNet code has this network, and loads it from a .pth.'
       if released
       else 'The released APNet code has no such network; names follow it and'
       ' torchvision where they have the same part.'

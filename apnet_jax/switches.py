@@ -320,6 +320,14 @@ DEPARTURES = (
     _is_spatial,
   ),
   Departure(
+    'takes the settings of [5], which trains on 16 x 4 images and does not flip'
+    ' at test',
+    'train.P and eval.flip are those of all experiments',
+    'Section IV.B says 20 persons and the average with the flipped image "for'
+    ' all experiments"',
+    _is_spatial,
+  ),
+  Departure(
     'its formulas have bare 1x1 convolutions',
     'each is normalised, and has a ReLU but for the last',
     'so has the code of [5], to which the paper refers',

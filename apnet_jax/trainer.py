@@ -221,7 +221,12 @@ def check(
     )
   shapes = variable_shapes(create_model(config.model, num_classes=1), size)
   if config.model.pretrained and not checkpoint.is_begun(workdir):
-    import_weights(config.model.pretrained, shapes, config.model)
+    try:
+      import_weights(config.model.pretrained, shapes, config.model)
+    except ValueError as error:
+      raise ValueError(
+        f'config.model.pretrained={config.model.pretrained!r}: {error}'
+      ) from error
 
 
 def _train_steps(run: Run, state, checkpoints, writer):

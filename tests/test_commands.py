@@ -259,7 +259,7 @@ def test_killed_and_started_again_ends_with_the_same_bits(own, tmp_path):
         '--config=configs/market.py',
         '--config.model.pretrained=nowhere.pth',
       ],
-      'error: the weights nowhere.pth are not a file',
+      "config.model.pretrained='nowhere.pth': the weights nowhere.pth are not",
     ),
     (['-m', 'apnet_jax', 'exlpain'], "error: 'exlpain' is not a command"),
     (

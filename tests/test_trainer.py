@@ -6,10 +6,15 @@ import json
 import chex
 import jax
 import numpy as np
+import optax
 import pytest
 
 from apnet_jax import checkpoint, parallel, trainer
+from apnet_jax.models.apnet import create_model
+from apnet_jax.models.torch_weights import to_state_dict
+from apnet_jax.models.weight_files import write_weights
 from apnet_jax.retrieval import evaluation
+from apnet_jax.train_step import create_state
 from tests.fakes import make_feed, make_split, small_config
 
 
@@ -236,3 +241,40 @@ def test_bad_fields_are_named(field, value, message, tmp_path):
   with pytest.raises(ValueError, match=message):
     trainer.train(config, make_feed(config), tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
+
+
+def test_weights_to_start_from_are_checked_before_a_run_begins(tmp_path):
+  """A run that goes on does not need them any more."""
+  config = small_config()
+  config.model.pretrained = str(tmp_path / 'weights.npz')
+  with pytest.raises(ValueError, match='config.model.pretrained=.*not a file'):
+    trainer.check(config, tmp_path)
+  np.savez(config.model.pretrained, **{'conv1.weight': np.zeros(3)})
+  with pytest.raises(
+    ValueError, match=r'(?s)pretrained=.*missing.*1 misshapen'
+  ):
+    trainer.check(config, tmp_path)
+  (tmp_path / 'checkpoints' / '1').mkdir(parents=True)
+  trainer.check(config, tmp_path)
+
+
+def test_a_state_starts_from_weights(tmp_path, capsys):
+  config = small_config()
+  model = create_model(config.model, 6)
+  state = create_state(model, optax.sgd(0.1), (32, 16), seed=0)
+  other = create_state(model, optax.sgd(0.1), (32, 16), seed=1)
+  state_dict = to_state_dict(
+    {'params': other.params, 'batch_stats': other.batch_stats}
+  )
+  state_dict['classifier.weight'] = np.zeros((9, 2048), np.float32)
+  config.model.pretrained = str(tmp_path / 'weights.npz')
+  write_weights(config.model.pretrained, state_dict)
+  started = trainer.start_from(config.model, state)
+  chex.assert_trees_all_equal(started.params['base'], other.params['base'])
+  chex.assert_trees_all_equal(started.batch_stats, other.batch_stats)
+  chex.assert_trees_all_equal(
+    started.params['classifier'], state.params['classifier']
+  )
+  leaf = started.params['base']['conv1']['kernel']
+  assert leaf.sharding.is_fully_replicated and len(leaf.devices()) == 4
+  assert '9 identities in the weights, 6 here' in capsys.readouterr().out

@@ -30,6 +30,11 @@ ATTENTIONS = ('channel', 'spatial', 'none')
 SPLIT_ATTENTIONS = ('per_part', 'shared')
 ORDERS = ('coarse_to_fine', 'fine_to_coarse')
 SITES = (0, 1, 2, 3, 4)
+FIELDS = (
+  'attention', 'backbone', 'batch_norm_group', 'dtype', 'hidden', 'last_stride',
+  'levels', 'multi_part', 'norm_after_split', 'order', 'radix', 'reduction',
+  'se_blocks', 'sites', 'split_attention', 'stacked', 'stem_relu',
+)  # fmt: skip
 DTYPES = ('float32', 'bfloat16', 'float64')
 
 
@@ -220,6 +225,11 @@ def variable_shapes(model: nn.Module, image_size: tuple[int, int]) -> Mapping:
 
 
 def _check(config: ml_collections.ConfigDict, num_classes: int) -> None:
+  if missing := [field for field in FIELDS if field not in config]:
+    raise ValueError(
+      f'the configuration of a model lacks {", ".join(missing)}: it is not the'
+      ' `model` part of one, or was written by an older version.'
+    )
   allowed = {
     'backbone': BACKBONES,
     'attention': ATTENTIONS,

@@ -135,7 +135,8 @@ class SpatialAttention(nn.Module):
   CVPR 2020, as its released code has it: normalisation and ReLU after every
   1x1 convolution but the last, which is only normalised. Names are those of
   that code. The weights hold the number of positions of a part, so that a
-  network takes images of one size only.
+  network takes images of one size only. (What can be checked is the number of
+  positions: a size with as many, such as the transposed one, is not noticed.)
 
   Attributes:
     parts: n of Eq. (2).

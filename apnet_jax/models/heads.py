@@ -73,9 +73,9 @@ class LocalBranch(nn.Module):
     batch, height, width, channels = x.shape
     if height % self.parts:
       raise ValueError(
-        f'config.model.multi_part: {height} rows of the last stage do not'
-        f' split into {self.parts} parts; choose another'
-        ' config.data.image_size.'
+        f'config.model.multi_part=True: {height} rows of the last stage do not'
+        f' split into {self.parts} parts; choose a height in'
+        ' config.data.image_size that 32 divides.'
       )
     x = x.reshape(batch, self.parts, -1, channels)
     pooled = x.mean(2, dtype=jnp.promote_types(x.dtype, jnp.float32))

@@ -54,9 +54,13 @@ class AttentionPyramid(nn.Module):
     return x
 
   def _check_split(self, x: jax.Array, parts: int, level: int) -> None:
-    size = x.shape[{'rows': 1, 'channels': 3}[self.along]]
+    axis = {'rows': 1, 'channels': 3}[self.along]
+    size = x.shape[axis]
     if size % parts:
+      fit = [r for r in range(1, 33) if size % r ** (level - 1) == 0]
       raise ValueError(
         f'{self.name}: {size} {self.along} do not split into {parts}'
-        f' parts at level {level} with config.model.radix={self.radix}.'
+        f' parts at level {level} with config.model.radix={self.radix}; these'
+        f' radices do: {", ".join(map(str, fit))}'
+        + ('; or change config.data.image_size.' if axis == 1 else '.')
       )

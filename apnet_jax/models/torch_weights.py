@@ -48,11 +48,13 @@ OLD_NAMES = {  # of torchvision's first DenseNets
   r'(denselayer\d+\.(?:norm|conv))\.([12])\.': r'\1\2.'
 }
 IMAGENET_HEAD = re.compile(r'^(fc|classifier|head|AuxLogits)\.')
+SPATIAL = re.compile(r'\.gg_spatial\.0\.weight\b')
 CLASSIFIER = re.compile(r'^(local\.)?classifier\.')
 SHOWN = 20  # names of each kind in an error
 DESCRIBED = (
   'backbone', 'attention', 'levels', 'radix', 'stacked', 'sites',
-  'split_attention', 'norm_after_split', 'se_blocks', 'multi_part',
+  'split_attention', 'norm_after_split', 'hidden', 'reduction', 'se_blocks',
+  'multi_part',
 )  # fmt: skip
 
 
@@ -77,7 +79,9 @@ def load_torch_weights(
   fit name by name, but that a classifier of another width is left out. Weights
   of a backbone alone (torchvision or timm, trained on ImageNet) must fit the
   backbone. What is left out starts at random, and a message of the `logging`
-  module says so.
+  module says so. Weights do not say how a network computes (`last_stride`,
+  `stem_relu`, `order`): released APNet files want the fields of
+  `configs/market.py:official`.
 
   Args:
     weights: a file (.pth, .safetensors or .npz), `hf://owner/name` on the
@@ -86,7 +90,7 @@ def load_torch_weights(
     config: the `model` part of a configuration.
     num_classes: identities of the classifier.
     image_size: height and width, to which weights of spatial attention are
-      tied; None takes it from them.
+      tied; None takes them from the weights, where 16 divides both.
     seed: of the random weights.
 
   Returns:
@@ -126,9 +130,18 @@ def import_weights(
 
 def normalize_names(state_dict: Mapping) -> dict[str, np.ndarray]:
   """The names that `torch_name` gives, from those of the known files."""
-  for key in ('model', 'state_dict'):
-    if isinstance(state_dict.get(key), Mapping):
-      state_dict = state_dict[key]
+  wrappers = ('model', 'state_dict')
+  while inner := [
+    state_dict[key]
+    for key in wrappers
+    if isinstance(state_dict.get(key), Mapping)
+  ]:
+    state_dict = inner[0]
+  for name, value in state_dict.items():
+    if not isinstance(name, str):
+      raise ValueError(f'weights are named by strings, not by {name!r}.')
+    if np.asarray(value).dtype.kind not in 'fiub' and not _is_bfloat16(value):
+      raise ValueError(f'the weights {name!r} are not an array of numbers.')
   named = {k.removeprefix('module.'): v for k, v in state_dict.items()}
   named = {k: v for k, v in named.items() if not IGNORED.search(k)}
   of_rga = any(k.startswith('backbone.') for k in named)
@@ -139,6 +152,10 @@ def normalize_names(state_dict: Mapping) -> dict[str, np.ndarray]:
   return {
     f'base.{k}': v for k, v in named.items() if not IMAGENET_HEAD.search(k)
   }
+
+
+def _is_bfloat16(value) -> bool:
+  return np.asarray(value).dtype == jnp.bfloat16
 
 
 def import_state_dict(
@@ -153,7 +170,9 @@ def import_state_dict(
   state_dict, notes = dict(state_dict), []
   absent = _absent_by_right(state_dict, shapes)
   if absent:
-    parts = sorted({paths[name][1] for name in absent})
+    parts = sorted(
+      {'.'.join(paths[n][1 : 3 if 'local' in n else 2]) for n in absent}
+    )
     notes.append(
       f'these weights are of a backbone alone; left as initialised:'
       f' {", ".join(parts)}'
@@ -177,7 +196,7 @@ def _absent_by_right(state_dict, shapes: Collection[str]) -> set[str]:
   The local branch's fourth stage starts as a copy of the backbone's, which is
   put into `state_dict`.
   """
-  if not all(name.startswith('base.') for name in state_dict):
+  if not _is_backbone(state_dict):
     return set()
   copies = {
     name: name.replace('local.', 'base.', 1)
@@ -190,6 +209,10 @@ def _absent_by_right(state_dict, shapes: Collection[str]) -> set[str]:
     for name in shapes
     if not name.startswith('base.') and name not in copies
   }
+
+
+def _is_backbone(state_dict: Collection[str]) -> bool:
+  return all(name.startswith('base.') for name in state_dict)
 
 
 def _other_classifier(given, shape: tuple[int, ...]) -> str:
@@ -302,7 +325,8 @@ def from_torch(name: str, value: np.ndarray, leaf) -> jax.Array:
     value = value.transpose(2, 3, 1, 0)
   elif not name.endswith('.bias') and len(shape) > 1:
     value = value.reshape(*shape[:-2], shape[-1], shape[-2]).swapaxes(-1, -2)
-  return jnp.asarray(value.reshape(shape), leaf.dtype)
+  # A copy: jnp.asarray may share the caller's memory.
+  return jnp.array(value.reshape(shape), leaf.dtype)
 
 
 def _check_names(state_dict, wanted, shapes, config) -> None:
@@ -326,6 +350,12 @@ def _check_names(state_dict, wanted, shapes, config) -> None:
       lines += [f'    {name}' for name in sorted(names)[:SHOWN]]
       if len(names) > SHOWN:
         lines.append(f'    and {len(names) - SHOWN} more')
+  if any(SPATIAL.search(name) for name in problems['misshapen']):
+    lines.append(
+      '  Spatial attention (gg_spatial) holds twice the number of positions of'
+      ' a part: it is tied to the image size that it was made for'
+      ' (config.data.image_size, or image_size=).'
+    )
   raise ValueError('\n'.join(lines))
 
 
@@ -338,12 +368,14 @@ def _image_size(state_dict: Mapping[str, np.ndarray], config):
   if not (config.attention == 'spatial' and has_pyramids(config)):
     return 96, 96  # enough for every backbone
   kernel = state_dict.get('rga_att1.gg_spatial.0.weight')
-  if kernel is None:
+  if kernel is not None and config.backbone != 'inception_v3':
+    return np.shape(kernel)[1] // 2, 16
+  if any(SPATIAL.search(k) for k in state_dict) or _is_backbone(state_dict):
     raise ValueError(
       "config.model.attention='spatial' is tied to the size of the images,"
       ' which these weights do not tell: give image_size=(height, width).'
     )
-  return np.shape(kernel)[1] // 2, 16
+  return 256, 128  # of another network, as the report of names will say
 
 
 def _fill(variables: Mapping, model, image_size, seed: int) -> Mapping:

@@ -10,6 +10,7 @@ import os
 import pathlib
 import pickle
 import re
+import zipfile
 
 import numpy as np
 
@@ -80,7 +81,15 @@ def _check_format(suffix: str, source) -> None:
     raise ValueError(f'the weights {source} do not end in one of {FORMATS}.')
 
 
+def _looks_like_torch(path: pathlib.Path) -> bool:
+  """Whether it begins as a zip archive or a pickle does."""
+  with path.open('rb') as file:
+    return file.read(2).startswith((b'PK', b'\x80'))
+
+
 def _read_npz(path: pathlib.Path) -> Mapping:
+  if not zipfile.is_zipfile(path):
+    raise _damaged(path, Exception('it is not a whole .npz archive'))
   try:
     # np.load would leave a file that it opened itself and cannot read open.
     with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
@@ -102,6 +111,8 @@ def _read_torch(path: pathlib.Path) -> Mapping:
   try:
     content = torch.load(path, map_location='cpu', weights_only=True)
   except pickle.UnpicklingError as error:
+    if not _looks_like_torch(path):
+      raise _damaged(path, Exception('it is not a file of PyTorch')) from error
     raise ValueError(
       f'the weights {path} are refused: the file holds more than tensors and'
       ' could run code when it is read. If you trust where it comes from, load'

@@ -285,6 +285,17 @@ def test_bad_fields_are_named(field, value, message):
     apnet_jax.create_model(model_config(**{field: value}), 10)
 
 
+def test_another_part_of_the_configuration_is_refused():
+  with pytest.raises(
+    ValueError, match='lacks attention, backbone.*`model` part'
+  ):
+    apnet_jax.create_model(common.get_config(), 10)
+  old = model_config()
+  del old.split_attention
+  with pytest.raises(ValueError, match='lacks split_attention.*older version'):
+    apnet_jax.create_model(old, 10)
+
+
 def test_no_classes_is_an_error():
   with pytest.raises(ValueError, match='num_classes=0'):
     apnet_jax.create_model(model_config(), 0)
@@ -322,7 +333,7 @@ def test_rows_that_do_not_split_name_the_stage():
 
 
 def test_local_parts_that_do_not_split_are_an_error():
-  with pytest.raises(ValueError, match='multi_part: 7 rows .* 2 parts'):
+  with pytest.raises(ValueError, match='multi_part=True: 7 rows .* 2 parts'):
     shapes(model_config(multi_part=True), image_size=(112, 64))
 
 

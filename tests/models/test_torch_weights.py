@@ -344,4 +344,49 @@ def test_all_names_that_do_not_fit_come_in_one_error():
 def test_weights_of_another_architecture_are_refused(of, into):
   weights = random_state_dict(small(**of))
   with pytest.raises(ValueError, match='not of this network'):
-    load_torch_weights(weights, small(**into), 11, image_size=(96, 96))
+    load_torch_weights(weights, small(**into), 11)
+
+
+def test_spatial_weights_of_another_image_size_are_refused():
+  config = small(attention='spatial')
+  weights = random_state_dict(config, image_size=(64, 32))
+  tied = r'(?s)gg_spatial.0.weight: .* given.*twice the number of positions'
+  with pytest.raises(ValueError, match=tied):
+    load_torch_weights(weights, config, 11, image_size=(96, 32))
+  sides = random_state_dict(config, image_size=(64, 24))  # 16 divides no 24
+  with pytest.raises(ValueError, match=tied):
+    load_torch_weights(sides, config, 11)
+  load_torch_weights(sides, config, 11, image_size=(64, 24))
+
+
+def test_the_given_arrays_are_copied():
+  """Also where they lie so that JAX could take them as they are."""
+  config = small()
+  weights = random_state_dict(config)
+  memory = np.empty(64 * 4 + 64, np.uint8)
+  start = -memory.ctypes.data % 64
+  aligned = memory[start : start + 256].view(np.float32)
+  aligned[:] = weights['base.bn1.weight']
+  weights['base.bn1.weight'] = aligned
+  before = aligned.copy()
+  variables = load_torch_weights(weights, config, 11)
+  aligned[:] = 7
+  scale = variables['params']['base']['bn1']['scale']
+  np.testing.assert_array_equal(scale, before)
+
+
+def test_weights_lie_under_any_wrapping():
+  config = small()
+  weights = random_state_dict(config)
+  for wrapped in (
+    {'state_dict': {'model': weights}},
+    {'model': {'state_dict': weights, 'epoch': 3}},
+  ):
+    load_torch_weights(wrapped, config, 11)
+  for broken, message in (
+    ({0: np.zeros(3)}, 'named by strings, not by 0'),
+    ({'w': np.array(['a'])}, "'w' are not an array of numbers"),
+    ({}, 'not of this network'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      load_torch_weights(broken, config, 11)

@@ -77,6 +77,9 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path):
   with pytest.raises(ValueError, match='refused|cannot be read'):
     read_weights(path)
   assert not trace.exists()
+  path.write_text('<html>not found</html>')
+  with pytest.raises(ValueError, match='cannot be read: it is not a file of'):
+    read_weights(path)
 
 
 def test_a_numpy_pickle_is_refused(tmp_path):
@@ -92,7 +95,7 @@ def test_pytorch_is_asked_for_weights_only(tmp_path, monkeypatch):
   """Where PyTorch is not installed, a stand-in records how it is called."""
   calls = []
   path = tmp_path / 'weights.pth'
-  path.touch()
+  path.write_bytes(b'PK')
 
   def load(path, **options):
     calls.append(options)
