@@ -73,7 +73,6 @@ def main(argv):
 def write_card(path: pathlib.Path, card: dict) -> None:
   from apnet_jax.checkpoint import write_json
 
-  path.parent.mkdir(parents=True, exist_ok=True)
   write_json(path.parent, path.name, card)
 
 

@@ -155,7 +155,6 @@ def claim_workdir(
     ValueError: the workdir belongs to another configuration or data set.
   """
   path = pathlib.Path(workdir)
-  path.mkdir(parents=True, exist_ok=True)
   if is_begun(workdir):  # else nothing can be lost
     different = _differences(load_config(workdir), config)
     saved_run = load_run(workdir)
@@ -217,8 +216,9 @@ def _read_json(workdir: str | os.PathLike, name: str) -> dict[str, Any]:
 
 
 def write_json(workdir: str | os.PathLike, name: str, content: Mapping) -> None:
-  """Writes a JSON file into a folder, whole or not at all."""
+  """Writes a JSON file into a folder, made if need be, whole or not at all."""
   path = pathlib.Path(workdir) / name
+  path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_suffix('.part')
   part.write_text(json.dumps(content, indent=2, allow_nan=False) + '\n')
   part.replace(path)

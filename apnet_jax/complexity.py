@@ -340,7 +340,6 @@ def command() -> Callable:
 def _write(path: pathlib.Path, rows: list[Mapping[str, Any]]) -> None:
   from apnet_jax.checkpoint import write_json  # Orbax takes a second
 
-  path.parent.mkdir(parents=True, exist_ok=True)
   write_json(
     path.parent,
     path.name,

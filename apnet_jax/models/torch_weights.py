@@ -140,7 +140,8 @@ def normalize_names(state_dict: Mapping) -> dict[str, np.ndarray]:
   for name, value in state_dict.items():
     if not isinstance(name, str):
       raise ValueError(f'weights are named by strings, not by {name!r}.')
-    if np.asarray(value).dtype.kind not in 'fiub' and not _is_bfloat16(value):
+    dtype = np.asarray(value).dtype
+    if dtype.kind not in 'fiub' and dtype != jnp.bfloat16:
       raise ValueError(f'the weights {name!r} are not an array of numbers.')
   named = {k.removeprefix('module.'): v for k, v in state_dict.items()}
   named = {k: v for k, v in named.items() if not IGNORED.search(k)}
@@ -152,10 +153,6 @@ def normalize_names(state_dict: Mapping) -> dict[str, np.ndarray]:
   return {
     f'base.{k}': v for k, v in named.items() if not IMAGENET_HEAD.search(k)
   }
-
-
-def _is_bfloat16(value) -> bool:
-  return np.asarray(value).dtype == jnp.bfloat16
 
 
 def import_state_dict(
