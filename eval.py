@@ -1,28 +1,50 @@
-"""Evaluates a trained network on its own data set or on another one.
+"""Evaluates a trained network on its own data set or on others.
 
   python eval.py --ckpt=runs/market
-  python eval.py --ckpt=runs/market --data_dir=DIR --report=report
+  python eval.py --ckpt=runs/market --dataset=duke --data_dir=DIR
+  python eval.py --ckpt=runs/market --dataset=duke,msmt17 --data_dir=DIR
 
-Everything else comes from the workdir that train.py wrote.
+Everything else comes from the workdir that train.py wrote. The people of
+another data set need not be those that the network was trained on.
 """
 
 import pathlib
 
 from absl import flags
+import ml_collections
 
 from apnet_jax import cli
 
 CKPT = flags.DEFINE_string('ckpt', None, 'Workdir of train.py.', required=True)
 WHICH = cli.define_which()
-DATASET = flags.DEFINE_string(
-  'dataset', '', 'Data set to evaluate on; default: the one trained on.'
+DATASET = flags.DEFINE_list(
+  'dataset',
+  [],
+  'Data sets to evaluate on, as market, duke, cuhk03/labeled, msmt17,'
+  ' occluded_duke, folder; default: the one trained on.',
 )
-DATA_DIR = flags.DEFINE_string(
-  'data_dir', '', 'Folder of its raw images; default: as in training.'
+DATA_DIR = flags.DEFINE_multi_string(
+  'data_dir',
+  [],
+  'Folder of the raw images, of one data set or of all; or the flag once for'
+  ' each data set, in their order. Default: as in training.',
 )
-JSON = flags.DEFINE_string('json', '', 'Writes the result card to this file.')
+ALLOW_OTHER_COUNTS = flags.DEFINE_bool(
+  'allow_other_counts',
+  None,
+  'Evaluates also on images whose number is not the published one.',
+)
+JSON = flags.DEFINE_string(
+  'json',
+  '',
+  'Writes the result card to this file; of several data sets, their cards by'
+  ' name.',
+)
 REPORT = flags.DEFINE_string(
-  'report', '', 'Writes the card and a picture of rankings to this folder.'
+  'report',
+  '',
+  'Writes the card and a picture of rankings to this folder; of several data'
+  ' sets, to a folder for each in it.',
 )
 
 
@@ -34,52 +56,104 @@ def main(argv):
   from apnet_jax.retrieval import evaluation
 
   with checkpoint.open_for_reading(CKPT.value) as checkpoints:
-    config = checkpoint.load_config(CKPT.value)
-    if DATASET.value:
-      if not DATA_DIR.value:
-        raise ValueError(
-          '--dataset needs --data_dir, the folder of its images.'
-        )
-      config.data.name = DATASET.value
-    if DATA_DIR.value:
-      config.data.dir = DATA_DIR.value
+    config = load_config()
     cli.cache_compilation(config.compilation_cache_dir)
-
-    from data import pipeline
-
-    benchmark = pipeline.load_benchmark(config)
-    print(benchmark.summary, flush=True)
     step = checkpoints.step(WHICH.value)
-    chosen = {'step': step, 'which': WHICH.value}
-    evaluated = evaluation.evaluate_checkpoint(
-      checkpoints,
-      step,
-      config,
-      checkpoint.load_run(CKPT.value)['num_classes'],
-      benchmark,
+    prepared = prepare(targets(config))
+    run = checkpoint.load_run(CKPT.value)
+    embed, variables = evaluation.restore_embed(
+      checkpoints, step, config, run['num_classes']
     )
-  card = evaluation.result_card(evaluated.result, config, benchmark, chosen)
-  print(
-    evaluation.format_table(
-      {f'step {step}': evaluation.figures(evaluated.result)}
+  chosen = {
+    'step': step,
+    'which': WHICH.value,
+    'trained_on': evaluation.trained_on(config, run['fingerprint']),
+  }
+
+  from data import pipeline
+
+  cards, figures = {}, {}
+  for name, (target, images) in prepared.items():
+    benchmark = pipeline.open_benchmark(images, target)
+    print(f'{name}\n{benchmark.summary}', flush=True)
+    evaluated = evaluation.evaluate(
+      embed, variables, benchmark, target.eval.max_rank
     )
-  )
+    cards[name] = evaluation.result_card(
+      evaluated.result, target, benchmark, chosen
+    )
+    figures[name] = evaluation.figures(evaluated.result)
+    if REPORT.value:
+      write_report(name, cards[name], evaluated, benchmark)
+  print(f'after step {step}')
+  print(evaluation.format_table(figures))
   if JSON.value:
-    write_card(pathlib.Path(JSON.value), card)
-  if REPORT.value:
-    write_report(pathlib.Path(REPORT.value), card, evaluated, benchmark)
+    write_json(pathlib.Path(JSON.value), one_or_all(cards))
 
 
-def write_card(path: pathlib.Path, card: dict) -> None:
-  from apnet_jax.checkpoint import write_json
+def load_config() -> ml_collections.ConfigDict:
+  """The configuration of the run; fields that are newer have their defaults."""
+  from apnet_jax import checkpoint
+  from configs import common
 
-  write_json(path.parent, path.name, card)
+  config = common.get_config()
+  config.update(checkpoint.load_config(CKPT.value))
+  if ALLOW_OTHER_COUNTS.value is not None:
+    config.data.allow_other_counts = ALLOW_OTHER_COUNTS.value
+  return config
 
 
-def write_report(folder: pathlib.Path, card, evaluated, benchmark) -> None:
+def targets(
+  config: ml_collections.ConfigDict,
+) -> dict[str, ml_collections.ConfigDict]:
+  """The configuration for each data set to evaluate on, by its name."""
+  names, directories = DATASET.value, DATA_DIR.value
+  if not names:
+    names = [config.data.name]
+  elif not directories:
+    raise ValueError('--dataset needs --data_dir, the folder of its images.')
+  if len(directories) not in (0, 1, len(names)):
+    raise ValueError(
+      f'--data_dir is given {len(directories)} times for {len(names)} data sets'
+      f' ({", ".join(names)}): give it once, or once for each.'
+    )
+  if len(set(names)) < len(names):
+    raise ValueError(f'--dataset={",".join(names)} names a data set twice.')
+  if len(directories) == 1:
+    directories = directories * len(names)
+  found = {}
+  for i, name in enumerate(names):
+    found[name] = config.copy_and_resolve_references()
+    found[name].data.name = name
+    if directories:
+      found[name].data.dir = directories[i]
+  return found
+
+
+def prepare(configs):
+  """Prepares all data sets, so that mistakes show before the work begins."""
+  from data.prepare import prepare
+
+  return {name: (c, prepare(c.data)) for name, c in configs.items()}
+
+
+def one_or_all(by_name: dict):
+  return by_name if len(by_name) > 1 else next(iter(by_name.values()))
+
+
+def write_json(path: pathlib.Path, content) -> None:
+  from apnet_jax import checkpoint
+
+  checkpoint.write_json(path.parent, path.name, content)
+
+
+def write_report(name, card, evaluated, benchmark) -> None:
   from apnet_jax.visualize.ranks import draw_ranking
 
-  write_card(folder / 'result.json', card)
+  folder = pathlib.Path(REPORT.value)
+  if len(DATASET.value) > 1:
+    folder /= name.replace('/', '-')
+  write_json(folder / 'result.json', card)
   draw_ranking(evaluated, benchmark).save(folder / 'ranking.png')
   print(f'wrote {folder / "ranking.png"} and {folder / "result.json"}')
 

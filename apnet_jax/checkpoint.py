@@ -19,6 +19,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 # These may change when a run goes on; everything else would make it another.
 MAY_CHANGE = (
   'compilation_cache_dir',
+  'data.allow_other_counts',
+  'data.cache',
   'data.dir',  # the fingerprint in run.json tells whether the images changed
   'data.prepared_dir',
   'eval.',

@@ -278,7 +278,13 @@ SWITCHES = {
       'IV.B',
     ),
   ),
-  'eval': (Switch('eval.flip', True, True, 'IV.B'),),
+  'eval': (
+    Switch('eval.flip', True, True, 'IV.B'),
+    Switch(
+      'eval.feature', 'embedding', 'embedding', 'IV.B',
+      because={'logits': 'as in the released recipe for MSMT17'},
+    ),
+  ),
 }  # fmt: skip
 
 DEPARTURES = (
@@ -310,6 +316,13 @@ DEPARTURES = (
     'all 15,913 images',
     'this is the benchmark as its authors define it',
     lambda config: config.data.name == 'market1501',
+  ),
+  Departure(
+    'trains on 32,621 images, those of list_train.txt and list_val.txt (Table'
+    ' I)',
+    'those of list_train.txt alone',
+    'the released code does so',
+    lambda config: config.data.name == 'msmt17/train',
   ),
   Departure(
     'takes the settings of [5], whose 600 epochs draw K images of each'

@@ -18,7 +18,7 @@ from apnet_jax.models.apnet import create_model, variable_shapes
 from apnet_jax.models.layers import check_batch_norm_group
 from apnet_jax.models.torch_weights import import_weights
 from apnet_jax.retrieval import evaluation
-from apnet_jax.retrieval.embed import embed_pixels, make_embed
+from apnet_jax.retrieval.embed import FEATURES, embed_pixels, make_embed
 from apnet_jax.retrieval.metrics import RetrievalResult
 from apnet_jax.train_step import TrainState, create_state, train_step
 
@@ -70,9 +70,12 @@ def train(
       state = start_from(config.model, state)
     with MetricWriter(workdir, int(state.step)) as writer:
       state, metrics, result = _train_steps(run, state, checkpoints, writer)
-    card = evaluation.result_card(
-      result, config, feed, {'step': int(state.step), 'which': 'last'}
-    )
+    chosen = {
+      'step': int(state.step),
+      'which': 'last',
+      'trained_on': evaluation.trained_on(config, feed.fingerprint),
+    }
+    card = evaluation.result_card(result, config, feed, chosen)
     checkpoint.write_json(workdir, 'result.json', card)
   print(run.closing_table(result))
   return Summary(state, metrics, card)
@@ -101,7 +104,7 @@ class Run:
       )
     )
     self.embed = make_embed(
-      self.model, config.eval.batch_size, config.eval.flip
+      self.model, config.eval.batch_size, config.eval.flip, config.eval.feature
     )
     self.initial_state = parallel.replicate(
       create_state(
@@ -202,6 +205,10 @@ def check(
       raise ValueError(
         f'config.augment.{field}={config.augment[field]} is not a probability.'
       )
+  if config.eval.feature not in FEATURES:
+    raise ValueError(
+      f'config.eval.feature={config.eval.feature!r} is not one of {FEATURES}.'
+    )
   size = tuple(config.data.image_size)
   if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
     raise ValueError(

@@ -52,12 +52,22 @@ def get_config() -> ml_collections.ConfigDict:
   model.dtype = 'float32'  # of the convolutions; bfloat16 on accelerators
 
   config.data = data = ml_collections.ConfigDict()
-  data.name = ''  # the data set's folder in data/
+  # The data set's folder in data/, and a variant of it: msmt17/train.
+  data.name = ''
   data.dir = ''  # the raw images
+  # Whether the raw images may be others, in number, than the published ones.
+  data.allow_other_counts = False
   # Where the prepared data set goes; '' is TFDS's default, $TFDS_DATA_DIR or
   # ~/tensorflow_datasets.
   data.prepared_dir = ''
+  # Images held in memory: encoded, as in their files; or decoded, which takes
+  # more memory and less time.
+  data.cache = 'encoded'
   data.image_size = (384, 192)  # height, width; Section IV.B
+  # Of data/folder: splits that are made of own images have this share of the
+  # identities in the test half, chosen by this seed.
+  data.test_fraction = 0.5
+  data.split_seed = 0
 
   # "Random cropping, horizontal flipping, and erasing" (Section IV.B), with
   # the numbers of the released recipe.
@@ -95,6 +105,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval = evaluation = ml_collections.ConfigDict()
   evaluation.batch_size = 128
   evaluation.flip = True  # average with the mirrored image (Section IV.B)
+  # What is ranked: embedding, after the BN neck (Section IV.B); feature, before
+  # it; or logits, as the released code ranks on MSMT17.
+  evaluation.feature = 'embedding'
   evaluation.max_rank = 50
   evaluation.pixel_baseline = False  # also ranks raw pixels, on small sets
   return config

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 import apnet_jax
-from configs import common, market
+from configs import _variants, common, market
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -46,7 +46,8 @@ def configurations():
     assert namespace['__doc__']
     get_config = namespace['get_config']
     yield pytest.param(path, get_config, id=path.stem)
-    for variant in namespace.get('VARIANTS', ()):
+    takes_variant = get_config.__code__.co_argcount
+    for variant in _variants.VARIANTS if takes_variant else ():
       yield pytest.param(
         path, partial(get_config, variant), id=f'{path.stem}:{variant}'
       )
@@ -62,7 +63,7 @@ def test_configurations_only_override_common_fields(path, get_config):
 
 
 def test_variants_are_not_the_same():
-  configs = [market.get_config(variant) for variant in market.VARIANTS]
+  configs = [market.get_config(variant) for variant in _variants.VARIANTS]
   assert len({config.to_json() for config in configs}) == len(configs) == 3
   assert configs[0] == market.get_config()
   with pytest.raises(

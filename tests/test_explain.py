@@ -9,7 +9,7 @@ import pytest
 from apnet_jax import create_model, explain
 from apnet_jax.complexity import count
 from apnet_jax.switches import DEPARTURES, SILENT, SWITCHES
-from configs import common, market, synthetic
+from configs import common, market, msmt17, synthetic
 
 ROOT = pathlib.Path(__file__).parents[1]
 SWITCH = {s.field: s for s in itertools.chain(*SWITCHES.values())}
@@ -155,6 +155,7 @@ def test_every_departure_concerns_some_configuration():
     with_model(attention='spatial', levels=3),
     with_model(multi_part=True, backbone='inception_v3'),
     official(3),
+    msmt17.get_config('official'),
   )
   for departure in DEPARTURES:
     assert any(departure.when(config) for config in configs), departure

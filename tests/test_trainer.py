@@ -129,13 +129,10 @@ def test_a_checkpoint_evaluates_as_the_run_did(whole_run):
       r['step']: r['eval/mAP'] for r in records(workdir) if 'eval/mAP' in r
     }
     assert maps[checkpoints.step('best')] == max(maps.values())
-    evaluated = evaluation.evaluate_checkpoint(
-      checkpoints,
-      STEPS,
-      checkpoint.load_config(workdir),
-      feed.num_classes,
-      feed,
+    embed, variables = evaluation.restore_embed(
+      checkpoints, STEPS, checkpoint.load_config(workdir), feed.num_classes
     )
+  evaluated = evaluation.evaluate(embed, variables, feed)
   assert evaluated.result.mAP == summary.card['figures']['mAP']
 
 
@@ -150,9 +147,7 @@ def test_a_damaged_checkpoint_is_named(whole_run, tmp_path):
       file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
   with checkpoint.open_for_reading(tmp_path) as checkpoints:
     with pytest.raises(ValueError, match='checkpoints/1 cannot be read'):
-      evaluation.evaluate_checkpoint(
-        checkpoints, 1, config, feed.num_classes, feed
-      )
+      evaluation.restore_embed(checkpoints, 1, config, feed.num_classes)
 
 
 def test_a_workdir_of_another_run_is_refused(whole_run):

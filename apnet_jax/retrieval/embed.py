@@ -12,9 +12,11 @@ from apnet_jax import parallel
 from apnet_jax.augment import normalize
 from apnet_jax.feed import Split
 
+FEATURES = ('embedding', 'feature', 'logits')
+
 
 def make_embed(
-  model: nn.Module, batch_size: int, flip: bool
+  model: nn.Module, batch_size: int, flip: bool, feature: str = 'embedding'
 ) -> Callable[[Mapping, Split, np.ndarray], np.ndarray]:
   """Returns `embed(variables, split, rows) -> float32 [rows, features]`.
 
@@ -26,17 +28,20 @@ def make_embed(
     model: returns a `ReidOutput`.
     batch_size: images at a time, rounded up to a multiple of the devices.
     flip: average with the mirrored image.
+    feature: which output of the model is the embedding, one of `FEATURES`.
   """
   devices = jax.local_device_count()
   batch_size = -(-batch_size // devices) * devices
 
+  def apply(variables, images):
+    return getattr(model.apply(variables, images, train=False), feature)
+
   @parallel.pmap_batch
   def embed_batch(variables, images):
     images = normalize(images)
-    embeddings = model.apply(variables, images, train=False).embedding
+    embeddings = apply(variables, images)
     if flip:
-      mirrored = images[:, :, ::-1]
-      embeddings += model.apply(variables, mirrored, train=False).embedding
+      embeddings += apply(variables, images[:, :, ::-1])
     return embeddings / jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
 
   def embed(variables, split, rows):

@@ -55,7 +55,8 @@ def check_benchmark(benchmark: Benchmark) -> int:
   if skipped == len(query.pids):
     raise ValueError(
       f'none of the {skipped} queries can be evaluated: the gallery shows none'
-      ' of their identities under another camera.'
+      ' of their identities under another camera (or, where there are no'
+      ' cameras, on another image).'
     )
   return skipped
 
@@ -84,28 +85,28 @@ def evaluate(
   return Evaluation(result, query_embeddings, gallery_embeddings, rows)
 
 
-def evaluate_checkpoint(
+def restore_embed(
   checkpoints: Checkpoints,
   step: int,
   config: ml_collections.ConfigDict,
   num_classes: int,
-  benchmark: Benchmark,
-) -> Evaluation:
-  """Evaluates the model after `step` steps on a benchmark.
+) -> tuple[Callable, Mapping]:
+  """The `embed` that `evaluate` wants, and its variables, after `step` steps.
 
   Args:
     checkpoints: of the run.
     step: of one of them.
     config: the whole configuration of the run.
     num_classes: identities the run was trained on.
-    benchmark: what to evaluate on; its identities need not be the run's.
 
   Raises:
     ValueError: the checkpoint cannot be read or is of another model.
   """
   model, variables = restore_model(checkpoints, step, config, num_classes)
-  embed = make_embed(model, config.eval.batch_size, config.eval.flip)
-  return evaluate(embed, variables, benchmark, config.eval.max_rank)
+  embed = make_embed(
+    model, config.eval.batch_size, config.eval.flip, config.eval.feature
+  )
+  return embed, variables
 
 
 def restore_model(
@@ -114,7 +115,7 @@ def restore_model(
   config: ml_collections.ConfigDict,
   num_classes: int,
 ) -> tuple[nn.Module, Mapping]:
-  """The model after `step` steps and its variables; see `evaluate_checkpoint`.
+  """The model after `step` steps and its variables; see `restore_embed`.
 
   The variables lie on every device.
   """
@@ -166,12 +167,12 @@ def result_card(
       'cmc': [round(float(c), 6) for c in result.cmc],
     },
     'protocol': {
-      'rules': 'market1501',
+      'rules': benchmark.rules,
       'profile': config.profile,
       'ap': 'mAP: step form, mAP_trapezoid: trapezoid form',
       'distance': 'cosine',
       'ties': 'by gallery index',
-      'feature': 'embedding',
+      'feature': config.eval.feature,
       'flip': config.eval.flip,
       'image_size': list(config.data.image_size),
       'dtype': config.model.dtype,
@@ -187,6 +188,11 @@ def result_card(
     },
     'versions': versions(),
   }
+
+
+def trained_on(config: ml_collections.ConfigDict, fingerprint: str) -> dict:
+  """What a result card says of the images a network was trained on."""
+  return {'dataset': config.data.name, 'fingerprint': fingerprint}
 
 
 def versions() -> dict[str, str]:

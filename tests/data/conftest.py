@@ -29,6 +29,7 @@ def make_config():
     config = common.get_config()
     config.data.name = 'market1501'
     config.data.dir = str(raw)
+    config.data.allow_other_counts = True
     config.data.prepared_dir = str(prepared)
     config.data.image_size = (32, 16)
     config.train.P = 2

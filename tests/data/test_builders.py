@@ -1,34 +1,51 @@
 """The TFDS builders, on their dummy data."""
 
+import importlib
 import pathlib
 
 import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_metadata
 
-from data import pipeline, reid_builder
-from data.market1501 import market1501_dataset_builder
-from data.synthetic import synthetic_dataset_builder
+from data import datasets, raw
+from data.synthetic import layout as synthetic
+from tests.data import make_dummy_data
 
-BUILDERS = {
-  'market1501': market1501_dataset_builder.Builder,
-  'synthetic': synthetic_dataset_builder.Builder,
-}
+ROOT = pathlib.Path(__file__).parents[2]
 IMAGES = {'train': 6, 'query': 2, 'gallery': 8}
+# Identities: MSMT17's are moved, Duke's distractors are people.
+PIDS = {
+  'msmt17/trainval': ({0, 1}, {1041, 1042}, {1041, 1042}),
+  'msmt17/train': ({0, 1}, {1041, 1042}, {1041, 1042}),
+  'dukemtmc_reid': ({1, 2}, {3, 4}, {3, 4, 5, 6}),
+  'occluded_duke': ({1, 2}, {3, 4}, {3, 4, 5, 6}),
+  'cuhk03_np/detected': ({1, 2}, {3, 4}, {3, 4}),
+  'cuhk03_np/labeled': ({1, 2}, {3, 4}, {3, 4}),
+}
+WITH_SPECIAL = ({1, 2}, {3, 4}, {-1, 0, 3, 4})
 
 
-@pytest.fixture(scope='module', params=BUILDERS)
+@pytest.fixture(
+  scope='module', params=datasets.LAYOUTS, ids=lambda layout: layout.name
+)
 def prepared(request, tmp_path_factory):
-  """A builder that has prepared its dummy data, and the raw folder."""
-  builder_class = BUILDERS[request.param]
-  root = pathlib.Path(builder_class.code_path).parent / 'dummy_data'
-  builder = builder_class(
-    data_dir=tmp_path_factory.mktemp('prepared'), file_format='array_record'
+  """A builder that has prepared its dummy data, and its layout."""
+  layout = request.param
+  name = layout.dataset
+  module = importlib.import_module(f'data.{name}.{name}_dataset_builder')
+  builder = module.Builder(
+    data_dir=tmp_path_factory.mktemp('prepared'),
+    file_format='array_record',
+    config=layout.variant or None,
   )
   builder.download_and_prepare(
-    download_config=tfds.download.DownloadConfig(manual_dir=root)
+    download_config=tfds.download.DownloadConfig(manual_dir=dummy_data(layout))
   )
-  return builder, root
+  return builder, layout
+
+
+def dummy_data(layout):
+  return ROOT / 'data' / layout.dataset / 'dummy_data'
 
 
 def read(builder, split):
@@ -38,32 +55,34 @@ def read(builder, split):
   return [source[i] for i in range(len(source))]
 
 
+def expected_sizes(layout):
+  # One image is in list_val.txt.
+  return IMAGES | ({'train': 5} if layout.name == 'msmt17/train' else {})
+
+
 def test_split_sizes(prepared):
-  builder, _ = prepared
+  builder, layout = prepared
   sizes = {name: s.num_examples for name, s in builder.info.splits.items()}
-  assert sizes == IMAGES
+  assert sizes == expected_sizes(layout)
 
 
-def test_bytes_are_those_of_the_raw_files(prepared):
-  builder, root = prepared
-  for split in IMAGES:
-    folder = market1501_dataset_builder.FOLDERS[split]
-    found = {e['path'].decode(): e['image'] for e in read(builder, split)}
-    assert found == {
-      f'{folder}/{path.name}': path.read_bytes()
-      for path in (root / folder).iterdir()
-    }
+def test_records_are_what_the_layout_reads(prepared):
+  builder, layout = prepared
+  splits = layout.read(dummy_data(layout)).splits
+  for split, images in splits.items():
+    found = {
+      example['path'].decode(): (
+        example['image'], example['pid'], example['camid'],
+      )
+      for example in read(builder, split)
+    }  # fmt: skip
+    assert found == {i.name: (i.read(), i.pid, i.camid) for i in images}
 
 
-def test_labels_are_those_of_the_file_names(prepared):
-  builder, _ = prepared
-  for split in IMAGES:
-    for example in read(builder, split):
-      name = pathlib.Path(example['path'].decode()).name
-      pid, camera = name.split('s')[0].split('_c')
-      assert (example['pid'], example['camid']) == (int(pid), int(camera) - 1)
-  pids = {split: {e['pid'] for e in read(builder, split)} for split in IMAGES}
-  assert pids == {'train': {1, 2}, 'query': {3, 4}, 'gallery': {-1, 0, 3, 4}}
+def test_identities(prepared):
+  builder, layout = prepared
+  pids = tuple({e['pid'] for e in read(builder, split)} for split in IMAGES)
+  assert pids == PIDS.get(layout.name, WITH_SPECIAL)
 
 
 def test_reads_at_random(prepared):
@@ -75,17 +94,37 @@ def test_reads_at_random(prepared):
 
 def test_folder_files_are_complete(prepared):
   """And those of the builder itself, not of the one it inherits from."""
-  builder, root = prepared
+  builder, layout = prepared
+  folder = ROOT / 'data' / layout.dataset
   metadata = builder.get_metadata()
-  assert metadata.description == (root.parent / 'README.md').read_text()
-  assert metadata.citation == (root.parent / 'CITATIONS.bib').read_text()
+  assert metadata.description == (folder / 'README.md').read_text()
+  assert metadata.citation == (folder / 'CITATIONS.bib').read_text()
   assert metadata.tags
   assert set(metadata.tags) <= set(dataset_metadata.valid_tags())
 
 
-def test_every_data_set_is_tested():
-  assert set(BUILDERS) == set(pipeline.DATASETS)
-  assert set(IMAGES) == set(reid_builder.SPLITS)
+def test_every_folder_is_a_data_set():
+  folders = {path.parent.name for path in (ROOT / 'data').glob('*/TAGS.txt')}
+  assert folders == {layout.dataset for layout in datasets.LAYOUTS}
+  assert set(IMAGES) == set(raw.SPLITS)
+
+
+def test_dummy_data_is_what_its_script_makes(tmp_path, monkeypatch):
+  source = make_dummy_data.DATA / 'market1501'
+  monkeypatch.setattr(make_dummy_data, 'DATA', tmp_path)
+  (tmp_path / 'market1501').symlink_to(source)
+  for name in ('dukemtmc_reid', 'occluded_duke', 'cuhk03_np', 'msmt17'):
+    (tmp_path / name).mkdir()
+  (tmp_path / 'folder').mkdir()
+  make_dummy_data.main()
+  for layout in datasets.LAYOUTS:
+    if layout.dataset not in ('market1501', 'synthetic'):
+      made = layout.read(tmp_path / layout.dataset / 'dummy_data').splits
+      kept = layout.read(dummy_data(layout)).splits
+      for split in raw.SPLITS:
+        assert [i.read() for i in made[split]] == [
+          i.read() for i in kept[split]
+        ]
 
 
 @pytest.mark.parametrize('exists', [False, True])
@@ -94,21 +133,20 @@ def test_synthetic_is_drawn_where_nothing_is(tmp_path, monkeypatch, exists):
 
   def draw_dataset(root):
     drawn.append(root)
-    for folder in market1501_dataset_builder.FOLDERS.values():
+    for folder in raw.MARKET_FOLDERS.values():
       (root / folder).mkdir(parents=True)
 
-  draw = synthetic_dataset_builder.draw
-  monkeypatch.setattr(draw, 'draw_dataset', draw_dataset)
+  monkeypatch.setattr(synthetic.draw, 'draw_dataset', draw_dataset)
   root = tmp_path / 'set'
   if exists:
     root.mkdir()
   for _ in range(2):  # the second time it is there
-    assert synthetic_dataset_builder.Builder.locate(str(root)) == root
+    assert synthetic.LAYOUT.locate(str(root)) == root
   assert drawn == [root]
 
 
 def test_synthetic_is_not_drawn_over_other_files(tmp_path):
   (tmp_path / 'notes.txt').touch()
   with pytest.raises(ValueError, match='Delete or empty the folder'):
-    synthetic_dataset_builder.Builder.locate(str(tmp_path))
+    synthetic.LAYOUT.locate(str(tmp_path))
   assert [path.name for path in tmp_path.iterdir()] == ['notes.txt']

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from data import pipeline, pk_sampler, reid_builder
+from data import decoding, pipeline, pk_sampler, prepare
 
 FOLDERS = {
   'train': 'bounding_box_train',
@@ -193,7 +193,7 @@ def test_rows_come_in_the_order_asked_for(feed, config):
 
 
 def test_a_benchmark_is_a_feed_without_training(feed, config):
-  benchmark = pipeline.load_benchmark(config)
+  benchmark = pipeline.open_benchmark(prepare.prepare(config.data), config)
   assert benchmark.fingerprint == feed.fingerprint
   assert benchmark.summary in feed.summary
   for split in ('query', 'gallery'):
@@ -213,7 +213,7 @@ def test_prepares_once_in_the_folder_named(feed, config, prepared, monkeypatch):
   def prepare(*_):
     pytest.fail('prepared again')
 
-  monkeypatch.setattr(reid_builder, 'check_readable', prepare)
+  monkeypatch.setattr(decoding, 'check_readable', prepare)
   again = pipeline.load(config)
   assert again.fingerprint == feed.fingerprint
   np.testing.assert_array_equal(all_images(again.query), all_images(feed.query))
@@ -231,7 +231,7 @@ def test_prepares_in_the_folder_of_tfds(
 def test_moving_the_raw_folder_changes_nothing(
   feed, copied, prepared, make_config, monkeypatch
 ):
-  monkeypatch.delattr(reid_builder, 'check_readable')
+  monkeypatch.delattr(decoding, 'check_readable')
   moved = pipeline.load(make_config(copied, prepared))
   assert moved.fingerprint == feed.fingerprint
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 import pytest
 
-from data import pipeline, reid_builder
-from data.market1501 import market1501_dataset_builder as market
+from data import pipeline, raw
+from data.market1501.layout import LAYOUT as MARKET
 
 NAMES = st.builds(
   '{}_c{}s{}_{:06d}_{:02d}{}'.format,
@@ -48,7 +48,7 @@ def test_reads_market_names(names):
     folder = pathlib.Path(directory)
     for name in names:
       (folder / name).touch()
-    images = reid_builder.read_market_folder(folder)
+    images = raw.read_market_folder(folder, folder)
   assert [image.path.name for image in images] == sorted(names)
   for image in images:
     pid, rest = image.path.name.split('_c')
@@ -67,7 +67,7 @@ def test_refuses_other_names(stem):
     (folder / '0001_c1s1_000001_01.jpg').touch()
     (folder / f'{stem}.jpg').touch()
     with pytest.raises(ValueError) as error:
-      reid_builder.read_market_folder(folder)
+      raw.read_market_folder(folder, folder)
   assert f'{stem}.jpg is not named as Market-1501' in str(error.value)
 
 
@@ -110,32 +110,34 @@ def test_says_that_a_folder_is_missing(copied, config):
 
 def test_says_where_it_looked_and_how_to_get_the_data(copied, config):
   shutil.rmtree(copied / 'query')
-  (copied / market.NESTED[0]).mkdir()
+  (copied / MARKET.nested[0]).mkdir()
   with pytest.raises(ValueError) as error:
     pipeline.load(config)
   message = str(error.value)
-  assert all(folder in message for folder in market.FOLDERS.values())
-  assert f'  {copied}\n  {copied / market.NESTED[0]}\n' in message
-  for name in market.NESTED[1:]:
+  every = ', '.join(raw.MARKET_FOLDERS.values())
+  assert f'  {copied} (no query)\n' in message
+  assert f'  {copied / MARKET.nested[0]} (no {every})\n' in message
+  for name in MARKET.nested[1:]:
     assert f'  {copied / name} (no such folder)' in message
-  assert market.HOW_TO_GET_IT in message
+  assert MARKET.how_to_get in message
 
 
-@pytest.mark.parametrize('name', market.NESTED)
+@pytest.mark.parametrize('name', MARKET.nested)
 def test_finds_the_folder_from_its_parent(copied, name):
-  root = copied.parent / 'parent' / name
-  root.parent.mkdir()
+  parent = copied.parent / 'parent'
+  root = parent / name
+  root.parent.mkdir(parents=True)
   copied.rename(root)
-  assert market.Builder.locate(str(root.parent)) == root
-  assert market.Builder.locate(str(root)) == root
+  assert MARKET.locate(str(parent)) == root
+  assert MARKET.locate(str(root)) == root
 
 
 def test_expands_the_home_folder(copied, monkeypatch):
   monkeypatch.setenv('HOME', str(copied.parent))
-  assert market.Builder.locate('~/raw') == copied
+  assert MARKET.locate('~/raw') == copied
 
 
-@pytest.mark.parametrize('folder', market.FOLDERS.values())
+@pytest.mark.parametrize('folder', raw.MARKET_FOLDERS.values())
 def test_says_that_a_folder_holds_no_images(copied, config, folder):
   shutil.rmtree(copied / folder)
   (copied / folder).mkdir()
@@ -195,8 +197,8 @@ def test_refuses_other_formats_under_a_known_suffix(copied, config):
 
 
 def test_names_the_data_sets_there_are(config):
-  config.data.name = 'market'
-  with pytest.raises(ValueError, match="config.data.name='market'") as error:
+  config.data.name = 'mars'
+  with pytest.raises(ValueError, match="config.data.name='mars'") as error:
     pipeline.load(config)
   assert 'market1501' in str(error.value)
 

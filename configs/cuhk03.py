@@ -1,0 +1,34 @@
+"""CUHK03-NP, in the paper's settings or near the released code's.
+
+  python train.py --config=configs/cuhk03.py --config.data.dir=DIR
+
+uses the detected boxes of the 767/700 split; for those drawn by hand, add
+`--config.data.name=cuhk03_np/labeled`. DIR holds the release's .mat files or
+folders made from them (data/cuhk03_np/README.md). Variants, as in
+`--config=configs/cuhk03.py:official`:
+
+  paper     APNet-C at 384x192 with the multi-part head (Section IV.D). Table
+            IV, detected and labeled: 81.5 and 85.3 mAP, 83.0 and 87.4 Rank-1.
+  spatial   APNet-S at 256x128 with the multi-part head. 78.1 and 81.1 mAP,
+            80.9 and 83.5 Rank-1.
+  official  The network and recipe of the released PyTorch code, which has
+            neither this data set nor the multi-part head: no published figure
+            belongs to it.
+
+The paper used two RTX 2080 Ti and started from weights pre-trained on ImageNet
+(`--config.model.pretrained`). The multi-part head is our reading of one
+sentence (apnet_jax/models/heads.py).
+"""
+
+from configs import _variants
+
+
+def get_config(variant: str = 'paper'):
+  return _variants.get_config(
+    'cuhk03', 'cuhk03_np/detected', variant, paper=multi_part,
+    spatial=multi_part,
+  )  # fmt: skip
+
+
+def multi_part(config):
+  config.model.multi_part = True

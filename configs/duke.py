@@ -1,0 +1,24 @@
+"""DukeMTMC-reID, in the paper's settings or the released code's.
+
+  python train.py --config=configs/duke.py --config.data.dir=DIR
+
+DIR holds `bounding_box_train`, `query` and `bounding_box_test`; the set was
+withdrawn and cannot be fetched (data/dukemtmc_reid/README.md). Variants, as in
+`--config=configs/duke.py:official`:
+
+  paper     APNet-C at 384x192. Table II, level 2: 81.5 mAP, 90.4 Rank-1, 95.6
+            Rank-5. On Market-1501 (Table VII): 24.0 mAP, 51.0 Rank-1.
+  spatial   APNet-S at 256x128. Table II, level 2: 78.8 mAP, 89.3 Rank-1, 95.0
+            Rank-5.
+  official  APNet-C as the released PyTorch code has it, label smoothing over
+            751 classes included.
+
+The paper used two RTX 2080 Ti and started from weights pre-trained on ImageNet
+(`--config.model.pretrained`).
+"""
+
+from configs import _variants
+
+
+def get_config(variant: str = 'paper'):
+  return _variants.get_config('duke', 'dukemtmc_reid', variant)

@@ -1,0 +1,27 @@
+"""DukeMTMC-reID on disk."""
+
+from data.raw import Counts, MarketLayout
+
+LAYOUT = MarketLayout(
+  dataset='dukemtmc_reid',
+  title='DukeMTMC-reID',
+  how_to_get="""\
+DukeMTMC-reID was withdrawn by Duke University in 2019 and cannot be fetched.
+Whoever still has a copy, and the right to use it, sets --config.data.dir to the
+folder that holds bounding_box_train, query and bounding_box_test, or its
+parent.""",
+  nested=(
+    'DukeMTMC-reID',
+    'dukemtmc-reid/DukeMTMC-reID',
+    'dukemtmc-reid',
+    'dukemtmcreid',
+    'dukemtmc_reid',
+    'duke',
+  ),
+  # Zheng et al., ICCV 2017. 408 of the gallery's identities are distractors.
+  published={
+    'train': Counts(16_522, 702, 8),
+    'query': Counts(2_228, 702, 8),
+    'gallery': Counts(17_661, 1_110, 8),
+  },
+)

@@ -1,0 +1,10 @@
+"""Your own images: a CSV file, or a folder for each identity."""
+
+from data import reid_builder
+from data.folder import layout
+
+
+class Builder(reid_builder.ReidBuilder):
+  """Builder of own images."""
+
+  LAYOUTS = (layout.LAYOUT,)

@@ -1,0 +1,358 @@
+"""Your own images on disk: a CSV file, or a folder for each identity."""
+
+import collections
+from collections.abc import Iterable, Mapping
+import csv
+import dataclasses
+import hashlib
+import pathlib
+import re
+from typing import Any
+
+from data import raw
+
+COLUMNS = ('path', 'pid', 'camid', 'split')  # the last two may be missing
+# What a split may be called; `test` becomes query and gallery.
+SPLIT_NAMES = (*raw.SPLITS, 'test')
+LARGEST_ID = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """An image before its split is decided.
+
+  `identity` is its name, by which splits are made: a number may change when
+  people are added. `camid` and `split` are None where they are not given.
+  """
+
+  name: str
+  path: pathlib.Path
+  pid: int
+  identity: str
+  camid: int | None
+  split: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderLayout(raw.Layout):
+  """Reads own images; makes splits where there are none.
+
+  Attributes:
+    split_seed: of the splits that are made.
+    test_fraction: of the identities, about; 1 is all of them.
+  """
+
+  split_seed: int = 0
+  test_fraction: float = 0.5
+
+  def configured(self, data_config: Mapping[str, Any]) -> 'FolderLayout':
+    fraction = data_config['test_fraction']
+    if not 0 < fraction <= 1:
+      raise ValueError(
+        f'config.data.test_fraction={fraction} must be above 0 and at most 1.'
+      )
+    return dataclasses.replace(
+      self, split_seed=data_config['split_seed'], test_fraction=fraction
+    )
+
+  def missing(self, root: pathlib.Path) -> list[str]:
+    if root.suffix.lower() == '.csv' and root.is_file():
+      return []
+    return [] if root.is_dir() and _reader(root) else ['images in any layout']
+
+  def read_root(self, root: pathlib.Path) -> raw.RawDataset:
+    if root.is_file():
+      entries, notes = _read_csv(root)
+      root = root.parent
+    elif not raw.missing_folders(root):
+      return raw.RawDataset(
+        root, raw.read_market_folders(root), notes=("Market-1501's layout",)
+      )
+    else:
+      entries, notes = _reader(root)(root)
+    return self._dataset(root, entries, notes)
+
+  def _dataset(self, root, entries: list[Entry], notes) -> raw.RawDataset:
+    made = all(entry.split is None for entry in entries)
+    if made:
+      entries, note = self._make_splits(entries)
+      notes = (*notes, note)
+    has_cameras = entries[0].camid is not None
+    if not has_cameras:
+      notes = (*notes, raw.NO_CAMERAS_RULES)
+      # Each image has a camera of its own, so that it alone is removed.
+      number = {n: i for i, n in enumerate(sorted({e.name for e in entries}))}
+      entries = [
+        dataclasses.replace(entry, camid=number[entry.name])
+        for entry in entries
+      ]
+    return raw.RawDataset(
+      root,
+      _splits(entries, has_cameras),
+      raw.MARKET_RULES if has_cameras else raw.NO_CAMERAS_RULES,
+      notes,
+      made,
+    )
+
+  def _make_splits(self, entries: list[Entry]) -> tuple[list[Entry], str]:
+    people = {e.identity for e in entries if e.pid > raw.DISTRACTOR_PID}
+    test = _test_identities(people, self.split_seed, self.test_fraction)
+    if not test or (self.test_fraction < 1 and len(people - test) < 2):
+      raise ValueError(
+        f'{len(people)} identities are too few to make splits of: at least 3'
+        ' are needed, or config.data.test_fraction=1 to evaluate only.'
+      )
+    note = (
+      f'splits made by identity, seed {self.split_seed}:'
+      f' {len(people - test)} to train on, {len(test)} to test'
+    )
+    return [
+      dataclasses.replace(
+        entry, split='train' if entry.identity in people - test else 'test'
+      )
+      for entry in entries
+    ], note
+
+
+def _test_identities(people: set[str], seed: int, fraction: float) -> set[str]:
+  """Those to test on; whether one is does not depend on the others.
+
+  So a network trained before more people were added has not seen those that it
+  is tested on. (At least one is tested, and two are left, if there are three.)
+  """
+  share = {
+    name: int(hashlib.sha256(f'{seed}/{name}'.encode()).hexdigest()[:12], 16)
+    for name in people
+  }
+  order = sorted(people, key=share.get)
+  wanted = sum(value < fraction * 16**12 for value in share.values())
+  if fraction < 1:
+    wanted = min(max(wanted, 1), max(len(people) - 2, 0))
+  return set(order[:wanted])
+
+
+def _splits(entries: Iterable[Entry], has_cameras: bool) -> raw.Splits:
+  splits = {split: [] for split in raw.SPLITS}
+  test = []
+  for entry in sorted(entries, key=lambda entry: entry.name):
+    image = raw.RawImage(entry.name, entry.path, entry.pid, entry.camid)
+    (test if entry.split == 'test' else splits[entry.split]).append(image)
+  if test:
+    splits['query'] += _queries(test, has_cameras)
+    splits['gallery'] += test
+  return splits
+
+
+def _queries(test: list[raw.RawImage], has_cameras: bool) -> list[raw.RawImage]:
+  """One image for each identity and camera that another camera saw too.
+
+  Without cameras, every image. The gallery has all images in either case: the
+  query itself is removed, as one of the same camera.
+  """
+  people = [image for image in test if image.pid > raw.DISTRACTOR_PID]
+  if not has_cameras:
+    return people
+  first = {}
+  for image in people:
+    first.setdefault((image.pid, image.camid), image)
+  cameras = collections.Counter(pid for pid, _ in first)
+  return [image for image in first.values() if cameras[image.pid] > 1]
+
+
+# Where the images are
+
+
+def _reader(root: pathlib.Path):
+  """The function that reads a folder, or None if it has no known form."""
+  if list(root.glob('*.[cC][sS][vV]')):
+    return _read_only_csv
+  if not raw.missing_folders(root):
+    return raw.read_market_folders
+  if _identity_folders(root):
+    return _read_identity_folders
+  if any(_identity_folders(root / split) for split in SPLIT_NAMES):
+    return _read_split_folders
+  return None
+
+
+def _read_only_csv(root: pathlib.Path):
+  files = sorted(root.glob('*.[cC][sS][vV]'))
+  if len(files) > 1:
+    raise ValueError(
+      f'{root} has several CSV files: give the one that lists the images, as'
+      f' config.data.dir.\n{raw.shorten(file.name for file in files)}'
+    )
+  return _read_csv(files[0])
+
+
+def _read_csv(file: pathlib.Path) -> tuple[list[Entry], tuple[str, ...]]:
+  """Reads columns path, pid and perhaps camid and split.
+
+  Raises:
+    ValueError: names the line and what is wrong in it.
+  """
+  paths, absent, entries = raw.PathsBelow(file.parent), [], []
+  for number, row in _rows(file):
+    where = f'{file}, line {number}'
+    pid = _number(row, 'pid', raw.JUNK_PID, where)
+    camid = _number(row, 'camid', 0, where) if row.get('camid') else None
+    split = row.get('split') or None
+    if split not in (None, *SPLIT_NAMES):
+      raise ValueError(
+        f'{where}: split {split!r} is not one of {", ".join(SPLIT_NAMES)}.'
+      )
+    try:
+      path = paths.file(row['path'])
+    except ValueError as error:
+      raise ValueError(f'{where}: {error}') from error
+    if path is None:
+      absent.append(f'{row["path"]} (line {number})')
+      continue
+    name = path.relative_to(file.parent).as_posix()
+    entries.append(Entry(name, path, pid, str(pid), camid, split))
+  if absent:
+    raise ValueError(
+      f'{len(absent)} images that {file} names are not in {file.parent}:\n'
+      + raw.shorten(absent)
+    )
+  if not entries:
+    raise ValueError(f'{file} is empty: it names no image.')
+  for field in ('camid', 'split'):
+    given = [getattr(entry, field) is not None for entry in entries]
+    if any(given) and not all(given):
+      raise ValueError(
+        f'{file}: {given.count(False)} of {len(given)} lines have no {field}:'
+        ' either all have one or none has.'
+      )
+  names = {entry.split for entry in entries}
+  if 'test' in names and names & {'query', 'gallery'}:
+    raise ValueError(
+      f'{file} has the split test, which becomes query and gallery, beside'
+      f' {" and ".join(sorted(names & {"query", "gallery"}))}.'
+    )
+  return entries, (f'listed in {file.name}',)
+
+
+def _rows(file: pathlib.Path) -> Iterable[tuple[int, dict[str, str]]]:
+  """Line numbers and fields; column names in any case and order."""
+  try:
+    # A byte-order mark and any kind of line end are fine.
+    with file.open(encoding='utf-8-sig', newline='') as lines:
+      reader = csv.reader(lines, strict=True)
+      header = [name.strip().lower() for name in next(reader, [])]
+      missing = [name for name in COLUMNS[:2] if name not in header]
+      if missing:
+        raise ValueError(
+          f'{file} has no column {" and ".join(missing)}. Its first line must'
+          f' name the columns {",".join(COLUMNS)}; the last two are optional.'
+          f' It is: {",".join(header)[:200]}'
+        )
+      for fields in reader:
+        if len(fields) > len(header) or 0 < len(fields) < len(header):
+          raise ValueError(
+            f'{file}, line {reader.line_num}: {len(fields)} fields instead of'
+            f' {len(header)}.'
+          )
+        if fields:
+          values = (field.strip() for field in fields)
+          yield reader.line_num, dict(zip(header, values))
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{file} is not a text file in UTF-8: {error}.') from error
+  except csv.Error as error:
+    raise ValueError(f'{file}, line {reader.line_num}: {error}.') from error
+
+
+def _number(row: Mapping[str, str], name: str, low: int, where: str) -> int:
+  text = row[name]
+  if not re.fullmatch(r'-?\d{1,10}', text, re.ASCII):
+    raise ValueError(f'{where}: {name} {text!r} is not a whole number.')
+  if not low <= int(text) <= LARGEST_ID:
+    raise ValueError(
+      f'{where}: {name} {text} is not from {low} to {LARGEST_ID}.'
+    )
+  return int(text)
+
+
+def _identity_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Folders of images in a folder, in name order."""
+  if not folder.is_dir():
+    return []
+  return sorted(
+    path for path in folder.iterdir() if path.is_dir() and raw.list_images(path)
+  )
+
+
+def _read_identity_folders(root: pathlib.Path):
+  return _entries(root, {None: _identity_folders(root)})
+
+
+def _read_split_folders(root: pathlib.Path):
+  return _entries(
+    root, {split: _identity_folders(root / split) for split in SPLIT_NAMES}
+  )
+
+
+def _entries(root, folders: Mapping[str | None, list[pathlib.Path]]):
+  """A folder's name is its identity's number, if all of them are numbers."""
+  names = sorted({path.name for paths in folders.values() for path in paths})
+  if all(re.fullmatch(r'-1|\d{1,9}', name, re.ASCII) for name in names):
+    numbers = {name: int(name) for name in names}
+    notes = ('a folder for each identity',)
+  else:
+    numbers = {name: i for i, name in enumerate(names, 1)}
+    notes = ('a folder for each identity, numbered from 1 in name order',)
+  images = [
+    (split, folder, path)
+    for split, paths in folders.items()
+    for folder in paths
+    for path in raw.list_images(folder)
+  ]
+  cameras = [raw.MARKET_NAME.match(path.name) for _, _, path in images]
+  if all(cameras):
+    notes = (*notes, "cameras from the files' names, as Market-1501 has them")
+  return [
+    Entry(
+      name=path.relative_to(root).as_posix(),
+      path=path,
+      pid=numbers[folder.name],
+      identity=folder.name,
+      camid=int(camera[2]) if all(cameras) else None,
+      split=split,
+    )
+    for (split, folder, path), camera in zip(images, cameras)
+  ], notes
+
+
+# What was decided
+
+
+def write_csv(dataset: raw.RawDataset, file: pathlib.Path) -> None:
+  """Writes a data set as a CSV file that would be read as the same one."""
+  columns = list(COLUMNS)
+  if dataset.rules == raw.NO_CAMERAS_RULES:
+    columns.remove('camid')
+  with file.open('w', encoding='utf-8', newline='') as lines:
+    writer = csv.writer(lines)
+    writer.writerow(columns)
+    for split in raw.SPLITS:
+      for image in dataset.splits[split]:
+        row = {
+          'path': image.name, 'pid': image.pid, 'camid': image.camid,
+          'split': split,
+        }  # fmt: skip
+        writer.writerow([row[column] for column in columns])
+
+
+LAYOUT = FolderLayout(
+  dataset='folder',
+  title='images of your own',
+  how_to_get="""\
+Give one of
+  a CSV file, or the folder that holds it, with the columns path,pid,camid,split
+    (paths from that folder; camid and split are optional);
+  a folder with a folder of images for each identity;
+  a folder with such a folder for each of train, query and gallery, or of train
+    and test;
+  a folder in Market-1501's layout.
+data/folder/README.md has examples.""",
+)

@@ -1,0 +1,26 @@
+"""Market-1501 on disk."""
+
+from data.raw import Counts, MarketLayout
+
+LAYOUT = MarketLayout(
+  dataset='market1501',
+  title='Market-1501',
+  how_to_get="""\
+Market-1501 has to be fetched by hand, from the page of its authors
+(https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html), and unpacked.
+Then set --config.data.dir to the folder Market-1501-v15.09.15 or its parent.
+Your own images, in this layout or another: configs/folder.py.""",
+  nested=(
+    'Market-1501-v15.09.15',
+    'market1501/Market-1501-v15.09.15',
+    'market1501',
+    'Market-1501',
+    'market',
+  ),
+  # Zheng et al., ICCV 2015.
+  published={
+    'train': Counts(12_936, 751, 6),
+    'query': Counts(3_368, 750, 6),
+    'gallery': Counts(19_732, 750, 6, distractors=2_798, junk=3_819),
+  },
+)

@@ -1,0 +1,145 @@
+"""MSMT17 on disk: folders of images, and lists that say who is on them."""
+
+import dataclasses
+import pathlib
+
+from data import raw
+
+# Folders of training and test images: MSMT17_V1, and MSMT17_V2 with its
+# blurred faces.
+VERSIONS = (('train', 'test'), ('mask_train_v2', 'mask_test_v2'))
+CAMERAS = 15
+# Both halves number their identities from 0. Those of the test half are moved
+# behind the others: 0 is nobody there.
+TRAIN_IDENTITIES = 1_041
+
+
+@dataclasses.dataclass(frozen=True)
+class Msmt17Layout(raw.Layout):
+  """`trainval` trains on both lists of the training half, `train` on one."""
+
+  @property
+  def lists(self) -> dict[str, tuple[str, ...]]:
+    """The lists that make each split."""
+    train = ('list_train.txt',)
+    if self.variant == 'trainval':
+      train += ('list_val.txt',)
+    return {
+      'train': train,
+      'query': ('list_query.txt',),
+      'gallery': ('list_gallery.txt',),
+    }
+
+  def missing(self, root: pathlib.Path) -> list[str]:
+    files = [name for names in self.lists.values() for name in names]
+    lacking = [name for name in files if not (root / name).is_file()]
+    if self._folders(root) is None:
+      lacking.insert(0, ' or '.join(map(' and '.join, VERSIONS)))
+    return lacking
+
+  def _folders(self, root: pathlib.Path) -> tuple[str, str] | None:
+    for folders in VERSIONS:
+      if not raw.missing_folders(root, folders):
+        return folders
+    return None
+
+  def read_root(self, root: pathlib.Path) -> raw.RawDataset:
+    train, test = self._folders(root)
+    splits = {}
+    for split, lists in self.lists.items():
+      folder = train if split == 'train' else test
+      paths = raw.PathsBelow(root / folder)
+      splits[split] = [
+        image
+        for name in lists
+        for image in _read_list(
+          root, root / name, paths, 0 if split == 'train' else TRAIN_IDENTITIES
+        )
+      ]
+      splits[split].sort(key=lambda image: image.name)
+    return raw.RawDataset(
+      root, splits, notes=(f'images of {train} and {test}',)
+    )
+
+
+def _read_list(
+  root: pathlib.Path, file: pathlib.Path, paths: raw.PathsBelow, first_pid: int
+) -> list[raw.RawImage]:
+  """Reads lines `0000/0000_000_01_0303morning_0008_0.jpg 0`.
+
+  Raises:
+    ValueError: a line is something else, or its file does not exist; names the
+      list and the lines.
+  """
+  images, absent = [], []
+  for number, line in enumerate(_lines(file), 1):
+    if not line.strip():
+      continue
+    where = f'{file}, line {number}'
+    relative, _, pid = line.strip().rpartition(' ')
+    fields = pathlib.PurePosixPath(relative).name.split('_')
+    if not pid.isdecimal() or len(fields) < 4 or not fields[2].isdecimal():
+      raise ValueError(
+        f'{where}: {line.strip()[:80]!r} is not <folder>/<identity>_<number>_'
+        '<camera>_<time>...jpg <identity>.'
+      )
+    camera = int(fields[2])
+    if not 1 <= camera <= CAMERAS:
+      raise ValueError(
+        f'{where}: camera {camera} of {relative} is not one of 1 to {CAMERAS}.'
+      )
+    try:
+      path = paths.file(relative.strip())
+    except ValueError as error:
+      raise ValueError(f'{where}: {error}') from error
+    if path is None:
+      absent.append(f'{relative} (line {number})')
+    else:
+      name = path.relative_to(root).as_posix()
+      images.append(raw.RawImage(name, path, first_pid + int(pid), camera - 1))
+  if absent:
+    raise ValueError(
+      f'{len(absent)} images that {file} names are not in {paths.folder}:\n'
+      + raw.shorten(absent)
+    )
+  if not images:
+    raise ValueError(f'{file} is empty: it names no image.')
+  return images
+
+
+def _lines(file: pathlib.Path) -> list[str]:
+  try:
+    return file.read_text(encoding='utf-8-sig').splitlines()
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{file} is not a text file in UTF-8.') from error
+
+
+def _layout(variant: str, train: raw.Counts) -> Msmt17Layout:
+  return Msmt17Layout(
+    dataset='msmt17',
+    variant=variant,
+    title='MSMT17',
+    how_to_get="""\
+MSMT17 has to be asked for, from the page of its authors
+(https://www.pkuvmc.com/dataset.html), and unpacked. Then set --config.data.dir
+to the folder that holds the images (train and test, or mask_train_v2 and
+mask_test_v2) and, beside them, list_train.txt, list_val.txt, list_query.txt and
+list_gallery.txt; or to its parent. Copies often lack the lists: they come with
+the release.""",
+    nested=(
+      'MSMT17_V1', 'MSMT17_V2', 'msmt17/MSMT17_V1', 'msmt17/MSMT17_V2',
+      'msmt17', 'MSMT17',
+    ),
+    published={
+      'train': train,
+      'query': raw.Counts(11_659, 3_060, 15),
+      'gallery': raw.Counts(82_161, 3_060, 15),
+    },
+  )  # fmt: skip
+
+
+# Wei et al., CVPR 2018; the paper's Table I counts list_val.txt in.
+LAYOUTS = (
+  _layout('trainval', raw.Counts(32_621, 1_041, 15)),
+  _layout('train', raw.Counts(30_248, 1_041, 15)),
+)

@@ -1,0 +1,10 @@
+"""MSMT17: 4,101 identities, fifteen cameras, four days."""
+
+from data import reid_builder
+from data.msmt17 import layout
+
+
+class Builder(reid_builder.ReidBuilder):
+  """Builder of MSMT17; configurations: trainval, train."""
+
+  LAYOUTS = layout.LAYOUTS

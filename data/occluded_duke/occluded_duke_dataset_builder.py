@@ -1,0 +1,10 @@
+"""Occluded-DukeMTMC: DukeMTMC-reID, split so that all queries are occluded."""
+
+from data import reid_builder
+from data.occluded_duke import layout
+
+
+class Builder(reid_builder.ReidBuilder):
+  """Builder of Occluded-DukeMTMC, of a withdrawn set: it only reads copies."""
+
+  LAYOUTS = (layout.LAYOUT,)

@@ -1,0 +1,151 @@
+"""Prepared data sets: a raw folder's images, checked and in few large files.
+
+A set is written once for each content of its raw folder, into
+`reid-<fingerprint>`, whole or not at all.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import fcntl
+import importlib
+import io
+import os
+import pathlib
+import shutil
+
+import ml_collections
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from data import datasets, raw
+from data.folder.layout import write_csv
+
+# What a record needs beside its image.
+BYTES_PER_RECORD = 1_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+  """A data set that can be read by index.
+
+  Attributes:
+    builder: its TFDS builder.
+    dataset: the raw images.
+    fingerprint: identifies names, sizes and labels of the raw images.
+  """
+
+  builder: tfds.core.DatasetBuilder
+  dataset: raw.RawDataset
+  fingerprint: str
+
+
+def prepare(config: ml_collections.ConfigDict) -> Prepared:
+  """Reads the raw folder of `config.data` and prepares it if need be.
+
+  Raises:
+    ValueError: there is no such data set, its raw folder is missing or has
+      another layout or other counts, or holds images that cannot be read.
+    OSError: there is no room for it.
+  """
+  tf.config.set_visible_devices([], 'GPU')  # they are JAX's
+  layout = datasets.find(config.name).configured(config)
+  dataset = layout.read(config.dir)
+  unusual = datasets.check_counts(layout, dataset, config.allow_other_counts)
+  fingerprint = dataset.fingerprint()
+  folder = prepared_root(config.prepared_dir) / f'reid-{fingerprint}'
+  lines = [f'{layout.name} from {dataset.root}, prepared in {folder}']
+  lines += [f'  {note}' for note in dataset.notes]
+  if dataset.splits_made:
+    lines.append(f'  these splits as a list: {folder / "splits.csv"}')
+  print('\n'.join([*lines, unusual] if unusual else lines), flush=True)
+  builder = make_builder(layout, folder, dataset)
+  if not builder.data_path.exists():
+    _write(builder, dataset, folder)
+  return Prepared(builder, dataset, fingerprint)
+
+
+def prepared_root(directory: str) -> pathlib.Path:
+  """Where prepared sets lie: `config.data.prepared_dir`, or TFDS's place."""
+  default = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
+  return pathlib.Path(directory or default).expanduser()
+
+
+def make_builder(
+  layout: raw.Layout,
+  folder: pathlib.Path,
+  dataset: raw.RawDataset | None = None,
+) -> tfds.core.DatasetBuilder:
+  """The builder of a layout, which writes to or reads from `folder`."""
+  name = layout.dataset
+  module = importlib.import_module(f'data.{name}.{name}_dataset_builder')
+  return module.Builder(
+    dataset=dataset,
+    data_dir=folder,
+    config=layout.variant or None,
+    file_format='array_record',
+  )
+
+
+def _write(
+  builder: tfds.core.DatasetBuilder,
+  dataset: raw.RawDataset,
+  folder: pathlib.Path,
+) -> None:
+  root = folder.parent
+  root.mkdir(parents=True, exist_ok=True)
+  with _alone(root):
+    if builder.data_path.exists():  # another process was faster
+      return
+    _clear(builder, folder)  # what an interrupted process left behind
+    _check_room(dataset, root)
+    tfds.disable_progress_bar()  # checking the images shows one already
+    try:
+      with contextlib.redirect_stdout(io.StringIO()):  # TFDS misses its sizes
+        builder.download_and_prepare(
+          download_config=tfds.download.DownloadConfig(manual_dir=dataset.root)
+        )
+      if dataset.splits_made:
+        write_csv(dataset, folder / 'splits.csv')
+    except BaseException as error:
+      _clear(builder, folder)
+      if isinstance(error, RuntimeError) and 'No space left' in str(error):
+        raise OSError(f'the disk of {root} is full: {error}') from error
+      raise
+
+
+def _clear(builder: tfds.core.DatasetBuilder, folder: pathlib.Path) -> None:
+  """Removes what is half-written. TFDS gives its name to what is whole."""
+  for name in (builder.name, 'downloads'):
+    shutil.rmtree(folder / name, ignore_errors=True)
+  with contextlib.suppress(OSError):  # it holds another data set
+    folder.rmdir()
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[None]:
+  """Lets one process at a time prepare data sets in a folder."""
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      print(f'Waiting for another process to prepare in {folder}', flush=True)
+      fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield
+  finally:
+    os.close(descriptor)
+
+
+def _check_room(dataset: raw.RawDataset, folder: pathlib.Path) -> None:
+  images = [i for split in dataset.splits.values() for i in split]
+  files = {image.path for image in images}
+  needed = sum(file.stat().st_size for file in files)
+  needed += BYTES_PER_RECORD * len(images)
+  free = shutil.disk_usage(folder).free
+  if needed > free:
+    raise OSError(
+      f'{folder} has room for {free / 1e6:,.0f} MB; preparing the data set'
+      f' needs about {needed / 1e6:,.0f} MB. config.data.prepared_dir names'
+      ' another place.'
+    )
