@@ -65,22 +65,38 @@ def check_counts(
   counts = dataset.counts()
   if not layout.published or counts == layout.published:
     return ''
-  message = (
-    f'{dataset.root} is not {layout.title} as published:\n'
-    + counts_table(counts, layout.published)
-  )
-  others = [
-    other for other in LAYOUTS if other.published == counts != layout.published
+  lines = [
+    f'{dataset.root} is not {layout.title} as published:',
+    counts_table(counts, layout.published),
+    *_unknown_cameras(layout, dataset),
   ]
-  for other in others:
-    message += f'\nThese are the counts of {other.title} ({other.name}).'
+  for other in LAYOUTS:
+    if other.published == counts:
+      lines.append(f'These are the counts of {other.title} ({other.name}).')
   if allow_other_counts:
-    return message
-  raise ValueError(
-    f'{message}\nFigures on it would not compare with published ones. If that'
-    ' is what you want: config.data.allow_other_counts=True (eval.py:'
+    return '\n'.join(lines)
+  lines.append(
+    'Figures on it would not compare with published ones. If that is what you'
+    ' want: config.data.allow_other_counts=True (eval.py:'
     ' --allow_other_counts), or configs/folder.py for your own images.'
   )
+  raise ValueError('\n'.join(lines))
+
+
+def _unknown_cameras(layout: raw.Layout, dataset: raw.RawDataset) -> list[str]:
+  cameras = max(counts.cameras for counts in layout.published.values())
+  unknown = [
+    f'{image.name}: camera {image.camid + 1}'
+    for split in raw.SPLITS
+    for image in dataset.splits[split]
+    if image.camid >= cameras
+  ]
+  if not unknown:
+    return []
+  return [
+    f'{len(unknown)} images are of cameras that are not 1 to {cameras}:',
+    raw.shorten(unknown),
+  ]
 
 
 def counts_table(

@@ -62,6 +62,7 @@ def prepare(config: ml_collections.ConfigDict) -> Prepared:
   builder = make_builder(layout, folder, dataset)
   if not builder.data_path.exists():
     _write(builder, dataset, folder)
+    builder = make_builder(layout, folder)  # one that knows what was written
   return Prepared(builder, dataset, fingerprint)
 
 
@@ -109,8 +110,8 @@ def _write(
         write_csv(dataset, folder / 'splits.csv')
     except BaseException as error:
       _clear(builder, folder)
-      if isinstance(error, RuntimeError) and 'No space left' in str(error):
-        raise OSError(f'the disk of {root} is full: {error}') from error
+      if isinstance(error, RuntimeError) and 'write() failed' in str(error):
+        raise OSError(f'{root} cannot be written to: {error}') from error
       raise
 
 

@@ -129,7 +129,7 @@ def count(split: str, pids: Iterable[int], camids: Iterable[int]) -> Counts:
   )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Layout(abc.ABC):
   """How the copies of one data set lie on disk, and what it should hold.
 
@@ -202,7 +202,7 @@ class Layout(abc.ABC):
     """Lists the images of a raw folder; ValueError names bad files."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class MarketLayout(Layout):
   """Three folders of files that Market-1501's naming tells everything of."""
 

@@ -39,7 +39,7 @@ class MatImage(raw.RawImage):
     return encoded.getvalue()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Cuhk03Layout(raw.Layout):
   """`variant` says whose boxes: `detected` or `labeled`."""
 

@@ -33,7 +33,7 @@ class Entry:
   split: str | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class FolderLayout(raw.Layout):
   """Reads own images; makes splits where there are none.
 

@@ -14,7 +14,7 @@ CAMERAS = 15
 TRAIN_IDENTITIES = 1_041
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Msmt17Layout(raw.Layout):
   """`trainval` trains on both lists of the training half, `train` on one."""
 

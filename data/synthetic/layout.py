@@ -8,7 +8,7 @@ from data.raw import MarketLayout
 from data.synthetic import draw
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class SyntheticLayout(MarketLayout):
   """Draws the set first if its folder is missing or empty."""
 

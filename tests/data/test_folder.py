@@ -1,0 +1,373 @@
+"""Own images: CSV files, folders of identities, splits and cameras."""
+
+import contextlib
+import dataclasses
+import pathlib
+import tempfile
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from configs import folder as config_file
+from data import datasets, raw
+from data.folder import layout as folder
+
+LAYOUT = datasets.find('folder')
+
+
+def images(root, *names):
+  for name in names:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).touch()
+
+
+def write(root, text, name='people.csv', **options):
+  (root / name).write_text(text, **options)
+
+
+def table(dataset):
+  """(name, pid, camid) by split."""
+  return {
+    split: [(i.name, i.pid, i.camid) for i in rows]
+    for split, rows in dataset.splits.items()
+  }
+
+
+# CSV files
+
+LISTED = """\
+path,pid,camid,split
+b.jpg,1,0,train
+a.jpg,1,1,train
+c.jpg,2,0,train
+q.jpg,7,0,query
+g.jpg,7,1,gallery
+h.jpg,0,1,gallery
+j.jpg,-1,1,gallery
+"""
+NAMES = [line.split(',')[0] for line in LISTED.splitlines()[1:]]
+EXPECTED = {
+  'train': [('a.jpg', 1, 1), ('b.jpg', 1, 0), ('c.jpg', 2, 0)],
+  'query': [('q.jpg', 7, 0)],
+  'gallery': [('g.jpg', 7, 1), ('h.jpg', 0, 1), ('j.jpg', -1, 1)],
+}
+
+
+@pytest.mark.parametrize('given_as', ['folder', 'file'])
+def test_reads_a_csv_file(tmp_path, given_as):
+  images(tmp_path, *NAMES)
+  write(tmp_path, LISTED)
+  path = tmp_path if given_as == 'folder' else tmp_path / 'people.csv'
+  dataset = LAYOUT.read(path)
+  assert table(dataset) == EXPECTED
+  assert dataset.root == tmp_path
+  assert dataset.rules == raw.MARKET_RULES
+  assert not dataset.splits_made
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    lambda text: '\ufeff' + text,
+    lambda text: text.replace('\n', '\r\n'),
+    lambda text: text.replace('\n', '\r'),
+    lambda text: text + '\n\n',
+    lambda text: text.replace('path,pid,camid', ' Path , PID,CamID'),
+    lambda text: text.replace(',', ' , '),
+    lambda text: text.replace('\n', ',"a note, quoted"\n'),
+    lambda text: '\n'.join(
+      ','.join(reversed(line.split(','))) for line in text.splitlines()
+    ),
+    lambda text: text.replace('b.jpg', './b.jpg'),
+  ],
+)
+def test_reads_what_spreadsheets_write(tmp_path, change):
+  images(tmp_path, *NAMES)
+  write(tmp_path, change(LISTED), encoding='utf-8', newline='')
+  assert table(LAYOUT.read(tmp_path)) == EXPECTED
+
+
+def test_reads_names_in_any_script(tmp_path):
+  names = ['größe/ä b.jpg', '行人/一.png', 'люди/1.JPG', '🚶/x,y.jpg']
+  images(tmp_path, *names)
+  rows = ''.join(
+    f'"{name}",1,{i},{split}\n'
+    for i, (name, split) in enumerate(
+      zip(names, ('train', 'query', 'gallery', 'gallery'))
+    )
+  )
+  write(tmp_path, 'path,pid,camid,split\n' + rows, 'людя.csv', encoding='utf-8')
+  dataset = LAYOUT.read(tmp_path)
+  found = [i.name for rows in dataset.splits.values() for i in rows]
+  assert sorted(found) == sorted(names)
+
+
+@pytest.mark.parametrize(
+  ('old', 'new', 'message'),
+  [
+    ('path,pid', 'path,id', 'has no column pid. Its first line must'),
+    (
+      'path,pid',
+      'a,b',
+      'has no column path and pid. .* It is: a,b,camid,split',
+    ),
+    (LISTED, '', 'has no column path and pid'),
+    (LISTED, 'path,pid\n', 'is empty: it names no image'),
+    ('b.jpg,1,', 'b.jpg,one,', "line 2: pid 'one' is not a whole number"),
+    ('b.jpg,1,', 'b.jpg,1.0,', "line 2: pid '1.0' is not a whole number"),
+    ('b.jpg,1,', 'b.jpg,,', "line 2: pid '' is not a whole number"),
+    ('b.jpg,1,', 'b.jpg,٣,', 'line 2: pid .* is not a whole number'),
+    ('b.jpg,1,', 'b.jpg,-2,', 'line 2: pid -2 is not from -1 to'),
+    ('b.jpg,1,', 'b.jpg,9999999999,', 'line 2: pid 9999999999 is not from -1'),
+    ('b.jpg,1,0', 'b.jpg,1,-1', 'line 2: camid -1 is not from 0 to'),
+    ('b.jpg,1,0', 'b.jpg,1,nan', "line 2: camid 'nan' is not a whole number"),
+    ('b.jpg,1,0', 'b.jpg,1,', '1 of 7 lines have no camid: either all'),
+    ('q.jpg,7,0,query', 'q.jpg,7,0,', '1 of 7 lines have no split: either'),
+    ('0,query', '0,probe', "line 5: split 'probe' is not one of train, query"),
+    ('0,query', '0,test', 'has the split test, .* beside gallery'),
+    ('b.jpg,1,0,train', 'b.jpg,1', 'line 2: 2 fields instead of 4'),
+    ('b.jpg,1,0', 'b.jpg,1,0,0', 'line 2: 5 fields instead of 4'),
+    ('b.jpg', '"b.jpg', 'line 8: unexpected end of data'),
+    (
+      'b.jpg',
+      'z.jpg',
+      r'1 images that .* names are not .*\n  z.jpg \(line 2\)',
+    ),
+    ('b.jpg', '../b.jpg', "line 2: the path '../b.jpg' is not one below"),
+    ('b.jpg', '/b.jpg', "line 2: the path '/b.jpg' is not one below"),
+    ('b.jpg', 'a.jpg', r'1 images stand twice in the train split:\n  a.jpg'),
+    ('q.jpg', 'a.jpg', r'1 images are in both training and test:\n  a.jpg'),
+    ('b.jpg,1', 'b.jpg,-1', r'b.jpg is junk \(identity -1\)'),
+    ('q.jpg,7', 'q.jpg,-1', r'q.jpg is junk \(identity -1\)'),
+    ('q.jpg,7', 'q.jpg,0', 'q.jpg has identity 0, which means a distractor'),
+    ('q.jpg,7,0,query', 'q.jpg,7,0,train', 'the query split is empty'),
+    (',', ';', 'has no column path and pid. .* It is: path;pid;camid;split'),
+  ],
+)
+def test_names_what_is_wrong_in_a_csv_file(tmp_path, old, new, message):
+  images(tmp_path, *NAMES)
+  assert old in LISTED
+  write(tmp_path, LISTED.replace(old, new), encoding='utf-8')
+  with pytest.raises(ValueError, match=message):
+    LAYOUT.read(tmp_path)
+
+
+def test_refuses_other_encodings(tmp_path):
+  images(tmp_path, *NAMES)
+  write(tmp_path, LISTED, encoding='utf-16')
+  with pytest.raises(ValueError, match='is not a text file in UTF-8'):
+    LAYOUT.read(tmp_path)
+
+
+def test_several_csv_files_are_a_question(tmp_path):
+  images(tmp_path, *NAMES)
+  write(tmp_path, LISTED, 'one.csv')
+  write(tmp_path, LISTED, 'two.CSV')
+  with pytest.raises(ValueError, match=r'several CSV .*\n  one.csv\n  two.CSV'):
+    LAYOUT.read(tmp_path)
+  assert table(LAYOUT.read(tmp_path / 'two.CSV')) == EXPECTED
+
+
+@given(st.binary(max_size=120) | st.text(max_size=120))
+def test_any_csv_file_is_read_or_refused(content):
+  """Also behind a good beginning."""
+  for start in ('', LISTED):
+    with tempfile.TemporaryDirectory() as directory:
+      root = pathlib.Path(directory)
+      images(root, *NAMES)
+      data = content if isinstance(content, bytes) else content.encode()
+      (root / 'people.csv').write_bytes(start.encode() + data)
+      with contextlib.suppress(ValueError):
+        LAYOUT.read(root)
+
+
+# Folders
+
+
+def test_reads_a_folder_for_each_identity(tmp_path):
+  for person in ('anna', 'ben', 'cem', 'dora'):
+    images(tmp_path, *(f'{person}/{i}.jpg' for i in range(3)))
+  images(tmp_path, 'anna/notes.txt', 'empty/notes.txt', 'x.jpg')
+  dataset = LAYOUT.read(tmp_path)
+  assert dataset.splits_made
+  people = {
+    i.name.split('/')[0]: i.pid
+    for rows in dataset.splits.values()
+    for i in rows
+  }
+  assert people == {'anna': 1, 'ben': 2, 'cem': 3, 'dora': 4}
+
+
+@pytest.mark.parametrize(
+  'splits', [('train', 'query', 'gallery'), ('train', 'test'), ('test',)]
+)
+def test_reads_folders_of_splits(tmp_path, splits):
+  for split in splits:
+    for person in ('0001', '0002') if split == 'train' else ('0007', '0008'):
+      images(tmp_path, *(f'{split}/{person}/{split}{i}.png' for i in range(2)))
+  dataset = LAYOUT.read(tmp_path)
+  assert not dataset.splits_made
+  pids = {s: {i.pid for i in rows} for s, rows in dataset.splits.items()}
+  train = {1, 2} if 'train' in splits else set()
+  assert pids == {'train': train, 'query': {7, 8}, 'gallery': {7, 8}}
+
+
+def test_takes_cameras_from_names_if_all_have_them(tmp_path):
+  names = [
+    f'{split}/0007/0007_c{camera}s1_{i}.jpg'
+    for i, (split, camera) in enumerate(
+      (('query', 1), ('gallery', 3), ('gallery', 1))
+    )
+  ]
+  images(tmp_path, *names)
+  dataset = LAYOUT.read(tmp_path)
+  assert dataset.rules == raw.MARKET_RULES
+  assert {i.camid for i in dataset.splits['gallery']} == {1, 3}
+  images(tmp_path, 'gallery/0007/other.jpg')
+  assert LAYOUT.read(tmp_path).rules == raw.NO_CAMERAS_RULES
+
+
+def test_reads_the_layout_of_market1501():
+  root = pathlib.Path(__file__).parents[2] / 'data/market1501/dummy_data'
+  assert table(LAYOUT.read(root)) == table(datasets.find('market').read(root))
+
+
+def test_a_folder_of_nothing_is_refused(tmp_path):
+  images(tmp_path, 'x.jpg', 'deep/er/x.jpg')
+  with pytest.raises(ValueError, match='a CSV file, or the folder that holds'):
+    LAYOUT.read(tmp_path)
+
+
+# Cameras
+
+
+def test_without_cameras_only_the_query_itself_is_removed(tmp_path):
+  """As `evaluate_retrieval` removes: same identity and same camera."""
+  text = 'path,pid,split\n'
+  for i in range(6):
+    images(tmp_path, f'{i}.jpg')
+    text += f'{i}.jpg,{1 + i // 3},test\n'
+  write(tmp_path, text)
+  dataset = LAYOUT.read(tmp_path)
+  assert dataset.rules == raw.NO_CAMERAS_RULES
+  query, gallery = dataset.splits['query'], dataset.splits['gallery']
+  assert query == gallery and len(query) == 6
+  for image in query:
+    removed = [
+      other
+      for other in gallery
+      if (other.pid, other.camid) == (image.pid, image.camid)
+    ]
+    assert removed == [image]
+  assert dataset.counts()['query'].cameras == 0
+
+
+def test_without_cameras_the_same_file_is_the_same_image(tmp_path):
+  images(tmp_path, 'a.jpg', 'b.jpg', 'c.jpg')
+  write(
+    tmp_path,
+    'path,pid,split\na.jpg,1,query\nc.jpg,1,gallery\na.jpg,1,gallery\n',
+  )
+  splits = LAYOUT.read(tmp_path).splits
+  assert splits['query'][0].camid == splits['gallery'][0].camid
+  assert splits['query'][0].camid != splits['gallery'][1].camid
+
+
+def test_a_test_half_with_cameras_has_one_query_for_each(tmp_path):
+  rows = [(1, 0), (1, 0), (1, 1), (2, 3), (2, 3), (0, 0), (-1, 0), (0, 1)]
+  text = 'path,pid,camid,split\n'
+  for i, (pid, camid) in enumerate(rows):
+    images(tmp_path, f'{i}.jpg')
+    text += f'{i}.jpg,{pid},{camid},test\n'
+  write(tmp_path, text)
+  splits = LAYOUT.read(tmp_path).splits
+  assert [i.name for i in splits['query']] == ['0.jpg', '2.jpg']
+  assert len(splits['gallery']) == len(rows)
+
+
+# Splits
+
+
+def people_file(root, people, images_each=2):
+  text = 'path,pid,camid\n'
+  for pid in people:
+    for i in range(images_each):
+      images(root, f'{pid}_{i}.jpg')
+      text += f'{pid}_{i}.jpg,{pid},{i}\n'
+  write(root, text)
+
+
+def halves(dataset):
+  return tuple(
+    {image.pid for image in dataset.splits[split]}
+    for split in ('train', 'gallery')
+  )
+
+
+def test_splits_are_by_identity_and_from_the_seed(tmp_path):
+  people_file(tmp_path, range(1, 41))
+  dataset = LAYOUT.read(tmp_path)
+  train, test = halves(dataset)
+  assert train | test == set(range(1, 41)) and not train & test
+  assert 10 <= len(test) <= 30
+  assert halves(LAYOUT.read(tmp_path)) == (train, test)
+  other = dataclasses.replace(LAYOUT, split_seed=1).read(tmp_path)
+  assert halves(other) != (train, test)
+  assert 'seed 0' in str(dataset.notes) and dataset.splits_made
+
+
+@given(
+  st.sets(st.text(max_size=5), min_size=3, max_size=30),
+  st.integers(0, 100),
+  st.sampled_from([0.01, 0.3, 0.5, 0.9, 1.0]),
+)
+def test_made_splits_leave_people_on_both_sides(people, seed, fraction):
+  test = folder._test_identities(people, seed, fraction)
+  assert test <= people
+  if fraction == 1:
+    assert test == people
+  else:
+    assert test and len(people - test) >= 2
+
+
+@given(
+  st.sets(st.integers(1, 10**6), min_size=40, max_size=60),
+  st.sets(st.integers(1, 10**6), max_size=20),
+)
+def test_adding_people_moves_nobody(people, more):
+  people, more = ({str(pid) for pid in pids} for pids in (people, more))
+  before = folder._test_identities(people, 0, 0.5)
+  after = folder._test_identities(people | more, 0, 0.5)
+  assert before == after & people
+
+
+@pytest.mark.parametrize('cameras', [True, False])
+def test_saved_splits_are_read_as_they_were_made(tmp_path, cameras):
+  people_file(tmp_path, range(1, 9))
+  if not cameras:
+    text = (tmp_path / 'people.csv').read_text().splitlines()
+    write(tmp_path, '\n'.join(line.rsplit(',', 1)[0] for line in text))
+  made = LAYOUT.read(tmp_path)
+  assert made.splits_made
+  folder.write_csv(made, tmp_path / 'splits.csv')
+  read = LAYOUT.read(tmp_path / 'splits.csv')
+  assert table(read) == table(made)
+  assert read.rules == made.rules
+  assert read.fingerprint() == made.fingerprint()
+
+
+def test_all_people_may_be_tested_on(tmp_path):
+  people_file(tmp_path, (1, 2))
+  with pytest.raises(ValueError, match='2 identities are too few to make'):
+    LAYOUT.read(tmp_path)
+  everyone = dataclasses.replace(LAYOUT, test_fraction=1.0).read(tmp_path)
+  assert halves(everyone) == (set(), {1, 2})
+
+
+@pytest.mark.parametrize('fraction', [0.0, -1.0, 1.5, float('nan')])
+def test_refuses_other_fractions(fraction):
+  config = config_file.get_config().data
+  config.test_fraction = fraction
+  with pytest.raises(ValueError, match='config.data.test_fraction='):
+    LAYOUT.configured(config)

@@ -1,0 +1,184 @@
+"""Preparing: whole or not at all, once, and again after an accident."""
+
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from configs import common
+from data import datasets, decoding, prepare, raw, reid_builder
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture
+def config(tmp_path):
+  """Of the dummy data of own images."""
+  config = common.get_config().data
+  config.name = 'folder'
+  config.dir = str(ROOT / 'data/folder/dummy_data')
+  config.prepared_dir = str(tmp_path / 'prepared')
+  return config
+
+
+def left_behind(config):
+  return list(pathlib.Path(config.prepared_dir).rglob('*'))
+
+
+def is_whole(prepared):
+  sizes = {k: s.num_examples for k, s in prepared.builder.info.splits.items()}
+  return sizes == {'train': 6, 'query': 2, 'gallery': 8}
+
+
+def test_every_benchmark_is_checked_against_its_counts(config):
+  for layout in datasets.LAYOUTS:
+    config.name = layout.name
+    config.prepared_dir += '/next'
+    config.dir = str(ROOT / 'data' / layout.dataset / 'dummy_data')
+    config.allow_other_counts = False
+    if layout.published:
+      with pytest.raises(ValueError, match=f'is not {layout.title[:5]}'):
+        prepare.prepare(config)
+      assert not left_behind(config)
+    config.allow_other_counts = True
+    assert prepare.prepare(config).builder.data_path.exists()
+
+
+@pytest.mark.parametrize('again', [False, True])
+def test_a_failure_leaves_nothing_and_can_be_repeated(
+  config, monkeypatch, again
+):
+  if again:  # beside a whole one
+    prepare.prepare(config)
+    config.name = 'market'
+    config.dir = str(ROOT / 'data/market1501/dummy_data')
+    config.allow_other_counts = True
+  before = left_behind(config)
+  with monkeypatch.context() as patch:
+    read, count = raw.RawImage.read, []
+
+    def fail(image):
+      count.append(image)
+      if len(count) > 20:  # after the check, within the writing
+        raise OSError(f'{image.path} has gone')
+      return read(image)
+
+    patch.setattr(raw.RawImage, 'read', fail)
+    with pytest.raises(OSError, match='has gone'):
+      prepare.prepare(config)
+  assert left_behind(config) == before
+  assert is_whole(prepare.prepare(config))
+
+
+def test_a_data_set_of_the_same_images_is_left_alone(config):
+  """Two names of one folder have one fingerprint."""
+  config.dir = str(ROOT / 'data/market1501/dummy_data')
+  config.allow_other_counts = True
+  own = prepare.prepare(config)
+  config.name = 'market'
+  market = prepare.prepare(config)
+  assert own.fingerprint == market.fingerprint
+  assert is_whole(own) and is_whole(market)
+  assert own.builder.data_path.exists() and market.builder.data_path.exists()
+
+
+def test_what_a_killed_process_left_is_cleared(config):
+  """And so is it when the disk takes no more; both happen for real."""
+  code = """
+import itertools, os, resource, signal, sys
+from ml_collections import ConfigDict
+from data import prepare, reid_builder
+config = ConfigDict(dict(
+  name='folder', dir=sys.argv[1], prepared_dir=sys.argv[2], split_seed=0,
+  test_fraction=.5, allow_other_counts=False,
+))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+no_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (600, no_limit[1]))
+try:
+  prepare.prepare(config)
+except OSError as error:
+  assert 'cannot be written to' in str(error), error
+  assert not os.listdir(sys.argv[2])
+else:
+  sys.exit('it was written')
+resource.setrlimit(resource.RLIMIT_FSIZE, no_limit)
+generate = reid_builder.ReidBuilder._generate_examples
+def stop(self, images):
+  yield from itertools.islice(generate(self, images), 2)
+  os.kill(os.getpid(), signal.SIGKILL)
+reid_builder.ReidBuilder._generate_examples = stop
+prepare.prepare(config)
+"""
+  result = subprocess.run(
+    [sys.executable, '-c', code, config.dir, config.prepared_dir],
+    cwd=ROOT, capture_output=True, text=True,
+  )  # fmt: skip
+  assert result.returncode == -9, result.stderr
+  stale = [p for p in left_behind(config) if 'incomplete' in p.name]
+  assert stale
+  assert is_whole(prepare.prepare(config))
+  assert not [p for p in left_behind(config) if 'incomplete' in p.name]
+
+
+def test_one_process_prepares_at_a_time(config, capsys, monkeypatch):
+  root = pathlib.Path(config.prepared_dir)
+  root.mkdir()
+  prepared = []
+  thread = threading.Thread(
+    target=lambda: prepared.append(prepare.prepare(config))
+  )
+  with prepare._alone(root):
+    thread.start()
+    deadline, said = time.time() + 60, ''
+    while 'Waiting for another process' not in said and time.time() < deadline:
+      time.sleep(0.01)
+      said += capsys.readouterr().out
+    assert 'Waiting for another process' in said
+    assert not left_behind(config)
+    # What the other one does meanwhile.
+    layout = datasets.find('folder')
+    dataset = layout.read(config.dir)
+    folder = root / f'reid-{dataset.fingerprint()}'
+    prepare.make_builder(layout, folder, dataset).download_and_prepare()
+    monkeypatch.delattr(decoding, 'check_readable')  # it is not done again
+  thread.join(60)
+  assert is_whole(prepared[0])
+
+
+def test_says_that_there_is_no_room(config, monkeypatch):
+  usage = prepare.shutil.disk_usage('/')._replace(free=20_000)
+  monkeypatch.setattr(prepare.shutil, 'disk_usage', lambda _: usage)
+  with pytest.raises(OSError, match='has room for 0 MB; .* needs about 0 MB'):
+    prepare.prepare(config)
+  assert not left_behind(config)
+
+
+def test_splits_that_were_made_are_saved(config, tmp_path, capsys):
+  root = tmp_path / 'people'
+  source = ROOT / 'data/market1501/dummy_data/bounding_box_train'
+  for number, path in enumerate(sorted(source.iterdir())):
+    folder = root / 'abc'[number % 3]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f'{number}.jpg').write_bytes(path.read_bytes())
+  config.dir = str(root)
+  prepared = prepare.prepare(config)
+  (saved,) = pathlib.Path(config.prepared_dir).glob('reid-*/splits.csv')
+  out = capsys.readouterr().out
+  assert f'these splits as a list: {saved}' in out
+  assert 'splits made by identity, seed 0' in out
+  assert 'no cameras: each query against all other images' in out
+  images = prepared.dataset.splits
+  assert len(saved.read_text().splitlines()) == 1 + sum(
+    map(len, images.values())
+  )
+
+
+def test_a_builder_reads_by_itself_too(tmp_path):
+  """As `tfds build --manual_dir` uses it."""
+  builder = prepare.make_builder(datasets.find('msmt17/train'), tmp_path)
+  assert isinstance(builder, reid_builder.ReidBuilder)
+  assert builder.layout.name == builder.info.full_name.rsplit('/', 1)[0]
