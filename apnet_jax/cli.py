@@ -1,6 +1,7 @@
 """What the commands share: set-up, and errors a person can read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import os
 import pathlib
 import re
@@ -17,14 +18,21 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-  """Parses flags and runs a command.
+  """Parses flags and runs a command; errors as in `errors_as_messages`."""
+  with errors_as_messages():
+    app.run(main, flags_parser=_parse_flags)
+
+
+@contextlib.contextmanager
+def errors_as_messages() -> Iterator[None]:
+  """Ends the program as its user can understand.
 
   A mistake of its user is a message and exit code 2, a loss that is not finite
   is 3, an interruption 130. A `ValueError` that a library raised is a bug, and
   keeps its traceback.
   """
   try:
-    app.run(main, flags_parser=_parse_flags)
+    yield
   except BrokenPipeError:  # whoever read the output has gone, as `head` does
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)
@@ -43,7 +51,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 def _is_ours(error: Exception) -> bool:
   """Whether this project raised it, and so wrote its message for a person."""
   place = traceback.extract_tb(error.__traceback__)[-1].filename
-  return pathlib.Path(place).is_relative_to(ROOT)
+  place = pathlib.Path(place)
+  # An environment may lie in the project's folder.
+  return place.is_relative_to(ROOT) and 'site-packages' not in place.parts
 
 
 def _fail(message: str, code: int) -> None:

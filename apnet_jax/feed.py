@@ -38,15 +38,15 @@ class Benchmark:
     gallery: images to find; junk may be among them.
     fingerprint: identifies the raw images.
     summary: what was read, for people.
-    rules: what a query is compared with, for the result card. Whatever they
-      are, `evaluate_retrieval` is told of them by identities and cameras alone.
+    has_cameras: False if no cameras are known. Then each image has a `camid` of
+      its own, under which evaluation removes the query itself and nothing else.
   """
 
   query: Split
   gallery: Split
   fingerprint: str
   summary: str
-  rules: str = dataclasses.field(default='market1501', kw_only=True)
+  has_cameras: bool = dataclasses.field(default=True, kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)

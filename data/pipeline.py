@@ -22,6 +22,7 @@ def load(config: ml_collections.ConfigDict) -> Feed:
     raise ValueError(f'{prepared.dataset.root} has no images to train on.')
   benchmark = open_benchmark(prepared, config)
   train = records.read(prepared.builder, 'train')
+  train = records.cached(train, 'train', config.data)
   identities, labels = np.unique(train.pids, return_inverse=True)
   P, K = config.train.P, config.train.K
   steps_per_epoch = pk_sampler.steps_per_epoch(labels, P, K)
@@ -40,7 +41,7 @@ def load(config: ml_collections.ConfigDict) -> Feed:
     gallery=benchmark.gallery,
     fingerprint=benchmark.fingerprint,
     summary='\n'.join(lines),
-    rules=benchmark.rules,
+    has_cameras=benchmark.has_cameras,
     num_classes=len(identities),
     steps_per_epoch=steps_per_epoch,
     batches=lambda step: records.train_batches(train, labels, config, step),
@@ -62,7 +63,7 @@ def open_benchmark(
     gallery=gallery,
     fingerprint=prepared.fingerprint,
     summary=f'{_count("query", prepared)}\n{_count("gallery", prepared)}',
-    rules=prepared.dataset.rules,
+    has_cameras=prepared.dataset.has_cameras,
   )
 
 

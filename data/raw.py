@@ -23,11 +23,6 @@ MARKET_FOLDERS = {
 }
 JUNK_PID = -1
 DISTRACTOR_PID = 0
-# What a query is compared with; stands on result cards.
-MARKET_RULES = 'market1501'
-NO_CAMERAS_RULES = (
-  'no cameras: each query against all other images, itself removed'
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,26 +76,25 @@ class RawDataset:
     root: the folder that names are relative to.
     splits: images by split, each in the order of their names; `train` may be
       empty.
-    rules: what a query is compared with: `MARKET_RULES`, or
-      `NO_CAMERAS_RULES`, under which `camid` only tells images apart.
+    has_cameras: False if none are known; then each image has a `camid` of its
+      own, so that evaluation removes the query itself and nothing else.
     notes: what was decided while reading, for people.
     splits_made: whether the splits were made here, from a seed.
   """
 
   root: pathlib.Path
   splits: Splits
-  rules: str = MARKET_RULES
+  has_cameras: bool = True
   notes: tuple[str, ...] = ()
   splits_made: bool = False
 
   def counts(self) -> dict[str, Counts]:
     """Of each split."""
-    cameras = self.rules != NO_CAMERAS_RULES
     return {
       split: count(
         split,
         [image.pid for image in images],
-        [image.camid for image in images] if cameras else (),
+        [image.camid for image in images] if self.has_cameras else (),
       )
       for split, images in self.splits.items()
     }

@@ -1,64 +1,135 @@
 """The images of a prepared split in memory, and batches of them.
 
-The encoded images are held and read by index, so that batch k is found without
-reading batches 0 to k - 1.
+Images are held and read by index, so that batch k is found without reading
+batches 0 to k - 1.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import itertools
+import math
+import os
+import resource
+import sys
 
+import ml_collections
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tqdm import tqdm
 
 from apnet_jax.feed import Split
 from data import decoding, pk_sampler
 
+CACHES = ('encoded', 'decoded')
+READ_AT_ONCE = 256  # records
+DECODED_AT_ONCE = 64  # images
+
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-  """A prepared split in memory, in the order of the paths."""
+  """A prepared split in memory, in the order of the paths.
 
-  encoded: tf.Tensor  # bytes [images]
+  Attributes:
+    encoded: JPEG or PNG files; empty if `decoded` is there.
+    pids: int [images].
+    camids: int [images].
+    paths: str [images].
+    decoded: uint8 [images, height, width, 3], or None.
+  """
+
+  encoded: list[bytes]
   pids: np.ndarray
   camids: np.ndarray
   paths: np.ndarray
+  decoded: np.ndarray | None = None
 
 
 def read(builder: tfds.core.DatasetBuilder, split: str) -> Records:
+  """Reads a split. Little more than its encoded images is held at any time."""
   source = builder.as_data_source(
     split, decoders={'image': tfds.decode.SkipDecoding()}
   )
-  examples = source.__getitems__(list(range(len(source))))
-  examples = sorted(examples, key=lambda example: example['path'])
+  examples = []
+  for start in range(0, len(source), READ_AT_ONCE):
+    rows = range(start, min(start + READ_AT_ONCE, len(source)))
+    examples += source.__getitems__(list(rows))
+  examples.sort(key=lambda example: example['path'])
   return Records(
-    encoded=tf.constant([example['image'] for example in examples]),
+    encoded=[example['image'] for example in examples],
     pids=np.array([example['pid'] for example in examples]),
     camids=np.array([example['camid'] for example in examples]),
     paths=np.array([example['path'].decode() for example in examples]),
   )
 
 
-def _batched(
-  records: Records, rows: tf.data.Dataset, batch_size: int, image_size
-) -> tf.data.Dataset:
-  """Decodes the images of a dataset of rows, in its order."""
-  size = tuple(image_size)
+def check_cache(cache: str) -> None:
+  """Checks `config.data.cache`; ValueError says what is allowed."""
+  if cache not in CACHES:
+    raise ValueError(f'config.data.cache={cache!r} is not one of {CACHES}.')
 
-  def read_row(row):
-    encoded = tf.gather(records.encoded, row)
-    return row, decoding.resize(decoding.decode(encoded), size)
 
-  images = rows.map(
-    read_row, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+def cached(
+  records: Records, split: str, config: ml_collections.ConfigDict
+) -> Records:
+  """What `config.data.cache` wants to be held of the images of a split.
+
+  Args:
+    records: as read.
+    split: its name, for people.
+    config: the `data` part of a configuration.
+
+  Returns:
+    The same records; or, for 'decoded', with all images decoded and resized,
+    and without the encoded ones.
+
+  Raises:
+    ValueError: there is no such cache, or too little memory for it.
+  """
+  check_cache(config.cache)
+  if config.cache == 'encoded':
+    return records
+  count = len(records.encoded)
+  height, width = config.image_size
+  _check_memory(split, count, height, width)
+  rows = np.arange(count)
+  batches = make_split(records, config.image_size).batches(
+    rows, DECODED_AT_ONCE
   )
-  return images.batch(batch_size).prefetch(4)
+  decoded = np.empty((count, height, width, 3), np.uint8)
+  progress = tqdm(
+    total=count, desc=f'Decoding {split}', unit=' images', leave=False
+  )
+  with progress:
+    for start, images in zip(rows[::DECODED_AT_ONCE], batches):
+      decoded[start : start + len(images)] = images
+      progress.update(len(images))
+  return dataclasses.replace(records, encoded=[], decoded=decoded)
+
+
+def _check_memory(split: str, count: int, height: int, width: int) -> None:
+  """Says what a decoded split takes; ValueError if it does not fit."""
+  needed = math.prod((count, height, width, 3))
+  memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  unit = 1 if sys.platform == 'darwin' else 1024  # bytes, or KiB
+  held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+  takes = (
+    f'{count:,} {split} images of {height} x {width} take'
+    f' {needed / 1e9:.2f} GB decoded'
+  )
+  if held + needed > memory:
+    raise ValueError(
+      f"config.data.cache='decoded': {takes}, beside the {held / 1e9:.2f} GB"
+      f' of this process; this machine has {memory / 1e9:.2f} GB of memory.'
+      " 'encoded' takes less."
+    )
+  print(f'{takes} (config.data.cache)', flush=True)
 
 
 def train_batches(
   records: Records, labels: np.ndarray, config, first_step: int
 ) -> Iterator[dict[str, np.ndarray]]:
+  """Batches `first_step`, `first_step` + 1, ... as a `Feed` promises them."""
   P, K, seed = config.train.P, config.train.K, config.seed
   steps = pk_sampler.steps_per_epoch(labels, P, K)
 
@@ -67,18 +138,51 @@ def train_batches(
       batches = pk_sampler.epoch_batches(labels, P, K, seed, epoch)
       yield from batches[max(first_step - epoch * steps, 0) :]
 
-  rows = tf.data.Dataset.from_generator(
-    batches_of_rows, output_signature=tf.TensorSpec((P * K,), tf.int64)
-  ).unbatch()
-  batches = _batched(records, rows, P * K, config.data.image_size)
-  for rows, images in batches.as_numpy_iterator():
+  image_size = config.data.image_size
+  for rows, images in _batches(records, batches_of_rows, P * K, image_size):
     yield {'image': images, 'label': labels[rows].astype(np.int32)}
 
 
-def make_split(records: Records, image_size) -> Split:
+def make_split(records: Records, image_size: tuple[int, int]) -> Split:
   def batches(rows, batch_size):
-    rows = tf.data.Dataset.from_tensor_slices(np.asarray(rows, np.int64))
-    batched = _batched(records, rows, batch_size, image_size)
-    return (images for _, images in batched.as_numpy_iterator())
+    rows = np.asarray(rows, np.int64)
+
+    def batches_of_rows():
+      for start in range(0, len(rows), batch_size):
+        yield rows[start : start + batch_size]
+
+    batched = _batches(records, batches_of_rows, batch_size, image_size)
+    return (images for _, images in batched)
 
   return Split(records.pids, records.camids, records.paths, batches)
+
+
+def _batches(
+  records: Records,
+  batches_of_rows: Callable[[], Iterator[np.ndarray]],
+  batch_size: int,
+  image_size: tuple[int, int],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Rows and images of each batch; all batches but the last are full."""
+  if records.decoded is not None:
+    return ((rows, records.decoded[rows]) for rows in batches_of_rows())
+
+  def read_batches():
+    for rows in batches_of_rows():
+      # As objects: NumPy's own strings lose zeros at the end.
+      yield rows, np.array([records.encoded[row] for row in rows], object)
+
+  def decode(row, encoded):
+    return row, decoding.resize(decoding.decode(encoded), image_size)
+
+  dataset = tf.data.Dataset.from_generator(
+    read_batches,
+    output_signature=(
+      tf.TensorSpec((None,), tf.int64),
+      tf.TensorSpec((None,), tf.string),
+    ),
+  )
+  dataset = dataset.unbatch().map(
+    decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+  )
+  return dataset.batch(batch_size).prefetch(4).as_numpy_iterator()

@@ -19,6 +19,7 @@ from apnet_jax import __main__, checkpoint
 from apnet_jax.models.apnet import initialize
 from apnet_jax.models.torch_weights import to_state_dict
 from apnet_jax.models.weight_files import write_weights
+from data import datasets
 from data.synthetic import draw
 from tests.fakes import small_config
 
@@ -48,6 +49,7 @@ def own(raw, compilation_cache):
   """Flags that keep a command in the folders of this test run."""
   return (
     f'--config.data.dir={raw}',
+    '--config.data.allow_other_counts=True',
     f'--config.data.prepared_dir={raw.parent / "prepared"}',
     f'--config.compilation_cache_dir={compilation_cache}',
   )
@@ -81,21 +83,14 @@ def documented_commands():
   return [shlex.split(line) for line in lines if line.startswith('python ')]
 
 
-def configs_in_readme():
-  flags = [flag for command in documented_commands() for flag in command]
-  values = [
-    flag.split('=')[1] for flag in flags if flag.startswith('--config=')
-  ]
-  return {value.split(':')[0] for value in values}
-
-
-def test_every_configuration_is_run():
-  """By the test of the README's commands, or by that of the demo."""
-  files = {f'configs/{p.name}' for p in (ROOT / 'configs').glob('*.py')}
-  assert files == configs_in_readme() | {
-    'configs/common.py', 'configs/synthetic.py',
-  }  # fmt: skip
-  assert 'configs/synthetic.py' in (ROOT / 'Makefile').read_text()
+@pytest.fixture(scope='module')
+def benchmarks(tmp_path_factory):
+  """A folder that holds small data sets, as people keep theirs."""
+  root = tmp_path_factory.mktemp('benchmarks')
+  for name in ('market1501', 'dukemtmc_reid', 'msmt17'):
+    layout = datasets.find(name)
+    (root / layout.nested[-1]).symlink_to(ROOT / 'data' / name / 'dummy_data')
+  return root
 
 
 @pytest.fixture(scope='module')
@@ -116,12 +111,13 @@ def pretrained(tmp_path_factory):
   return path
 
 
-def test_readme_commands_run(own, pretrained, tmp_path):
+def test_readme_commands_run(own, pretrained, benchmarks, tmp_path):
   """In their order; each with what makes it small and keeps it here."""
   small = dict(part.split('=', 1) for part in (*own, *SMOKE))
   workdirs, outputs = {}, {}
   for _, script, *flags in documented_commands():
     command = [script, *(flag for flag in flags if '--' not in flag)]
+    command = [small['--config.data.dir'] if c == 'DIR' else c for c in command]
     flags = dict(flag.split('=', 1) for flag in flags if '--' in flag)
     if '--config.model.pretrained' in flags:
       flags['--config.model.pretrained'] = outputs.get(
@@ -136,15 +132,18 @@ def test_readme_commands_run(own, pretrained, tmp_path):
     if '--ckpt' in flags:
       flags['--ckpt'] = workdirs[flags['--ckpt']]
     if '--data_dir' in flags:
-      flags['--data_dir'] = small['--config.data.dir']
+      flags |= {'--data_dir': benchmarks, '--allow_other_counts': True}
     for name in {'--report', '--json', '--output'} & flags.keys():
       outputs[flags[name]] = tmp_path / 'out' / flags[name]
       flags[name] = outputs[flags[name]]
-    if command[-1] == 'complexity':
+    if 'complexity' in command:
       flags['--variant'] = 'apnet_c2'  # all of them take a minute
+    if 'data.table1' in command:
+      flags['--prepared_dir'] = small['--config.data.prepared_dir']
     out, err = run(*command, *(f'{k}={v}' for k, v in flags.items()))
     assert 'Traceback' not in err
-    assert EXPECTED[command[-1]] in out
+    (expected,) = (v for k, v in EXPECTED.items() if k in command)
+    assert expected in out
     for path in outputs.values():
       assert path.exists()
     if '--config.model.pretrained' in flags:
@@ -156,6 +155,8 @@ def test_readme_commands_run(own, pretrained, tmp_path):
 EXPECTED = {
   'train.py': 'Rank-1',
   'eval.py': 'Rank-1',
+  'data.doctor': 'Market-1501',
+  'data.table1': 'other images',
   'complexity': 'APNet-C_2',
   'explain': 'Layer by layer',
   'export-weights': 'arrays after step 1',
@@ -273,6 +274,20 @@ def test_killed_and_started_again_ends_with_the_same_bits(own, tmp_path):
     (
       ['eval.py', '--ckpt=WORKDIR', '--dataset=market1501'],
       '--dataset needs --data_dir',
+    ),
+    (
+      ['eval.py', '--ckpt=WORKDIR', '--dataset=market,mars', '--data_dir=x'],
+      "error: config.data.name='mars' is not one of market1501, dukemtmc_reid",
+    ),
+    (
+      [
+        'eval.py',
+        '--ckpt=WORKDIR',
+        '--dataset=duke,msmt17,market',
+        '--data_dir=x',
+        '--data_dir=y',
+      ],
+      '--data_dir is given 2 times for 3 data sets (duke, msmt17, market)',
     ),
     (
       ['eval.py', '--ckpt=nowhere'],

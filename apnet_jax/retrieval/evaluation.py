@@ -23,6 +23,11 @@ from apnet_jax.retrieval.metrics import (
 
 PACKAGES = ('jax', 'flax', 'orbax-checkpoint', 'numpy')
 TABLE_RANKS = (1, 5, 10)
+# By whether cameras are known.
+RULES = {
+  True: 'market1501',
+  False: 'no cameras: each query against all other images, itself removed',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +172,7 @@ def result_card(
       'cmc': [round(float(c), 6) for c in result.cmc],
     },
     'protocol': {
-      'rules': benchmark.rules,
+      'rules': RULES[benchmark.has_cameras],
       'profile': config.profile,
       'ap': 'mAP: step form, mAP_trapezoid: trapezoid form',
       'distance': 'cosine',

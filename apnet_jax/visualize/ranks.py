@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from apnet_jax.feed import Benchmark
+from apnet_jax.feed import Benchmark, Split
 from apnet_jax.retrieval.evaluation import Evaluation
 
 GREEN, RED, BLUE, GREY = '#1a9641', '#d7191c', '#2c7bb6', '#555555'
@@ -66,8 +66,8 @@ def draw_ranking(
   """Draws a row for each of some queries, from the worst to the best.
 
   Left the query, framed in blue; then what was found, framed in green if it
-  shows the same person and in red if not. Captions give identity and camera,
-  then the average precision in percent or the cosine similarity.
+  shows the same person and in red if not. Captions give identity and camera
+  (if known), then the average precision in percent or the cosine similarity.
   """
   rankings = rank(
     evaluation, benchmark, choose_queries(evaluation, queries), top
@@ -81,14 +81,14 @@ def draw_ranking(
       _cell(
         next(shown_queries),
         BLUE,
-        _label(benchmark.query, r.query)
+        _label(benchmark, benchmark.query, r.query)
         + f'\nAP {100 * evaluation.result.average_precision[r.query]:.0f}',
       ),
       *(
         _cell(
           next(shown_found),
           GREEN if correct else RED,
-          f'{_label(benchmark.gallery, row)}\n{similarity:.2f}',
+          f'{_label(benchmark, benchmark.gallery, row)}\n{similarity:.2f}',
         )
         for row, correct, similarity in zip(r.found, r.correct, r.similarity)
       ),
@@ -98,8 +98,9 @@ def draw_ranking(
   return _grid(cells, top)
 
 
-def _label(split, row: int) -> str:
-  return f'{split.pids[row]} c{split.camids[row] + 1}'
+def _label(benchmark: Benchmark, split: Split, row: int) -> str:
+  camera = f' c{split.camids[row] + 1}' if benchmark.has_cameras else ''
+  return f'{split.pids[row]}{camera}'
 
 
 def _images(split, rows):

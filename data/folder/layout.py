@@ -79,7 +79,10 @@ class FolderLayout(raw.Layout):
       notes = (*notes, note)
     has_cameras = entries[0].camid is not None
     if not has_cameras:
-      notes = (*notes, raw.NO_CAMERAS_RULES)
+      notes = (
+        *notes,
+        'no cameras: each query against all other images, itself removed',
+      )
       # Each image has a camera of its own, so that it alone is removed.
       number = {n: i for i, n in enumerate(sorted({e.name for e in entries}))}
       entries = [
@@ -89,7 +92,7 @@ class FolderLayout(raw.Layout):
     return raw.RawDataset(
       root,
       _splits(entries, has_cameras),
-      raw.MARKET_RULES if has_cameras else raw.NO_CAMERAS_RULES,
+      has_cameras,
       notes,
       made,
     )
@@ -329,7 +332,7 @@ def _entries(root, folders: Mapping[str | None, list[pathlib.Path]]):
 def write_csv(dataset: raw.RawDataset, file: pathlib.Path) -> None:
   """Writes a data set as a CSV file that would be read as the same one."""
   columns = list(COLUMNS)
-  if dataset.rules == raw.NO_CAMERAS_RULES:
+  if not dataset.has_cameras:
     columns.remove('camid')
   with file.open('w', encoding='utf-8', newline='') as lines:
     writer = csv.writer(lines)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import pytest
 
 from configs import folder as config_file
-from data import datasets, raw
+from data import datasets
 from data.folder import layout as folder
 
 LAYOUT = datasets.find('folder')
@@ -62,7 +62,7 @@ def test_reads_a_csv_file(tmp_path, given_as):
   dataset = LAYOUT.read(path)
   assert table(dataset) == EXPECTED
   assert dataset.root == tmp_path
-  assert dataset.rules == raw.MARKET_RULES
+  assert dataset.has_cameras
   assert not dataset.splits_made
 
 
@@ -222,10 +222,10 @@ def test_takes_cameras_from_names_if_all_have_them(tmp_path):
   ]
   images(tmp_path, *names)
   dataset = LAYOUT.read(tmp_path)
-  assert dataset.rules == raw.MARKET_RULES
+  assert dataset.has_cameras
   assert {i.camid for i in dataset.splits['gallery']} == {1, 3}
   images(tmp_path, 'gallery/0007/other.jpg')
-  assert LAYOUT.read(tmp_path).rules == raw.NO_CAMERAS_RULES
+  assert not LAYOUT.read(tmp_path).has_cameras
 
 
 def test_reads_the_layout_of_market1501():
@@ -250,7 +250,7 @@ def test_without_cameras_only_the_query_itself_is_removed(tmp_path):
     text += f'{i}.jpg,{1 + i // 3},test\n'
   write(tmp_path, text)
   dataset = LAYOUT.read(tmp_path)
-  assert dataset.rules == raw.NO_CAMERAS_RULES
+  assert not dataset.has_cameras
   query, gallery = dataset.splits['query'], dataset.splits['gallery']
   assert query == gallery and len(query) == 6
   for image in query:
@@ -353,7 +353,7 @@ def test_saved_splits_are_read_as_they_were_made(tmp_path, cameras):
   folder.write_csv(made, tmp_path / 'splits.csv')
   read = LAYOUT.read(tmp_path / 'splits.csv')
   assert table(read) == table(made)
-  assert read.rules == made.rules
+  assert read.has_cameras == made.has_cameras
   assert read.fingerprint() == made.fingerprint()
 
 

@@ -7,12 +7,12 @@ from apnet_jax.visualize import ranks
 from tests.fakes import SIZE, make_split
 
 
-def benchmark():
+def benchmark(**options):
   query = make_split(np.array([1, 2, 3]), np.array([0, 0, 0]))
   gallery = make_split(
     np.array([1, 2, 2, -1, 1, 0]), np.array([0, 1, 2, 1, 1, 1])
   )
-  return Benchmark(query, gallery, 'noise', '')
+  return Benchmark(query, gallery, 'noise', '', **options)
 
 
 def embed(variables, split, rows):
@@ -42,3 +42,9 @@ def test_picture_shows_right_and_wrong():
   for colour in (ranks.GREEN, ranks.RED, ranks.BLUE):
     framed = (picture == ImageColor.getrgb(colour)).all(-1)
     assert framed.sum() > 2 * ranks.HEIGHT * ranks.BORDER
+
+
+def test_captions_name_cameras_if_there_are_any():
+  for has_cameras, label in ((True, '2 c1'), (False, '2')):
+    images = benchmark(has_cameras=has_cameras)
+    assert ranks._label(images, images.query, 1) == label

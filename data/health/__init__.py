@@ -1,0 +1,1 @@
+"""What the doctor (data/doctor.py) looks at and what it finds."""

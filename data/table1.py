@@ -1,0 +1,181 @@
+"""The paper's Table I, counted again in prepared data sets.
+
+  python -m data.table1                                 what is prepared
+  python -m data.table1 market=DIR cuhk03=DIR           prepares these first
+
+Reads the labels of every prepared image, and says where the table's figures
+come from and which of them are slips.
+"""
+
+import argparse
+from collections.abc import Iterator
+import dataclasses
+import json
+import pathlib
+
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from apnet_jax import cli
+from configs import common
+from data import datasets, raw
+from data.prepare import make_builder, prepare, prepared_root
+
+COLUMNS = ('train IDs', 'train images', 'test IDs', 'test images', 'cameras')
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A row of Table I.
+
+  Attributes:
+    layout: its data set.
+    figures: as printed, in the order of `COLUMNS`.
+    with_queries: whether its test images count the queries too.
+    note: what to know before comparing.
+  """
+
+  layout: raw.Layout
+  figures: tuple[int, ...]
+  with_queries: bool
+  note: str
+
+
+ROWS = (
+  Row(
+    datasets.find('market1501'), (751, 12_936, 750, 19_732, 6), False,
+    'test images are the gallery with 2,798 distractors and 3,819 junk boxes,'
+    ' but without the 3,368 queries',
+  ),
+  Row(
+    datasets.find('dukemtmc_reid'), (702, 16_522, 702, 19_889, 8), True,
+    'test images are 2,228 queries and 17,661 gallery images; 408 more people'
+    ' are in the gallery',
+  ),
+  Row(
+    datasets.find('cuhk03_np/detected'), (767, 7_365, 700, 5_332, 6), False,
+    'detected boxes, without the 1,400 queries; six cameras, of which the'
+    ' labels tell two views',
+  ),
+  Row(
+    datasets.find('msmt17/trainval'), (4_101, 32_621, 3_060, 93_820, 15), True,
+    'a slip: 4,101 identities are those of the whole set; 1,041 are trained on,'
+    " as the paper's text says",
+  ),
+  Row(
+    datasets.find('occluded_duke'), (702, 15_618, 519, 19_871, 8), True,
+    'test images are 2,210 queries and 17,661 gallery images',
+  ),
+)  # fmt: skip
+
+
+def figures(counts: dict[str, raw.Counts], with_queries: bool) -> tuple:
+  """What Table I says of a data set, in the order of `COLUMNS`."""
+  test = counts['gallery'].images
+  if with_queries:
+    test += counts['query'].images
+  train, query = counts['train'], counts['query']
+  return (
+    train.identities, train.images, query.identities, test,
+    max(split.cameras for split in counts.values()),
+  )  # fmt: skip
+
+
+def prepared_counts(
+  layout: raw.Layout, root: pathlib.Path
+) -> Iterator[tuple[str, dict[str, raw.Counts]]]:
+  """Fingerprint and counts of each prepared copy of a data set."""
+  for folder in sorted(root.glob('reid-*')):
+    if not (folder / layout.dataset).is_dir():
+      continue
+    builder = make_builder(layout, folder)
+    if builder.data_path.exists():
+      yield folder.name.removeprefix('reid-'), count(builder)
+
+
+def count(builder: tfds.core.DatasetBuilder) -> dict[str, raw.Counts]:
+  """Counts of each split, by the labels of its records."""
+  counts = {}
+  for split in raw.SPLITS:
+    source = builder.as_data_source(
+      split, decoders={'image': tfds.decode.SkipDecoding()}
+    )
+    labels = [
+      (example['pid'], example['camid'])
+      for example in tqdm(
+        source, f'{builder.info.full_name} {split}', unit=' images', leave=False
+      )
+    ]
+    counts[split] = raw.count(split, *zip(*labels))
+  return counts
+
+
+def table(found: list[dict]) -> str:
+  """Rows of the paper, and of what is prepared, below each other."""
+  width = max(len(row.layout.title) for row in ROWS) + 2
+  head = ' ' * (width + 10) + ''.join(f'{name:>14}' for name in COLUMNS)
+  lines = [head, '-' * len(head)]
+  for row in ROWS:
+    lines.append(_line(row.layout.title, width, 'paper', row.figures))
+    here = [one for one in found if one['name'] == row.layout.name]
+    for one in here:
+      line = _line('', width, 'here', one['figures'], row.figures)
+      if not one['as_published']:
+        line += f'  other images ({one["fingerprint"]})'
+      lines.append(line)
+    if not here:
+      lines.append(f'{"":{width}}here          not prepared')
+    lines.append(f'{"":{width}}{row.note}')
+  return '\n'.join(lines)
+
+
+def _line(title, width, source, values, paper=None) -> str:
+  """One row; `*` marks what differs from the paper."""
+  cells = ''.join(
+    f'{value:13,}{"*" if paper and value != paper[i] else " "}'
+    for i, value in enumerate(values)
+  )
+  return f'{title:{width}}{source:10}{cells}'.rstrip()
+
+
+def prepare_sets(arguments: list[str], prepared_dir: str) -> None:
+  for argument in arguments:
+    name, equals, directory = argument.partition('=')
+    if not equals:
+      raise ValueError(f'{argument!r} is not NAME=DIR, as market=DIR.')
+    config = common.get_config().data
+    config.update(name=name, dir=directory, prepared_dir=prepared_dir)
+    prepare(config)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('sets', nargs='*', metavar='NAME=DIR')
+  parser.add_argument(
+    '--prepared_dir', default='', help='where prepared data sets lie'
+  )
+  parser.add_argument('--json', type=pathlib.Path, help='writes the counts')
+  options = parser.parse_args()
+  prepare_sets(options.sets, options.prepared_dir)
+  root = prepared_root(options.prepared_dir)
+  found = [
+    {
+      'name': row.layout.name,
+      'fingerprint': fingerprint,
+      'as_published': counts == row.layout.published,
+      'figures': figures(counts, row.with_queries),
+      'counts': {k: dataclasses.asdict(v) for k, v in counts.items()},
+    }
+    for row in ROWS
+    for fingerprint, counts in prepared_counts(row.layout, root)
+  ]
+  print(table(found))
+  if options.json:
+    options.json.write_text(json.dumps(found, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+  with cli.errors_as_messages():
+    main()

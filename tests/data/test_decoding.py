@@ -1,0 +1,71 @@
+"""Decoding and resizing, against PIL."""
+
+import io
+import resource
+
+import numpy as np
+from PIL import Image
+import pytest
+import tensorflow as tf
+
+from data import decoding
+
+
+def make_image(height, width, seed=0):
+  """Noise: the hardest to resize."""
+  rng = np.random.default_rng(seed)
+  return Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+
+
+def encode(image, kind):
+  file = io.BytesIO()
+  image.save(file, kind)
+  return file.getvalue()
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG'])
+def test_decodes_as_pil(kind):
+  encoded = encode(make_image(50, 31), kind)
+  expected = np.asarray(Image.open(io.BytesIO(encoded)).convert('RGB'))
+  np.testing.assert_array_equal(decoding.decode(encoded), expected)
+
+
+@pytest.mark.parametrize(
+  'size', [(96, 48), (97, 33), (32, 33), (32, 16), (16, 8), (9, 15), (1, 1)]
+  + [(96, 8), (20, 40)]
+)  # fmt: skip
+def test_resizes_as_pil(size):
+  """Growing, the same, shrinking, and growing in one direction only."""
+  image = make_image(32, 16)
+  expected = image.resize(size[::-1], Image.Resampling.BILINEAR)
+  resized = decoding.resize(tf.constant(np.asarray(image)), size)
+  assert resized.dtype == tf.uint8
+  assert resized.shape == (*size, 3)
+  difference = np.abs(resized.numpy().astype(int) - np.asarray(expected))
+  assert difference.mean() < 0.3
+  assert difference.max() <= 1
+
+
+@pytest.mark.parametrize('value', [0, 255])
+@pytest.mark.parametrize('size', [(50, 31), (7, 5)])
+def test_resizing_stays_within_a_byte(value, size):
+  image = tf.fill((32, 16, 3), tf.constant(value, tf.uint8))
+  assert (decoding.resize(image, size).numpy() == value).all()
+
+
+def test_memory_is_used_again():
+  """Images do not give their memory back to the system one by one."""
+  encoded = tf.constant([encode(make_image(128, 64), 'JPEG')] * 8)
+  images = tf.data.Dataset.from_tensor_slices(encoded).repeat()
+  images = images.map(
+    lambda image: decoding.resize(decoding.decode(image), (384, 192))
+  )
+  batches = images.batch(8).as_numpy_iterator()
+  for _ in range(3):
+    next(batches)
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+  for _ in range(4):
+    next(batches)
+  faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+  image = 384 * 192 * 3 * (1 + 4)  # as bytes and as floats
+  assert faults * resource.getpagesize() < 4 * 8 * image / 4

@@ -1,0 +1,780 @@
+"""Every fault that the doctor knows, by making it happen."""
+
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
+import sys
+
+import h5py
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+from PIL import Image
+import pytest
+
+from configs import common
+from data import datasets, doctor, raw
+from data.health import findings, folders, images, samples
+
+ROOT = pathlib.Path(__file__).parents[2]
+REAL = ROOT.parent / 'shared' / 'data' / 'cuhk03_pair1'
+TRAIN, QUERY, GALLERY = raw.MARKET_FOLDERS.values()
+# What the small sets of these tests are said of in any case.
+USUAL = {'few_identities', 'few_images', 'one_camera', 'own_images'}
+
+
+@pytest.fixture
+def copied(drawn, tmp_path):
+  """Own images in Market-1501's layout, which a test may change."""
+  return pathlib.Path(shutil.copytree(drawn, tmp_path / 'own'))
+
+
+@pytest.fixture
+def copy(tmp_path):
+  """A function that copies the dummy data of a data set."""
+
+  def copied(dataset, below='raw'):
+    source = ROOT / 'data' / dataset / 'dummy_data'
+    return pathlib.Path(shutil.copytree(source, tmp_path / below))
+
+  return copied
+
+
+@pytest.fixture
+def publish(monkeypatch):
+  """A function that makes counts the published ones of data sets."""
+
+  def published(**counts):
+    monkeypatch.setattr(
+      datasets,
+      'LAYOUTS',
+      tuple(
+        dataclasses.replace(layout, published=counts[layout.dataset])
+        if layout.dataset in counts
+        else layout
+        for layout in datasets.LAYOUTS
+      ),
+    )
+
+  return published
+
+
+def counts_of(name, root):
+  return datasets.find(name).read(root).counts()
+
+
+def kinds(report):
+  """The findings beside the usual ones: kind and severity."""
+  found = {x.kind: x.severity for x in report.found if x.kind not in USUAL}
+  return found
+
+
+def find(report, kind):
+  """The finding of a kind, of which there is one; with advice, like all."""
+  assert all(x.advice and x.message for x in report.found)
+  (finding,) = (x for x in report.found if x.kind == kind)
+  return finding
+
+
+def some_image(root, folder=QUERY, number=1):
+  return sorted((root / folder).iterdir())[number]
+
+
+def encoded(size=(64, 128), form='JPEG'):
+  file = io.BytesIO()
+  noise = np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), np.uint8)
+  Image.fromarray(noise).save(file, form)
+  return file.getvalue()
+
+
+# What it is
+
+
+def test_own_images_are_healthy(drawn, capsys):
+  assert doctor.main([str(drawn)]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0] == f'Market-1501 layout, not Market-1501: {drawn}'
+  assert [line.split()[0] for line in lines[1:4]] == list(raw.SPLITS)
+  assert '3 people' in lines[3] and '3 distractors, 2 junk' in lines[3]
+  configuration = f'--config=configs/folder.py --config.data.dir={drawn}'
+  assert f'  python train.py {configuration}' in lines
+  assert max(len(line) for line in lines if 'python' not in line) <= 80
+
+
+@pytest.mark.parametrize(
+  ('name', 'what'),
+  [
+    ('market1501', 'Market-1501, as published'),
+    ('dukemtmc_reid', 'DukeMTMC-reID, as published'),
+    ('occluded_duke', 'Occluded-DukeMTMC, as published'),
+    ('cuhk03_np/detected', 'CUHK03-NP (detected), as published'),
+    ('msmt17/trainval', 'MSMT17 V1, as published'),
+    ('folder', 'Images of your own'),
+    ('synthetic', 'The synthetic set'),
+  ],
+)
+@pytest.mark.parametrize('asked', [False, True])
+def test_knows_every_data_set(name, what, asked, copy, publish, tmp_path):
+  layout = datasets.find(name)
+  below = layout.nested[0] if layout.nested else ''
+  root = copy(layout.dataset, f'raw/{below}')
+  if layout.published:
+    # Two variants have the same dummy images, of which one is published here.
+    publish(**{layout.dataset: counts_of(name, root)})
+  if not asked and name == 'synthetic':
+    what = 'Market-1501 layout, not Market-1501'
+  report = doctor.examine(tmp_path / 'raw', name if asked else '')
+  assert what in report.verdict()
+  assert str(root) in report.verdict()
+  assert report.healthy or layout.variant
+  assert report.readings[0].counts['train'].images == 6
+  if layout.published:
+    (command,) = report.readings[0].commands()
+    config = command.split('configs/')[1].split('.py')[0]
+    assert datasets.find(config).dataset == layout.dataset
+    assert f'--config.data.dir={root}' in command
+    assert layout.name in command or not layout.variant
+
+
+def test_counts_both_variants(copy):
+  report = doctor.examine(copy('cuhk03_np'))
+  assert [r.layout.name for r in report.readings] == [
+    'cuhk03_np/detected',
+    'cuhk03_np/labeled',
+  ]
+  report = doctor.examine(copy('msmt17', 'other'))
+  images_of = {r.layout.name: r.counts['train'].images for r in report.readings}
+  assert images_of == {'msmt17/trainval': 6, 'msmt17/train': 5}
+  # Every image is of both variants, and spoken of once.
+  assert [x.kind for x in report.found].count('few_images') == 1
+  assert 'msmt17/trainval: ' in doctor.to_text(report)
+
+
+def test_tells_the_versions_of_msmt17(copy):
+  root = copy('msmt17')
+  for folder in ('train', 'test'):
+    (root / folder).rename(root / f'mask_{folder}_v2')
+  assert 'MSMT17 V2' in doctor.examine(root).verdict()
+
+
+def test_counts_tell_sets_of_one_layout_apart(copy, publish):
+  """A folder called Occluded_Duke that holds plain DukeMTMC-reID."""
+  root = copy('dukemtmc_reid', 'Occluded-Duke-2019')
+  publish(dukemtmc_reid=counts_of('duke', root))
+  report = doctor.examine(root)
+  assert report.verdict().startswith(
+    'DukeMTMC-reID, as published, not Occluded-DukeMTMC: '
+  )
+  finding = find(report, 'other_dataset')
+  assert 'Occluded-Duke-2019 says' in finding.message
+  assert 'configs/duke.py' in finding.advice
+  assert not report.healthy
+  assert doctor.examine(root, 'duke').healthy
+
+
+@pytest.mark.parametrize('how', ['name', 'option', 'nearly', 'not'])
+def test_other_counts_are_a_problem_where_published_ones_are_claimed(
+  how, copied, publish, monkeypatch
+):
+  root = copied
+  counts = counts_of('market', root)
+  publish(market1501=counts)
+  some_image(root, TRAIN).unlink()
+  if how == 'name':
+    root = root.rename(root.with_name('Market-1501'))
+  monkeypatch.setattr(folders, 'NEARLY', 0.2 if how == 'nearly' else 0.001)
+  report = doctor.examine(root, 'market' if how == 'option' else '')
+  assert 'Market-1501 layout, not Market-1501: ' in report.verdict()
+  assert report.healthy == (how == 'not')
+  if how == 'not':
+    find(report, 'own_images')
+    return
+  finding = find(report, 'other_counts')
+  assert 'says Market-1501' in finding.message.replace('nearly say', 'says')
+  assert '--config.data.allow_other_counts=True' in finding.advice
+  assert 'configs/folder.py' in finding.advice
+  text = doctor.to_text(report)
+  number = counts['train'].images
+  assert f'{number - 1:,}{number:>11,}  differs' in text
+
+
+def test_cuhk03_from_within_its_folder(copy, publish, tmp_path):
+  root = copy('market1501', 'np/labeled')
+  publish(cuhk03_np=counts_of('market', root))
+  datasets_now = [x for x in datasets.LAYOUTS if x.name != 'cuhk03_np/detected']
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(datasets, 'LAYOUTS', tuple(datasets_now))
+    for path in (root, root.parent):
+      report = doctor.examine(path)
+      assert 'CUHK03-NP (labeled), as published' in report.verdict()
+      (command,) = report.commands()
+      assert f'--config.data.dir={root.parent} ' in command
+    report = doctor.examine(root.rename(tmp_path / 'other'))
+  assert 'rename it to labeled' in find(report, 'other_folder_name').advice
+
+
+def test_asked_for_another_layout(copied):
+  report = doctor.examine(copied, 'msmt17')
+  finding = find(report, 'other_layout')
+  assert 'list_query.txt' in finding.message
+  assert 'pkuvmc' in finding.advice
+  assert 'Market-1501 layout, not MSMT17' in report.verdict()
+
+
+def test_own_images_are_no_claim(copied):
+  report = doctor.examine(copied, 'folder')
+  assert 'Images of your own' in report.verdict()
+  assert report.healthy
+
+
+@pytest.mark.parametrize('asked', ['', 'market', 'synthetic'])
+def test_no_layout_at_all(tmp_path, asked):
+  """Nor is the synthetic set drawn."""
+  (tmp_path / 'market.zip').touch()
+  report = doctor.examine(tmp_path, asked)
+  assert report.verdict() == f'No data set that is known: {tmp_path}'
+  finding = find(report, 'no_layout')
+  assert finding.advice.startswith('unpack market.zip\n')
+  assert [path.name for path in tmp_path.iterdir()] == ['market.zip']
+  assert not report.healthy
+
+
+def test_a_folder_of_a_data_set_alone(copied):
+  report = doctor.examine(copied / QUERY)
+  assert 'give the folder above' in find(report, 'no_layout').advice
+
+
+def test_several_data_sets(copy, tmp_path):
+  copy('market1501', 'market1501')
+  copy('msmt17', 'MSMT17_V1')
+  report = doctor.examine(tmp_path)
+  finding = find(report, 'several_datasets')
+  assert 'only market1501' in finding.message
+  assert 'MSMT17_V1' in finding.message
+
+
+# Layouts with something missing
+
+
+def test_msmt17_without_its_lists(copy):
+  root = copy('msmt17')
+  for name in ('list_query.txt', 'list_gallery.txt', 'list_train.txt'):
+    (root / name).unlink()
+  report = doctor.examine(root)
+  finding = find(report, 'missing_lists')
+  assert finding.severity == findings.PROBLEM
+  assert 'list_train.txt, list_query.txt, list_gallery.txt' in finding.message
+  assert "come with MSMT17's release" in finding.advice
+  assert 'MSMT17 V1, but it cannot be read' in report.verdict()
+  assert len(report.checked) == 16
+  (root / 'list_val.txt').unlink()
+  for asked in ('', 'msmt17/train'):
+    finding = find(doctor.examine(root, asked), 'missing_lists')
+    assert 'list_val.txt' in finding.message
+    assert finding.severity == findings.PROBLEM
+
+
+def test_msmt17_without_its_validation_list(copy):
+  root = copy('msmt17')
+  (root / 'list_val.txt').unlink()
+  finding = find(doctor.examine(root), 'missing_lists')
+  assert finding.severity == findings.PROBLEM
+  assert '--config.data.name=msmt17/train' in finding.advice
+  finding = find(doctor.examine(root, 'msmt17/train'), 'missing_lists')
+  assert finding.severity == findings.NOTE
+
+
+@pytest.mark.parametrize('folder', [TRAIN, GALLERY])
+def test_a_missing_folder(copied, folder):
+  shutil.rmtree(copied / folder)
+  report = doctor.examine(copied)
+  assert folder in find(report, 'missing_parts').message
+  assert 'empty_split' not in kinds(report)
+  assert report.readings[0].counts['query'].images > 0
+
+
+def test_an_empty_folder(copied):
+  shutil.rmtree(copied / QUERY)
+  (copied / QUERY).mkdir()
+  assert 'query split' in find(doctor.examine(copied), 'empty_split').message
+
+
+@pytest.mark.parametrize('lacking', ['cuhk03_release', 'config'])
+def test_a_part_of_cuhk03(copy, lacking):
+  root = copy('cuhk03_np')
+  for path in root.glob(f'*{lacking}*'):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+  report = doctor.examine(root, 'cuhk03/labeled')
+  assert 'labeled' in find(report, 'missing_parts').message
+  assert not report.readings[0].dataset
+
+
+def test_list_entries_without_a_file(copy):
+  root = copy('msmt17')
+  absent = [path.relative_to(root) for path in (root / 'test').rglob('*.jpg')]
+  shutil.rmtree(root / 'test')
+  (root / 'test').mkdir()
+  report = doctor.examine(root, 'msmt17')
+  # Of both variants, which have one test half.
+  for finding in (x for x in report.found if x.kind == 'missing_files'):
+    assert finding.files == tuple(sorted(map(str, absent)))
+    assert 'list_gallery.txt, list_query.txt' in finding.message
+  assert len(report.checked) == 6  # those that are left
+  assert 'unused_images' not in kinds(report)
+
+
+def test_csv_entries_without_a_file(copy):
+  root = copy('folder')
+  absent = sorted((root / 'images').glob('gallery*.jpg'))
+  for path in absent:
+    path.unlink()
+  for path in (root, root / 'people.csv'):
+    finding = find(doctor.examine(path), 'missing_files')
+    assert finding.files == tuple(f'images/{path.name}' for path in absent)
+    assert 'people.csv' in finding.message
+
+
+def test_a_layout_that_cannot_be_read(copy):
+  root = copy('folder')
+  list_file = root / 'people.csv'
+  list_file.write_text(list_file.read_text().replace(',1,', ',one,', 1))
+  truncated = root / 'images' / 'train1.jpg'
+  truncated.write_bytes(truncated.read_bytes()[:-2])
+  report = doctor.examine(root)
+  assert "pid 'one'" in find(report, 'unreadable_layout').message
+  assert find(report, 'truncated_images').files == ('images/train1.jpg',)
+
+
+# File names
+
+
+def test_misnamed_images(copied):
+  names = [f'person{i}.jpg' for i in range(12)] + ['._0001_c1s1.jpg']
+  for name in names:
+    (copied / TRAIN / name).write_bytes(encoded())
+  before = doctor.examine(copied).readings[0]
+  finding = find(doctor.examine(copied), 'misnamed_images')
+  assert finding.files == tuple(sorted(f'{TRAIN}/{name}' for name in names))
+  assert '0002_c1s1_000451_03.jpg' in finding.advice
+  assert "-name '._*' -delete" in finding.advice
+  assert before.counts['train'].images > 0  # the others are counted
+  text = doctor.to_text(doctor.examine(copied))
+  assert '... and 3 more' in text and 'person6.jpg' in text
+
+
+def test_camera_zero_is_misnamed(copied):
+  path = some_image(copied)
+  path.rename(path.with_name('0001_c0s1_000000_00.jpg'))
+  assert len(find(doctor.examine(copied), 'misnamed_images').files) == 1
+
+
+def test_other_files(copied):
+  (copied / TRAIN / 'Thumbs.db').touch()
+  (copied / QUERY / 'a.webp').touch()
+  (copied / 'gt_bbox').mkdir()
+  (copied / 'gt_bbox' / 'b.jpg').write_bytes(encoded())
+  (copied / 'readme.txt').touch()
+  report = doctor.examine(copied)
+  assert kinds(report) == {
+    'other_formats': findings.PROBLEM,
+    'odd_files': findings.NOTE,
+    'unused_images': findings.NOTE,
+  }
+  assert find(report, 'odd_files').files == (f'{TRAIN}/Thumbs.db',)
+  assert find(report, 'other_formats').files == (f'{QUERY}/a.webp',)
+  assert find(report, 'unused_images').files == ('gt_bbox/b.jpg',)
+
+
+def test_names_that_a_terminal_would_obey(copied, capsys):
+  name = '0001_c1s1\x1b[31m\udcff.jpg'
+  (copied / TRAIN / name).write_bytes(b'')
+  assert doctor.main([str(copied), '--json=-']) == 1
+  (finding,) = (
+    x
+    for x in json.loads(capsys.readouterr().out)['findings']
+    if x['kind'] == 'unreadable_images'
+  )
+  assert finding['files'] == [f'{TRAIN}/{name}']
+  assert doctor.main([str(copied)]) == 1
+  out = capsys.readouterr().out
+  assert '\x1b' not in out and r'0001_c1s1\x1b[31m\udcff.jpg' in out
+
+
+# Images
+
+
+def test_images_that_cannot_be_read(copied):
+  (copied / 'x').mkdir()
+  cases = {
+    'empty': b'',
+    'neither JPEG nor PNG': b'not an image',
+    'broken header': b'\xff\xd8\xff\xe0\x00',
+    'too large to be read': None,
+    'not a file': None,
+    'No such file': None,
+  }
+  paths = [some_image(copied, TRAIN, i) for i in range(len(cases))]
+  for path, content in zip(paths, cases.values()):
+    path.unlink()
+    if content is not None:
+      path.write_bytes(content)
+  with paths[3].open('wb') as file:
+    file.truncate(images.MOST_BYTES + 1)
+  os.mkfifo(paths[4])
+  paths[5].symlink_to(copied / 'nowhere')
+  finding = find(doctor.examine(copied), 'unreadable_images')
+  assert finding.files == tuple(f'{TRAIN}/{path.name}' for path in paths)
+  for line, reason in zip(finding.lines, cases):
+    assert reason in line
+  assert 'delete them' in finding.advice
+
+
+def test_a_folder_called_like_an_image(copied):
+  (copied / QUERY / '0006_c1s1_000000_00.jpg').mkdir()
+  finding = find(doctor.examine(copied), 'unreadable_images')
+  assert finding.lines == (f'{QUERY}/0006_c1s1_000000_00.jpg: not a file',)
+
+
+@pytest.mark.parametrize('form', ['JPEG', 'PNG'])
+def test_images_that_are_cut_off(copied, form):
+  """Wherever; also where Pillow would not mind."""
+  whole = encoded(form=form)
+  lengths = [len(whole) - 1, len(whole) - 2, len(whole) - 12, len(whole) // 2]
+  paths = [some_image(copied, TRAIN, i) for i in range(6)]
+  for path, length in zip(paths, lengths):
+    path.write_bytes(whole[:length])
+  paths[4].write_bytes(whole[:-2] + bytes(100))
+  paths[5].write_bytes(whole + bytes(100))  # that one is whole
+  finding = find(doctor.examine(copied), 'truncated_images')
+  assert finding.severity == findings.PROBLEM
+  assert finding.files == tuple(f'{TRAIN}/{path.name}' for path in paths[:5])
+
+
+def test_the_end_of_a_thumbnail_is_not_the_end():
+  """In the header, where cameras put it."""
+  whole = encoded()
+  header = b'\xff\xe1' + (len(whole) + 2).to_bytes(2, 'big') + whole
+  nested = whole[:2] + header + whole[2:]
+  assert images.check_bytes(nested).kind == ''
+  assert images.check_bytes(nested[:-2]).kind == 'truncated'
+
+
+def test_decoding_finds_what_is_broken_within(copied):
+  content = bytearray(encoded(form='PNG'))
+  content[2000:2050] = bytes(50)
+  path = some_image(copied, TRAIN)
+  path.write_bytes(content)
+  assert kinds(doctor.examine(copied)) == {}
+  report = doctor.examine(copied, '', True)
+  finding = find(report, 'unreadable_images')
+  assert finding.files == (f'{TRAIN}/{path.name}',)
+  assert 'decoded' in doctor.to_text(report)
+
+
+@pytest.mark.parametrize('limit', [100, 5_000])  # a warning, and an error
+def test_huge_images_are_not_decoded(copied, monkeypatch, limit):
+  monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', limit)
+  report = doctor.examine(copied, '', True)
+  finding = find(report, 'unreadable_images')
+  assert len(finding.files) == len(report.checked)
+  assert 'too many pixels' in finding.lines[0]
+
+
+def test_sizes(copied):
+  for i, size in enumerate([(15, 40), (20, 31), (90, 40)]):
+    some_image(copied, TRAIN, i).write_bytes(encoded(size))
+  report = doctor.examine(copied)
+  small, wide = find(report, 'small_images'), find(report, 'wide_images')
+  assert (len(small.files), len(wide.files)) == (2, 1)
+  assert small.severity == wide.severity == findings.NOTE
+  assert wide.lines[0].endswith(': 90 x 40')
+  assert report.sizes() == {
+    'width': {'min': 15, 'median': 64, 'max': 90},
+    'height': {'min': 31, 'median': 128, 'max': 128},
+  }
+  assert '15 to 90, median 64' in doctor.to_text(report)
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_any_bytes_can_be_checked(data, decode):
+  assert images.check_bytes(data, decode).kind in ('unreadable', 'truncated')
+
+
+@given(st.data(), st.sampled_from(['JPEG', 'PNG']))
+def test_any_damage_can_be_checked(data, form):
+  content = bytearray(encoded((8, 8), form))
+  for _ in range(data.draw(st.integers(1, 8))):
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] = data.draw(st.integers(0, 255))
+  end = data.draw(st.integers(0, len(content)))
+  checked = images.check_bytes(bytes(content[:end]), decode=True)
+  assert bool(checked.kind) == bool(checked.reason) == (not checked.digest)
+
+
+def test_images_inside_the_release_of_cuhk03(copy):
+  root = copy('cuhk03_np')
+  with h5py.File(root / 'cuhk03_release' / 'cuhk-03.mat', 'r+') as file:
+    pair = file[file['labeled'][0, 0]]
+    pair[1, 0] = pair.ref  # which is no image
+  report = doctor.examine(root)
+  assert 'the 32 images in cuhk-03.mat' in find(report, 'not_checked').message
+  report = doctor.examine(root, '', True)
+  assert 'not_checked' not in kinds(report)
+  assert len(report.checked) == 32
+  assert find(report, 'unreadable_images').files == (
+    'cuhk03_release/cuhk-03.mat: labeled/1_001_1_02.png',
+  )
+
+
+# Identities and cameras
+
+
+def test_identities_in_training_and_test(copied):
+  image = some_image(copied, TRAIN)
+  pid = int(image.name.split('_')[0])
+  shutil.copy(image, copied / GALLERY)
+  report = doctor.examine(copied)
+  finding = find(report, 'shared_identities')
+  assert finding.identities == (pid,)
+  assert finding.files == (f'{GALLERY}/{image.name}',)
+  assert find(report, 'identical_in_training_and_test').severity == 'problem'
+
+
+def test_queries_without_a_match(copied, publish):
+  publish(market1501=counts_of('market', copied))
+  lonely = copied / QUERY / '0777_c1s1_000000_00.jpg'
+  lonely.write_bytes(encoded())
+  (copied / GALLERY / '0777_c1s1_000025_00.jpg').write_bytes(encoded((64, 99)))
+  finding = find(doctor.examine(copied), 'unmatched_queries')
+  assert finding.files == (f'{QUERY}/{lonely.name}',)
+  assert finding.severity == findings.NOTE  # the others are enough
+  finding = find(doctor.examine(copied, 'market'), 'unmatched_queries')
+  assert finding.severity == findings.PROBLEM
+  for path in (copied / QUERY).iterdir():
+    if path != lonely:
+      path.unlink()
+  finding = find(doctor.examine(copied), 'unmatched_queries')
+  assert finding.severity == findings.PROBLEM
+  assert '1 of 1 query ' in finding.message
+
+
+def test_cameras_that_the_data_set_does_not_have(copied):
+  path = some_image(copied, TRAIN)
+  path.rename(path.with_name('0001_c7s1_000000_00.jpg'))
+  finding = find(doctor.examine(copied, 'market'), 'unknown_cameras')
+  assert finding.files == (f'{TRAIN}/0001_c7s1_000000_00.jpg',)
+  assert 'it has 1 to 6' in finding.message
+  assert 'unknown_cameras' not in kinds(doctor.examine(copied, 'duke'))
+  assert 'unknown_cameras' not in kinds(doctor.examine(copied))
+
+
+def test_identities_with_little_to_learn_from(copied):
+  paths = sorted((copied / TRAIN).glob('0001_*'))
+  for path in paths[1:]:
+    path.unlink()
+  report = doctor.examine(copied)
+  assert find(report, 'few_images').identities[0] == 1
+  assert 1 in find(report, 'one_camera').identities
+  assert '--config.train.P=5' in find(report, 'few_identities').advice
+  assert report.healthy
+
+
+def test_a_batch_is_that_of_the_configuration():
+  train = common.get_config().train
+  assert train.P == findings.BATCH_IDENTITIES
+  assert train.K == findings.BATCH_IMAGES
+
+
+@pytest.mark.parametrize('folder', [TRAIN, QUERY])
+def test_junk_outside_the_gallery(copied, folder):
+  path = some_image(copied, folder)
+  path.rename(path.with_name('-1_c1s1_000001_00.jpg'))
+  report = doctor.examine(copied)
+  finding = find(report, 'junk_outside_gallery')
+  assert finding.files == (f'{folder}/-1_c1s1_000001_00.jpg',)
+  assert 'unreadable_layout' not in kinds(report)
+
+
+def test_distractors_in_query(copied):
+  path = some_image(copied)
+  path.rename(path.with_name('0000_c1s1_000001_00.jpg'))
+  assert len(find(doctor.examine(copied), 'distractors_in_query').files) == 1
+
+
+# Files with the same bytes
+
+
+@pytest.mark.parametrize(
+  ('source', 'target', 'kind'),
+  [
+    (f'{TRAIN}/0001_c1_0.png', f'{GALLERY}/0009_c1_0.png', 'training_and_test'),
+    (f'{QUERY}/0006_c1_0.png', f'{GALLERY}/0006_c2_0.png', 'query_and_gallery'),
+    (f'{QUERY}/0006_c1_0.png', f'{GALLERY}/0006_c1_0.png', 'query_in_gallery'),
+    (f'{TRAIN}/0001_c1_0.png', f'{TRAIN}/0001_c2_0.png', 'within_split'),
+    (f'{TRAIN}/0001_c1_0.png', f'{TRAIN}/0002_c1_0.png', 'other_identities'),
+  ],
+)
+def test_identical_files(copied, publish, source, target, kind):
+  for name in (source, target):
+    (copied / name).write_bytes(encoded(form='PNG'))
+  report = doctor.examine(copied)
+  (found,) = (x for x in report.found if x.kind.endswith(kind))
+  assert found.groups == (tuple(sorted([source, target])),)
+  harmless = kind in ('query_in_gallery', 'within_split')
+  assert (found.severity == findings.NOTE) == harmless
+  assert ' = '.join(sorted([source, target])) in doctor.to_text(report)
+  # Published figures are of the set as it is.
+  publish(market1501=counts_of('market', copied))
+  (found,) = (x for x in doctor.examine(copied).found if x.kind.endswith(kind))
+  assert found.severity == findings.NOTE
+
+
+def test_a_query_that_is_also_listed_in_the_gallery_is_one_file(copy):
+  """As where splits are made of own images."""
+  root = copy('folder')
+  list_file = root / 'people.csv'
+  lines = list_file.read_text().replace(',query', ',test')
+  list_file.write_text(lines.replace(',gallery', ',test'))
+  report = doctor.examine(root)
+  assert not any(kind.startswith('identical') for kind in kinds(report))
+
+
+# The command
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ('nowhere', 'there is no nowhere'),
+    ('{file}', 'is neither a folder nor a CSV file'),
+    ('{raw} --dataset=mars', "--dataset='mars' is not one of market1501, "),
+    ('{raw} --samples=a.jpg', '--samples=a.jpg does not end in .png'),
+    ('{raw} --samples={raw}/a.png', 'where it would be an image more'),
+    ('{raw} --samples=nowhere/a.png', 'in a folder that does not exist'),
+    ('{raw} --json=nowhere/a', '--json=nowhere/a lies in a folder'),
+    ('{raw} --json={raw}', 'Is a directory'),
+    ('{raw} --treat', 'unrecognized arguments: --treat'),
+    ('', 'required: PATH'),
+  ],
+)
+def test_a_wrong_command(arguments, message, drawn, capsys, monkeypatch):
+  monkeypatch.chdir(drawn.parent)
+  file = some_image(drawn)
+  with pytest.raises(SystemExit) as error:
+    doctor.main(shlex.split(arguments.format(raw=drawn, file=file)))
+  assert error.value.code == 2
+  err = capsys.readouterr().err
+  assert message in err
+  assert err.startswith('python -m data.doctor: ') and err.count('\n') == 1
+
+
+def test_help_has_examples(capsys):
+  with pytest.raises(SystemExit) as error:
+    doctor.main(['--help'])
+  assert error.value.code == 0
+  out = capsys.readouterr().out
+  assert 'python -m data.doctor datasets --dataset=msmt17/train' in out
+  assert 'exit codes:' in out
+  assert max(map(len, out.splitlines())) <= 80
+
+
+def test_json(copied, capsys, tmp_path):
+  (copied / QUERY / '0001_c1s1_000000_00.jpg').write_bytes(b'')
+  file = tmp_path / 'found.json'
+  assert doctor.main([str(copied), f'--json={file}']) == 1
+  assert 'Market-1501 layout' in capsys.readouterr().out
+  assert doctor.main([str(copied), '--json=-']) == 1
+  found = json.loads(capsys.readouterr().out)
+  assert found == json.loads(file.read_text())
+  assert list(found) == [
+    'path', 'verdict', 'healthy', 'datasets', 'images', 'findings', 'next',
+  ]  # fmt: skip
+  (dataset,) = found['datasets']
+  assert dataset['layout'] == 'market1501'
+  assert dataset['counts']['gallery']['junk'] == 2
+  assert dataset['published'] is None
+  for finding in found['findings']:
+    assert list(finding) == [
+      'kind', 'severity', 'message', 'advice', 'files', 'lines', 'groups',
+      'identities',
+    ]  # fmt: skip
+
+
+def test_a_reader_may_leave_early(drawn):
+  reading, writing = os.pipe()
+  os.close(reading)
+  result = subprocess.run(
+    [sys.executable, '-m', 'data.doctor', drawn],
+    cwd=ROOT,
+    stdout=writing,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  os.close(writing)
+  assert (result.returncode, result.stderr) == (0, '')
+
+
+def test_tensorflow_is_not_needed():
+  code = "import data.doctor, sys; print('tensorflow' in sys.modules)"
+  result = subprocess.run(
+    [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
+  )
+  assert result.stdout == 'False\n', result.stderr
+
+
+# The picture
+
+
+def test_samples(copied, tmp_path, capsys):
+  file = tmp_path / 'samples.png'
+  arguments = [str(copied), f'--samples={file}']
+  assert doctor.main(arguments) == 0
+  first = file.read_bytes()
+  with Image.open(file) as picture:
+    # 4 of 5 people to train on; 3 to test, and in the gallery two kinds more.
+    rows = 4 + 3 + (3 + 2)
+    assert picture.size == (
+      samples.WIDTH,
+      3 * samples.HEADING + rows * samples.ROW,
+    )
+    assert np.asarray(picture).std() > 20
+  assert doctor.main(arguments) == 0
+  assert file.read_bytes() == first
+  assert doctor.main([*arguments, '--seed=1']) == 0
+  assert file.read_bytes() != first
+
+
+def test_samples_of_odd_images(copied, tmp_path):
+  """Of any size, or none."""
+  for i, path in enumerate(sorted((copied / TRAIN).iterdir())):
+    path.write_bytes([b'', encoded((300, 2)), encoded((2, 300))][i % 3])
+  dataset = datasets.find('market').read(copied)
+  assert samples.draw(dataset, 1, 0).width == samples.WIDTH
+
+
+def test_no_samples_of_nothing(tmp_path, capsys):
+  file = tmp_path / 'samples.png'
+  (tmp_path / 'empty').mkdir()
+  assert doctor.main([str(tmp_path / 'empty'), f'--samples={file}']) == 1
+  assert 'there are no images' in capsys.readouterr().err
+  assert not file.exists()
+
+
+# Real images
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason='no real images here')
+def test_real_images(capsys):
+  assert doctor.main([str(REAL)]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0] == f'Market-1501 layout, not Market-1501: {REAL}'
+  numbers = [
+    [int(x.replace(',', '')) for x in line.split() if x[0].isdigit()]
+    for line in lines[1:4]
+  ]
+  assert numbers == [[7219, 741, 2], [200, 100, 2], [738, 100, 2]]

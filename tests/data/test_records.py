@@ -1,0 +1,188 @@
+"""A split in memory: as encoded images and as decoded ones."""
+
+import io
+import itertools
+import os
+import tracemalloc
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from configs import common
+from data import decoding, records
+
+IMAGE_SIZE = (32, 16)
+
+
+@pytest.fixture
+def config():
+  config = common.get_config()
+  config.data.image_size = IMAGE_SIZE
+  config.train.P = 2
+  config.train.K = 4
+  return config
+
+
+@pytest.fixture(scope='module')
+def split():
+  """Images of all sizes; five of each of three identities."""
+  rng = np.random.default_rng(0)
+  encoded = []
+  for _ in range(15):
+    pixels = rng.integers(0, 256, (*rng.integers(8, 64, 2), 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, 'JPEG')
+    encoded.append(file.getvalue())
+  return records.Records(
+    encoded=encoded,
+    pids=np.repeat([3, 4, 9], 5),
+    camids=np.arange(15) % 2,
+    paths=np.array([f'{row:02}.jpg' for row in range(15)]),
+  )
+
+
+def with_cache(split, config, cache):
+  config.data.cache = cache
+  return records.cached(split, 'train', config.data)
+
+
+# Reading
+
+
+class FakeBuilder:
+  """Gives examples as TFDS does, in an order of its own."""
+
+  def __init__(self, count, size):
+    self.count = count
+    self.size = size
+
+  def as_data_source(self, split, decoders):
+    assert split == 'train' and set(decoders) == {'image'}
+    return self
+
+  def __len__(self):
+    return self.count
+
+  def __getitems__(self, rows):
+    files = [os.urandom(self.size) for _ in rows]  # as they lie on the disk
+    return [
+      {
+        'image': bytes(bytearray(file)),
+        'path': b'%05d.jpg' % (self.count - row),
+        'pid': row % 7,
+        'camid': row % 3,
+      }
+      for row, file in zip(rows, files)
+    ]
+
+
+def test_reads_all_in_the_order_of_the_paths():
+  count = records.READ_AT_ONCE + 10
+  read = records.read(FakeBuilder(count, 5), 'train')
+  assert list(read.paths) == [f'{row:05}.jpg' for row in range(1, count + 1)]
+  rows = count - 1 - np.arange(count)
+  np.testing.assert_array_equal(read.pids, rows % 7)
+  np.testing.assert_array_equal(read.camids, rows % 3)
+  assert [len(image) for image in read.encoded] == [5] * count
+
+
+def test_reading_holds_the_images_once():
+  builder = FakeBuilder(8 * records.READ_AT_ONCE, 10_000)
+  tracemalloc.start()
+  try:
+    read = records.read(builder, 'train')
+    _, peak = tracemalloc.get_traced_memory()
+  finally:
+    tracemalloc.stop()
+  assert peak < 1.3 * sum(map(len, read.encoded))
+
+
+# Batches
+
+
+def test_batches_come_in_order_and_again(split):
+  rows = [5, 0, 3, 3, 11, 2, 7]
+  batches = records.make_split(split, IMAGE_SIZE).batches
+  first = list(batches(rows, 3))
+  assert [len(batch) for batch in first] == [3, 3, 1]
+  for batch, again in zip(first, batches(rows, 3), strict=True):
+    np.testing.assert_array_equal(batch, again)
+  for row, image in zip(rows, np.concatenate(first), strict=True):
+    pixels = decoding.decode(split.encoded[row])
+    np.testing.assert_array_equal(image, decoding.resize(pixels, IMAGE_SIZE))
+
+
+def test_decoded_images_are_the_same_bit_for_bit(split, config, monkeypatch):
+  monkeypatch.setattr(records, 'DECODED_AT_ONCE', 4)
+  encoded = with_cache(split, config, 'encoded')
+  decoded = with_cache(split, config, 'decoded')
+  assert encoded is split
+  assert decoded.encoded == []
+  assert decoded.decoded.shape == (15, *IMAGE_SIZE, 3)
+  for rows in (range(15), [5, 0, 3, 3, 11], []):
+    one, other = (
+      list(records.make_split(r, IMAGE_SIZE).batches(rows, 4))
+      for r in (encoded, decoded)
+    )
+    for batch, same in zip(one, other, strict=True):
+      assert batch.dtype == same.dtype == np.uint8
+      np.testing.assert_array_equal(batch, same)
+
+
+@pytest.mark.parametrize('first_step', [0, 3])
+def test_training_batches_are_the_same_bit_for_bit(split, config, first_step):
+  labels = np.repeat(np.arange(3), 5)
+  one, other = (
+    records.train_batches(
+      with_cache(split, config, cache), labels, config, first_step
+    )
+    for cache in records.CACHES
+  )
+  for batch, same in itertools.islice(zip(one, other), 4):
+    assert batch['image'].shape == (8, *IMAGE_SIZE, 3)
+    assert batch['label'].dtype == same['label'].dtype == np.int32
+    for name in batch:
+      np.testing.assert_array_equal(batch[name], same[name])
+
+
+def test_batches_may_be_changed(split, config):
+  decoded = with_cache(split, config, 'decoded')
+  batches = records.make_split(decoded, IMAGE_SIZE).batches
+  next(batches(range(15), 15))[:] = 0
+  assert next(batches(range(15), 15)).any()
+
+
+# Memory of the decoded images
+
+
+def forbid_decoding(monkeypatch):
+  def decode(_):
+    pytest.fail('decoded')
+
+  monkeypatch.setattr(decoding, 'decode', decode)
+
+
+def test_says_how_much_it_takes(split, config, capsys, monkeypatch):
+  forbid_decoding(monkeypatch)
+  config.data.image_size = (1000, 500)
+  with pytest.raises(pytest.fail.Exception):
+    with_cache(split, config, 'decoded')
+  out = capsys.readouterr().out
+  assert '15 train images of 1000 x 500 take 0.02 GB decoded' in out
+
+
+def test_too_large_for_the_memory(split, config, monkeypatch):
+  forbid_decoding(monkeypatch)
+  pages = {'SC_PAGE_SIZE': 4096, 'SC_PHYS_PAGES': 10_000}
+  monkeypatch.setattr(os, 'sysconf', pages.get)
+  config.data.image_size = (2000, 500)
+  with pytest.raises(ValueError, match='config.data.cache') as error:
+    with_cache(split, config, 'decoded')
+  assert '15 train images of 2000 x 500 take 0.04 GB' in str(error.value)
+  assert 'this machine has 0.04 GB of memory' in str(error.value)
+
+
+def test_names_the_caches_there_are(split, config):
+  with pytest.raises(ValueError, match="config.data.cache='disk' is not one"):
+    with_cache(split, config, 'disk')
