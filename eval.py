@@ -32,7 +32,14 @@ DATA_DIR = flags.DEFINE_multi_string(
 ALLOW_OTHER_COUNTS = flags.DEFINE_bool(
   'allow_other_counts',
   None,
-  'Evaluates also on images whose number is not the published one.',
+  'Evaluates also on images whose number is not the published one; default: as'
+  ' in training for the data set trained on, no for others.',
+)
+TEST_FRACTION = flags.DEFINE_float(
+  'test_fraction',
+  None,
+  'Share of the identities to test on, of own images without splits; default:'
+  ' as in training, or all of them if the training was on a benchmark.',
 )
 JSON = flags.DEFINE_string(
   'json',
@@ -46,6 +53,14 @@ REPORT = flags.DEFINE_string(
   'Writes the card and a picture of rankings to this folder; of several data'
   ' sets, to a folder for each in it.',
 )
+
+
+# What to say here instead of the fields that messages name.
+FLAGS_OF_FIELDS = {
+  'config.data.dir': '--data_dir',
+  'config.data.name': '--dataset',
+  'config.data.test_fraction': '--test_fraction',
+}
 
 
 def main(argv):
@@ -98,8 +113,6 @@ def load_config() -> ml_collections.ConfigDict:
 
   config = common.get_config()
   config.update(checkpoint.load_config(CKPT.value))
-  if ALLOW_OTHER_COUNTS.value is not None:
-    config.data.allow_other_counts = ALLOW_OTHER_COUNTS.value
   return config
 
 
@@ -107,6 +120,8 @@ def targets(
   config: ml_collections.ConfigDict,
 ) -> dict[str, ml_collections.ConfigDict]:
   """The configuration for each data set to evaluate on, by its name."""
+  from data import datasets
+
   names, directories = DATASET.value, DATA_DIR.value
   if not names:
     names = [config.data.name]
@@ -117,16 +132,24 @@ def targets(
       f'--data_dir is given {len(directories)} times for {len(names)} data sets'
       f' ({", ".join(names)}): give it once, or once for each.'
     )
-  if len(set(names)) < len(names):
+  full = [datasets.find(name).name for name in names]
+  if len(set(full)) < len(full):
     raise ValueError(f'--dataset={",".join(names)} names a data set twice.')
   if len(directories) == 1:
     directories = directories * len(names)
   found = {}
   for i, name in enumerate(names):
     found[name] = config.copy_and_resolve_references()
-    found[name].data.name = name
+    data = found[name].data
     if directories:
-      found[name].data.dir = directories[i]
+      data.dir = directories[i]
+    if full[i] != config.data.name:
+      data.update(name=full[i], allow_other_counts=False)
+      data.test_fraction = 1.0  # nobody there was trained on
+    if ALLOW_OTHER_COUNTS.value is not None:
+      data.allow_other_counts = ALLOW_OTHER_COUNTS.value
+    if TEST_FRACTION.value is not None:
+      data.test_fraction = TEST_FRACTION.value
   return found
 
 
@@ -134,7 +157,13 @@ def prepare(configs):
   """Prepares all data sets, so that mistakes show before the work begins."""
   from data.prepare import prepare
 
-  return {name: (c, prepare(c.data)) for name, c in configs.items()}
+  try:
+    return {name: (c, prepare(c.data)) for name, c in configs.items()}
+  except ValueError as error:
+    message = str(error)
+    for field, flag in FLAGS_OF_FIELDS.items():
+      message = message.replace(f'--{field}', flag).replace(field, flag)
+    raise ValueError(message) from error
 
 
 def one_or_all(by_name: dict):

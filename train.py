@@ -28,7 +28,9 @@ def main(argv):
   cli.cache_compilation(config.compilation_cache_dir)
 
   from apnet_jax import trainer
+  from data import datasets
 
+  config.data.name = datasets.find(config.data.name).name  # in full
   workdir = WORKDIR.value or f'runs/{config.name}'
   trainer.check(config, workdir)  # before minutes go into preparing the data
   # eval.py finds the images from any folder.

@@ -45,15 +45,17 @@ def errors_as_messages() -> Iterator[None]:
   except FloatingPointError as error:
     _fail(str(error), 3)
   except KeyboardInterrupt:
-    _fail('interrupted; the same command goes on from the last checkpoint', 130)
+    _fail('interrupted; the same command goes on from what it has saved', 130)
 
 
 def _is_ours(error: Exception) -> bool:
   """Whether this project raised it, and so wrote its message for a person."""
   place = traceback.extract_tb(error.__traceback__)[-1].filename
   place = pathlib.Path(place)
+  if not place.is_relative_to(ROOT):
+    return False
   # An environment may lie in the project's folder.
-  return place.is_relative_to(ROOT) and 'site-packages' not in place.parts
+  return 'site-packages' not in place.relative_to(ROOT).parts
 
 
 def _fail(message: str, code: int) -> None:

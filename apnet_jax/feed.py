@@ -38,6 +38,8 @@ class Benchmark:
     gallery: images to find; junk may be among them.
     fingerprint: identifies the raw images.
     summary: what was read, for people.
+    as_published: whether the numbers of images, identities and cameras are the
+      published ones; None if none are published.
     has_cameras: False if no cameras are known. Then each image has a `camid` of
       its own, under which evaluation removes the query itself and nothing else.
   """
@@ -46,6 +48,7 @@ class Benchmark:
   gallery: Split
   fingerprint: str
   summary: str
+  as_published: bool | None = dataclasses.field(default=None, kw_only=True)
   has_cameras: bool = dataclasses.field(default=True, kw_only=True)
 
 

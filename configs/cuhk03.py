@@ -11,9 +11,9 @@ folders made from them (data/cuhk03_np/README.md). Variants, as in
             IV, detected and labeled: 81.5 and 85.3 mAP, 83.0 and 87.4 Rank-1.
   spatial   APNet-S at 256x128 with the multi-part head. 78.1 and 81.1 mAP,
             80.9 and 83.5 Rank-1.
-  official  The network and recipe of the released PyTorch code, which has
-            neither this data set nor the multi-part head: no published figure
-            belongs to it.
+  official  The network and recipe of the released PyTorch code, with the
+            multi-part head; the release has neither this data set nor that
+            head, so that no published figure belongs to it.
 
 The paper used two RTX 2080 Ti and started from weights pre-trained on ImageNet
 (`--config.model.pretrained`). The multi-part head is our reading of one
@@ -24,11 +24,6 @@ from configs import _variants
 
 
 def get_config(variant: str = 'paper'):
-  return _variants.get_config(
-    'cuhk03', 'cuhk03_np/detected', variant, paper=multi_part,
-    spatial=multi_part,
-  )  # fmt: skip
-
-
-def multi_part(config):
+  config = _variants.get_config('cuhk03', 'cuhk03_np/detected', variant)
   config.model.multi_part = True
+  return config

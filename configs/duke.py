@@ -7,7 +7,9 @@ withdrawn and cannot be fetched (data/dukemtmc_reid/README.md). Variants, as in
 `--config=configs/duke.py:official`:
 
   paper     APNet-C at 384x192. Table II, level 2: 81.5 mAP, 90.4 Rank-1, 95.6
-            Rank-5. On Market-1501 (Table VII): 24.0 mAP, 51.0 Rank-1.
+            Rank-5. On Market-1501 (Table VII), by
+            `eval.py --ckpt=runs/duke --dataset=market --data_dir=DIR`: 24.0
+            mAP, 51.0 Rank-1, 66.4 Rank-5, 72.3 Rank-10.
   spatial   APNet-S at 256x128. Table II, level 2: 78.8 mAP, 89.3 Rank-1, 95.0
             Rank-5.
   official  APNet-C as the released PyTorch code has it, label smoothing over

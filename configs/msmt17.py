@@ -22,11 +22,8 @@ from configs import _variants
 
 
 def get_config(variant: str = 'paper'):
-  return _variants.get_config(
-    'msmt17', 'msmt17/trainval', variant, official=official
-  )
-
-
-def official(config):
-  config.data.name = 'msmt17/train'
-  config.eval.feature = 'logits'
+  config = _variants.get_config('msmt17', 'msmt17/trainval', variant)
+  if variant == 'official':
+    config.data.name = 'msmt17/train'
+    config.eval.feature = 'logits'
+  return config

@@ -77,7 +77,7 @@ def check_counts(
     return '\n'.join(lines)
   lines.append(
     'Figures on it would not compare with published ones. If that is what you'
-    ' want: config.data.allow_other_counts=True (eval.py:'
+    ' want: --config.data.allow_other_counts (of eval.py:'
     ' --allow_other_counts), or configs/folder.py for your own images.'
   )
   raise ValueError('\n'.join(lines))

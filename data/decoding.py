@@ -9,11 +9,6 @@ from tqdm import tqdm
 
 from data import raw
 
-# TensorFlow reads this before its first operation. Without it, the memory of
-# each image goes back to the system and comes again as page faults, which take
-# longer than decoding and resizing together.
-os.environ.setdefault('TF_CPU_ALLOCATOR_USE_BFC', '1')
-
 
 def decode(encoded: bytes | tf.Tensor) -> tf.Tensor:
   """A JPEG or PNG file -> uint8 [height, width, 3], the same as PIL makes.
@@ -85,7 +80,7 @@ def check_readable(images: Iterable[raw.RawImage]) -> None:
       leave=False,
     )
     bad = [
-      f'{image.path}: {error}' for image, error in zip(images, errors) if error
+      f'{image.where}: {error}' for image, error in zip(images, errors) if error
     ]
   if bad:
     raise ValueError(

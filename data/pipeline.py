@@ -41,6 +41,7 @@ def load(config: ml_collections.ConfigDict) -> Feed:
     gallery=benchmark.gallery,
     fingerprint=benchmark.fingerprint,
     summary='\n'.join(lines),
+    as_published=benchmark.as_published,
     has_cameras=benchmark.has_cameras,
     num_classes=len(identities),
     steps_per_epoch=steps_per_epoch,
@@ -63,6 +64,7 @@ def open_benchmark(
     gallery=gallery,
     fingerprint=prepared.fingerprint,
     summary=f'{_count("query", prepared)}\n{_count("gallery", prepared)}',
+    as_published=prepared.as_published,
     has_cameras=prepared.dataset.has_cameras,
   )
 

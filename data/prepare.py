@@ -32,11 +32,13 @@ class Prepared:
   Attributes:
     builder: its TFDS builder.
     dataset: the raw images.
+    as_published: whether their counts are; None if none are published.
     fingerprint: identifies names, sizes and labels of the raw images.
   """
 
   builder: tfds.core.DatasetBuilder
   dataset: raw.RawDataset
+  as_published: bool | None
   fingerprint: str
 
 
@@ -63,7 +65,11 @@ def prepare(config: ml_collections.ConfigDict) -> Prepared:
   if not builder.data_path.exists():
     _write(builder, dataset, folder)
     builder = make_builder(layout, folder)  # one that knows what was written
-  return Prepared(builder, dataset, fingerprint)
+  splits = folder / 'splits.csv'
+  if dataset.splits_made and not splits.exists():
+    write_csv(dataset, splits)
+  as_published = not unusual if layout.published else None
+  return Prepared(builder, dataset, as_published, fingerprint)
 
 
 def prepared_root(directory: str) -> pathlib.Path:
@@ -106,11 +112,11 @@ def _write(
         builder.download_and_prepare(
           download_config=tfds.download.DownloadConfig(manual_dir=dataset.root)
         )
-      if dataset.splits_made:
-        write_csv(dataset, folder / 'splits.csv')
     except BaseException as error:
       _clear(builder, folder)
-      if isinstance(error, RuntimeError) and 'write() failed' in str(error):
+      # Of ArrayRecord, and of TFDS's own files, which large splits need.
+      of_writer = isinstance(error, RuntimeError) and 'write()' in str(error)
+      if of_writer or isinstance(error, tf.errors.OpError):
         raise OSError(f'{root} cannot be written to: {error}') from error
       raise
 
@@ -126,16 +132,13 @@ def _clear(builder: tfds.core.DatasetBuilder, folder: pathlib.Path) -> None:
 @contextlib.contextmanager
 def _alone(folder: pathlib.Path) -> Iterator[None]:
   """Lets one process at a time prepare data sets in a folder."""
-  descriptor = os.open(folder, os.O_RDONLY)
-  try:
+  with (folder / '.lock').open('w') as lock:
     try:
-      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       print(f'Waiting for another process to prepare in {folder}', flush=True)
-      fcntl.flock(descriptor, fcntl.LOCK_EX)
+      fcntl.flock(lock, fcntl.LOCK_EX)
     yield
-  finally:
-    os.close(descriptor)
 
 
 def _check_room(dataset: raw.RawDataset, folder: pathlib.Path) -> None:

@@ -23,6 +23,7 @@ MARKET_FOLDERS = {
 }
 JUNK_PID = -1
 DISTRACTOR_PID = 0
+LARGEST_ID = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,11 @@ class RawImage:
   path: pathlib.Path
   pid: int
   camid: int
+
+  @property
+  def where(self) -> str:
+    """Its place, for people."""
+    return str(self.path)
 
   def read(self) -> bytes:
     """The encoded image."""
@@ -130,6 +136,7 @@ class Layout(abc.ABC):
   Attributes:
     dataset: folder in data/.
     title: for people.
+    homepage: where it is published.
     how_to_get: what to do if it is not there.
     nested: folders below a given one in which copies lie.
     published: counts of each split; empty if any will do.
@@ -138,6 +145,7 @@ class Layout(abc.ABC):
 
   dataset: str
   title: str
+  homepage: str
   how_to_get: str
   nested: tuple[str, ...] = ()
   published: Mapping[str, Counts] = dataclasses.field(default_factory=dict)
@@ -177,11 +185,8 @@ class Layout(abc.ABC):
       if not missing[root]:
         return root
     looked = '\n'.join(
-      f'  {root} '
-      + (f'(no {", ".join(missing[root])})' if root.is_dir()
-         else '(no such folder)')
-      for root in candidates
-    )  # fmt: skip
+      f'  {root} ({_lack(root, missing[root])})' for root in candidates
+    )
     raise ValueError(
       f'config.data.dir={str(directory)!r} does not hold {self.title}.'
       f' Looked in:\n{looked}\n{self.how_to_get}'
@@ -194,6 +199,12 @@ class Layout(abc.ABC):
   @abc.abstractmethod
   def read_root(self, root: pathlib.Path) -> RawDataset:
     """Lists the images of a raw folder; ValueError names bad files."""
+
+
+def _lack(root: pathlib.Path, missing: list[str]) -> str:
+  if root.is_dir():
+    return f'no {", ".join(missing)}'
+  return 'not a folder' if root.exists() else 'no such folder'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -265,42 +276,52 @@ class PathsBelow:
   also by a link, is refused.
   """
 
-  def __init__(self, folder: pathlib.Path):
+  def __init__(self, folder: pathlib.Path, list_file: pathlib.Path):
     self.folder = folder
+    self.list_file = list_file
     self._real = os.path.realpath(folder)
-    self._listed = {}  # folder below: names of its files, '' if it is outside
+    self._listed = {}  # folder below: names of its files
+    self._found = 0
+    self._absent = []
 
-  def file(self, relative: str) -> pathlib.Path | None:
-    """The file of that path, or None if it does not exist.
+  def file(self, relative: str, line: int) -> pathlib.Path | None:
+    """The file of a path in the list, or None if it does not exist.
 
     Raises:
       ValueError: the path is empty, absolute, or leaves the folder.
     """
+    where = f'{self.list_file}, line {line}: the path {relative!r}'
     pure = pathlib.PurePosixPath(relative)
     outside = pure.is_absolute() or '..' in pure.parts or '\0' in relative
     if outside or not pure.name or re.match('[A-Za-z]:|.*\\\\', relative):
       raise ValueError(
-        f'the path {relative!r} is not one below {self.folder}, as'
-        ' folder/image.jpg.'
+        f'{where} is not one below {self.folder}, as folder/image.jpg.'
       )
-    parent = self.folder / pure.parent
-    if parent not in self._listed:
+    parent, path = self.folder / pure.parent, self.folder / pure
+    links = [path] if path.is_symlink() else []
+    if parent not in self._listed:  # else it has been looked at
       self._listed[parent] = self._list(parent)
+      links.append(parent)
+    if not all(map(self._is_inside, links)):
+      raise ValueError(f'{where} is a link that leads out of {self.folder}.')
     if pure.name not in self._listed[parent]:
+      self._absent.append(f'{relative} (line {line})')
       return None
-    path = parent / pure.name
-    if path.is_symlink() and not self._is_inside(path):
-      raise ValueError(
-        f'the path {relative!r} is a link that leads out of {self.folder}.'
-      )
+    self._found += 1
     return path
 
+  def check_all_found(self) -> None:
+    """Raises ValueError if files were missing, or none was asked for."""
+    if self._absent:
+      raise ValueError(
+        f'{len(self._absent)} images that {self.list_file} names are not in'
+        f' {self.folder}:\n{shorten(self._absent)}'
+      )
+    if not self._found:
+      raise ValueError(f'{self.list_file} is empty: it names no image.')
+
   def _list(self, parent: pathlib.Path) -> set[str]:
-    if not parent.is_dir():
-      return set()
-    if not self._is_inside(parent):
-      raise ValueError(f'{parent} is a link that leads out of {self.folder}.')
-    return set(os.listdir(parent))
+    return set(os.listdir(parent)) if parent.is_dir() else set()
 
   def _is_inside(self, path: pathlib.Path) -> bool:
     real = os.path.realpath(path)
@@ -344,6 +365,8 @@ def _check_splits(splits: Splits) -> None:
     raise ValueError(
       f'{len(both)} images are in both training and test:\n{shorten(both)}'
     )
+  for image in (image for split in SPLITS for image in splits[split]):
+    _check_image(image)
   for image in (*splits['train'], *splits['query']):
     if image.pid == JUNK_PID:
       raise ValueError(
@@ -356,3 +379,18 @@ def _check_splits(splits: Splits) -> None:
         f'{image.path} has identity 0, which means a distractor: nobody to'
         ' look for. Number people from 1.'
       )
+
+
+def _check_image(image: RawImage) -> None:
+  """What TFDS can store."""
+  if not JUNK_PID <= image.pid <= LARGEST_ID or image.camid > LARGEST_ID:
+    raise ValueError(
+      f'{image.where} has identity {image.pid} and camera {image.camid}, which'
+      f' are not from {JUNK_PID} and 0 to {LARGEST_ID}.'
+    )
+  try:
+    image.name.encode()
+  except UnicodeEncodeError as error:
+    raise ValueError(
+      f'{ascii(image.name)} is not a name in UTF-8: rename the file.'
+    ) from error

@@ -4,7 +4,7 @@ Images are held and read by index, so that batch k is found without reading
 batches 0 to k - 1.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import dataclasses
 import itertools
 import math
@@ -22,8 +22,9 @@ from apnet_jax.feed import Split
 from data import decoding, pk_sampler
 
 CACHES = ('encoded', 'decoded')
-READ_AT_ONCE = 256  # records
+READ_AT_ONCE = 64  # records
 DECODED_AT_ONCE = 64  # images
+BATCHES_OF_A_PIPELINE = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +32,14 @@ class Records:
   """A prepared split in memory, in the order of the paths.
 
   Attributes:
-    encoded: JPEG or PNG files; empty if `decoded` is there.
+    encoded: bytes [images], JPEG or PNG files; empty if `decoded` is there.
     pids: int [images].
     camids: int [images].
     paths: str [images].
     decoded: uint8 [images, height, width, 3], or None.
   """
 
-  encoded: list[bytes]
+  encoded: tf.Variable
   pids: np.ndarray
   camids: np.ndarray
   paths: np.ndarray
@@ -55,12 +56,27 @@ def read(builder: tfds.core.DatasetBuilder, split: str) -> Records:
     rows = range(start, min(start + READ_AT_ONCE, len(source)))
     examples += source.__getitems__(list(rows))
   examples.sort(key=lambda example: example['path'])
+  encoded = hold([example.pop('image') for example in examples])
   return Records(
-    encoded=[example['image'] for example in examples],
+    encoded=encoded,
     pids=np.array([example['pid'] for example in examples]),
     camids=np.array([example['camid'] for example in examples]),
     paths=np.array([example['path'].decode() for example in examples]),
   )
+
+
+def hold(images: list[bytes]) -> tf.Variable:
+  """Moves encoded images to where tf.data finds them; empties the list.
+
+  A few at a time, so that none but these few are held twice.
+  """
+  held = tf.Variable(tf.fill([len(images)], ''), trainable=False)
+  while images:
+    rows = range(max(len(images) - READ_AT_ONCE, 0), len(images))
+    some = tf.constant(images[rows.start :])
+    held.scatter_update(tf.IndexedSlices(some, tf.constant(rows)))
+    del images[rows.start :]
+  return held
 
 
 def check_cache(cache: str) -> None:
@@ -89,7 +105,7 @@ def cached(
   check_cache(config.cache)
   if config.cache == 'encoded':
     return records
-  count = len(records.encoded)
+  count = len(records.pids)
   height, width = config.image_size
   _check_memory(split, count, height, width)
   rows = np.arange(count)
@@ -104,7 +120,7 @@ def cached(
     for start, images in zip(rows[::DECODED_AT_ONCE], batches):
       decoded[start : start + len(images)] = images
       progress.update(len(images))
-  return dataclasses.replace(records, encoded=[], decoded=decoded)
+  return dataclasses.replace(records, encoded=hold([]), decoded=decoded)
 
 
 def _check_memory(split: str, count: int, height: int, width: int) -> None:
@@ -133,56 +149,48 @@ def train_batches(
   P, K, seed = config.train.P, config.train.K, config.seed
   steps = pk_sampler.steps_per_epoch(labels, P, K)
 
-  def batches_of_rows():
+  def rows_of_batches():
     for epoch in itertools.count(first_step // steps):
       batches = pk_sampler.epoch_batches(labels, P, K, seed, epoch)
       yield from batches[max(first_step - epoch * steps, 0) :]
 
-  image_size = config.data.image_size
-  for rows, images in _batches(records, batches_of_rows, P * K, image_size):
-    yield {'image': images, 'label': labels[rows].astype(np.int32)}
+  rows_of_batches = rows_of_batches()
+  while True:
+    # Not `Dataset.from_generator`, which would take them all: it tells the C
+    # library to give memory back at once (M_TRIM_THRESHOLD), and the whole
+    # process spends its time on page faults.
+    some = list(itertools.islice(rows_of_batches, BATCHES_OF_A_PIPELINE))
+    batches = _batches(
+      records, np.concatenate(some), P * K, config.data.image_size
+    )
+    for rows, images in zip(some, batches):
+      yield {'image': images, 'label': labels[rows].astype(np.int32)}
 
 
 def make_split(records: Records, image_size: tuple[int, int]) -> Split:
   def batches(rows, batch_size):
     rows = np.asarray(rows, np.int64)
-
-    def batches_of_rows():
-      for start in range(0, len(rows), batch_size):
-        yield rows[start : start + batch_size]
-
-    batched = _batches(records, batches_of_rows, batch_size, image_size)
-    return (images for _, images in batched)
+    return _batches(records, rows, batch_size, image_size)
 
   return Split(records.pids, records.camids, records.paths, batches)
 
 
 def _batches(
   records: Records,
-  batches_of_rows: Callable[[], Iterator[np.ndarray]],
+  rows: np.ndarray,
   batch_size: int,
   image_size: tuple[int, int],
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Rows and images of each batch; all batches but the last are full."""
+) -> Iterator[np.ndarray]:
+  """Images of these rows, in their order; the last batch may be smaller."""
   if records.decoded is not None:
-    return ((rows, records.decoded[rows]) for rows in batches_of_rows())
+    starts = range(0, len(rows), batch_size)
+    return (records.decoded[rows[i : i + batch_size]] for i in starts)
 
-  def read_batches():
-    for rows in batches_of_rows():
-      # As objects: NumPy's own strings lose zeros at the end.
-      yield rows, np.array([records.encoded[row] for row in rows], object)
+  def read(row):
+    encoded = tf.gather(records.encoded, row)
+    return decoding.resize(decoding.decode(encoded), image_size)
 
-  def decode(row, encoded):
-    return row, decoding.resize(decoding.decode(encoded), image_size)
-
-  dataset = tf.data.Dataset.from_generator(
-    read_batches,
-    output_signature=(
-      tf.TensorSpec((None,), tf.int64),
-      tf.TensorSpec((None,), tf.string),
-    ),
+  images = tf.data.Dataset.from_tensor_slices(rows).map(
+    read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
   )
-  dataset = dataset.unbatch().map(
-    decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-  )
-  return dataset.batch(batch_size).prefetch(4).as_numpy_iterator()
+  return images.batch(batch_size).prefetch(4).as_numpy_iterator()

@@ -56,14 +56,15 @@ class ReidBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
           'camid': tfds.features.Scalar(np.int64),
         }
       ),
-      homepage='https://github.com/CHENGY12/APNet',
+      homepage=self.layout.homepage,
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager):
     dataset = self._dataset or self.layout.read(dl_manager.manual_dir)
     splits = {name: images for name, images in dataset.splits.items() if images}
+    # An image may be in query and gallery.
     decoding.check_readable(
-      image for images in splits.values() for image in images
+      dict.fromkeys(image for images in splits.values() for image in images)
     )
     return {
       name: self._generate_examples(images) for name, images in splits.items()

@@ -276,7 +276,7 @@ def test_killed_and_started_again_ends_with_the_same_bits(own, tmp_path):
       '--dataset needs --data_dir',
     ),
     (
-      ['eval.py', '--ckpt=WORKDIR', '--dataset=market,mars', '--data_dir=x'],
+      ['eval.py', '--ckpt=WORKDIR', '--dataset=mars,market', '--data_dir=x'],
       "error: config.data.name='mars' is not one of market1501, dukemtmc_reid",
     ),
     (

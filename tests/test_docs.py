@@ -11,6 +11,7 @@ DOCUMENTS = [
   ROOT / 'README.md',
   ROOT / 'data' / 'README.md',
   *(ROOT / 'docs').glob('*.md'),
+  *(ROOT / 'data').glob('*/README.md'),
 ]
 
 

@@ -23,11 +23,7 @@ from apnet_jax.retrieval.metrics import (
 
 PACKAGES = ('jax', 'flax', 'orbax-checkpoint', 'numpy')
 TABLE_RANKS = (1, 5, 10)
-# By whether cameras are known.
-RULES = {
-  True: 'market1501',
-  False: 'no cameras: each query against all other images, itself removed',
-}
+NO_CAMERAS = 'no cameras: each query against all other images, itself removed'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +161,7 @@ def result_card(
   return {
     'dataset': config.data.name,
     'fingerprint': benchmark.fingerprint,
+    'as_published': benchmark.as_published,
     'checkpoint': dict(checkpoint),
     'figures': {
       **figures(result),
@@ -172,7 +169,7 @@ def result_card(
       'cmc': [round(float(c), 6) for c in result.cmc],
     },
     'protocol': {
-      'rules': RULES[benchmark.has_cameras],
+      'rules': 'market1501' if benchmark.has_cameras else NO_CAMERAS,
       'profile': config.profile,
       'ap': 'mAP: step form, mAP_trapezoid: trapezoid form',
       'distance': 'cosine',

@@ -31,6 +31,10 @@ class MatImage(raw.RawImage):
 
   key: tuple[str, int, int, int]
 
+  @property
+  def where(self) -> str:
+    return f'{self.path}: {self.name}'
+
   def read(self) -> bytes:
     """The image as PNG, which loses nothing."""
     pixels = _pixels(self.path, self.key)
@@ -89,9 +93,9 @@ def _read_config(path: pathlib.Path) -> dict[str, list[tuple[str, int, int]]]:
     config = scipy.io.loadmat(path, variable_names=[
       *INDICES.values(), 'labels', 'filelist',
     ])  # fmt: skip
-    labels = config['labels'].astype(np.int64).ravel()
+    labels = _whole(config['labels'])
     names = [str(np.asarray(name).item()) for name in config['filelist'].flat]
-    rows = {k: config[v].astype(np.int64).ravel() for k, v in INDICES.items()}
+    rows = {k: _whole(config[v]) for k, v in INDICES.items()}
   except Exception as error:  # whatever SciPy's reader meets in other files
     raise ValueError(
       f'{path} is not the split of the new protocol, a .mat file with'
@@ -104,10 +108,10 @@ def _read_config(path: pathlib.Path) -> dict[str, list[tuple[str, int, int]]]:
       f' {len(bad)} are not like 1_001_1_01.png:\n{raw.shorten(bad)}'
     )
   for split, indices in rows.items():
-    if indices.size and not 1 <= indices.min() <= indices.max() <= len(names):
+    if indices.size and indices.max() > len(names):
       raise ValueError(
-        f'{path}: {INDICES[split]} goes from {indices.min()} to'
-        f' {indices.max()}; there are {len(names)} images.'
+        f'{path}: {INDICES[split]} goes to {indices.max()}; there are'
+        f' {len(names)} images.'
       )
   return {
     split: [
@@ -116,6 +120,15 @@ def _read_config(path: pathlib.Path) -> dict[str, list[tuple[str, int, int]]]:
     ]
     for split, indices in rows.items()
   }
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+  """Numbers from 1, which MATLAB may keep as floats."""
+  numbers = np.asarray(values, np.float64).ravel()
+  fit = (numbers >= 1) & (numbers <= raw.LARGEST_ID)
+  if not fit.all() or (numbers != numbers.round()).any():
+    raise ValueError('its numbers are not whole numbers from 1')
+  return numbers.astype(np.int64)
 
 
 def _files(entries, folder: pathlib.Path, root: pathlib.Path):
@@ -175,11 +188,9 @@ def _pixels(path: pathlib.Path, key: tuple[str, int, int, int]) -> np.ndarray:
     people = file[file[boxes][0, pair]]
     pixels = np.asarray(file[people[number, person]]).T
   except (OSError, KeyError, ValueError, IndexError, TypeError) as error:
-    raise OSError(f'no image at {key}: {_first(error)}') from error
+    raise OSError(f'it is not there: {_first(error)}') from error
   if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-    raise OSError(
-      f'{key} is {pixels.dtype} {pixels.shape}, not an image of colours'
-    )
+    raise OSError(f'{pixels.dtype} {pixels.shape} is not an image of colours')
   return np.ascontiguousarray(pixels)
 
 
@@ -192,6 +203,7 @@ def _layout(variant: str, train: int, gallery: int) -> Cuhk03Layout:
     dataset='cuhk03_np',
     variant=variant,
     title=f'CUHK03-NP ({variant})',
+    homepage='https://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html',
     how_to_get=f"""\
 CUHK03 has to be asked for, from the page of its authors
 (https://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html); its new split is

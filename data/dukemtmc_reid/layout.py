@@ -5,6 +5,7 @@ from data.raw import Counts, MarketLayout
 LAYOUT = MarketLayout(
   dataset='dukemtmc_reid',
   title='DukeMTMC-reID',
+  homepage='https://github.com/layumi/DukeMTMC-reID_evaluation',
   how_to_get="""\
 DukeMTMC-reID was withdrawn by Duke University in 2019 and cannot be fetched.
 Whoever still has a copy, and the right to use it, sets --config.data.dir to the

@@ -14,7 +14,6 @@ from data import raw
 COLUMNS = ('path', 'pid', 'camid', 'split')  # the last two may be missing
 # What a split may be called; `test` becomes query and gallery.
 SPLIT_NAMES = (*raw.SPLITS, 'test')
-LARGEST_ID = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,23 +55,14 @@ class FolderLayout(raw.Layout):
     )
 
   def missing(self, root: pathlib.Path) -> list[str]:
-    if root.suffix.lower() == '.csv' and root.is_file():
-      return []
-    return [] if root.is_dir() and _reader(root) else ['images in any layout']
+    return [] if _reader(root) else ['images in any layout']
 
   def read_root(self, root: pathlib.Path) -> raw.RawDataset:
-    if root.is_file():
-      entries, notes = _read_csv(root)
-      root = root.parent
-    elif not raw.missing_folders(root):
-      return raw.RawDataset(
-        root, raw.read_market_folders(root), notes=("Market-1501's layout",)
-      )
-    else:
-      entries, notes = _reader(root)(root)
-    return self._dataset(root, entries, notes)
+    entries, notes = _reader(root)(root)
+    return self._dataset(root if root.is_dir() else root.parent, entries, notes)
 
   def _dataset(self, root, entries: list[Entry], notes) -> raw.RawDataset:
+    _check_split_names({entry.split for entry in entries})
     made = all(entry.split is None for entry in entries)
     if made:
       entries, note = self._make_splits(entries)
@@ -98,12 +88,17 @@ class FolderLayout(raw.Layout):
     )
 
   def _make_splits(self, entries: list[Entry]) -> tuple[list[Entry], str]:
-    people = {e.identity for e in entries if e.pid > raw.DISTRACTOR_PID}
+    if any(entry.pid == raw.DISTRACTOR_PID for entry in entries):
+      raise ValueError(
+        'identity 0 means a distractor, of whom splits cannot be made: number'
+        ' people from 1.'
+      )
+    people = {e.identity for e in entries if e.pid != raw.JUNK_PID}
     test = _test_identities(people, self.split_seed, self.test_fraction)
     if not test or (self.test_fraction < 1 and len(people - test) < 2):
       raise ValueError(
         f'{len(people)} identities are too few to make splits of: at least 3'
-        ' are needed, or config.data.test_fraction=1 to evaluate only.'
+        ' are needed, or test_fraction=1 to evaluate only.'
       )
     note = (
       f'splits made by identity, seed {self.split_seed}:'
@@ -159,22 +154,38 @@ def _queries(test: list[raw.RawImage], has_cameras: bool) -> list[raw.RawImage]:
   for image in people:
     first.setdefault((image.pid, image.camid), image)
   cameras = collections.Counter(pid for pid, _ in first)
+  if people and max(cameras.values()) == 1:
+    raise ValueError(
+      f'none of the {len(cameras)} identities to test on is seen by two'
+      ' cameras. Without camera ids, each image is compared with all others.'
+    )
   return [image for image in first.values() if cameras[image.pid] > 1]
+
+
+def _check_split_names(names: set[str | None]) -> None:
+  both = sorted(names & {'query', 'gallery'})
+  if 'test' in names and both:
+    raise ValueError(
+      f'the split test, which becomes query and gallery, stands beside'
+      f' {" and ".join(both)}.'
+    )
 
 
 # Where the images are
 
 
 def _reader(root: pathlib.Path):
-  """The function that reads a folder, or None if it has no known form."""
+  """The function that reads a folder or file, or None if nothing fits."""
+  if root.is_file():
+    return _read_csv if root.suffix.lower() == '.csv' else None
+  if not root.is_dir():
+    return None
   if list(root.glob('*.[cC][sS][vV]')):
     return _read_only_csv
   if not raw.missing_folders(root):
-    return raw.read_market_folders
-  if _identity_folders(root):
-    return _read_identity_folders
-  if any(_identity_folders(root / split) for split in SPLIT_NAMES):
-    return _read_split_folders
+    return _read_market_folders
+  if _folders(root):
+    return _read_folders
   return None
 
 
@@ -194,7 +205,7 @@ def _read_csv(file: pathlib.Path) -> tuple[list[Entry], tuple[str, ...]]:
   Raises:
     ValueError: names the line and what is wrong in it.
   """
-  paths, absent, entries = raw.PathsBelow(file.parent), [], []
+  paths, entries = raw.PathsBelow(file.parent, file), []
   for number, row in _rows(file):
     where = f'{file}, line {number}'
     pid = _number(row, 'pid', raw.JUNK_PID, where)
@@ -204,22 +215,11 @@ def _read_csv(file: pathlib.Path) -> tuple[list[Entry], tuple[str, ...]]:
       raise ValueError(
         f'{where}: split {split!r} is not one of {", ".join(SPLIT_NAMES)}.'
       )
-    try:
-      path = paths.file(row['path'])
-    except ValueError as error:
-      raise ValueError(f'{where}: {error}') from error
-    if path is None:
-      absent.append(f'{row["path"]} (line {number})')
-      continue
-    name = path.relative_to(file.parent).as_posix()
-    entries.append(Entry(name, path, pid, str(pid), camid, split))
-  if absent:
-    raise ValueError(
-      f'{len(absent)} images that {file} names are not in {file.parent}:\n'
-      + raw.shorten(absent)
-    )
-  if not entries:
-    raise ValueError(f'{file} is empty: it names no image.')
+    path = paths.file(row['path'], number)
+    if path:
+      name = path.relative_to(file.parent).as_posix()
+      entries.append(Entry(name, path, pid, str(pid), camid, split))
+  paths.check_all_found()
   for field in ('camid', 'split'):
     given = [getattr(entry, field) is not None for entry in entries]
     if any(given) and not all(given):
@@ -227,12 +227,6 @@ def _read_csv(file: pathlib.Path) -> tuple[list[Entry], tuple[str, ...]]:
         f'{file}: {given.count(False)} of {len(given)} lines have no {field}:'
         ' either all have one or none has.'
       )
-  names = {entry.split for entry in entries}
-  if 'test' in names and names & {'query', 'gallery'}:
-    raise ValueError(
-      f'{file} has the split test, which becomes query and gallery, beside'
-      f' {" and ".join(sorted(names & {"query", "gallery"}))}.'
-    )
   return entries, (f'listed in {file.name}',)
 
 
@@ -250,8 +244,11 @@ def _rows(file: pathlib.Path) -> Iterable[tuple[int, dict[str, str]]]:
           f' name the columns {",".join(COLUMNS)}; the last two are optional.'
           f' It is: {",".join(header)[:200]}'
         )
+      twice = sorted({name for name in COLUMNS if header.count(name) > 1})
+      if twice:
+        raise ValueError(f'{file} has two columns {" and ".join(twice)}.')
       for fields in reader:
-        if len(fields) > len(header) or 0 < len(fields) < len(header):
+        if fields and len(fields) != len(header):
           raise ValueError(
             f'{file}, line {reader.line_num}: {len(fields)} fields instead of'
             f' {len(header)}.'
@@ -269,46 +266,79 @@ def _number(row: Mapping[str, str], name: str, low: int, where: str) -> int:
   text = row[name]
   if not re.fullmatch(r'-?\d{1,10}', text, re.ASCII):
     raise ValueError(f'{where}: {name} {text!r} is not a whole number.')
-  if not low <= int(text) <= LARGEST_ID:
+  if not low <= int(text) <= raw.LARGEST_ID:
     raise ValueError(
-      f'{where}: {name} {text} is not from {low} to {LARGEST_ID}.'
+      f'{where}: {name} {text} is not from {low} to {raw.LARGEST_ID}.'
     )
   return int(text)
 
 
-def _identity_folders(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Folders of images in a folder, in name order."""
-  if not folder.is_dir():
-    return []
+def _read_market_folders(root: pathlib.Path):
+  return [
+    Entry(i.name, i.path, i.pid, str(i.pid), i.camid, split)
+    for split, images in raw.read_market_folders(root).items()
+    for i in images
+  ], ("Market-1501's layout",)
+
+
+def _folders(root: pathlib.Path) -> dict[str | None, list[pathlib.Path]]:
+  """Folders of images, by split; None is the split of those in `root`."""
+  found = {
+    split: _image_folders(root / split)
+    for split in SPLIT_NAMES
+    if (root / split).is_dir()
+  }
+  if not any(found.values()):
+    found = {None: _image_folders(root)}
+  return {split: folders for split, folders in found.items() if folders}
+
+
+def _image_folders(folder: pathlib.Path) -> list[pathlib.Path]:
   return sorted(
-    path for path in folder.iterdir() if path.is_dir() and raw.list_images(path)
+    path for path in folder.iterdir() if path.is_dir() and _images(path)
   )
 
 
-def _read_identity_folders(root: pathlib.Path):
-  return _entries(root, {None: _identity_folders(root)})
+def _images(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Those that are not hidden, as macOS hides notes beside each image."""
+  images = raw.list_images(folder)
+  hidden = folder.name.startswith('.')
+  return [] if hidden else [i for i in images if i.name[0] != '.']
 
 
-def _read_split_folders(root: pathlib.Path):
-  return _entries(
-    root, {split: _identity_folders(root / split) for split in SPLIT_NAMES}
-  )
+def _read_folders(root: pathlib.Path):
+  """A folder for each identity, perhaps in a folder for each split.
 
-
-def _entries(root, folders: Mapping[str | None, list[pathlib.Path]]):
-  """A folder's name is its identity's number, if all of them are numbers."""
+  A folder's name is its identity's number, if all of them are numbers.
+  """
+  folders = _folders(root)
+  if None in folders:
+    like_splits = [f.name for f in folders[None] if f.name in SPLIT_NAMES]
+    if like_splits:
+      raise ValueError(
+        f'{root}: the folders {", ".join(like_splits)} are called as splits,'
+        ' but hold images: they must hold a folder of images for each identity.'
+      )
+  else:
+    others = {path.name for path in _image_folders(root)} - {*SPLIT_NAMES}
+    if others:
+      raise ValueError(
+        f'{root} holds folders of splits ({", ".join(folders)}), and beside'
+        f' them folders of images: {", ".join(sorted(others)[:5])}.'
+      )
   names = sorted({path.name for paths in folders.values() for path in paths})
-  if all(re.fullmatch(r'-1|\d{1,9}', name, re.ASCII) for name in names):
+  numbered = all(re.fullmatch(r'-1|\d{1,9}', n, re.ASCII) for n in names)
+  if numbered and not (None in folders and any(int(n) == 0 for n in names)):
     numbers = {name: int(name) for name in names}
     notes = ('a folder for each identity',)
-  else:
+  else:  # 0 would be a distractor
     numbers = {name: i for i, name in enumerate(names, 1)}
     notes = ('a folder for each identity, numbered from 1 in name order',)
   images = [
     (split, folder, path)
     for split, paths in folders.items()
     for folder in paths
-    for path in raw.list_images(folder)
+    for path in _images(folder)
   ]
   cameras = [raw.MARKET_NAME.match(path.name) for _, _, path in images]
   if all(cameras):
@@ -330,11 +360,15 @@ def _entries(root, folders: Mapping[str | None, list[pathlib.Path]]):
 
 
 def write_csv(dataset: raw.RawDataset, file: pathlib.Path) -> None:
-  """Writes a data set as a CSV file that would be read as the same one."""
+  """Writes a data set as a CSV file that would be read as the same one.
+
+  It is written whole or not at all.
+  """
   columns = list(COLUMNS)
   if not dataset.has_cameras:
     columns.remove('camid')
-  with file.open('w', encoding='utf-8', newline='') as lines:
+  part = file.with_suffix('.part')
+  with part.open('w', encoding='utf-8', newline='') as lines:
     writer = csv.writer(lines)
     writer.writerow(columns)
     for split in raw.SPLITS:
@@ -344,11 +378,13 @@ def write_csv(dataset: raw.RawDataset, file: pathlib.Path) -> None:
           'split': split,
         }  # fmt: skip
         writer.writerow([row[column] for column in columns])
+  part.replace(file)
 
 
 LAYOUT = FolderLayout(
   dataset='folder',
   title='images of your own',
+  homepage='',
   how_to_get="""\
 Give one of
   a CSV file, or the folder that holds it, with the columns path,pid,camid,split

@@ -15,8 +15,7 @@ from data.health import folders, images
 from data.msmt17 import layout as msmt17
 
 PROBLEM, NOTE = 'problem', 'note'
-# config.train.P and K of configs/common.py.
-BATCH_IDENTITIES, BATCH_IMAGES = 20, 4
+BATCH_IMAGES = 4  # config.train.K of configs/common.py
 SMALL = (16, 32)  # width and height below which an image shows little
 OTHER_FORMATS = (
   '.avif', '.bmp', '.gif', '.heic', '.jfif', '.jp2', '.ppm', '.tif', '.tiff',
@@ -262,9 +261,9 @@ def _absent(
 ) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
   """Each list, with the files that it misses."""
   for file, folder, names in _listed(layout, root):
-    paths = raw.PathsBelow(folder)
-    for name in names:
-      if paths.file(name) is None:
+    paths = raw.PathsBelow(folder, file)
+    for line, name in enumerate(names, 1):
+      if paths.file(name, line) is None:
         yield file, folder / name
 
 
@@ -482,11 +481,11 @@ def _poor_identities(case: Case) -> Iterator[Finding]:
       'nothing has to be done, but they do not teach what cameras change',
       identities=tuple(sorted(alone)),
     )  # fmt: skip
-  if 0 < len(of_pid) < BATCH_IDENTITIES:
+  if 0 < len(of_pid) < folders.BATCH_IDENTITIES:
     yield Finding(
       'few_identities', NOTE,
-      f'{total}, fewer than the {BATCH_IDENTITIES} of a batch',
-      f'add --config.train.P={len(of_pid)} to the command',
+      f'{total}, fewer than the {folders.BATCH_IDENTITIES} of a batch',
+      f'train with --config.train.P={len(of_pid)}, as below',
     )  # fmt: skip
 
 

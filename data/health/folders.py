@@ -12,6 +12,7 @@ from data.msmt17 import layout as msmt17
 
 # Counts of images this close to the published ones are a copy with a fault.
 NEARLY = 0.05
+BATCH_IDENTITIES = 20  # config.train.P of configs/common.py
 MARKET_MARKS = ('bounding_box_train', 'bounding_box_test')
 # What stands in a folder that was meant to have a layout, if not all does.
 MARKS = {
@@ -108,6 +109,11 @@ class Reading:
 
   def commands(self) -> list[str]:
     """How to train on it."""
+    people = self.counts['train'].identities if self.counts else 0
+    few = f' --config.train.P={people}' if 0 < people < BATCH_IDENTITIES else ''
+    return [f'{line}{few}' for line in self._commands()]
+
+  def _commands(self) -> list[str]:
     if self.is_as_published:
       if self.exact.variant and self.shares_layout:
         # A folder `labeled` or `detected`, which is given by its parent.

@@ -5,6 +5,7 @@ from data.raw import Counts, MarketLayout
 LAYOUT = MarketLayout(
   dataset='market1501',
   title='Market-1501',
+  homepage='https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html',
   how_to_get="""\
 Market-1501 has to be fetched by hand, from the page of its authors
 (https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html), and unpacked.

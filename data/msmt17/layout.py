@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 
 from data import raw
 
@@ -12,6 +13,7 @@ CAMERAS = 15
 # Both halves number their identities from 0. Those of the test half are moved
 # behind the others: 0 is nobody there.
 TRAIN_IDENTITIES = 1_041
+DIGITS = re.compile('[0-9]{1,9}')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,14 +49,11 @@ class Msmt17Layout(raw.Layout):
     train, test = self._folders(root)
     splits = {}
     for split, lists in self.lists.items():
-      folder = train if split == 'train' else test
-      paths = raw.PathsBelow(root / folder)
+      folder = root / (train if split == 'train' else test)
       splits[split] = [
         image
         for name in lists
-        for image in _read_list(
-          root, root / name, paths, 0 if split == 'train' else TRAIN_IDENTITIES
-        )
+        for image in _read_list(root, folder, root / name, split == 'train')
       ]
       splits[split].sort(key=lambda image: image.name)
     return raw.RawDataset(
@@ -63,7 +62,7 @@ class Msmt17Layout(raw.Layout):
 
 
 def _read_list(
-  root: pathlib.Path, file: pathlib.Path, paths: raw.PathsBelow, first_pid: int
+  root: pathlib.Path, folder: pathlib.Path, file: pathlib.Path, train: bool
 ) -> list[raw.RawImage]:
   """Reads lines `0000/0000_000_01_0303morning_0008_0.jpg 0`.
 
@@ -71,40 +70,41 @@ def _read_list(
     ValueError: a line is something else, or its file does not exist; names the
       list and the lines.
   """
-  images, absent = [], []
+  images, paths = [], raw.PathsBelow(folder, file)
   for number, line in enumerate(_lines(file), 1):
     if not line.strip():
       continue
-    where = f'{file}, line {number}'
-    relative, _, pid = line.strip().rpartition(' ')
-    fields = pathlib.PurePosixPath(relative).name.split('_')
-    if not pid.isdecimal() or len(fields) < 4 or not fields[2].isdecimal():
+    relative, pid, camera = _parse(line.strip(), f'{file}, line {number}')
+    if train and pid >= TRAIN_IDENTITIES:
       raise ValueError(
-        f'{where}: {line.strip()[:80]!r} is not <folder>/<identity>_<number>_'
-        '<camera>_<time>...jpg <identity>.'
+        f'{file}, line {number}: identity {pid} is not one of the'
+        f' {TRAIN_IDENTITIES:,} to train on, 0 to {TRAIN_IDENTITIES - 1}.'
       )
-    camera = int(fields[2])
-    if not 1 <= camera <= CAMERAS:
-      raise ValueError(
-        f'{where}: camera {camera} of {relative} is not one of 1 to {CAMERAS}.'
-      )
-    try:
-      path = paths.file(relative.strip())
-    except ValueError as error:
-      raise ValueError(f'{where}: {error}') from error
-    if path is None:
-      absent.append(f'{relative} (line {number})')
-    else:
+    path = paths.file(relative, number)
+    if path:
       name = path.relative_to(root).as_posix()
-      images.append(raw.RawImage(name, path, first_pid + int(pid), camera - 1))
-  if absent:
-    raise ValueError(
-      f'{len(absent)} images that {file} names are not in {paths.folder}:\n'
-      + raw.shorten(absent)
-    )
-  if not images:
-    raise ValueError(f'{file} is empty: it names no image.')
+      pid += 0 if train else TRAIN_IDENTITIES
+      images.append(raw.RawImage(name, path, pid, camera - 1))
+  paths.check_all_found()
   return images
+
+
+def _parse(line: str, where: str) -> tuple[str, int, int]:
+  """Path, identity and camera (from 1)."""
+  relative, _, pid = line.rpartition(' ')
+  fields = pathlib.PurePosixPath(relative).name.split('_')
+  numbers = [pid, *fields[2:3]]
+  if len(fields) < 4 or not all(map(DIGITS.fullmatch, numbers)):
+    raise ValueError(
+      f'{where}: {line[:80]!r} is not <folder>/<identity>_<number>_<camera>_'
+      '<time>...jpg <identity>.'
+    )
+  camera = int(fields[2])
+  if not 1 <= camera <= CAMERAS:
+    raise ValueError(
+      f'{where}: camera {camera} of {relative} is not one of 1 to {CAMERAS}.'
+    )
+  return relative.strip(), int(pid), camera
 
 
 def _lines(file: pathlib.Path) -> list[str]:
@@ -119,6 +119,7 @@ def _layout(variant: str, train: raw.Counts) -> Msmt17Layout:
     dataset='msmt17',
     variant=variant,
     title='MSMT17',
+    homepage='https://www.pkuvmc.com/dataset.html',
     how_to_get="""\
 MSMT17 has to be asked for, from the page of its authors
 (https://www.pkuvmc.com/dataset.html), and unpacked. Then set --config.data.dir

@@ -5,6 +5,7 @@ from data.raw import Counts, MarketLayout
 LAYOUT = MarketLayout(
   dataset='occluded_duke',
   title='Occluded-DukeMTMC',
+  homepage='https://github.com/lightas/Occluded-DukeMTMC-Dataset',
   how_to_get="""\
 Occluded-DukeMTMC is made from DukeMTMC-reID, which Duke University withdrew in
 2019, by the lists at https://github.com/lightas/Occluded-DukeMTMC-Dataset.

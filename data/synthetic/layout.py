@@ -22,6 +22,7 @@ class SyntheticLayout(MarketLayout):
 LAYOUT = SyntheticLayout(
   dataset='synthetic',
   title='the synthetic set',
+  homepage='',
   how_to_get=(
     'Delete or empty the folder to have the synthetic set drawn again.'
   ),

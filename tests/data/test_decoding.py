@@ -1,7 +1,6 @@
 """Decoding and resizing, against PIL."""
 
 import io
-import resource
 
 import numpy as np
 from PIL import Image
@@ -51,21 +50,3 @@ def test_resizes_as_pil(size):
 def test_resizing_stays_within_a_byte(value, size):
   image = tf.fill((32, 16, 3), tf.constant(value, tf.uint8))
   assert (decoding.resize(image, size).numpy() == value).all()
-
-
-def test_memory_is_used_again():
-  """Images do not give their memory back to the system one by one."""
-  encoded = tf.constant([encode(make_image(128, 64), 'JPEG')] * 8)
-  images = tf.data.Dataset.from_tensor_slices(encoded).repeat()
-  images = images.map(
-    lambda image: decoding.resize(decoding.decode(image), (384, 192))
-  )
-  batches = images.batch(8).as_numpy_iterator()
-  for _ in range(3):
-    next(batches)
-  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-  for _ in range(4):
-    next(batches)
-  faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-  image = 384 * 192 * 3 * (1 + 4)  # as bytes and as floats
-  assert faults * resource.getpagesize() < 4 * 8 * image / 4

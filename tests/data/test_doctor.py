@@ -102,7 +102,7 @@ def test_own_images_are_healthy(drawn, capsys):
   assert [line.split()[0] for line in lines[1:4]] == list(raw.SPLITS)
   assert '3 people' in lines[3] and '3 distractors, 2 junk' in lines[3]
   configuration = f'--config=configs/folder.py --config.data.dir={drawn}'
-  assert f'  python train.py {configuration}' in lines
+  assert f'  python train.py {configuration} --config.train.P=5' in lines
   assert max(len(line) for line in lines if 'python' not in line) <= 80
 
 
@@ -586,7 +586,7 @@ def test_identities_with_little_to_learn_from(copied):
 
 def test_a_batch_is_that_of_the_configuration():
   train = common.get_config().train
-  assert train.P == findings.BATCH_IDENTITIES
+  assert train.P == folders.BATCH_IDENTITIES
   assert train.K == findings.BATCH_IMAGES
 
 

@@ -125,7 +125,8 @@ def test_reads_names_in_any_script(tmp_path):
     ('b.jpg,1,0', 'b.jpg,1,', '1 of 7 lines have no camid: either all'),
     ('q.jpg,7,0,query', 'q.jpg,7,0,', '1 of 7 lines have no split: either'),
     ('0,query', '0,probe', "line 5: split 'probe' is not one of train, query"),
-    ('0,query', '0,test', 'has the split test, .* beside gallery'),
+    ('0,query', '0,test', 'the split test, .* stands beside gallery'),
+    ('path,pid,camid', 'path,pid,pid', 'has two columns pid'),
     ('b.jpg,1,0,train', 'b.jpg,1', 'line 2: 2 fields instead of 4'),
     ('b.jpg,1,0', 'b.jpg,1,0,0', 'line 2: 5 fields instead of 4'),
     ('b.jpg', '"b.jpg', 'line 8: unexpected end of data'),
@@ -231,6 +232,57 @@ def test_takes_cameras_from_names_if_all_have_them(tmp_path):
 def test_reads_the_layout_of_market1501():
   root = pathlib.Path(__file__).parents[2] / 'data/market1501/dummy_data'
   assert table(LAYOUT.read(root)) == table(datasets.find('market').read(root))
+
+
+def test_hidden_files_and_folders_are_not_people(tmp_path):
+  images(tmp_path, *(f'{n}/1.jpg' for n in ('anna', 'ben', 'cem', '.cache')))
+  images(tmp_path, 'anna/._1.jpg')
+  splits = LAYOUT.read(tmp_path).splits
+  found = {image.name for split in splits.values() for image in split}
+  assert found == {'anna/1.jpg', 'ben/1.jpg', 'cem/1.jpg'}
+
+
+def test_people_in_folders_from_0_are_numbered_from_1(tmp_path):
+  images(tmp_path, *(f'{n}/{i}.jpg' for n in range(4) for i in range(2)))
+  train, test = halves(LAYOUT.read(tmp_path))
+  assert train | test == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+  ('names', 'message'),
+  [
+    (
+      ['train/1.jpg', 'query/1.jpg', 'gallery/1.jpg'],
+      'the folders gallery, query, train are called as splits, but hold images',
+    ),
+    (
+      ['train/a/1.jpg', 'test/b/1.jpg', 'preview/1.jpg'],
+      r'folders of splits \(train, test\), and beside them folders .* preview',
+    ),
+    (
+      ['query/a/1.jpg', 'gallery/a/2.jpg', 'test/a/3.jpg'],
+      'the split test, .* stands beside gallery and query',
+    ),
+  ],
+)
+def test_folders_that_are_neither_form_are_refused(tmp_path, names, message):
+  images(tmp_path, *names)
+  with pytest.raises(ValueError, match=message):
+    LAYOUT.read(tmp_path)
+
+
+def test_one_camera_cannot_be_tested(tmp_path):
+  images(tmp_path, *(f'{n}/0001_c1_{i}.jpg' for n in 'abc' for i in range(2)))
+  with pytest.raises(
+    ValueError, match='is seen by two cameras. Without camera'
+  ):
+    LAYOUT.read(tmp_path)
+
+
+def test_splits_of_a_csv_file_need_people_from_1(tmp_path):
+  people_file(tmp_path, range(4))
+  with pytest.raises(ValueError, match='number people from 1'):
+    LAYOUT.read(tmp_path)
 
 
 def test_a_folder_of_nothing_is_refused(tmp_path):

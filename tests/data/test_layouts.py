@@ -1,6 +1,7 @@
 """What is read of raw folders in all layouts, and what is said of bad ones."""
 
 import contextlib
+import os
 import pathlib
 import shutil
 import tempfile
@@ -131,7 +132,7 @@ def with_counts(layout, dataset, **changes):
   return type(layout)(
     **{
       field: getattr(layout, field)
-      for field in ('dataset', 'title', 'how_to_get')
+      for field in ('dataset', 'title', 'homepage', 'how_to_get')
     },
     published=published,
   )
@@ -151,7 +152,9 @@ def test_other_counts_are_an_error_unless_allowed(field):
   counts = vars(dataset.counts()['gallery'])
   other = raw.Counts(**counts | {field: counts[field] + 12_345})
   layout = with_counts(MARKET, dataset, gallery=other)
-  with pytest.raises(ValueError, match='allow_other_counts=True') as error:
+  with pytest.raises(
+    ValueError, match='--config.data.allow_other_counts'
+  ) as error:
     datasets.check_counts(layout, dataset, False)
   differing = [
     line for line in str(error.value).splitlines() if 'differs' in line
@@ -247,8 +250,10 @@ def config_of(root):
   ('change', 'message'),
   [
     ({'query_idx': None}, 'is not the split of the new protocol'),
-    ({'query_idx': np.array([[99.0]])}, 'query_idx goes from 99 to 99; there'),
-    ({'query_idx': np.array([[0.0]])}, 'query_idx goes from 0 to 0'),
+    ({'query_idx': np.array([[99.0]])}, 'query_idx goes to 99; there are 16'),
+    ({'query_idx': np.array([[0.0]])}, 'are not whole numbers from 1'),
+    ({'query_idx': np.array([[1.5]])}, 'are not whole numbers from 1'),
+    ({'labels': np.full((16, 1), np.nan)}, 'are not whole numbers from 1'),
     ({'query_idx': np.zeros((0, 1))}, 'the query split is empty'),
     ({'labels': np.ones((3, 1))}, '3 labels and 16 file names'),
     (
@@ -404,6 +409,14 @@ def test_a_list_of_the_wrong_kind(copy, content, message):
     MSMT17.read(root)
 
 
+def test_an_identity_of_the_test_half_cannot_be_trained_on(copy):
+  root = copy(MSMT17)
+  file = root / 'list_train.txt'
+  file.write_text(file.read_text().replace('.jpg 0\n', '.jpg 1041\n'))
+  with pytest.raises(ValueError, match='line 1: identity 1041 is not one of'):
+    MSMT17.read(root)
+
+
 @given(st.binary(max_size=200))
 def test_any_list_is_read_or_refused(content):
   with tempfile.TemporaryDirectory() as directory:
@@ -427,7 +440,25 @@ def test_cameras_that_a_set_does_not_have_are_told(copy):
   assert 'camera 7' in datasets.check_counts(MARKET, dataset, True)
 
 
+@pytest.mark.parametrize(
+  ('name', 'message'),
+  [
+    ('99999999999_c1.jpg', 'has identity 99999999999 and camera 0, which are'),
+    ('0003_c99999999999.jpg', 'has identity 3 and camera 99999999998, which'),
+    (b'0003_c1_\xff.jpg', r'0003_c1_.udcff.jpg. is not a name in UTF-8'),
+  ],
+)
+def test_names_that_cannot_be_stored(copy, name, message):
+  root = copy(MARKET)
+  path = sorted((root / 'query').iterdir())[0]
+  path.rename(path.with_name(os.fsdecode(name)))
+  with pytest.raises(ValueError, match=message):
+    MARKET.read(root)
+
+
 # Paths in lists
+
+LIST = pathlib.Path('list.txt')
 
 
 @pytest.mark.parametrize(
@@ -439,7 +470,7 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path, path):
   (tmp_path / 'a.jpg').touch()
   (tmp_path / 'folder' / 'b').mkdir(parents=True)
   with pytest.raises(ValueError, match='is not one below'):
-    raw.PathsBelow(tmp_path / 'folder').file(path)
+    raw.PathsBelow(tmp_path / 'folder', LIST).file(path, 1)
 
 
 def test_links_that_leave_the_folder_are_refused(tmp_path):
@@ -451,14 +482,14 @@ def test_links_that_leave_the_folder_are_refused(tmp_path):
   (folder / 'b').symlink_to(tmp_path / 'outside')
   (folder / 'c.jpg').touch()
   (folder / 'd.jpg').symlink_to(folder / 'c.jpg')
-  paths = raw.PathsBelow(folder)
+  paths = raw.PathsBelow(folder, LIST)
   for path in ('a.jpg', 'b/a.jpg'):
     with pytest.raises(ValueError, match='is a link that leads out of'):
-      paths.file(path)
-  assert paths.file('d.jpg') == folder / 'd.jpg'
-  assert paths.file('c.jpg') == folder / 'c.jpg'
-  assert paths.file('e.jpg') is None
-  assert paths.file('f/e.jpg') is None
+      paths.file(path, 1)
+  assert paths.file('d.jpg', 1) == folder / 'd.jpg'
+  assert paths.file('c.jpg', 1) == folder / 'c.jpg'
+  assert paths.file('e.jpg', 1) is None
+  assert paths.file('f/e.jpg', 1) is None
 
 
 @given(st.text(max_size=30))
@@ -468,5 +499,5 @@ def test_any_path_is_below_or_refused(path):
     (folder / 'b').mkdir(parents=True)
     (folder / 'b' / 'a.jpg').touch()
     with contextlib.suppress(ValueError):
-      found = raw.PathsBelow(folder).file(path)
+      found = raw.PathsBelow(folder, LIST).file(path, 1)
       assert found is None or found.resolve().is_relative_to(folder.resolve())

@@ -206,7 +206,7 @@ def test_a_benchmark_is_a_feed_without_training(feed, config):
 
 
 def test_prepares_once_in_the_folder_named(feed, config, prepared, monkeypatch):
-  (folder,) = prepared.iterdir()
+  (folder,) = prepared.glob('reid-*')
   assert folder.name == f'reid-{feed.fingerprint}'
   assert (folder / 'market1501').is_dir()
 
@@ -224,7 +224,7 @@ def test_prepares_in_the_folder_of_tfds(
 ):
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'tfds'))
   feed = pipeline.load(make_config(copied, prepared=''))
-  (folder,) = (tmp_path / 'tfds').iterdir()
+  (folder,) = (tmp_path / 'tfds').glob('reid-*')
   assert folder.name == f'reid-{feed.fingerprint}'
 
 
@@ -251,7 +251,7 @@ def test_other_raw_images_are_prepared_anew(
   assert len(added.query.pids) == len(feed.query.pids) + 1
   fingerprints = {f.fingerprint for f in (feed, replaced, added)}
   assert len(fingerprints) == 3
-  assert len(list(prepared.iterdir())) == 2
+  assert len(list(prepared.glob('reid-*'))) == 2
 
 
 def test_a_renamed_image_has_another_label(feed, copied, tmp_path, make_config):

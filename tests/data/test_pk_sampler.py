@@ -54,22 +54,39 @@ def test_groups_repeat_images_only_where_there_are_too_few(problem):
 
 
 @given(problems())
-def test_a_pass_uses_every_image_at_most_once(problem):
-  """And ends only when fewer than P identities have a full chunk left."""
+def test_an_image_stands_once_in_an_epoch(problem):
+  """Unless its identity has fewer than K, and then in one batch."""
   labels, P, K, _, _ = problem
-  chunks = {
-    pid: max(count // K, 1)
-    for pid, count in collections.Counter(labels.tolist()).items()
-  }
-  left, used = dict(chunks), set()
-  for batch in pk_sampler.epoch_batches(*problem):
-    if sum(n > 0 for n in left.values()) < P:  # starts over
-      left, used = dict(chunks), set()
-    for group in groups_of(batch, P, K):
-      left[labels[group[0]]] -= 1
-      assert left[labels[group[0]]] >= 0
-      assert not used & set(group)
-      used |= set(group)
+  batches = pk_sampler.epoch_batches(*problem)
+  counts = collections.Counter(labels.tolist())
+  used = collections.Counter(batches.ravel().tolist())
+  for image, times in used.items():
+    assert times == 1 or counts[labels[image]] < K
+  groups = batches.reshape(-1, K)
+  of_identity = collections.Counter(labels[groups[:, 0]].tolist())
+  for pid, times in of_identity.items():
+    assert times <= max(counts[pid] // K, 1)
+
+
+@given(problems())
+def test_an_epoch_has_the_most_batches(problem):
+  """Taking the identities with most chunks left makes the most of them."""
+  labels, P, K, _, _ = problem
+  counts = collections.Counter(labels.tolist())
+  left = sorted(max(count // K, 1) for count in counts.values())
+  most = 0
+  while left[-P] > 0:
+    left[-P:] = [n - 1 for n in left[-P:]]
+    left.sort()
+    most += 1
+  assert pk_sampler.steps_per_epoch(labels, P, K) == most
+
+
+def test_little_is_left_over_on_a_set_like_market1501():
+  counts = np.random.default_rng(0).integers(2, 73, 751)
+  labels = np.repeat(np.arange(751), counts)
+  chunks = int(np.maximum(counts // 4, 1).sum())
+  assert pk_sampler.steps_per_epoch(labels, 20, 4) == chunks // 20
 
 
 @given(problems())
@@ -123,7 +140,8 @@ def test_filling_up_draws_evenly():
     ((4, 4), 2, 4, 1),
     ((8, 7, 1), 2, 4, 2),  # 2 + 1 + 1 chunks
     ((3, 3, 3), 2, 4, 1),  # one chunk is left over
-    ((40, 4), 2, 4, 5),  # 11 chunks: the small identity starts over
+    ((40, 4), 2, 4, 1),  # the large identity cannot be in a batch alone
+    ((40, 4, 8), 2, 4, 3),
   ],
 )
 def test_steps_per_epoch(counts, P, K, steps):
@@ -147,3 +165,21 @@ def test_refuses_what_does_not_fit(P, K, message):
     pk_sampler.steps_per_epoch(labels, P, K)
   with pytest.raises(ValueError, match=message):
     pk_sampler.epoch_batches(labels, P, K, 0, 0)
+
+
+@given(problems(), st.data())
+def test_the_slices_of_all_hosts_are_the_batch(problem, data):
+  _, P, K, _, _ = problem
+  sizes = [n for n in range(1, P * K + 1) if P * K % n == 0]
+  hosts = data.draw(st.sampled_from(sizes))
+  for batch in pk_sampler.epoch_batches(*problem):
+    slices = [
+      batch[pk_sampler.host_slice(P * K, host, hosts)] for host in range(hosts)
+    ]
+    assert {len(rows) for rows in slices} == {P * K // hosts}
+    np.testing.assert_array_equal(np.concatenate(slices), batch)
+
+
+def test_a_batch_that_does_not_divide_among_hosts():
+  with pytest.raises(ValueError, match='of 8 images .* among 3 processes'):
+    pk_sampler.host_slice(8, 0, 3)

@@ -7,9 +7,12 @@ import threading
 import time
 
 import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import shuffle
 
 from configs import common
-from data import datasets, decoding, prepare, raw, reid_builder
+from data import datasets, decoding, prepare, raw
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -24,8 +27,20 @@ def config(tmp_path):
   return config
 
 
+def make_people(folder):
+  """Folders of three people with two images each."""
+  root = folder / 'people'
+  source = ROOT / 'data/market1501/dummy_data/bounding_box_train'
+  for number, path in enumerate(sorted(source.iterdir())):
+    person = root / 'abc'[number % 3]
+    person.mkdir(parents=True, exist_ok=True)
+    (person / f'{number}.jpg').write_bytes(path.read_bytes())
+  return root
+
+
 def left_behind(config):
-  return list(pathlib.Path(config.prepared_dir).rglob('*'))
+  files = pathlib.Path(config.prepared_dir).rglob('*')
+  return [path for path in files if path.name != '.lock']
 
 
 def is_whole(prepared):
@@ -102,7 +117,7 @@ try:
   prepare.prepare(config)
 except OSError as error:
   assert 'cannot be written to' in str(error), error
-  assert not os.listdir(sys.argv[2])
+  assert os.listdir(sys.argv[2]) == ['.lock']
 else:
   sys.exit('it was written')
 resource.setrlimit(resource.RLIMIT_FSIZE, no_limit)
@@ -158,12 +173,7 @@ def test_says_that_there_is_no_room(config, monkeypatch):
 
 
 def test_splits_that_were_made_are_saved(config, tmp_path, capsys):
-  root = tmp_path / 'people'
-  source = ROOT / 'data/market1501/dummy_data/bounding_box_train'
-  for number, path in enumerate(sorted(source.iterdir())):
-    folder = root / 'abc'[number % 3]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f'{number}.jpg').write_bytes(path.read_bytes())
+  root = make_people(tmp_path)
   config.dir = str(root)
   prepared = prepare.prepare(config)
   (saved,) = pathlib.Path(config.prepared_dir).glob('reid-*/splits.csv')
@@ -177,8 +187,49 @@ def test_splits_that_were_made_are_saved(config, tmp_path, capsys):
   )
 
 
+def test_the_list_of_splits_is_written_again_if_it_is_missing(config, tmp_path):
+  config.update(dir=str(make_people(tmp_path)))
+  prepare.prepare(config)
+  (saved,) = pathlib.Path(config.prepared_dir).glob('reid-*/splits.csv')
+  content = saved.read_text()
+  saved.unlink()
+  prepare.prepare(config)
+  assert saved.read_text() == content
+
+
+def test_large_splits_that_cannot_be_written(config, monkeypatch):
+  """These go through files of TFDS, which fail in another way."""
+  monkeypatch.setattr(shuffle, 'MAX_MEM_BUFFER_SIZE', 0)
+
+  def fail(*_, **__):
+    raise tf.errors.ResourceExhaustedError(
+      None, None, 'No space left on device'
+    )
+
+  monkeypatch.setattr(shuffle._Bucket, 'add', fail)
+  with pytest.raises(OSError, match='cannot be written to: No space left'):
+    prepare.prepare(config)
+  assert not left_behind(config)
+
+
+def test_unreadable_images_are_named_once(config, tmp_path):
+  """Though each may be in query and gallery."""
+  root = make_people(tmp_path)
+  bad = sorted(root.rglob('*.jpg'))[::3]
+  for path in bad:
+    path.write_bytes(b'')
+  config.dir = str(root)
+  with pytest.raises(ValueError, match=f'^{len(bad)} of 6 images') as error:
+    prepare.prepare(config)
+  assert all(str(error.value).count(str(path)) == 1 for path in bad)
+
+
 def test_a_builder_reads_by_itself_too(tmp_path):
   """As `tfds build --manual_dir` uses it."""
   builder = prepare.make_builder(datasets.find('msmt17/train'), tmp_path)
-  assert isinstance(builder, reid_builder.ReidBuilder)
-  assert builder.layout.name == builder.info.full_name.rsplit('/', 1)[0]
+  builder.download_and_prepare(
+    download_config=tfds.download.DownloadConfig(
+      manual_dir=ROOT / 'data/msmt17/dummy_data'
+    )
+  )
+  assert builder.info.splits['train'].num_examples == 5

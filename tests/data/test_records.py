@@ -1,9 +1,12 @@
 """A split in memory: as encoded images and as decoded ones."""
 
+import gc
 import io
 import itertools
 import os
-import tracemalloc
+import pathlib
+import re
+import resource
 
 import numpy as np
 from PIL import Image
@@ -35,7 +38,7 @@ def split():
     Image.fromarray(pixels).save(file, 'JPEG')
     encoded.append(file.getvalue())
   return records.Records(
-    encoded=encoded,
+    encoded=records.hold(encoded),
     pids=np.repeat([3, 4, 9], 5),
     camids=np.arange(15) % 2,
     paths=np.array([f'{row:02}.jpg' for row in range(15)]),
@@ -84,18 +87,34 @@ def test_reads_all_in_the_order_of_the_paths():
   rows = count - 1 - np.arange(count)
   np.testing.assert_array_equal(read.pids, rows % 7)
   np.testing.assert_array_equal(read.camids, rows % 3)
-  assert [len(image) for image in read.encoded] == [5] * count
+  assert [len(image) for image in read.encoded.numpy()] == [5] * count
 
 
+def test_encoded_images_are_held_as_they_are():
+  images = [b'', b'\0', b'a\0\0', *(b'%d' % i for i in range(200))]
+  assert list(records.hold(images.copy()).numpy()) == images
+  assert records.hold([]).shape == (0,)
+
+
+@pytest.mark.skipif(
+  not os.path.exists('/proc/self/clear_refs'), reason='not on Linux'
+)
 def test_reading_holds_the_images_once():
-  builder = FakeBuilder(8 * records.READ_AT_ONCE, 10_000)
-  tracemalloc.start()
-  try:
-    read = records.read(builder, 'train')
-    _, peak = tracemalloc.get_traced_memory()
-  finally:
-    tracemalloc.stop()
-  assert peak < 1.3 * sum(map(len, read.encoded))
+  """Of all memory of the process: what TensorFlow takes counts as well."""
+  builder = FakeBuilder(2_000, 50_000)
+  gc.collect()
+  pathlib.Path('/proc/self/clear_refs').write_text('5')  # forgets the peak
+  before = resident('VmRSS')
+  read = records.read(builder, 'train')
+  size = builder.count * builder.size
+  assert read.encoded.shape == (builder.count,)
+  assert size * 0.9 < resident('VmHWM') - before < size * 1.5
+
+
+def resident(field):
+  """Bytes."""
+  status = pathlib.Path('/proc/self/status').read_text()
+  return int(re.search(rf'{field}:\s+(\d+) kB', status)[1]) * 1024
 
 
 # Batches
@@ -118,7 +137,7 @@ def test_decoded_images_are_the_same_bit_for_bit(split, config, monkeypatch):
   encoded = with_cache(split, config, 'encoded')
   decoded = with_cache(split, config, 'decoded')
   assert encoded is split
-  assert decoded.encoded == []
+  assert decoded.encoded.shape == (0,)
   assert decoded.decoded.shape == (15, *IMAGE_SIZE, 3)
   for rows in (range(15), [5, 0, 3, 3, 11], []):
     one, other = (
@@ -146,11 +165,41 @@ def test_training_batches_are_the_same_bit_for_bit(split, config, first_step):
       np.testing.assert_array_equal(batch[name], same[name])
 
 
+def test_one_pipeline_goes_on_where_another_ended(split, config, monkeypatch):
+  labels = np.repeat(np.arange(3), 5)
+  whole = records.train_batches(split, labels, config, 1)
+  whole = list(itertools.islice(whole, 7))
+  monkeypatch.setattr(records, 'BATCHES_OF_A_PIPELINE', 3)
+  parts = records.train_batches(split, labels, config, 1)
+  for batch, same in zip(whole, parts):
+    for name in batch:
+      np.testing.assert_array_equal(batch[name], same[name])
+
+
 def test_batches_may_be_changed(split, config):
   decoded = with_cache(split, config, 'decoded')
   batches = records.make_split(decoded, IMAGE_SIZE).batches
   next(batches(range(15), 15))[:] = 0
   assert next(batches(range(15), 15)).any()
+
+
+def test_memory_is_used_again(split, config):
+  """Batches do not give it back to the system, which takes it image by image.
+
+  `Dataset.from_generator` would make them do so.
+  """
+  config.data.image_size = (384, 192)
+  config.train.P = 3
+  labels = np.repeat(np.arange(3), 5)
+  batches = records.train_batches(split, labels, config, 0)
+  for _ in range(8):
+    next(batches)
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+  for _ in range(8):
+    next(batches)
+  faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+  image = 384 * 192 * 3 * 5  # as bytes, and as floats before that
+  assert faults * resource.getpagesize() < 8 * 12 * image / 3
 
 
 # Memory of the decoded images

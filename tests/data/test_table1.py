@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from configs import common
-from data import prepare, table1
+from data import datasets, prepare, table1
 
 DATA = pathlib.Path(__file__).parents[2] / 'data'
 
@@ -74,9 +74,14 @@ def test_published_images_are_marked_as_such(prepared, monkeypatch, capsys):
   assert [line[5] for line in other] == ['7*']  # MSMT17's alone
 
 
-def test_prepares_what_it_is_given(monkeypatch, tmp_path):
+def test_prepares_what_it_is_given(monkeypatch, tmp_path, capsys):
   source = DATA / 'market1501' / 'dummy_data'
   with pytest.raises(ValueError, match='is not Market-1501 as published'):
     run(monkeypatch, f'--prepared_dir={tmp_path}', f'market={source}')
   with pytest.raises(ValueError, match="'market' is not NAME=DIR"):
     run(monkeypatch, 'market')
+  published = datasets.find('market').read(source).counts()
+  monkeypatch.setitem(vars(datasets.find('market')), 'published', published)
+  run(monkeypatch, f'--prepared_dir={tmp_path}', f'market={source}')
+  lines = capsys.readouterr().out.splitlines()
+  assert any(line.split()[:3] == ['here', '2*', '6*'] for line in lines)

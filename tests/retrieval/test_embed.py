@@ -14,20 +14,26 @@ def network():
   return model, initialize(model, SIZE, seed=0)
 
 
-@pytest.mark.parametrize('flip', [True, False])
-def test_every_image_is_embedded_once_and_in_order(network, flip):
+@pytest.mark.parametrize(
+  ('flip', 'feature'),
+  [(True, 'embedding'), (False, 'feature'), (True, 'logits')],
+)
+def test_every_image_is_embedded_once_and_in_order(network, flip, feature):
   """Eleven images in batches of eight on four devices."""
   model, variables = network
   split = make_split(np.arange(12), np.zeros(12, int))
   rows = np.array([3, 1, 2, 11, 10, 9, 8, 7, 6, 5, 4])
-  embeddings = make_embed(model, 7, flip)(variables, split, rows)
+  embeddings = make_embed(model, 7, flip, feature)(variables, split, rows)
 
   (images,) = split.batches(rows, 100)
-  apply = jax.jit(model.apply)
-  expected = apply(variables, normalize(images)).embedding
+
+  def apply(variables, images):
+    return getattr(jax.jit(model.apply)(variables, images), feature)
+
+  expected = apply(variables, normalize(images))
   if flip:
     mirrored = normalize(images[:, :, ::-1])
-    expected = expected + apply(variables, mirrored).embedding
+    expected = expected + apply(variables, mirrored)
   expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
   np.testing.assert_allclose(embeddings, expected, rtol=1e-3, atol=1e-5)
   np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
