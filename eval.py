@@ -41,6 +41,12 @@ TEST_FRACTION = flags.DEFINE_float(
   'Share of the identities to test on, of own images without splits; default:'
   ' as in training, or all of them if the training was on a benchmark.',
 )
+RERANK = flags.DEFINE_bool(
+  'rerank',
+  False,
+  'Also re-ranks by k-reciprocal encoding, in its original form; the paper does'
+  ' not.',
+)
 JSON = flags.DEFINE_string(
   'json',
   '',
@@ -94,10 +100,14 @@ def main(argv):
     evaluated = evaluation.evaluate(
       embed, variables, benchmark, target.eval.max_rank
     )
-    cards[name] = evaluation.result_card(
-      evaluated.result, target, benchmark, chosen
-    )
     figures[name] = evaluation.figures(evaluated.result)
+    reranked = None
+    if RERANK.value:
+      reranked = evaluation.rerank(evaluated, benchmark, target.eval.max_rank)
+      figures[f'{name}, re-ranked'] = evaluation.figures(reranked)
+    cards[name] = evaluation.result_card(
+      evaluated.result, target, benchmark, chosen, reranked
+    )
     if REPORT.value:
       write_report(name, cards[name], evaluated, benchmark)
   print(f'after step {step}')

@@ -3,11 +3,13 @@
 from apnet_jax.models.apnet import create_model
 from apnet_jax.models.torch_weights import load_torch_weights
 from apnet_jax.retrieval.metrics import evaluate_retrieval
+from apnet_jax.retrieval.rerank import k_reciprocal_rerank
 from apnet_jax.version import __version__
 
 __all__ = [
   '__version__',
   'create_model',
   'evaluate_retrieval',
+  'k_reciprocal_rerank',
   'load_torch_weights',
 ]

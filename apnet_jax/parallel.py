@@ -45,3 +45,79 @@ def split(tree):
   return jax.tree.map(
     lambda x: np.reshape(x, (devices, -1, *np.shape(x)[1:])), tree
   )
+
+
+# What ranks a gallery: its items lie on all devices, as many on each.
+
+
+def _mesh() -> Mesh:
+  return Mesh(jax.devices(), (AXIS,))
+
+
+def padded(items: int, tile: int) -> int:
+  """Items on all devices with padding: equal whole tiles on each device.
+
+  A device has `ceil(share / tile)` tiles for its share, each a multiple of 16
+  long and at most `tile`, which is one too.
+  """
+  devices = _mesh().size
+  share = max(1, -(-items // devices))
+  tiles = -(-share // tile)
+  return devices * tiles * 16 * -(-share // (16 * tiles))
+
+
+def shard_rows(
+  make: Callable[[int, int], np.ndarray],
+  items: int,
+  rows: int,
+  fill: float = 0,
+) -> jax.Array:
+  """Lays the rows of an array on all devices.
+
+  Args:
+    make: `make(start, stop)` returns these items, float32 [stop - start, ...].
+      It is asked for few at a time, so that there is no second array of all.
+    items: their number.
+    rows: of the array, as of `padded`.
+    fill: the value of rows beyond the items.
+  """
+  shape = make(0, 0).shape[1:]
+
+  def shard(index: tuple[slice, ...]) -> np.ndarray:
+    first, last, _ = index[0].indices(rows)
+    array = np.full((last - first, *shape), fill, np.float32)
+    for start in range(first, min(last, items), 1024):
+      stop = min(start + 1024, last, items)
+      array[start - first : stop - first] = make(start, stop)
+    return array
+
+  sharding = NamedSharding(_mesh(), PartitionSpec(AXIS))
+  return jax.make_array_from_callback((rows, *shape), sharding, shard)
+
+
+def shard_columns(array: np.ndarray, columns: int, fill: float) -> jax.Array:
+  """Lays [rows, items] on all devices by columns, as float32 and padded."""
+  whole = np.full((len(array), columns), fill, np.float32)
+  whole[:, : array.shape[1]] = array
+  sharding = NamedSharding(_mesh(), PartitionSpec(None, AXIS))
+  return jax.device_put(whole, sharding)
+
+
+def map_columns(function: Callable) -> Callable:
+  """Maps `function(array, *others)` to the columns that each device has.
+
+  The others are whole on every device. So must be the result, and the same.
+  """
+
+  @jax.jit
+  def mapped(array, *others):
+    specs = (PartitionSpec(None, AXIS), *[PartitionSpec()] * len(others))
+    return jax.shard_map(
+      function,
+      mesh=_mesh(),
+      in_specs=specs,
+      out_specs=PartitionSpec(),
+      check_vma=False,
+    )(array, *others)
+
+  return mapped

@@ -1,5 +1,6 @@
 """From a raw folder to batches of uint8 images, by TFDS and tf.data."""
 
+import jax
 import ml_collections
 import numpy as np
 
@@ -45,7 +46,9 @@ def load(config: ml_collections.ConfigDict) -> Feed:
     has_cameras=benchmark.has_cameras,
     num_classes=len(identities),
     steps_per_epoch=steps_per_epoch,
-    batches=lambda step: records.train_batches(train, labels, config, step),
+    batches=lambda step: records.train_batches(
+      train, labels, config, step, jax.process_index(), jax.process_count()
+    ),
   )
 
 

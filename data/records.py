@@ -143,16 +143,25 @@ def _check_memory(split: str, count: int, height: int, width: int) -> None:
 
 
 def train_batches(
-  records: Records, labels: np.ndarray, config, first_step: int
+  records: Records,
+  labels: np.ndarray,
+  config,
+  first_step: int,
+  host: int = 0,
+  hosts: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Batches `first_step`, `first_step` + 1, ... as a `Feed` promises them."""
+  """Batches `first_step`, `first_step` + 1, ... as a `Feed` promises them.
+
+  Of several hosts, each reads its part of every batch.
+  """
   P, K, seed = config.train.P, config.train.K, config.seed
   steps = pk_sampler.steps_per_epoch(labels, P, K)
+  part = pk_sampler.host_slice(P * K, host, hosts)
 
   def rows_of_batches():
     for epoch in itertools.count(first_step // steps):
       batches = pk_sampler.epoch_batches(labels, P, K, seed, epoch)
-      yield from batches[max(first_step - epoch * steps, 0) :]
+      yield from batches[max(first_step - epoch * steps, 0) :, part]
 
   rows_of_batches = rows_of_batches()
   while True:
@@ -161,7 +170,7 @@ def train_batches(
     # process spends its time on page faults.
     some = list(itertools.islice(rows_of_batches, BATCHES_OF_A_PIPELINE))
     batches = _batches(
-      records, np.concatenate(some), P * K, config.data.image_size
+      records, np.concatenate(some), P * K // hosts, config.data.image_size
     )
     for rows, images in zip(some, batches):
       yield {'image': images, 'label': labels[rows].astype(np.int32)}

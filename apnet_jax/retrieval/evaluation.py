@@ -16,10 +16,12 @@ from apnet_jax.feed import Benchmark, Split
 from apnet_jax.models.apnet import create_model, variable_shapes
 from apnet_jax.retrieval.embed import make_embed
 from apnet_jax.retrieval.metrics import (
-  JUNK_PID,
   RetrievalResult,
   evaluate_retrieval,
+  evaluate_scores,
 )
+from apnet_jax.retrieval.rerank import VARIANT, KReciprocal
+from apnet_jax.retrieval.scores import JUNK_PID, Labels
 
 PACKAGES = ('jax', 'flax', 'orbax-checkpoint', 'numpy')
 TABLE_RANKS = (1, 5, 10)
@@ -86,6 +88,26 @@ def evaluate(
   return Evaluation(result, query_embeddings, gallery_embeddings, rows)
 
 
+def rerank(
+  evaluation: Evaluation, benchmark: Benchmark, max_rank: int = 50
+) -> RetrievalResult:
+  """Evaluates the same embeddings after re-ranking; see `KReciprocal`."""
+  query, gallery = benchmark.query, benchmark.gallery
+  rows = evaluation.gallery_rows
+  labels = Labels.make(
+    query.pids,
+    query.camids,
+    gallery.pids[rows],
+    gallery.camids[rows],
+    queries=len(query.pids),
+    gallery=len(rows),
+  )
+  scores = KReciprocal(
+    evaluation.query_embeddings, evaluation.gallery_embeddings
+  )
+  return evaluate_scores(scores, labels, max_rank)
+
+
 def restore_embed(
   checkpoints: Checkpoints,
   step: int,
@@ -142,11 +164,21 @@ def figures(result: RetrievalResult) -> dict[str, float]:
   }
 
 
+def all_figures(result: RetrievalResult) -> dict:
+  """What a card holds of a result."""
+  return {
+    **figures(result),
+    'mAP_trapezoid': result.mAP_trapezoid,
+    'cmc': [round(float(c), 6) for c in result.cmc],
+  }
+
+
 def result_card(
   result: RetrievalResult,
   config: ml_collections.ConfigDict,
   benchmark: Benchmark,
   checkpoint: Mapping,
+  reranked: RetrievalResult | None = None,
 ) -> dict:
   """A result and the rules it was made under, ready for JSON.
 
@@ -154,6 +186,7 @@ def result_card(
     config: the whole configuration, with `data` as evaluated.
     benchmark: what was evaluated.
     checkpoint: which state of which run this is, and how it was chosen.
+    reranked: the result of `rerank`, if there is one.
   """
   gallery = benchmark.gallery
   known = np.isin(gallery.pids, benchmark.query.pids)
@@ -163,11 +196,9 @@ def result_card(
     'fingerprint': benchmark.fingerprint,
     'as_published': benchmark.as_published,
     'checkpoint': dict(checkpoint),
-    'figures': {
-      **figures(result),
-      'mAP_trapezoid': result.mAP_trapezoid,
-      'cmc': [round(float(c), 6) for c in result.cmc],
-    },
+    'figures': all_figures(result),
+    'reranked': reranked
+    and {'variant': VARIANT, 'figures': all_figures(reranked)},
     'protocol': {
       'rules': 'market1501' if benchmark.has_cameras else NO_CAMERAS,
       'profile': config.profile,

@@ -2,19 +2,39 @@
 
 All three depend only on the ranks of a query's true matches, and the rank of a
 match is one plus the number of valid gallery images that are closer to the
-query. So distances are computed for a block of queries at a time, counted, and
-forgotten: nothing is sorted, and queries x gallery is never held.
+query. So similarities are computed for a block of queries at a time, counted,
+and forgotten: nothing is sorted, and queries x gallery is never held.
 """
 
+from collections.abc import Iterator
 import dataclasses
 
-import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-JUNK_PID = -1
-QUERY_BLOCK = 128
+from apnet_jax import parallel
+from apnet_jax.retrieval.scores import (
+  JUNK_PID,
+  TILE,
+  EmbeddingScores,
+  Labels,
+  Scores,
+  as_embeddings,
+  on_devices,
+)
+
+__all__ = [
+  'JUNK_PID',
+  'RetrievalResult',
+  'evaluate_retrieval',
+  'evaluate_scores',
+]
+
+# Queries at a time: more make neither product nor count faster. Fewer if the
+# block of queries by gallery would have more entries than this: 0.27 GB.
+QUERY_BLOCK = 512
+BLOCK_ENTRIES = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +53,7 @@ class RetrievalResult:
     num_skipped_queries: queries without; they count in no figure.
     average_precision: [queries] step form, NaN where skipped.
     first_match_rank: int [queries], 1-based, 0 where skipped.
+    num_matches: int [queries], true matches in the gallery.
   """
 
   mAP: float
@@ -43,6 +64,7 @@ class RetrievalResult:
   num_skipped_queries: int
   average_precision: np.ndarray
   first_match_rank: np.ndarray
+  num_matches: np.ndarray
 
   def rank(self, k: int) -> float:
     """Rank-k; the last value of the curve where the gallery is smaller."""
@@ -52,13 +74,14 @@ class RetrievalResult:
 def evaluate_retrieval(
   query_embeddings: np.ndarray,
   query_pids: np.ndarray,
-  query_camids: np.ndarray,
+  query_camids: np.ndarray | None,
   gallery_embeddings: np.ndarray,
   gallery_pids: np.ndarray,
-  gallery_camids: np.ndarray,
+  gallery_camids: np.ndarray | None,
   max_rank: int = 50,
+  metric: str = 'cosine',
 ) -> RetrievalResult:
-  """Evaluates a ranking by cosine distance under Market-1501's rules.
+  """Evaluates a ranking by distance under Market-1501's rules.
 
   For each query, gallery images of the same identity under the same camera and
   junk (pid -1) are left out; other images of the same camera stay. Ties rank by
@@ -68,173 +91,199 @@ def evaluate_retrieval(
   Args:
     query_embeddings: float [queries, features]; need not be normalised.
     query_pids: int [queries].
-    query_camids: int [queries].
+    query_camids: int [queries]; None, as `gallery_camids` then must be, if no
+      cameras are known: nothing but junk is left out.
     gallery_embeddings: float [gallery, features].
     gallery_pids: int [gallery]; -1 is junk. An identity that no query has (0
       in Market-1501) is a distractor.
     gallery_camids: int [gallery].
     max_rank: length of the CMC curve; cut to the gallery's size without junk.
+    metric: distance, 'cosine' or 'euclidean'; the latter of the embeddings as
+      they are. Both are computed in float32.
 
   Raises:
-    ValueError: lengths or widths differ, an embedding is not finite or is zero,
-      ids are not integers, a query is junk, or no query has a match.
+    ValueError: lengths or widths differ, an embedding is not finite or, for
+      cosine, is zero, ids are not integers, cameras of one side only are None,
+      a query is junk, or no query has a match.
   """
-  query = _normalized('query_embeddings', query_embeddings)
-  gallery = _normalized('gallery_embeddings', gallery_embeddings)
-  if query.shape[1] != gallery.shape[1]:
+  query = as_embeddings('query_embeddings', query_embeddings)
+  gallery = as_embeddings('gallery_embeddings', gallery_embeddings)
+  labels = Labels.make(
+    query_pids,
+    query_camids,
+    gallery_pids,
+    gallery_camids,
+    queries=len(query),
+    gallery=len(gallery),
+  )
+  scores = EmbeddingScores(query, gallery, labels.kept, metric)
+  return evaluate_scores(scores, labels, max_rank)
+
+
+def evaluate_scores(
+  scores: Scores, labels: Labels, max_rank: int = 50
+) -> RetrievalResult:
+  """Evaluates a ranking by any similarities; see `evaluate_retrieval`.
+
+  Raises:
+    ValueError: scores and labels are of other numbers of images, or no query
+      has a match.
+  """
+  queries, gallery = len(labels.identity), len(labels.kept)
+  if (scores.queries, scores.gallery) != (queries, gallery):
     raise ValueError(
-      f'query_embeddings have {query.shape[1]} features,'
-      f' gallery_embeddings {gallery.shape[1]}.'
+      f'scores of {scores.queries} queries and {scores.gallery} gallery images,'
+      f' labels of {queries} and {gallery} (without junk).'
     )
-  query_pids = _ids('query_pids', query_pids, len(query))
-  query_camids = _ids('query_camids', query_camids, len(query))
-  gallery_pids = _ids('gallery_pids', gallery_pids, len(gallery))
-  gallery_camids = _ids('gallery_camids', gallery_camids, len(gallery))
-  if (query_pids == JUNK_PID).any():
-    row = int(np.argmax(query_pids == JUNK_PID))
-    raise ValueError(f'query_pids[{row}]={JUNK_PID} is junk, not a query.')
   if max_rank < 1:
     raise ValueError(f'max_rank={max_rank} must be at least 1.')
-
-  kept = gallery_pids != JUNK_PID
-  gallery = gallery[kept]
-  gallery_pids, gallery_camids = gallery_pids[kept], gallery_camids[kept]
-  ranks = _match_ranks(
-    query, query_pids, query_camids, gallery, gallery_pids, gallery_camids
+  if not labels.num_matches.any():
+    raise ValueError(
+      f'none of the {queries} queries has a true match in the gallery: an image'
+      ' of the same identity under another camera.'
+    )
+  figures = np.full((4, queries), np.nan)
+  for rows, ranks in _match_ranks(scores, labels):
+    figures[:, rows] = _figures(ranks, labels.num_matches[rows])
+  step, trapezoid, penalty, first = figures
+  first = np.nan_to_num(first).astype(np.int64)
+  valid = first > 0
+  length = min(max_rank, gallery)
+  hits = np.bincount(first[valid] - 1, minlength=length)[:length]
+  return RetrievalResult(
+    mAP=float(step[valid].mean()),
+    mAP_trapezoid=float(trapezoid[valid].mean()),
+    mINP=float(penalty[valid].mean()),
+    cmc=np.cumsum(hits) / valid.sum(),
+    num_valid_queries=int(valid.sum()),
+    num_skipped_queries=int((~valid).sum()),
+    average_precision=step,
+    first_match_rank=first,
+    num_matches=labels.num_matches,
   )
-  return _summarize(ranks, min(max_rank, len(gallery)))
-
-
-def _normalized(name: str, embeddings: np.ndarray) -> np.ndarray:
-  embeddings = np.asarray(embeddings)
-  if embeddings.ndim != 2 or not len(embeddings):
-    raise ValueError(
-      f'{name} has shape {embeddings.shape}, not [images, features].'
-    )
-  embeddings = embeddings.astype(np.float32, copy=False)
-  norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-  bad = ~np.isfinite(norms) | (norms == 0)
-  if bad.any():
-    rows = np.flatnonzero(bad)
-    raise ValueError(
-      f'{name} has {len(rows)} rows that are zero or not finite:'
-      f' {rows[:5].tolist()}{" ..." if len(rows) > 5 else ""}.'
-    )
-  return embeddings / norms
-
-
-def _ids(name: str, ids: np.ndarray, length: int) -> np.ndarray:
-  ids = np.asarray(ids)
-  if ids.shape != (length,):
-    raise ValueError(
-      f'{name} has shape {ids.shape}; there are {length} embeddings.'
-    )
-  if not np.issubdtype(ids.dtype, np.integer):
-    raise ValueError(f'{name} are {ids.dtype}, not integers.')
-  return ids.astype(np.int64)
 
 
 def _match_ranks(
-  query, query_pids, query_camids, gallery, gallery_pids, gallery_camids
-) -> list[np.ndarray]:
-  """1-based ranks of each query's true matches, ascending."""
-  by_pid = _indices_by_value(gallery_pids)
-  none = np.empty(0, np.int64)
-  same_pid = [by_pid.get(pid, none) for pid in query_pids.tolist()]
-  matches, removed = [], []
-  for indices, camid in zip(same_pid, query_camids):
-    same_camera = gallery_camids[indices] == camid
-    matches.append(indices[~same_camera])
-    removed.append(indices[same_camera])
+  scores: Scores, labels: Labels
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Blocks of the queries that have matches, and the ranks of these.
 
-  # Queries with alike numbers of matches share a block, for the padding.
-  order = np.argsort([len(m) for m in matches], kind='stable')
-  ranks = [none] * len(query)
-  gallery = jnp.asarray(gallery)
-  for start in range(0, len(order), QUERY_BLOCK):
-    rows = order[start : start + QUERY_BLOCK]
-    block_matches = _pad([matches[row] for row in rows])
-    if block_matches.shape[1] == 0:
-      continue
-    block = np.zeros((QUERY_BLOCK, query.shape[1]), np.float32)
-    block[: len(rows)] = query[rows]
-    closer = np.asarray(
-      _count_closer(
-        block, gallery, block_matches, _pad([removed[row] for row in rows])
-      )
-    )
-    for row, counts in zip(rows, closer):
-      ranks[row] = np.sort(counts[: len(matches[row])]).astype(np.int64) + 1
-  return ranks
-
-
-def _indices_by_value(values: np.ndarray) -> dict[int, np.ndarray]:
-  order = np.argsort(values, kind='stable')
-  unique, starts = np.unique(values[order], return_index=True)
-  return dict(zip(unique.tolist(), np.split(order, starts[1:])))
-
-
-def _pad(lists: list[np.ndarray]) -> np.ndarray:
-  """Rows of indices, -1 padded to a block and to a power of two."""
-  longest = max(len(indices) for indices in lists)
-  width = 1 << (longest - 1).bit_length() if longest else 0
-  padded = np.full((QUERY_BLOCK, width), -1, np.int32)
-  for row, indices in zip(padded, lists):
-    row[: len(indices)] = indices
-  return padded
-
-
-@jax.jit
-def _count_closer(query, gallery, matches, removed):
-  """Valid gallery items closer than each match: int32 [block, matches]."""
-  similarity = jnp.matmul(query, gallery.T, precision=lax.Precision.HIGHEST)
-  index = jnp.arange(len(gallery))
-  match_similarity = jnp.take_along_axis(similarity, matches, 1)
-  removed_similarity = jnp.take_along_axis(similarity, removed, 1)
-
-  def closer(similarity, index, match):
-    """Whether an item ranks before a match; ties by gallery index."""
-    match_similarity, match_index = match
-    tie = (similarity == match_similarity[:, None]) & (
-      index < match_index[:, None]
-    )
-    return (similarity > match_similarity[:, None]) | tie
-
-  def count(match):
-    items = closer(similarity, index, match).sum(1)
-    # What is left out for this query was counted too.
-    left_out = closer(removed_similarity, removed, match) & (removed >= 0)
-    return items - left_out.sum(1)
-
-  return lax.map(count, (match_similarity.T, matches.T)).T
-
-
-def _summarize(ranks: list[np.ndarray], max_rank: int) -> RetrievalResult:
-  valid = [r for r in ranks if len(r)]
-  if not valid:
-    raise ValueError(
-      f'none of the {len(ranks)} queries has a true match in the gallery: an'
-      ' image of the same identity under another camera.'
-    )
-  step, trapezoid, penalty = [], [], []
-  for r in valid:
-    i = np.arange(1, len(r) + 1)
-    precision = i / r
-    before = np.where(r == 1, 1.0, (i - 1) / np.maximum(r - 1, 1))
-    step.append(precision.mean())
-    trapezoid.append((precision + before).mean() / 2)
-    penalty.append(len(r) / r[-1])
-  first = np.array([r[0] if len(r) else 0 for r in ranks])
-  hits = np.bincount(first[first > 0] - 1, minlength=max_rank)[:max_rank]
-  average_precision = np.full(len(ranks), np.nan)
-  average_precision[first > 0] = step
-  return RetrievalResult(
-    mAP=float(np.mean(step)),
-    mAP_trapezoid=float(np.mean(trapezoid)),
-    mINP=float(np.mean(penalty)),
-    cmc=np.cumsum(hits) / len(valid),
-    num_valid_queries=len(valid),
-    num_skipped_queries=len(ranks) - len(valid),
-    average_precision=average_precision,
-    first_match_rank=first,
+  Yields:
+    rows: int [block] of the queries. All blocks have one shape, for one
+      compilation: the last query fills the last block.
+    ranks: int [block, matches], 1-based, not in order; a query with fewer
+      matches has anything in its place.
+  """
+  number = labels.num_matches
+  # A block takes the time of its query with most matches: alike ones share it.
+  order = np.argsort(number, kind='stable')[np.count_nonzero(number == 0) :]
+  matches, left_out = (
+    _multiple(n.max(), 16) for n in (number, labels.num_left_out)
   )
+  # Of each match there are some int32 and float32, and two int64 for its row.
+  entries = scores.gallery + 8 * (matches + left_out)
+  limit = min(QUERY_BLOCK, max(1, BLOCK_ENTRIES // entries))
+  blocks = -(-len(order) // limit)
+  size = min(limit, _multiple(-(-len(order) // blocks), 32))
+  order = np.pad(order, (0, -len(order) % size), mode='edge')
+  for rows in order.reshape(-1, size):
+    similarities = scores.block(rows)
+    if isinstance(similarities, np.ndarray):
+      similarities = on_devices(similarities)
+    closer = _count_closer(
+      similarities,
+      labels.matches(rows, matches),
+      labels.left_out_rows(rows, left_out),
+      number[rows].max(),
+    )
+    yield rows, np.asarray(closer)[:, : number[rows].max()] + 1
+
+
+def _multiple(number: int, of: int) -> int:
+  """The number, or the next one that is a multiple."""
+  return -(-int(number) // of) * of
+
+
+@parallel.map_columns
+def _count_closer(block, matches, left_out, used):
+  """Valid gallery images closer than each match.
+
+  Args:
+    block: float32 [queries, columns], similarities to this device's part of
+      the gallery, in tiles as of `parallel.padded`.
+    matches: int32 [queries, matches], rows of the whole gallery, -1 for none.
+    left_out: int32 [queries, left out], the same.
+    used: int, how many of the matches are counted for.
+
+  Returns:
+    int32 [queries, matches], of the whole gallery.
+  """
+  columns = block.shape[1]
+  tiles = -(-columns // TILE)
+  tile = columns // tiles
+  first = lax.axis_index(parallel.AXIS) * columns
+
+  def own(items):
+    return (items >= first) & (items < first + columns)
+
+  def similarity(items):
+    """Taken from the block, so that an item ties with itself."""
+    place = jnp.clip(items - first, 0, columns - 1)
+    values = jnp.where(own(items), jnp.take_along_axis(block, place, 1), 0)
+    return lax.psum(values, parallel.AXIS)
+
+  match_similarity, left_similarity = similarity(matches), similarity(left_out)
+
+  def count_tile(t, counts):
+    start = t * tile
+    similarities = lax.dynamic_slice_in_dim(block, start, tile, 1)
+    items = first + start + jnp.arange(tile)
+
+    def count(m, counts):
+      closer = _closer(
+        similarities, items, match_similarity[:, m], matches[:, m]
+      )
+      return counts.at[m].add(closer.astype(jnp.int32).sum(1))
+
+    return lax.fori_loop(0, used, count, counts)
+
+  def discount(m, counts):
+    """What is left out has been counted, by the device that owns it."""
+    closer = _closer(
+      left_similarity, left_out, match_similarity[:, m], matches[:, m]
+    )
+    return counts.at[m].add(-(closer & own(left_out)).sum(1))
+
+  counts = jnp.zeros(matches.shape[::-1], jnp.int32)
+  counts = lax.fori_loop(0, tiles, count_tile, counts)
+  counts = lax.fori_loop(0, used, discount, counts)
+  return lax.psum(counts, parallel.AXIS).T
+
+
+def _closer(similarities, items, match_similarity, match):
+  """Whether items rank before a match, by row; ties by gallery index."""
+  tie = similarities == match_similarity[:, None]
+  earlier = items < match[:, None]
+  return (similarities > match_similarity[:, None]) | (tie & earlier)
+
+
+def _figures(ranks: np.ndarray, number: np.ndarray) -> np.ndarray:
+  """Figures of queries from the ranks of their matches.
+
+  Args:
+    ranks: int [queries, matches] in any order; those beyond `number` count not.
+    number: int [queries], at least 1.
+
+  Returns:
+    [4, queries]: AP in step form and by trapezoids, INP, the first rank.
+  """
+  i = np.arange(1, ranks.shape[1] + 1)
+  valid = i <= number[:, None]
+  # Sorts the others to the end.
+  ranks = np.sort(np.where(valid, ranks, np.iinfo(ranks.dtype).max), axis=1)
+  precision = i / ranks
+  before = np.where(ranks == 1, 1, (i - 1) / np.maximum(ranks - 1, 1))
+  step = (precision * valid).sum(1) / number
+  trapezoid = ((precision + before) * valid).sum(1) / (2 * number)
+  last = ranks[np.arange(len(ranks)), number - 1]
+  return np.stack([step, trapezoid, number / last, ranks[:, 0]])

@@ -82,6 +82,19 @@ def test_batch_k_does_not_depend_on_the_start(feed):
   assert (labels[:steps] != labels[steps : 2 * steps]).any()
 
 
+def test_hosts_read_their_parts_of_each_batch(feed, config, monkeypatch):
+  whole = list(itertools.islice(feed.batches(1), 3))
+  monkeypatch.setattr(pipeline.jax, 'process_count', lambda: 2)
+  parts = []
+  for host in range(2):
+    monkeypatch.setattr(pipeline.jax, 'process_index', lambda host=host: host)
+    parts.append(list(itertools.islice(feed.batches(1), 3)))
+  for batch, *of_hosts in zip(whole, *parts, strict=True):
+    for name in ('image', 'label'):
+      joined = np.concatenate([part[name] for part in of_hosts])
+      np.testing.assert_array_equal(joined, batch[name])
+
+
 def test_seed_changes_the_batches(feed, config):
   other = config.copy_and_resolve_references()
   other.seed = 1

@@ -1,13 +1,17 @@
+import dataclasses
 import pathlib
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
 from apnet_jax import evaluate_retrieval
-from apnet_jax.retrieval import metrics
+from apnet_jax.parallel import AXIS
+from apnet_jax.retrieval import metrics, scores
+from apnet_jax.retrieval.scores import on_devices
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 
@@ -72,66 +76,152 @@ def test_ties_rank_by_gallery_index():
   np.testing.assert_allclose(result.mAP, (1 / 2 + 2 / 4) / 2)
 
 
-def naive(query, query_pids, query_camids, gallery, pids, camids):
+def naive_ranks(similarity, query_pids, query_camids, pids, camids):
   """Sorts, and walks down the list: ranks of the matches of each query."""
-  similarity = query @ gallery.T
   all_ranks = []
-  for q in range(len(query)):
-    order = sorted(range(len(gallery)), key=lambda g: (-similarity[q, g], g))
-    rank, ranks = 0, []
-    for g in order:
-      same = pids[g] == query_pids[q]
-      if pids[g] == -1 or (same and camids[g] == query_camids[q]):
-        continue
-      rank += 1
-      if same:
-        ranks.append(rank)
-    all_ranks.append(ranks)
+  for q in range(len(similarity)):
+    order = np.argsort(-similarity[q], kind='stable')
+    same = pids[order] == query_pids[q]
+    left_out = same & (camids[order] == query_camids[q])
+    walked = same[~left_out & (pids[order] != -1)]
+    all_ranks.append(np.flatnonzero(walked) + 1)
   return all_ranks
 
 
-@settings(max_examples=200)
-@given(st.data())
-def test_equals_a_naive_evaluation(data):
-  seed = data.draw(st.integers(0, 2**32 - 1))
-  rng = np.random.default_rng(seed)
-  queries = data.draw(st.integers(1, 20))
-  # Few sizes, as each is compiled; junk comes on top.
-  kept = data.draw(st.sampled_from([1, 2, 7, 40]))
-  junk = data.draw(st.integers(0, 5))
-  identities = data.draw(st.integers(1, 6))
-  # One-hot embeddings: similarities are exactly 0 or 1, and full of ties.
-  used = data.draw(st.integers(1, 5))
-  query = np.eye(5)[rng.integers(used, size=queries)]
-  gallery = np.eye(5)[rng.integers(used, size=kept + junk)]
-  query_pids = rng.integers(identities, size=queries)
-  pids = rng.integers(identities, size=kept + junk)
-  pids[rng.permutation(kept + junk)[:junk]] = -1
-  query_camids = rng.integers(3, size=queries)
-  camids = rng.integers(3, size=kept + junk)
-  arguments = (query, query_pids, query_camids, gallery, pids, camids)
-  expected = naive(*arguments)
-  if not any(expected):
-    with pytest.raises(ValueError, match='none of the'):
-      evaluate_retrieval(*arguments)
-    return
-  result = evaluate_retrieval(*arguments)
-  valid = [np.array(ranks) for ranks in expected if ranks]
-  precisions = [(np.arange(len(r)) + 1) / r for r in valid]
-  first = [r[0] if r else 0 for r in expected]
-  assert result.first_match_rank.tolist() == first
-  assert result.num_skipped_queries == len(expected) - len(valid)
+def naive_average_precision(ranks):
+  """The area under precision over recall: by steps, by trapezoids."""
+  step = trapezoid = 0
+  for i, rank in enumerate(ranks, 1):
+    before = (i - 1) / (rank - 1) if rank > 1 else 1
+    step += i / rank / len(ranks)
+    trapezoid += (i / rank + before) / 2 / len(ranks)
+  return (step, trapezoid) if len(ranks) else (np.nan, np.nan)
+
+
+def check(result, ranks, length):
+  """Compares a result with ranks."""
+  first = np.array([r[0] if len(r) else 0 for r in ranks])
+  valid = first > 0
+  step, trapezoid = np.array([naive_average_precision(r) for r in ranks]).T
+  np.testing.assert_array_equal(result.first_match_rank, first)
+  np.testing.assert_array_equal(result.num_matches, [len(r) for r in ranks])
+  np.testing.assert_allclose(result.average_precision, step)
+  np.testing.assert_allclose(result.mAP, np.nanmean(step))
+  np.testing.assert_allclose(result.mAP_trapezoid, np.nanmean(trapezoid))
   np.testing.assert_allclose(
-    result.mAP, np.mean([p.mean() for p in precisions])
+    result.mINP, np.mean([len(r) / r[-1] for r in ranks if len(r)])
   )
-  np.testing.assert_allclose(
-    result.mINP, np.mean([len(r) / r[-1] for r in valid])
-  )
-  length = min(50, (pids != -1).sum())
+  assert result.num_valid_queries == valid.sum()
+  assert result.num_skipped_queries == len(ranks) - valid.sum()
   np.testing.assert_allclose(
     result.cmc,
-    [np.mean([r[0] <= k for r in valid]) for k in range(1, length + 1)],
+    [np.mean(first[valid] <= k) for k in range(1, length + 1)],
   )
+
+
+def draw_world(rng, metric):
+  """Few images, of which many are alike: exact ties, in float32 too."""
+  queries, gallery = rng.integers(1, 33), rng.integers(1, 65)
+  identities, cameras, used = rng.integers(1, [7, 4, 6])
+  if metric == 'cosine':  # one-hot: 0 or 1 whatever the length
+    draw = np.eye(5)[rng.integers(used, size=queries + gallery)]
+    draw *= rng.integers(1, 4, (len(draw), 1))
+    unit = draw / draw.sum(1, keepdims=True)
+    similarity = unit[:queries] @ unit[queries:].T
+  else:  # small integers
+    draw = rng.integers(-used, used + 1, (queries + gallery, 5)).astype(float)
+    difference = draw[:queries, None] - draw[queries:]
+    similarity = -(difference**2).sum(-1)
+  pids = rng.integers(identities, size=queries + gallery)
+  camids = rng.integers(cameras, size=queries + gallery)
+  junk = rng.random(gallery) < rng.choice([0, 0.2, 0.9])
+  pids[queries:][junk] = -1
+  return {
+    'similarity': similarity,
+    'arguments': (
+      draw[:queries], pids[:queries], camids[:queries],
+      draw[queries:], pids[queries:], camids[queries:],
+    ),
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize('metric', ['cosine', 'euclidean'])
+@settings(max_examples=50)
+@given(seed=st.integers(0, 2**32 - 1), cameras=st.booleans())
+def test_equals_a_naive_evaluation(metric, seed, cameras):
+  rng = np.random.default_rng(seed)
+  for _ in range(20):
+    world = draw_world(rng, metric)
+    query, query_pids, query_camids, gallery, pids, camids = world['arguments']
+    if not cameras:
+      query_camids, camids = np.zeros_like(query_camids), np.ones_like(camids)
+    ranks = naive_ranks(
+      world['similarity'], query_pids, query_camids, pids, camids
+    )
+    arguments = (
+      query, query_pids, query_camids if cameras else None,
+      gallery, pids, camids if cameras else None,
+    )  # fmt: skip
+    if any(map(len, ranks)):
+      result = evaluate_retrieval(*arguments, metric=metric)
+      check(result, ranks, min(50, (pids != -1).sum()))
+    else:
+      with pytest.raises(ValueError, match='none of the'):
+        evaluate_retrieval(*arguments, metric=metric)
+
+
+def draw_large(queries, gallery, seed=0):
+  """Several tiles on each device; every image is there about three times.
+
+  Embeddings are small integers, so that their products are exact.
+  """
+  rng = np.random.default_rng(seed)
+  some = rng.integers(-8, 9, (gallery // 3, 24)).astype(np.float32)
+  rows = rng.integers(len(some), size=queries + gallery)
+  pids = rng.integers(60, size=queries + gallery)
+  pids[queries:][rng.random(gallery) < 0.1] = -1
+  camids = rng.integers(3, size=queries + gallery)
+  embeddings = some[rows]
+  return (
+    embeddings[:queries], pids[:queries], camids[:queries],
+    embeddings[queries:], pids[queries:], camids[queries:],
+  )  # fmt: skip
+
+
+def test_many_queries_and_tiles(monkeypatch):
+  """Blocks, tiles and devices, and images that are there several times."""
+  arguments = draw_large(queries=150, gallery=9000)
+  query, query_pids, query_camids, gallery, pids, camids = arguments
+  expected = evaluate_retrieval(*arguments, metric='euclidean')
+  distance = -2 * query @ gallery.T + (gallery**2).sum(1)
+  check(
+    expected,
+    naive_ranks(-distance, query_pids, query_camids, pids, camids),
+    length=50,
+  )
+  monkeypatch.setattr(metrics, 'QUERY_BLOCK', 64)
+  check_same(evaluate_retrieval(*arguments, metric='euclidean'), expected)
+
+
+def check_same(result, expected):
+  """The same ranks; sums of precisions may be rounded in another way."""
+  for field in dataclasses.fields(result):
+    np.testing.assert_allclose(
+      getattr(result, field.name), getattr(expected, field.name), rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_any_number_of_devices(devices, monkeypatch):
+  arguments = draw_large(queries=40, gallery=5000)
+  expected = evaluate_retrieval(*arguments, metric='euclidean')
+  some = jax.devices()[:devices]
+  jax.clear_caches()  # traces hold the devices
+  monkeypatch.setattr(jax, 'devices', lambda: some)
+  try:
+    check_same(evaluate_retrieval(*arguments, metric='euclidean'), expected)
+  finally:
+    jax.clear_caches()
 
 
 def test_more_queries_than_a_block_and_any_scale():
@@ -144,6 +234,16 @@ def test_more_queries_than_a_block_and_any_scale():
     0.1 * embeddings, pids, np.ones(number, int),
   )  # fmt: skip
   assert result.mAP == 1 and result.rank(1) == 1
+
+
+def test_euclidean_is_on_embeddings_as_they_are():
+  """The first gallery image is the nearest, the second has the same angle."""
+  arguments = (
+    np.array([[1.0, 0.0]]), np.array([1]), np.array([0]),
+    np.array([[0.9, 0.4], [9.0, 0.0]]), np.array([1, 2]), np.array([1, 1]),
+  )  # fmt: skip
+  assert evaluate_retrieval(*arguments).mAP == 0.5
+  assert evaluate_retrieval(*arguments, metric='euclidean').mAP == 1
 
 
 def good():
@@ -169,6 +269,10 @@ def good():
     ('query_pids', np.array([0, -1, 2]), r'query_pids\[1\]=-1 is junk'),
     ('gallery_camids', np.zeros(3, int), 'none of the 3 queries'),
     ('max_rank', 0, 'max_rank=0'),
+    ('metric', 'manhattan', "metric='manhattan' is not one of"),
+    ('gallery_camids', None, 'both must be None, or neither'),
+    ('query_pids', np.arange(3, dtype=np.uint64), 'query_pids are uint64'),
+    ('query_pids', np.ones(3, bool), 'query_pids are bool'),
   ],
 )
 def test_bad_input_is_named(name, value, message):
@@ -176,15 +280,47 @@ def test_bad_input_is_named(name, value, message):
     evaluate_retrieval(**good() | {name: value})
 
 
+@pytest.mark.parametrize('scale', [1e-100, 1e100])
+def test_float64_may_be_of_any_scale(scale):
+  result = evaluate_retrieval(
+    **good() | {'query_embeddings': scale * np.eye(3)}
+  )
+  assert result.mAP == 1
+
+
+def test_zero_embeddings_have_euclidean_distances():
+  zero = good() | {'query_embeddings': np.diag([1, 0, 1])}
+  assert evaluate_retrieval(**zero, metric='euclidean').num_valid_queries == 3
+
+
 def test_memory_is_that_of_a_block():
-  """No intermediate is larger than a block of queries by the gallery."""
-  block, gallery, matches = metrics.QUERY_BLOCK, 5000, 8
-  float32, int32 = np.float32, np.int32
-  compiled = metrics._count_closer.lower(
-    jax.ShapeDtypeStruct((block, 16), float32),
-    jax.ShapeDtypeStruct((gallery, 16), float32),
-    jax.ShapeDtypeStruct((block, matches), int32),
-    jax.ShapeDtypeStruct((block, matches), int32),
-  ).compile()
-  used = compiled.memory_analysis().temp_size_in_bytes
-  assert used < 3 * block * gallery * 4
+  """Neither product nor count need more than the block of similarities."""
+  queries, items, features = metrics.QUERY_BLOCK, 64_000, 16
+  mesh = on_devices(np.zeros((1, 1))).sharding.mesh
+
+  def array(shape, dtype, *spec):
+    sharding = NamedSharding(mesh, PartitionSpec(*spec))
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+  def memory(function, *arguments):
+    return function.lower(*arguments).compile().memory_analysis()
+
+  block_bytes = 4 * queries * items // jax.device_count()
+  product = memory(
+    scores._products,
+    array((queries, features), np.float32),
+    array((items, features), np.float32, AXIS),
+    array((items,), np.float32, AXIS),
+  )
+  assert product.output_size_in_bytes == block_bytes
+  assert product.temp_size_in_bytes <= block_bytes
+  matches = array((queries, 16), np.int32)
+  count = memory(
+    metrics._count_closer,
+    array((queries, items), np.float32, None, AXIS),
+    matches,
+    matches,
+    array((), np.int32),
+  )
+  assert count.argument_size_in_bytes < 1.1 * block_bytes
+  assert count.temp_size_in_bytes < block_bytes / 2

@@ -1,0 +1,1 @@
+"""Speed claims: each command measures a reference in the same run."""

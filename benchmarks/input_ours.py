@@ -1,0 +1,108 @@
+"""This project's side of `input_pipeline.py`: records to augmented batches."""
+
+import argparse
+import contextlib
+import importlib.metadata
+import pathlib
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apnet_jax.augment import augment
+from benchmarks import measuring
+from configs import common
+from data import decoding, records
+
+
+class Pipeline:
+  """Answers the requests of `input_pipeline.py`."""
+
+  def __init__(self, split: records.Records, labels: np.ndarray, config):
+    self.split = split
+    self.labels = labels
+    self.config = config
+    self.positions = jnp.arange(config.train.P * config.train.K)
+    # Over the old batch, as a training step has no use for it any more.
+    self.augment_in_place = jax.jit(
+      lambda key, images, old: self.augment(key, images),
+      donate_argnums=2,
+      keep_unused=True,
+    )
+    self.augment_anew = jax.jit(
+      lambda key, images, _: self.augment(key, images)
+    )
+
+  def augment(self, key, images):
+    return augment(key, images, self.positions, self.config.augment)
+
+  def measure(self, part: str, seconds: float = 0) -> dict:
+    if part == 'versions':
+      names = ('tensorflow-cpu', 'tensorflow', 'jax', 'numpy')
+      return {name: version for name in names if (version := _version(name))}
+    if part == 'decode':
+      return self.decode_one_by_one()
+    batches = records.train_batches(
+      self.split, self.labels, self.config, first_step=0
+    )
+    images = (batch['image'] for batch in batches)
+    if part == 'all':
+      images = self.augmented(self.augment_in_place, images)
+    elif part == 'all, new memory':
+      images = self.augmented(self.augment_anew, images)
+    return measuring.measure(images, seconds, len, jax.block_until_ready)
+
+  def augmented(self, function, batches):
+    key = jax.random.key(self.config.seed)
+    out = jnp.zeros((len(self.positions), *self.config.data.image_size, 3))
+    for step, images in enumerate(batches):
+      out = function(jax.random.fold_in(key, step), images, out)
+      yield out
+
+  def decode_one_by_one(self) -> dict:
+    encoded = self.split.encoded.numpy()
+    start = time.perf_counter()
+    for image in encoded:
+      decoding.decode(image)
+    seconds = time.perf_counter() - start
+    return {'rate': len(encoded) / seconds, 'memory': None}
+
+
+def open_pipeline(folder: pathlib.Path, config) -> Pipeline:
+  """Reads all images of a folder, and decodes them if `config` says so."""
+  paths = measuring.list_images(folder)
+  labels = measuring.label(paths, config.train.K)
+  split = records.Records(
+    encoded=records.hold([path.read_bytes() for path in paths]),
+    pids=labels,
+    camids=np.zeros_like(labels),
+    paths=np.array([path.name for path in paths]),
+  )
+  return Pipeline(records.cached(split, 'train', config.data), labels, config)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser()
+  parser.add_argument('--images', type=pathlib.Path)
+  parser.add_argument('--image-size', nargs=2, type=int)
+  parser.add_argument('--cache')
+  args = parser.parse_args()
+  config = common.get_config()
+  config.data.image_size = tuple(args.image_size)
+  config.data.cache = args.cache
+  with contextlib.redirect_stdout(sys.stderr):  # answers go to stdout
+    pipeline = open_pipeline(args.images, config)
+  measuring.serve(pipeline.measure)
+
+
+def _version(name: str) -> str | None:
+  try:
+    return importlib.metadata.version(name)
+  except importlib.metadata.PackageNotFoundError:
+    return None
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,360 @@
+"""Images/s of the input pipeline and of a plain PyTorch one, side by side.
+
+Both decode JPEG files, resize them to the network's size, flip, pad and crop,
+normalise and erase, and give batches of 20 identities with 4 images each. Each
+side is a process of its own, pinned to the same cores: to one, then to all.
+The sides take turns, so that what else the machine does hits both; figures are
+medians over the turns. PyTorch has the number of workers that is its best.
+
+This project's augmentation writes each batch over the one before. PyTorch's
+loader takes new memory for each, unless it collates into one buffer, which it
+can without workers only. Rows say how either side does with the other's habit.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping
+import contextlib
+import dataclasses
+import datetime
+import importlib.util
+import json
+import os
+import pathlib
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+
+from tqdm import tqdm
+
+THIS = pathlib.Path(__file__).name
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # this also runs as a file
+
+from benchmarks import measuring  # noqa: E402
+
+BATCH_SIZE = 80
+SEED = 0  # of the drawn images and of the batches: the default of both
+WHOLE = 'decode, resize, augment: float32 batches'
+UINT8 = 'decode, resize: uint8 batches'
+DECODE = 'decode, one by one'
+TABLES = (WHOLE, UINT8, DECODE)
+REFERENCE = 'PyTorch'
+OURS = 'this project'
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One thing to measure: `part` is what is asked of the side."""
+
+  table: str
+  name: str
+  side: str
+  part: str
+
+
+ROWS = (
+  Row(WHOLE, REFERENCE, 'torch', 'all'),
+  Row(WHOLE, 'PyTorch, batches in one buffer', 'torch', 'all, one buffer'),
+  Row(WHOLE, OURS, 'encoded', 'all'),
+  Row(WHOLE, 'this project, new memory', 'encoded', 'all, new memory'),
+  Row(WHOLE, 'this project, decoded cache', 'decoded', 'all'),
+  Row(UINT8, REFERENCE, 'torch', 'decode, resize'),
+  Row(UINT8, OURS, 'encoded', 'decode, resize'),
+  Row(UINT8, 'this project, decoded cache', 'decoded', 'decode, resize'),
+  Row(DECODE, REFERENCE, 'torch', 'decode'),
+  Row(DECODE, OURS, 'encoded', 'decode'),
+)
+
+
+class Side:
+  """A process that measures when asked."""
+
+  def __init__(self, module: str, cores: set[int], arguments: list[str]):
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu'}
+    self.process = subprocess.Popen(
+      [sys.executable, '-m', f'benchmarks.{module}', *arguments],
+      cwd=ROOT,
+      env=environment,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      # Before anything starts threads.
+      preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+
+  def ask(self, **request) -> dict:
+    """Asks and waits for the answer; RuntimeError if the process ended."""
+    with contextlib.suppress(BrokenPipeError):
+      print(json.dumps(request), file=self.process.stdin, flush=True)
+    answer = self.process.stdout.readline()
+    if not answer:
+      code = self.process.wait()
+      raise RuntimeError(
+        f'{self.process.args[2]} ended with code {code}; see above for why.'
+      )
+    return json.loads(answer)
+
+  def close(self) -> None:
+    with contextlib.suppress(BrokenPipeError):
+      self.process.stdin.close()
+    self.process.wait()
+    self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def open_sides(
+  images: pathlib.Path, image_size: tuple[int, int], cores: set[int]
+) -> Iterator[dict[str, Side]]:
+  """Starts all sides on these cores; they wait for requests."""
+  common = ['--images', str(images), '--image-size', *map(str, image_size)]
+  sides = {}
+  try:
+    sides['torch'] = Side('input_torch', cores, common)
+    for cache in ('encoded', 'decoded'):
+      sides[cache] = Side('input_ours', cores, [*common, '--cache', cache])
+    yield sides
+  finally:
+    for side in sides.values():
+      side.close()
+
+
+def try_workers(side: Side, cores: int, seconds: float, show) -> dict:
+  """PyTorch's images/s by number of workers: the better of two turns."""
+  candidates = {0, 1, cores} | ({2 * cores} if cores > 1 else set())
+  rates = dict.fromkeys(sorted(candidates), 0)
+  for workers in [*rates, *rates]:
+    show(f'PyTorch, {workers} workers')
+    answer = side.ask(part='all', seconds=seconds, workers=workers)
+    rates[workers] = max(rates[workers], answer['rate'])
+  return rates
+
+
+def measure_on(
+  cores: set[int], images: pathlib.Path, args: argparse.Namespace
+) -> dict:
+  """All rows on these cores.
+
+  Returns:
+    `versions`; `workers`, images/s of PyTorch by number of workers; and
+    `rows`, for each row of `ROWS` its answers in all turns.
+  """
+  title = count_cores(len(cores))
+  answers = {row: [] for row in ROWS}
+  progress = tqdm(total=args.turns * len(ROWS), unit='', leave=False)
+
+  def show(what):
+    progress.set_description(f'{title}: {what}'[:60])
+
+  with progress, open_sides(images, args.image_size, cores) as sides:
+    show('starting')
+    versions = {}
+    for side in sides.values():
+      versions |= side.ask(part='versions')
+    rates = try_workers(sides['torch'], len(cores), args.seconds, show)
+    workers = max(rates, key=rates.get)
+    for _ in range(args.turns):
+      for row in ROWS:
+        show(row.name)
+        request = {'part': row.part, 'seconds': args.seconds}
+        if row.side == 'torch':
+          in_one_buffer = row.part == 'all, one buffer'
+          request['workers'] = 0 if in_one_buffer else workers
+        answers[row].append(sides[row.side].ask(**request))
+        progress.update()
+  return {'versions': versions, 'workers': rates, 'rows': answers}
+
+
+def summarize(measured: Mapping, cores: int) -> dict:
+  """Figures of `measure_on`, by table and row: medians, and all the turns."""
+  rates = {
+    row: [answer['rate'] for answer in answers]
+    for row, answers in measured['rows'].items()
+  }
+  medians = {row: statistics.median(turns) for row, turns in rates.items()}
+  references = {r.table: m for r, m in medians.items() if r.name == REFERENCE}
+  figures = {table: {} for table in TABLES}
+  for row, median in medians.items():
+    figures[row.table][row.name] = {
+      'images/s': round(median),
+      # Decoding one by one takes one core, however many there are.
+      'a core': round(median / (1 if row.table == DECODE else cores)),
+      'times': round(median / references[row.table], 2),
+      'MB': _median_megabytes(measured['rows'][row]),
+      'turns': [round(rate) for rate in rates[row]],
+    }
+  figures['PyTorch by workers'] = {
+    str(workers): round(rate) for workers, rate in measured['workers'].items()
+  }
+  return figures
+
+
+def _median_megabytes(answers: list[dict]) -> int | None:
+  memory = [answer['memory'] for answer in answers]
+  return None if None in memory else round(statistics.median(memory) / 1e6)
+
+
+def shares(figures: Mapping, name: str) -> dict[str, int]:
+  """Per cent of the time of a batch that each part takes, on one core."""
+  whole, uint8, decode = (
+    1 / figures[table][name]['images/s'] for table in TABLES
+  )
+  parts = {
+    'decode': decode,
+    'resize and batch': uint8 - decode,
+    'augment': whole - uint8,
+  }
+  return {part: round(100 * time / whole) for part, time in parts.items()}
+
+
+def format_table(figures: Mapping, cores: int) -> str:
+  """What is printed of the figures for some number of cores."""
+  columns = ('images/s', 'a core', 'times', 'MB')
+  title = f'On {count_cores(cores)}'
+  lines = [f'{title:34}' + ''.join(f'{column:>10}' for column in columns)]
+  for table in TABLES:
+    lines.append(table)
+    for row in ROWS:
+      if row.table == table:
+        values = figures[table][row.name]
+        cells = [
+          '-' if values[c] is None else f'{values[c]:,}' for c in columns
+        ]
+        lines.append(f'  {row.name:32}' + ''.join(f'{c:>10}' for c in cells))
+  workers = figures['PyTorch by workers']
+  best = max(workers, key=workers.get)
+  tried = ', '.join(workers)
+  lines.append(f'Workers of PyTorch: {best}, the best of {tried}')
+  if cores == 1:
+    for name in (REFERENCE, OURS):
+      parts = ', '.join(f'{p} {s}%' for p, s in shares(figures, name).items())
+      lines.append(f'Time of {name}: {parts}')
+  return '\n'.join(lines)
+
+
+def draw(folder: pathlib.Path, identities: int) -> pathlib.Path:
+  """Draws people and returns the folder of the training images."""
+  root = folder / 'drawn'
+  command = [sys.executable, '-m', 'data.synthetic.draw', str(root)]
+  command += [f'--train-identities={identities}', f'--seed={SEED}']
+  few = ['--test-identities=1', '--distractors=0', '--junk=0']
+  subprocess.run([*command, *few], cwd=ROOT, check=True)
+  return root / 'bounding_box_train'
+
+
+def count_cores(number: int) -> str:
+  return f'{number} core{"s" if number > 1 else ""}'
+
+
+def hardware() -> str:
+  """The processor, in words."""
+  name = 'an unknown processor'
+  with contextlib.suppress(OSError):
+    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+    names = [line.split(':')[1] for line in lines if 'model name' in line]
+    name = names[0].strip() if names else name
+  return f'{count_cores(len(os.sched_getaffinity(0)))} of {name}'
+
+
+def make_parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument(
+    '--images',
+    type=pathlib.Path,
+    metavar='FOLDER',
+    help='JPEG or PNG files; without it, drawn people of 128 x 64 pixels',
+  )
+  parser.add_argument(
+    '--image-size',
+    type=int,
+    nargs=2,
+    default=(384, 192),
+    metavar=('HEIGHT', 'WIDTH'),
+    help='of the batches (384 192)',
+  )
+  parser.add_argument('--turns', type=int, default=3, help='(3)')
+  parser.add_argument(
+    '--seconds', type=float, default=1.0, help='of each measurement (1.0)'
+  )
+  parser.add_argument(
+    '--identities', type=int, default=150, help='people to draw (150)'
+  )
+  parser.add_argument(
+    '--json', type=pathlib.Path, metavar='FILE', help='where the record goes'
+  )
+  return parser
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+  """Reads the command line; what cannot be ends the program with code 2."""
+  parser = make_parser()
+  args = parser.parse_args(arguments)
+  if min(args.turns, args.seconds, args.identities, *args.image_size) <= 0:
+    parser.error('numbers must be greater than 0.')
+  if not hasattr(os, 'sched_setaffinity'):
+    parser.error('only Linux can pin processes to cores.')
+  if args.images is not None and not args.images.is_dir():
+    parser.error(f'--images={args.images}: no such folder.')
+  if args.json is not None and not args.json.parent.is_dir():
+    parser.error(f'--json={args.json}: no such folder.')
+  for name in ('torch', 'torchvision'):
+    if importlib.util.find_spec(name) is None:
+      parser.error(
+        f'{name} is not installed, and this measures it: pip install torch'
+        ' torchvision'
+      )
+  return args
+
+
+def run(args: argparse.Namespace, images: pathlib.Path) -> dict:
+  """Measures on one core and on all, prints tables, returns the record."""
+  number = len(measuring.list_images(images))
+  if number < BATCH_SIZE:
+    raise ValueError(
+      f'{images} holds {number} images; a batch takes {BATCH_SIZE}.'
+    )
+  height, width = args.image_size
+  print(f'{hardware()}; {number:,} images to {height} x {width}')
+  cores = sorted(os.sched_getaffinity(0))
+  figures = {}
+  for some in dict.fromkeys((tuple(cores[-1:]), tuple(cores))):
+    measured = measure_on(set(some), images, args)
+    figures[str(len(some))] = summarize(measured, len(some))
+    print('\n' + format_table(figures[str(len(some))], len(some)), flush=True)
+  return {
+    'command': f'python benchmarks/{THIS} {shlex.join(sys.argv[1:])}',
+    'hardware': hardware(),
+    'date': datetime.date.today().isoformat(),
+    'seed': SEED,
+    'versions': {'python': sys.version.split()[0], **measured['versions']},
+    'images': 'drawn, 128 x 64' if args.images is None else 'own',
+    'number of images': number,
+    'image size': list(args.image_size),
+    'batch size': BATCH_SIZE,
+    'turns': args.turns,
+    'seconds of a measurement': args.seconds,
+    'figures by number of cores': figures,
+  }
+
+
+def main(arguments: list[str] | None = None) -> int:
+  args = parse(arguments)
+  with tempfile.TemporaryDirectory() as folder:
+    images = args.images
+    try:
+      if images is None:
+        images = draw(pathlib.Path(folder), args.identities)
+      record = run(args, images.resolve())
+    except (ValueError, RuntimeError) as error:
+      print(f'{THIS}: error: {error}', file=sys.stderr)
+      return 2
+  if args.json is not None:
+    args.json.write_text(json.dumps(record, indent=1) + '\n')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,88 @@
+"""What both sides of a benchmark share: they measure in the same way.
+
+A side is a process of its own, pinned to some cores. It reads requests from its
+standard input and answers on its standard output, a line of JSON each.
+"""
+
+from collections.abc import Callable, Iterable
+import json
+import multiprocessing
+import os
+import pathlib
+import sys
+import time
+
+import numpy as np
+
+WARM_UP = 4  # batches
+MEMORY_SAMPLES = 2  # batches after the timed ones
+
+
+def serve(measure: Callable[..., dict]) -> None:
+  """Answers requests, each a dict of arguments, until there are no more."""
+  answers = os.fdopen(os.dup(1), 'w')
+  os.dup2(2, 1)  # what libraries print is no answer
+  for line in sys.stdin:
+    print(json.dumps(measure(**json.loads(line))), file=answers, flush=True)
+
+
+def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The JPEG and PNG files in and below a folder, in name order."""
+  suffixes = ('.jpg', '.jpeg', '.png')
+  return sorted(p for p in folder.rglob('*') if p.suffix.lower() in suffixes)
+
+
+def label(images: list, K: int) -> np.ndarray:
+  """Labels for sampling; who is on an image makes no difference to speed."""
+  return np.arange(len(images)) // K
+
+
+def measure(
+  batches: Iterable,
+  seconds: float,
+  images_of: Callable[..., int],
+  wait: Callable = lambda batch: None,
+) -> dict:
+  """Times batches for about so many seconds, after some to warm up.
+
+  Args:
+    batches: without end.
+    seconds: after which no further batch is begun.
+    images_of: number of images of a batch.
+    wait: called with a batch; returns when it is there.
+
+  Returns:
+    `rate`, images/s, and `memory`, bytes, or None where that is not known.
+  """
+  batches = iter(batches)
+  for _ in range(WARM_UP):
+    last = next(batches)
+  wait(last)
+  images, start = 0, time.perf_counter()
+  while time.perf_counter() < start + seconds:
+    last = next(batches)
+    images += images_of(last)
+  wait(last)
+  elapsed = time.perf_counter() - start
+  samples = []
+  for _ in range(MEMORY_SAMPLES):
+    last = next(batches)
+    wait(last)
+    samples.append(_memory())
+  memory = None if None in samples else max(samples)
+  return {'rate': images / elapsed, 'memory': memory}
+
+
+def _memory() -> int | None:
+  """Bytes of this process and its workers, what they share counted once."""
+  workers = [worker.pid for worker in multiprocessing.active_children()]
+  try:
+    return sum(_proportional_size(pid) for pid in (os.getpid(), *workers))
+  except OSError:
+    return None
+
+
+def _proportional_size(pid: int) -> int:
+  with open(f'/proc/{pid}/smaps_rollup') as file:
+    (line,) = [line for line in file if line.startswith('Pss:')]
+  return int(line.split()[1]) * 1024

@@ -1,0 +1,262 @@
+"""Time and memory of k-reciprocal re-ranking, beside its original form.
+
+The original (Zhong et al., CVPR 2017) is numpy: all distances of all images,
+sorted, and loops over images. This project's makes the re-ranked distances a
+block of queries at a time, as evaluation does. Each side is a process of its
+own with all cores and the same drawn embeddings, and goes from embeddings to
+distances, compilation included; memory is the most that the process held, with
+the embeddings. Where the original needs more than there is, it is left out.
+
+OpenBLAS chooses its kernels itself: OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are
+taken out of the environment of both sides.
+"""
+
+import argparse
+import datetime
+import importlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+THIS = pathlib.Path(__file__).name
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # this also runs as a file
+
+from benchmarks.input_pipeline import hardware  # noqa: E402
+
+MODULE = 'apnet_jax.retrieval.rerank'
+SEED = 0
+SIZES = {'market': (3368, 15913, 2048), 'msmt17': (11659, 82161, 2048)}
+IMAGES_OF_A_PERSON = 20
+NOISE = 3.0  # of an image, in deviations of the people
+K1, K2, LAMBDA = 20, 6, 0.3
+BLOCK = 256
+COMPARED = 32  # queries whose distances both sides hand over
+# Of a pair of images, as the order is made: distance and weight in float32, the
+# order in int64 and then int32.
+DENSE_BYTES = 4 + 4 + 8 + 4
+LEFT_OUT = ('OPENBLAS_CORETYPE', 'OPENBLAS_L2_SIZE')
+
+
+def draw(queries: int, gallery: int, features: int) -> tuple:
+  """Embeddings of people with some images each, in float32."""
+  rng = np.random.default_rng(SEED)
+  images = queries + gallery
+  people = -(-images // IMAGES_OF_A_PERSON)
+  centres = rng.standard_normal((people, features), np.float32)
+  x = rng.standard_normal((images, features), np.float32)
+  x *= NOISE
+  for image, person in zip(x, rng.integers(people, size=images)):
+    image += centres[person]
+  return x[:queries], x[queries:]
+
+
+def rerank_sparsely(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+  """This project's: all distances, of which the first queries' are kept."""
+  scores = sys.modules[MODULE].KReciprocal(query, gallery, K1, K2, LAMBDA)
+  for start in range(0, len(query), BLOCK):
+    block = scores.block(range(start, min(start + BLOCK, len(query))))
+    if not start:
+      compared = -block[:COMPARED]
+  return compared
+
+
+def rerank_densely(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+  """The original's steps, in its order and types."""
+  x = np.concatenate([query, gallery])
+  x /= np.linalg.norm(x, axis=1, keepdims=True)
+  original = x @ x.T
+  original *= -2
+  original += 2
+  np.maximum(original, 0, out=original)
+  original /= original.max(0)
+  original = original.T
+  V = np.zeros_like(original)
+  rank = np.argsort(original).astype(np.int32)
+  for i in range(len(x)):
+    near = reciprocal(rank, i, K1)
+    expanded = near
+    for candidate in near:
+      theirs = reciprocal(rank, candidate, round(K1 / 2))
+      if len(np.intersect1d(theirs, near)) > 2 / 3 * len(theirs):
+        expanded = np.append(expanded, theirs)
+    expanded = np.unique(expanded)
+    weight = np.exp(-original[i, expanded])
+    V[i, expanded] = weight / weight.sum()
+  original = original[: len(query)]
+  averaged = np.zeros_like(V)
+  for i in range(len(x)):
+    averaged[i] = V[rank[i, :K2]].mean(0)
+  V = averaged
+  del averaged, rank
+
+  who_has = [np.where(V[:, i] != 0)[0] for i in range(len(x))]
+  jaccard = np.zeros_like(original)
+  for q in range(len(query)):
+    minima = np.zeros(len(x), np.float32)
+    for i in np.where(V[q] != 0)[0]:
+      others = who_has[i]
+      minima[others] += np.minimum(V[q, i], V[others, i])
+    jaccard[q] = 1 - minima / (2 - minima)
+  distance = jaccard * (1 - LAMBDA) + original * LAMBDA
+  return distance[:COMPARED, len(query) :]
+
+
+def reciprocal(rank: np.ndarray, i: int, k: int) -> np.ndarray:
+  near = rank[i, : k + 1]
+  return near[np.where(rank[near, : k + 1] == i)[0]]
+
+
+SIDES = {'this project': rerank_sparsely, 'the original': rerank_densely}
+
+
+def measure(side: str, size: tuple, output: str) -> dict:
+  """Runs a side in this process; its first distances go to a file."""
+  query, gallery = draw(*size)
+  if side == 'this project':
+    importlib.import_module(MODULE)  # only here: it takes memory
+  start = time.perf_counter()
+  distances = SIDES[side](query, gallery)
+  seconds = time.perf_counter() - start
+  np.save(output, distances)
+  status = pathlib.Path('/proc/self/status').read_text()
+  kilobytes = int(re.search(r'VmHWM:\s*(\d+) kB', status)[1])
+  return {
+    'seconds': round(seconds, 1),
+    'peak GB': round(kilobytes * 1024 / 1e9, 2),
+  }
+
+
+def measure_apart(side: str, size: tuple, output: pathlib.Path) -> dict:
+  """`measure` in a process of its own; RuntimeError if that fails."""
+  environment = {k: v for k, v in os.environ.items() if k not in LEFT_OUT}
+  request = json.dumps({'side': side, 'size': size, 'output': str(output)})
+  result = subprocess.run(
+    [sys.executable, '-m', 'benchmarks.rerank', '--measure', request],
+    cwd=ROOT,
+    env=environment,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  if result.returncode:
+    raise RuntimeError(
+      f'{side} ended with code {result.returncode}; see above for why.'
+    )
+  return json.loads(result.stdout.splitlines()[-1])
+
+
+def too_large(size: tuple) -> str | None:
+  """Why the original cannot run here, or None."""
+  needed = DENSE_BYTES * sum(size[:2]) ** 2
+  memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  if needed < memory:
+    return None
+  order = 8 * sum(size[:2]) ** 2
+  return (
+    f'left out: needs {needed / 1e9:.0f} GB, {order / 1e9:.0f} GB of them for'
+    f' the order of all distances; there are {memory / 1e9:.0f} GB'
+  )
+
+
+def run(args: argparse.Namespace) -> dict:
+  """Measures both sides, prints figures, returns the record."""
+  queries, gallery, features = args.size
+  print(f'{hardware()}; {queries:,} queries, {gallery:,} gallery images')
+  figures = {}
+  with tempfile.TemporaryDirectory() as folder:
+    outputs = {s: pathlib.Path(folder) / f'{s}.npy' for s in SIDES}
+    for side, output in outputs.items():
+      reason = too_large(args.size) if side == 'the original' else None
+      figures[side] = reason or measure_apart(side, args.size, output)
+      print(f'{side}: {figures[side]}', flush=True)
+    if reason is None:
+      ours, theirs = (np.load(output) for output in outputs.values())
+      seconds = [figures[side]['seconds'] for side in SIDES]
+      figures['times faster'] = round(seconds[1] / seconds[0], 1)
+      figures['largest difference'] = float(f'{abs(ours - theirs).max():.1e}')
+      for name in ('times faster', 'largest difference'):
+        print(f'{name}: {figures[name]}')
+  return {
+    'command': f'python benchmarks/{THIS} {shlex.join(sys.argv[1:])}',
+    'hardware': hardware(),
+    'date': datetime.date.today().isoformat(),
+    'seed': SEED,
+    'versions': versions(),
+    'embeddings': 'drawn',
+    'queries': queries,
+    'gallery': gallery,
+    'features': features,
+    'k1, k2, lambda': [K1, K2, LAMBDA],
+    'left out of the environment': LEFT_OUT,
+    'figures': figures,
+  }
+
+
+def versions() -> dict[str, str]:
+  python = {'python': sys.version.split()[0]}
+  packages = ('numpy', 'scipy', 'jax', 'jaxlib')
+  return python | {name: importlib.metadata.version(name) for name in packages}
+
+
+def read_size(text: str) -> tuple[int, ...]:
+  """A named size, or QUERIESxGALLERYxFEATURES."""
+  if text in SIZES:
+    return SIZES[text]
+  numbers = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)x([1-9]\d*)', text)
+  if numbers is None:
+    raise argparse.ArgumentTypeError(
+      f'{text} is not {", ".join(SIZES)} or like 100x500x64.'
+    )
+  return tuple(map(int, numbers.groups()))
+
+
+def make_parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument(
+    '--size',
+    type=read_size,
+    default='market',
+    help='market, msmt17, or queries x gallery x features as in 100x500x64'
+    ' (market)',
+  )
+  parser.add_argument(
+    '--json', type=pathlib.Path, metavar='FILE', help='where the record goes'
+  )
+  # What a side's process is asked for.
+  parser.add_argument('--measure', type=json.loads, help=argparse.SUPPRESS)
+  return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+  parser = make_parser()
+  args = parser.parse_args(arguments)
+  if args.json is not None and not args.json.parent.is_dir():
+    parser.error(f'--json={args.json}: no such folder.')
+  if not pathlib.Path('/proc/self/status').exists():
+    parser.error('only Linux tells how much memory a process held.')
+  if args.measure is not None:
+    print(json.dumps(measure(**args.measure)))
+    return 0
+  try:
+    record = run(args)
+  except RuntimeError as error:
+    print(f'{THIS}: error: {error}', file=sys.stderr)
+    return 2
+  if args.json is not None:
+    args.json.write_text(json.dumps(record, indent=1) + '\n')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

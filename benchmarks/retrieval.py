@@ -1,0 +1,397 @@
+"""Seconds and memory of `evaluate_retrieval`, beside the usual evaluation.
+
+From embeddings to CMC, mAP and mINP: random unit embeddings, with as many
+images, identities and cameras as Market-1501 or MSMT17 has. In the same run:
+
+- the usual evaluation: the whole distance matrix, `argsort`, and a Python loop
+  over the queries, as BoT, torchreid and the released APNet code do it, in
+  numpy. On some of the queries where its arrays would be too large;
+- the bare float32 product of the embeddings, in blocks, by numpy or by JAX,
+  whichever is faster here: no evaluation can take less.
+
+Each side is a process of its own, on all cores, without the variables
+OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE, which may slow numpy. They take turns,
+and the best turn counts: what else the machine does only adds to the others.
+Memory is the peak of a process beyond what it had with the embeddings.
+"""
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+THIS = pathlib.Path(__file__).name
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # this also runs as a file
+
+from apnet_jax import evaluate_retrieval  # noqa: E402
+from benchmarks import input_pipeline, measuring  # noqa: E402
+
+SEED = 0
+SIZES = {'market': (3368, 15_913, 2048), 'msmt17': (11_659, 82_161, 2048)}
+SLOW = ('OPENBLAS_CORETYPE', 'OPENBLAS_L2_SIZE')
+DEVICES = (1, 2, 4)
+PRODUCT_BLOCK = 1024  # queries
+USUAL_ENTRIES = 2**26  # queries x gallery: the usual evaluation takes 1.5 GB
+USUAL = 'usual evaluation'
+PRODUCT = 'bare product'
+
+
+def ours(devices: int) -> str:
+  return f'this project, {devices} device{"s" if devices > 1 else ""}'
+
+
+# What is measured: in a process of its own
+
+
+class World:
+  """Random embeddings and ids, the same in all processes.
+
+  Market-1501 has 750 identities of 17.5 images under 6 cameras, and 2,798
+  distractors; MSMT17 3,060 identities of 27 under 15 cameras. Any other size
+  has Market-1501's numbers for an identity.
+  """
+
+  def __init__(self, queries: int, gallery: int, features: int):
+    rng = np.random.default_rng(SEED)
+    msmt17 = gallery == 82_161
+    distractors = 0 if msmt17 else gallery * 2798 // 15_913
+    identities = max(
+      1, int((gallery - distractors) / (26.9 if msmt17 else 17.5))
+    )
+    self.embeddings = [
+      rng.standard_normal((n, features), np.float32) for n in (queries, gallery)
+    ]
+    for x in self.embeddings:
+      x /= np.sqrt(np.einsum('ij,ij->i', x, x))[:, None]
+    self.pids = [rng.integers(1, identities + 1, n) for n in (queries, gallery)]
+    self.pids[1][gallery - distractors :] = 0
+    cameras = 15 if msmt17 else 6
+    self.camids = [rng.integers(cameras, size=n) for n in (queries, gallery)]
+
+  def arguments(self, queries: int | None = None) -> tuple:
+    """As `evaluate_retrieval` takes them, of the first so many queries."""
+    parts = self.embeddings, self.pids, self.camids
+    return (*(p[0][:queries] for p in parts), *(p[1] for p in parts))
+
+
+def evaluate_as_usual(q, q_pids, q_camids, g, g_pids, g_camids, max_rank=50):
+  """CMC and mAP; after eval_market1501 of torchreid and eval_func of BoT."""
+  distances = 1 - q @ g.T
+  indices = np.argsort(distances, axis=1)
+  matches = (g_pids[indices] == q_pids[:, np.newaxis]).astype(np.int32)
+  all_cmc, all_ap = [], []
+  for row in range(len(q)):
+    order = indices[row]
+    remove = (g_pids[order] == q_pids[row]) & (g_camids[order] == q_camids[row])
+    found = matches[row][~remove]
+    if not np.any(found):
+      continue
+    cmc = found.cumsum()
+    cmc[cmc > 1] = 1
+    all_cmc.append(cmc[:max_rank])
+    precisions = [x / (i + 1.0) for i, x in enumerate(found.cumsum())]
+    all_ap.append((np.asarray(precisions) * found).sum() / found.sum())
+  cmc = np.asarray(all_cmc).astype(np.float32).sum(0) / len(all_cmc)
+  return cmc, np.mean(all_ap)
+
+
+def multiply_by_numpy(query, gallery):
+  for start in range(0, len(query), PRODUCT_BLOCK):
+    query[start : start + PRODUCT_BLOCK] @ gallery.T
+
+
+@jax.jit
+def _multiply(query, gallery):
+  return jnp.matmul(query, gallery.T, precision='highest')
+
+
+def multiply_by_jax(query, gallery):
+  for start in range(0, len(query), PRODUCT_BLOCK):
+    _multiply(query[start : start + PRODUCT_BLOCK], gallery).block_until_ready()
+
+
+def prepare(part: str, world: World, queries: int | None):
+  """A function of no arguments: what is timed. It returns mAP or None.
+
+  `queries` is how many of them are evaluated, or, for this project, are asked
+  for in the mAP: it always evaluates all.
+  """
+  arguments = world.arguments(queries)
+  if part == USUAL:
+    return lambda: evaluate_as_usual(*arguments)[1]
+  if part == 'numpy':
+    return lambda: multiply_by_numpy(arguments[0], arguments[3])
+  if part == 'jax':
+    gallery = jnp.asarray(arguments[3])  # the time for this is not counted
+    return lambda: multiply_by_jax(arguments[0], gallery)
+
+  def evaluate():
+    result = evaluate_retrieval(*world.arguments())
+    return np.nanmean(result.average_precision[:queries])
+
+  return evaluate
+
+
+def serve(size: tuple[int, int, int]) -> None:
+  """Measures what the other process asks for."""
+  world = World(*size)
+
+  def measure(part: str, queries: int | None = None) -> dict:
+    timed = prepare(part, world, queries)
+    pathlib.Path('/proc/self/clear_refs').write_text('5')  # forget the peak
+    before = _kilobytes('VmRSS')
+    start = time.perf_counter()
+    figure = timed()
+    seconds = time.perf_counter() - start
+    return {
+      'seconds': seconds,
+      'MB': round((_kilobytes('VmHWM') - before) * 1024 / 1e6),
+      'mAP': None if figure is None else float(figure),
+    }
+
+  measuring.serve(measure)
+
+
+def _kilobytes(name: str) -> int:
+  status = pathlib.Path('/proc/self/status').read_text()
+  return int(re.search(rf'{name}:\s+(\d+) kB', status)[1])
+
+
+# The process that asks
+
+
+class Side:
+  """A process that measures when asked."""
+
+  def __init__(self, size: tuple[int, int, int], devices: int = 1):
+    environment = {k: v for k, v in os.environ.items() if k not in SLOW}
+    environment |= {
+      'JAX_PLATFORMS': 'cpu',
+      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+    }
+    size = 'x'.join(map(str, size))
+    self.process = subprocess.Popen(
+      [sys.executable, '-m', 'benchmarks.retrieval', '--serve', '--size', size],
+      cwd=ROOT,
+      env=environment,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+
+  def ask(self, **request) -> dict:
+    """Asks and waits for the answer; RuntimeError if the process ended."""
+    with contextlib.suppress(BrokenPipeError):
+      print(json.dumps(request), file=self.process.stdin, flush=True)
+    answer = self.process.stdout.readline()
+    if not answer:
+      code = self.process.wait()
+      raise RuntimeError(f'a side ended with code {code}; see above for why.')
+    return json.loads(answer)
+
+  def close(self) -> None:
+    with contextlib.suppress(BrokenPipeError):
+      self.process.stdin.close()
+    self.process.wait()
+    self.process.stdout.close()
+
+
+def measure_all(
+  size: tuple[int, int, int], usual_queries: int, turns: int
+) -> dict:
+  """Answers of all sides by row of the table, the first call apart."""
+  slice_ = {'queries': usual_queries}
+  with contextlib.ExitStack() as stack:
+
+    def start(*arguments):
+      return stack.enter_context(contextlib.closing(Side(*arguments)))
+
+    bare = start(size)
+    # The faster one on a part of the queries; both have warmed up before.
+    seconds = {}
+    for library in ('numpy', 'jax'):
+      answers = [bare.ask(part=library, queries=PRODUCT_BLOCK) for _ in '123']
+      seconds[library] = min(answer['seconds'] for answer in answers[1:])
+    library = min(seconds, key=seconds.get)
+    rows = {PRODUCT: (bare, {'part': library})}
+    for devices in DEVICES:
+      request = {'part': 'ours'} | slice_
+      rows[ours(devices)] = (start(size, devices), request)
+    rows[USUAL] = (start(size), {'part': USUAL} | slice_)
+
+    first, answers = {}, {row: [] for row in rows}
+    for row in map(ours, DEVICES):
+      side, request = rows[row]
+      first[row] = side.ask(**request)
+    progress = tqdm(total=turns * len(rows), unit='', leave=False)
+    with progress:
+      for _ in range(turns):
+        for row, (side, request) in rows.items():
+          progress.set_description(row)
+          answers[row].append(side.ask(**request))
+          progress.update()
+  return {'product by': library, 'first': first, 'answers': answers}
+
+
+def summarize(measured: dict, size: tuple[int, int, int], usual: int) -> dict:
+  """Figures by row: the best of the turns, and all of them."""
+  figures = {}
+  for row, answers in measured['answers'].items():
+    turns = [answer['seconds'] for answer in answers]
+    if row == USUAL:
+      turns = [seconds * size[0] / usual for seconds in turns]
+    figures[row] = {
+      'seconds': min(turns),
+      'turns': turns,
+      'MB': max(answer['MB'] for answer in answers),
+    }
+    if row in measured['first']:
+      first = measured['first'][row]
+      figures[row]['first call'] = first['seconds']
+      figures[row]['MB'] = max(figures[row]['MB'], first['MB'])
+    if answers[0]['mAP'] is not None:
+      figures[row]['mAP'] = answers[0]['mAP']
+  for values in figures.values():
+    for name, key in ((PRODUCT, 'times product'), (USUAL, 'times usual')):
+      values[key] = values['seconds'] / figures[name]['seconds']
+  return figures
+
+
+def format_table(figures: dict, product_by: str) -> str:
+  """What is printed of the figures."""
+  columns = ('seconds', 'first', '/ product', 'usual /', 'MB')
+  lines = [f'{"":26}' + ''.join(f'{column:>10}' for column in columns)]
+  for row, values in figures.items():
+    first = values.get('first call')
+    cells = (
+      f'{values["seconds"]:.2f}',
+      '-' if first is None else f'{first:.2f}',
+      f'{values["times product"]:.2f}',
+      f'{1 / values["times usual"]:.1f}',
+      f'{values["MB"]:,}',
+    )
+    lines.append(f'{row:26}' + ''.join(f'{cell:>10}' for cell in cells))
+  lines.append(
+    f'The product is by {product_by}; first: the call that compiles.'
+  )
+  return '\n'.join(lines)
+
+
+def read_size(text: str) -> tuple[int, int, int]:
+  if text in SIZES:
+    return SIZES[text]
+  if not re.fullmatch(r'[1-9]\d*x[1-9]\d*x[1-9]\d*', text):
+    raise argparse.ArgumentTypeError(
+      f'{text!r} is none of {", ".join(SIZES)} and not QUERIESxGALLERYxFEATURES'
+    )
+  return tuple(map(int, text.split('x')))
+
+
+def make_parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument(
+    '--size',
+    type=read_size,
+    default=SIZES['market'],
+    metavar='market|msmt17|QxGxD',
+    help='queries, gallery, features (market: 3368x15913x2048)',
+  )
+  parser.add_argument('--turns', type=int, default=3, help='(3)')
+  parser.add_argument(
+    '--usual-queries',
+    type=int,
+    metavar='N',
+    help='for the usual evaluation, whose seconds are then scaled to all'
+    ' (as many as make 2**26 distances)',
+  )
+  parser.add_argument(
+    '--json', type=pathlib.Path, metavar='FILE', help='where the record goes'
+  )
+  parser.add_argument('--serve', action='store_true', help=argparse.SUPPRESS)
+  return parser
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+  """Reads the command line; what cannot be ends the program with code 2."""
+  parser = make_parser()
+  args = parser.parse_args(arguments)
+  queries, gallery, _ = args.size
+  if args.usual_queries is None:
+    args.usual_queries = max(1, min(queries, USUAL_ENTRIES // gallery))
+  if not 1 <= args.usual_queries <= queries:
+    parser.error(f'--usual-queries={args.usual_queries}: of {queries} queries.')
+  if args.turns < 1:
+    parser.error(f'--turns={args.turns}: must be at least 1.')
+  if not pathlib.Path('/proc/self/clear_refs').exists():
+    parser.error('only Linux tells the peak of a process.')
+  if args.json is not None and not args.json.parent.is_dir():
+    parser.error(f'--json={args.json}: no such folder.')
+  return args
+
+
+def run(args: argparse.Namespace) -> dict:
+  """Measures, prints the table and returns the record."""
+  hardware = input_pipeline.hardware()
+  queries, gallery, features = args.size
+  print(f'{hardware}; {queries:,} queries, {gallery:,} images x {features:,}')
+  measured = measure_all(args.size, args.usual_queries, args.turns)
+  figures = summarize(measured, args.size, args.usual_queries)
+  print('\n' + format_table(figures, measured['product by']))
+  if args.usual_queries < queries:
+    print(
+      f'The usual evaluation: {args.usual_queries:,} queries, seconds times'
+      f' {queries / args.usual_queries:.2f}; MB are of these queries.'
+    )
+  return {
+    'command': f'python benchmarks/{THIS} {shlex.join(sys.argv[1:])}'.strip(),
+    'hardware': hardware,
+    'date': datetime.date.today().isoformat(),
+    'seed': SEED,
+    'versions': {
+      'python': sys.version.split()[0],
+      'numpy': np.__version__,
+      'jax': jax.__version__,
+    },
+    'unset': list(SLOW),
+    'queries': queries,
+    'gallery': gallery,
+    'features': features,
+    'queries of the usual evaluation': args.usual_queries,
+    'product by': measured['product by'],
+    'turns': args.turns,
+    'figures': figures,
+  }
+
+
+def main(arguments: list[str] | None = None) -> int:
+  args = parse(arguments)
+  if args.serve:
+    serve(args.size)
+    return 0
+  try:
+    record = run(args)
+  except RuntimeError as error:
+    print(f'{THIS}: error: {error}', file=sys.stderr)
+    return 2
+  if args.json is not None:
+    args.json.write_text(json.dumps(record, indent=1) + '\n')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
