@@ -38,6 +38,7 @@ BATCH_SIZE = 80
 SEED = 0  # of the drawn images and of the batches: the default of both
 WHOLE = 'decode, resize, augment: float32 batches'
 UINT8 = 'decode, resize: uint8 batches'
+UINT8_PART = 'decode, resize'
 DECODE = 'decode, one by one'
 TABLES = (WHOLE, UINT8, DECODE)
 REFERENCE = 'PyTorch'
@@ -60,9 +61,9 @@ ROWS = (
   Row(WHOLE, OURS, 'encoded', 'all'),
   Row(WHOLE, 'this project, new memory', 'encoded', 'all, new memory'),
   Row(WHOLE, 'this project, decoded cache', 'decoded', 'all'),
-  Row(UINT8, REFERENCE, 'torch', 'decode, resize'),
-  Row(UINT8, OURS, 'encoded', 'decode, resize'),
-  Row(UINT8, 'this project, decoded cache', 'decoded', 'decode, resize'),
+  Row(UINT8, REFERENCE, 'torch', UINT8_PART),
+  Row(UINT8, OURS, 'encoded', UINT8_PART),
+  Row(UINT8, 'this project, decoded cache', 'decoded', UINT8_PART),
   Row(DECODE, REFERENCE, 'torch', 'decode'),
   Row(DECODE, OURS, 'encoded', 'decode'),
 )
@@ -120,72 +121,77 @@ def open_sides(
       side.close()
 
 
-def try_workers(side: Side, cores: int, seconds: float, show) -> dict:
-  """PyTorch's images/s by number of workers: the better of two turns."""
-  candidates = {0, 1, cores} | ({2 * cores} if cores > 1 else set())
-  rates = dict.fromkeys(sorted(candidates), 0)
-  for workers in [*rates, *rates]:
-    show(f'PyTorch, {workers} workers')
-    answer = side.ask(part='all', seconds=seconds, workers=workers)
-    rates[workers] = max(rates[workers], answer['rate'])
-  return rates
-
-
 def measure_on(
   cores: set[int], images: pathlib.Path, args: argparse.Namespace
 ) -> dict:
   """All rows on these cores.
 
   Returns:
-    `versions`; `workers`, images/s of PyTorch by number of workers; and
-    `rows`, for each row of `ROWS` its answers in all turns.
+    `versions`; `workers`, PyTorch's answers in all turns by number of workers;
+    and `rows`, the answers in all turns for each of `ROWS`: PyTorch's are those
+    with the best number of workers.
   """
-  title = count_cores(len(cores))
-  answers = {row: [] for row in ROWS}
-  progress = tqdm(total=args.turns * len(ROWS), unit='', leave=False)
-
-  def show(what):
-    progress.set_description(f'{title}: {what}'[:60])
-
+  number = len(cores)
+  candidates = {0, 1, number} | ({2 * number} if number > 1 else set())
+  workers = {candidate: [] for candidate in sorted(candidates)}
+  reference, *others = ROWS
+  rows = {row: [] for row in ROWS}
+  progress = tqdm(
+    total=args.turns * (len(workers) + len(others)), unit='', leave=False
+  )
+  progress.set_description(f'{count_cores(number)}: starting')
   with progress, open_sides(images, args.image_size, cores) as sides:
-    show('starting')
+
+    def ask(row, **request):
+      progress.set_description(f'{count_cores(number)}: {row.name}')
+      request |= {'part': row.part, 'seconds': args.seconds}
+      answer = sides[row.side].ask(**request)
+      progress.update()
+      return answer
+
     versions = {}
     for side in sides.values():
       versions |= side.ask(part='versions')
-    rates = try_workers(sides['torch'], len(cores), args.seconds, show)
-    workers = max(rates, key=rates.get)
     for _ in range(args.turns):
-      for row in ROWS:
-        show(row.name)
-        request = {'part': row.part, 'seconds': args.seconds}
-        if row.side == 'torch':
-          in_one_buffer = row.part == 'all, one buffer'
-          request['workers'] = 0 if in_one_buffer else workers
-        answers[row].append(sides[row.side].ask(**request))
-        progress.update()
-  return {'versions': versions, 'workers': rates, 'rows': answers}
+      for candidate, answers in workers.items():
+        answers.append(ask(reference, workers=candidate))
+      best = best_workers(workers)
+      for row in others:
+        # Without workers is how PyTorch can use one buffer.
+        plain = row.side == 'torch' and row.part == UINT8_PART
+        rows[row].append(ask(row, **({'workers': best} if plain else {})))
+  rows[reference] = workers[best_workers(workers)]
+  return {'versions': versions, 'workers': workers, 'rows': rows}
+
+
+def best_workers(workers: Mapping[int, list[dict]]) -> int:
+  return max(workers, key=lambda number: _median_rate(workers[number]))
+
+
+def _median_rate(answers: list[dict]) -> float:
+  return statistics.median(answer['rate'] for answer in answers)
 
 
 def summarize(measured: Mapping, cores: int) -> dict:
   """Figures of `measure_on`, by table and row: medians, and all the turns."""
-  rates = {
-    row: [answer['rate'] for answer in answers]
-    for row, answers in measured['rows'].items()
+  rows = measured['rows']
+  references = {
+    row.table: _median_rate(rows[row]) for row in rows if row.name == REFERENCE
   }
-  medians = {row: statistics.median(turns) for row, turns in rates.items()}
-  references = {r.table: m for r, m in medians.items() if r.name == REFERENCE}
   figures = {table: {} for table in TABLES}
-  for row, median in medians.items():
+  for row, answers in rows.items():
+    rate = _median_rate(answers)
     figures[row.table][row.name] = {
-      'images/s': round(median),
+      'images/s': round(rate),
       # Decoding one by one takes one core, however many there are.
-      'a core': round(median / (1 if row.table == DECODE else cores)),
-      'times': round(median / references[row.table], 2),
-      'MB': _median_megabytes(measured['rows'][row]),
-      'turns': [round(rate) for rate in rates[row]],
+      'a core': round(rate / (1 if row.table == DECODE else cores)),
+      'times': round(rate / references[row.table], 2),
+      'MB': _median_megabytes(answers),
+      'turns': [round(answer['rate']) for answer in answers],
     }
   figures['PyTorch by workers'] = {
-    str(workers): round(rate) for workers, rate in measured['workers'].items()
+    str(number): round(_median_rate(answers))
+    for number, answers in measured['workers'].items()
   }
   return figures
 

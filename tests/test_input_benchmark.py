@@ -46,13 +46,14 @@ def measured():
     row: [{'rate': 100 * i + x, 'memory': 5e6 * i} for x in (90, 0, 20)]
     for i, row in enumerate(input_pipeline.ROWS, 1)
   }
-  return {'workers': {0: 80.4, 2: 120.0}, 'rows': rows}
+  workers = {0: [{'rate': 80.4}], 2: [{'rate': 120}, {'rate': 110}]}
+  return {'workers': workers, 'rows': rows}
 
 
 def test_figures_are_medians(measured):
   figures = input_pipeline.summarize(measured, cores=2)
   assert list(figures) == [*input_pipeline.TABLES, 'PyTorch by workers']
-  assert figures['PyTorch by workers'] == {'0': 80, '2': 120}
+  assert figures['PyTorch by workers'] == {'0': 80, '2': 115}
   assert figures[input_pipeline.WHOLE]['this project'] == {
     'images/s': 320,
     'a core': 160,

@@ -15,7 +15,6 @@ import numpy as np
 
 from apnet_jax import parallel
 from apnet_jax.retrieval.scores import (
-  JUNK_PID,
   TILE,
   EmbeddingScores,
   Labels,
@@ -23,13 +22,6 @@ from apnet_jax.retrieval.scores import (
   as_embeddings,
   on_devices,
 )
-
-__all__ = [
-  'JUNK_PID',
-  'RetrievalResult',
-  'evaluate_retrieval',
-  'evaluate_scores',
-]
 
 # Queries at a time: more make neither product nor count faster. Fewer if the
 # block of queries by gallery would have more entries than this: 0.27 GB.
