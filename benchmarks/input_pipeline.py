@@ -81,9 +81,9 @@ class Side:
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
-      # Before anything starts threads.
-      preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )
+    # Before it starts threads: it is still importing.
+    os.sched_setaffinity(self.process.pid, cores)
 
   def ask(self, **request) -> dict:
     """Asks and waits for the answer; RuntimeError if the process ended."""

@@ -118,6 +118,7 @@ def test_readme_commands_run(own, pretrained, benchmarks, tmp_path):
   for _, script, *flags in documented_commands():
     command = [script, *(flag for flag in flags if '--' not in flag)]
     command = [small['--config.data.dir'] if c == 'DIR' else c for c in command]
+    flags = [flag if '=' in flag else f'{flag}=True' for flag in flags]
     flags = dict(flag.split('=', 1) for flag in flags if '--' in flag)
     if '--config.model.pretrained' in flags:
       flags['--config.model.pretrained'] = outputs.get(
