@@ -30,35 +30,36 @@ def resize(image: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
   Returns:
     uint8 [*image_size, 3], within a grey level of PIL's.
   """
-  image_size = tuple(image_size)
-  shape = tf.shape(image)
-  resized = tf.cond(
-    (shape[0] <= image_size[0]) & (shape[1] <= image_size[1]),
-    lambda: _enlarge(image, image_size),
-    # Antialias matters only where something shrinks, and is slow.
-    lambda: tf.image.resize(image, image_size, antialias=True) + 0.5,
-  )
-  # Weights that sum to one do not leave 0..255: nothing to clip.
-  return tf.ensure_shape(tf.cast(resized, tf.uint8), (*image_size, 3))
-
-
-def _enlarge(image: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
-  """First along the width, then along the height, plus 0.5.
-
-  TensorFlow interpolates a value at a time where there are three channels: here
-  only the few rows of the small image. Along the height a whole row is one
-  pixel of many channels, which it does in vectors. The half, for rounding, is
-  added where there are fewest values: interpolation passes it on.
-  """
   height, width = image_size
-  rows = tf.shape(image)[0]
-  wide = _interpolate(image[None], (rows, width)) + 0.5
+  shape = tf.shape(image)
+  # Weights sum to one: the half, for rounding, passes through interpolation,
+  # and nothing leaves 0..255. (Floats are also interpolated faster.)
+  images = tf.cast(image, tf.float32)[None] + 0.5
+  resized = tf.cond(
+    (shape[0] <= height) & (shape[1] <= width),
+    lambda: _enlarge(images, height, width),
+    # Antialias matters only where something shrinks, and is slow.
+    lambda: tf.image.resize(images, (height, width), antialias=True),
+  )
+  return tf.reshape(tf.cast(resized, tf.uint8), (height, width, 3))
+
+
+def _enlarge(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
+  """First along the width, then along the height.
+
+  TensorFlow interpolates a pixel at a time: along the width the three channels
+  of each, but only for the few rows of the small image; along the height a
+  whole row is one pixel of many channels, which goes much faster.
+  """
+  rows = tf.shape(images)[1]
+  wide = _interpolate(images, (rows, width))
   wide = tf.reshape(wide, (1, rows, 1, width * 3))
-  return tf.reshape(_interpolate(wide, (height, 1)), (height, width, 3))
+  wide = _interpolate(wide, (height, 1))
+  return tf.reshape(wide, (1, height, width, 3))
 
 
 def _interpolate(images: tf.Tensor, image_size) -> tf.Tensor:
-  """[batch, height, width, channels] -> float32; for growing sizes."""
+  """float32 [batch, height, width, channels]; for growing sizes."""
   return tf.raw_ops.ResizeBilinear(
     images=images, size=image_size, half_pixel_centers=True
   )
