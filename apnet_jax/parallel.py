@@ -31,7 +31,7 @@ def pmap_batch(function: Callable) -> Callable:
 
 def replicated() -> NamedSharding:
   """The placement of state: whole on every device."""
-  return NamedSharding(Mesh(jax.devices(), (AXIS,)), PartitionSpec())
+  return NamedSharding(_mesh(), PartitionSpec())
 
 
 def replicate(tree):

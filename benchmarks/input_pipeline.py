@@ -15,12 +15,9 @@ import argparse
 from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
-import datetime
 import importlib.util
-import json
 import os
 import pathlib
-import shlex
 import statistics
 import subprocess
 import sys
@@ -28,11 +25,10 @@ import tempfile
 
 from tqdm import tqdm
 
-THIS = pathlib.Path(__file__).name
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this also runs as a file
 
-from benchmarks import measuring  # noqa: E402
+from benchmarks import command, measuring  # noqa: E402
 
 BATCH_SIZE = 80
 SEED = 0  # of the drawn images and of the batches: the default of both
@@ -69,52 +65,24 @@ ROWS = (
 )
 
 
-class Side:
-  """A process that measures when asked."""
-
-  def __init__(self, module: str, cores: set[int], arguments: list[str]):
-    environment = os.environ | {'JAX_PLATFORMS': 'cpu'}
-    self.process = subprocess.Popen(
-      [sys.executable, '-m', f'benchmarks.{module}', *arguments],
-      cwd=ROOT,
-      env=environment,
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-    )
-    # Before it starts threads: it is still importing.
-    os.sched_setaffinity(self.process.pid, cores)
-
-  def ask(self, **request) -> dict:
-    """Asks and waits for the answer; RuntimeError if the process ended."""
-    with contextlib.suppress(BrokenPipeError):
-      print(json.dumps(request), file=self.process.stdin, flush=True)
-    answer = self.process.stdout.readline()
-    if not answer:
-      code = self.process.wait()
-      raise RuntimeError(
-        f'{self.process.args[2]} ended with code {code}; see above for why.'
-      )
-    return json.loads(answer)
-
-  def close(self) -> None:
-    with contextlib.suppress(BrokenPipeError):
-      self.process.stdin.close()
-    self.process.wait()
-    self.process.stdout.close()
-
-
 @contextlib.contextmanager
 def open_sides(
   images: pathlib.Path, image_size: tuple[int, int], cores: set[int]
-) -> Iterator[dict[str, Side]]:
+) -> Iterator[dict[str, command.Side]]:
   """Starts all sides on these cores; they wait for requests."""
   common = ['--images', str(images), '--image-size', *map(str, image_size)]
   sides = {}
   try:
-    sides['torch'] = Side('input_torch', cores, common)
+    sides['torch'] = command.Side(
+      'input_torch', common, command.environment(JAX_PLATFORMS='cpu'), cores
+    )
     for cache in ('encoded', 'decoded'):
-      sides[cache] = Side('input_ours', cores, [*common, '--cache', cache])
+      sides[cache] = command.Side(
+        'input_ours',
+        [*common, '--cache', cache],
+        command.environment(JAX_PLATFORMS='cpu'),
+        cores,
+      )
     yield sides
   finally:
     for side in sides.values():
@@ -139,11 +107,11 @@ def measure_on(
   progress = tqdm(
     total=args.turns * (len(workers) + len(others)), unit='', leave=False
   )
-  progress.set_description(f'{count_cores(number)}: starting')
+  progress.set_description(f'{command.count_cores(number)}: starting')
   with progress, open_sides(images, args.image_size, cores) as sides:
 
     def ask(row, **request):
-      progress.set_description(f'{count_cores(number)}: {row.name}')
+      progress.set_description(f'{command.count_cores(number)}: {row.name}')
       request |= {'part': row.part, 'seconds': args.seconds}
       answer = sides[row.side].ask(**request)
       progress.update()
@@ -217,7 +185,7 @@ def shares(figures: Mapping, name: str) -> dict[str, int]:
 def format_table(figures: Mapping, cores: int) -> str:
   """What is printed of the figures for some number of cores."""
   columns = ('images/s', 'a core', 'times', 'MB')
-  title = f'On {count_cores(cores)}'
+  title = f'On {command.count_cores(cores)}'
   lines = [f'{title:34}' + ''.join(f'{column:>10}' for column in columns)]
   for table in TABLES:
     lines.append(table)
@@ -249,24 +217,8 @@ def draw(folder: pathlib.Path, identities: int) -> pathlib.Path:
   return root / 'bounding_box_train'
 
 
-def count_cores(number: int) -> str:
-  return f'{number} core{"s" if number > 1 else ""}'
-
-
-def hardware() -> str:
-  """The processor, in words."""
-  name = 'an unknown processor'
-  with contextlib.suppress(OSError):
-    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
-    names = [line.split(':')[1] for line in lines if 'model name' in line]
-    name = names[0].strip() if names else name
-  return f'{count_cores(len(os.sched_getaffinity(0)))} of {name}'
-
-
 def make_parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = command.make_parser(__doc__)
   parser.add_argument(
     '--images',
     type=pathlib.Path,
@@ -288,24 +240,19 @@ def make_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--identities', type=int, default=150, help='people to draw (150)'
   )
-  parser.add_argument(
-    '--json', type=pathlib.Path, metavar='FILE', help='where the record goes'
-  )
   return parser
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
   """Reads the command line; what cannot be ends the program with code 2."""
   parser = make_parser()
-  args = parser.parse_args(arguments)
+  args = command.parse(parser, arguments)
   if min(args.turns, args.seconds, args.identities, *args.image_size) <= 0:
     parser.error('numbers must be greater than 0.')
   if not hasattr(os, 'sched_setaffinity'):
     parser.error('only Linux can pin processes to cores.')
   if args.images is not None and not args.images.is_dir():
     parser.error(f'--images={args.images}: no such folder.')
-  if args.json is not None and not args.json.parent.is_dir():
-    parser.error(f'--json={args.json}: no such folder.')
   for name in ('torch', 'torchvision'):
     if importlib.util.find_spec(name) is None:
       parser.error(
@@ -319,11 +266,11 @@ def run(args: argparse.Namespace, images: pathlib.Path) -> dict:
   """Measures on one core and on all, prints tables, returns the record."""
   number = len(measuring.list_images(images))
   if number < BATCH_SIZE:
-    raise ValueError(
+    raise RuntimeError(
       f'{images} holds {number} images; a batch takes {BATCH_SIZE}.'
     )
   height, width = args.image_size
-  print(f'{hardware()}; {number:,} images to {height} x {width}')
+  print(f'{command.hardware()}; {number:,} images to {height} x {width}')
   cores = sorted(os.sched_getaffinity(0))
   figures = {}
   for some in dict.fromkeys((tuple(cores[-1:]), tuple(cores))):
@@ -331,9 +278,6 @@ def run(args: argparse.Namespace, images: pathlib.Path) -> dict:
     figures[str(len(some))] = summarize(measured, len(some))
     print('\n' + format_table(figures[str(len(some))], len(some)), flush=True)
   return {
-    'command': f'python benchmarks/{THIS} {shlex.join(sys.argv[1:])}',
-    'hardware': hardware(),
-    'date': datetime.date.today().isoformat(),
     'seed': SEED,
     'versions': {'python': sys.version.split()[0], **measured['versions']},
     'images': 'drawn, 128 x 64' if args.images is None else 'own',
@@ -349,17 +293,13 @@ def run(args: argparse.Namespace, images: pathlib.Path) -> dict:
 def main(arguments: list[str] | None = None) -> int:
   args = parse(arguments)
   with tempfile.TemporaryDirectory() as folder:
-    images = args.images
-    try:
-      if images is None:
-        images = draw(pathlib.Path(folder), args.identities)
-      record = run(args, images.resolve())
-    except (ValueError, RuntimeError) as error:
-      print(f'{THIS}: error: {error}', file=sys.stderr)
-      return 2
-  if args.json is not None:
-    args.json.write_text(json.dumps(record, indent=1) + '\n')
-  return 0
+
+    def run_on_images() -> dict:
+      drawn = args.images is None
+      images = draw(pathlib.Path(folder), args.identities) if drawn else None
+      return run(args, (images or args.images).resolve())
+
+    return command.finish(__file__, run_on_images, args.json)
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import re
 import sys
 import time
 
@@ -86,3 +87,9 @@ def _proportional_size(pid: int) -> int:
   with open(f'/proc/{pid}/smaps_rollup') as file:
     (line,) = [line for line in file if line.startswith('Pss:')]
   return int(line.split()[1]) * 1024
+
+
+def kilobytes(name: str) -> int:
+  """Of this process: VmRSS, what it holds, or VmHWM, the most it held."""
+  status = pathlib.Path('/proc/self/status').read_text()
+  return int(re.search(rf'{name}:\s+(\d+) kB', status)[1])

@@ -12,14 +12,11 @@ taken out of the environment of both sides.
 """
 
 import argparse
-import datetime
 import importlib
 import importlib.metadata
 import json
 import os
 import pathlib
-import re
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -27,15 +24,13 @@ import time
 
 import numpy as np
 
-THIS = pathlib.Path(__file__).name
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this also runs as a file
 
-from benchmarks.input_pipeline import hardware  # noqa: E402
+from benchmarks import command, measuring  # noqa: E402
 
 MODULE = 'apnet_jax.retrieval.rerank'
 SEED = 0
-SIZES = {'market': (3368, 15913, 2048), 'msmt17': (11659, 82161, 2048)}
 IMAGES_OF_A_PERSON = 20
 NOISE = 3.0  # of an image, in deviations of the people
 K1, K2, LAMBDA = 20, 6, 0.3
@@ -44,7 +39,6 @@ COMPARED = 32  # queries whose distances both sides hand over
 # Of a pair of images, as the order is made: distance and weight in float32, the
 # order in int64 and then int32.
 DENSE_BYTES = 4 + 4 + 8 + 4
-LEFT_OUT = ('OPENBLAS_CORETYPE', 'OPENBLAS_L2_SIZE')
 
 
 def draw(queries: int, gallery: int, features: int) -> tuple:
@@ -128,22 +122,20 @@ def measure(side: str, size: tuple, output: str) -> dict:
   distances = SIDES[side](query, gallery)
   seconds = time.perf_counter() - start
   np.save(output, distances)
-  status = pathlib.Path('/proc/self/status').read_text()
-  kilobytes = int(re.search(r'VmHWM:\s*(\d+) kB', status)[1])
+  peak = measuring.kilobytes('VmHWM')
   return {
     'seconds': round(seconds, 1),
-    'peak GB': round(kilobytes * 1024 / 1e9, 2),
+    'peak GB': round(peak * 1024 / 1e9, 2),
   }
 
 
 def measure_apart(side: str, size: tuple, output: pathlib.Path) -> dict:
   """`measure` in a process of its own; RuntimeError if that fails."""
-  environment = {k: v for k, v in os.environ.items() if k not in LEFT_OUT}
   request = json.dumps({'side': side, 'size': size, 'output': str(output)})
   result = subprocess.run(
     [sys.executable, '-m', 'benchmarks.rerank', '--measure', request],
     cwd=ROOT,
-    env=environment,
+    env=command.environment(without=command.SLOW),
     stdout=subprocess.PIPE,
     text=True,
   )
@@ -170,7 +162,9 @@ def too_large(size: tuple) -> str | None:
 def run(args: argparse.Namespace) -> dict:
   """Measures both sides, prints figures, returns the record."""
   queries, gallery, features = args.size
-  print(f'{hardware()}; {queries:,} queries, {gallery:,} gallery images')
+  print(
+    f'{command.hardware()}; {queries:,} queries, {gallery:,} gallery images'
+  )
   figures = {}
   with tempfile.TemporaryDirectory() as folder:
     outputs = {s: pathlib.Path(folder) / f'{s}.npy' for s in SIDES}
@@ -186,9 +180,6 @@ def run(args: argparse.Namespace) -> dict:
       for name in ('times faster', 'largest difference'):
         print(f'{name}: {figures[name]}')
   return {
-    'command': f'python benchmarks/{THIS} {shlex.join(sys.argv[1:])}',
-    'hardware': hardware(),
-    'date': datetime.date.today().isoformat(),
     'seed': SEED,
     'versions': versions(),
     'embeddings': 'drawn',
@@ -196,7 +187,7 @@ def run(args: argparse.Namespace) -> dict:
     'gallery': gallery,
     'features': features,
     'k1, k2, lambda': [K1, K2, LAMBDA],
-    'left out of the environment': LEFT_OUT,
+    'left out of the environment': command.SLOW,
     'figures': figures,
   }
 
@@ -207,32 +198,9 @@ def versions() -> dict[str, str]:
   return python | {name: importlib.metadata.version(name) for name in packages}
 
 
-def read_size(text: str) -> tuple[int, ...]:
-  """A named size, or QUERIESxGALLERYxFEATURES."""
-  if text in SIZES:
-    return SIZES[text]
-  numbers = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)x([1-9]\d*)', text)
-  if numbers is None:
-    raise argparse.ArgumentTypeError(
-      f'{text} is not {", ".join(SIZES)} or like 100x500x64.'
-    )
-  return tuple(map(int, numbers.groups()))
-
-
 def make_parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument(
-    '--size',
-    type=read_size,
-    default='market',
-    help='market, msmt17, or queries x gallery x features as in 100x500x64'
-    ' (market)',
-  )
-  parser.add_argument(
-    '--json', type=pathlib.Path, metavar='FILE', help='where the record goes'
-  )
+  parser = command.make_parser(__doc__)
+  command.add_size(parser)
   # What a side's process is asked for.
   parser.add_argument('--measure', type=json.loads, help=argparse.SUPPRESS)
   return parser
@@ -240,22 +208,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
   parser = make_parser()
-  args = parser.parse_args(arguments)
-  if args.json is not None and not args.json.parent.is_dir():
-    parser.error(f'--json={args.json}: no such folder.')
+  args = command.parse(parser, arguments)
   if not pathlib.Path('/proc/self/status').exists():
     parser.error('only Linux tells how much memory a process held.')
   if args.measure is not None:
     print(json.dumps(measure(**args.measure)))
     return 0
-  try:
-    record = run(args)
-  except RuntimeError as error:
-    print(f'{THIS}: error: {error}', file=sys.stderr)
-    return 2
-  if args.json is not None:
-    args.json.write_text(json.dumps(record, indent=1) + '\n')
-  return 0
+  return command.finish(__file__, lambda: run(args), args.json)
 
 
 if __name__ == '__main__':

@@ -17,13 +17,7 @@ Memory is the peak of a process beyond what it had with the embeddings.
 
 import argparse
 import contextlib
-import datetime
-import json
-import os
 import pathlib
-import re
-import shlex
-import subprocess
 import sys
 import time
 
@@ -32,16 +26,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-THIS = pathlib.Path(__file__).name
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this also runs as a file
 
 from apnet_jax import evaluate_retrieval  # noqa: E402
-from benchmarks import input_pipeline, measuring  # noqa: E402
+from benchmarks import command, measuring  # noqa: E402
 
 SEED = 0
-SIZES = {'market': (3368, 15_913, 2048), 'msmt17': (11_659, 82_161, 2048)}
-SLOW = ('OPENBLAS_CORETYPE', 'OPENBLAS_L2_SIZE')
 DEVICES = (1, 2, 4)
 PRODUCT_BLOCK = 1024  # queries
 USUAL_ENTRIES = 2**26  # queries x gallery: the usual evaluation takes 1.5 GB
@@ -152,61 +143,30 @@ def serve(size: tuple[int, int, int]) -> None:
   def measure(part: str, queries: int | None = None) -> dict:
     timed = prepare(part, world, queries)
     pathlib.Path('/proc/self/clear_refs').write_text('5')  # forget the peak
-    before = _kilobytes('VmRSS')
+    before = measuring.kilobytes('VmRSS')
     start = time.perf_counter()
     figure = timed()
     seconds = time.perf_counter() - start
     return {
       'seconds': seconds,
-      'MB': round((_kilobytes('VmHWM') - before) * 1024 / 1e6),
+      'MB': round((measuring.kilobytes('VmHWM') - before) * 1024 / 1e6),
       'mAP': None if figure is None else float(figure),
     }
 
   measuring.serve(measure)
 
 
-def _kilobytes(name: str) -> int:
-  status = pathlib.Path('/proc/self/status').read_text()
-  return int(re.search(rf'{name}:\s+(\d+) kB', status)[1])
-
-
 # The process that asks
 
 
-class Side:
-  """A process that measures when asked."""
-
-  def __init__(self, size: tuple[int, int, int], devices: int = 1):
-    environment = {k: v for k, v in os.environ.items() if k not in SLOW}
-    environment |= {
-      'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
-    }
-    size = 'x'.join(map(str, size))
-    self.process = subprocess.Popen(
-      [sys.executable, '-m', 'benchmarks.retrieval', '--serve', '--size', size],
-      cwd=ROOT,
-      env=environment,
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-    )
-
-  def ask(self, **request) -> dict:
-    """Asks and waits for the answer; RuntimeError if the process ended."""
-    with contextlib.suppress(BrokenPipeError):
-      print(json.dumps(request), file=self.process.stdin, flush=True)
-    answer = self.process.stdout.readline()
-    if not answer:
-      code = self.process.wait()
-      raise RuntimeError(f'a side ended with code {code}; see above for why.')
-    return json.loads(answer)
-
-  def close(self) -> None:
-    with contextlib.suppress(BrokenPipeError):
-      self.process.stdin.close()
-    self.process.wait()
-    self.process.stdout.close()
+def start_side(size: tuple[int, int, int], devices: int = 1) -> command.Side:
+  environment = command.environment(
+    without=command.SLOW,
+    JAX_PLATFORMS='cpu',
+    XLA_FLAGS=f'--xla_force_host_platform_device_count={devices}',
+  )
+  arguments = ['--serve', '--size', 'x'.join(map(str, size))]
+  return command.Side('retrieval', arguments, environment)
 
 
 def measure_all(
@@ -217,7 +177,7 @@ def measure_all(
   with contextlib.ExitStack() as stack:
 
     def start(*arguments):
-      return stack.enter_context(contextlib.closing(Side(*arguments)))
+      return stack.enter_context(contextlib.closing(start_side(*arguments)))
 
     bare = start(size)
     # The faster one on a part of the queries; both have warmed up before.
@@ -290,27 +250,9 @@ def format_table(figures: dict, product_by: str) -> str:
   return '\n'.join(lines)
 
 
-def read_size(text: str) -> tuple[int, int, int]:
-  if text in SIZES:
-    return SIZES[text]
-  if not re.fullmatch(r'[1-9]\d*x[1-9]\d*x[1-9]\d*', text):
-    raise argparse.ArgumentTypeError(
-      f'{text!r} is none of {", ".join(SIZES)} and not QUERIESxGALLERYxFEATURES'
-    )
-  return tuple(map(int, text.split('x')))
-
-
 def make_parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument(
-    '--size',
-    type=read_size,
-    default=SIZES['market'],
-    metavar='market|msmt17|QxGxD',
-    help='queries, gallery, features (market: 3368x15913x2048)',
-  )
+  parser = command.make_parser(__doc__)
+  command.add_size(parser)
   parser.add_argument('--turns', type=int, default=3, help='(3)')
   parser.add_argument(
     '--usual-queries',
@@ -319,9 +261,6 @@ def make_parser() -> argparse.ArgumentParser:
     help='for the usual evaluation, whose seconds are then scaled to all'
     ' (as many as make 2**26 distances)',
   )
-  parser.add_argument(
-    '--json', type=pathlib.Path, metavar='FILE', help='where the record goes'
-  )
   parser.add_argument('--serve', action='store_true', help=argparse.SUPPRESS)
   return parser
 
@@ -329,7 +268,7 @@ def make_parser() -> argparse.ArgumentParser:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
   """Reads the command line; what cannot be ends the program with code 2."""
   parser = make_parser()
-  args = parser.parse_args(arguments)
+  args = command.parse(parser, arguments)
   queries, gallery, _ = args.size
   if args.usual_queries is None:
     args.usual_queries = max(1, min(queries, USUAL_ENTRIES // gallery))
@@ -339,16 +278,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.error(f'--turns={args.turns}: must be at least 1.')
   if not pathlib.Path('/proc/self/clear_refs').exists():
     parser.error('only Linux tells the peak of a process.')
-  if args.json is not None and not args.json.parent.is_dir():
-    parser.error(f'--json={args.json}: no such folder.')
   return args
 
 
 def run(args: argparse.Namespace) -> dict:
   """Measures, prints the table and returns the record."""
-  hardware = input_pipeline.hardware()
   queries, gallery, features = args.size
-  print(f'{hardware}; {queries:,} queries, {gallery:,} images x {features:,}')
+  print(
+    f'{command.hardware()}; {queries:,} queries, {gallery:,} images x'
+    f' {features:,}'
+  )
   measured = measure_all(args.size, args.usual_queries, args.turns)
   figures = summarize(measured, args.size, args.usual_queries)
   print('\n' + format_table(figures, measured['product by']))
@@ -358,16 +297,13 @@ def run(args: argparse.Namespace) -> dict:
       f' {queries / args.usual_queries:.2f}; MB are of these queries.'
     )
   return {
-    'command': f'python benchmarks/{THIS} {shlex.join(sys.argv[1:])}'.strip(),
-    'hardware': hardware,
-    'date': datetime.date.today().isoformat(),
     'seed': SEED,
     'versions': {
       'python': sys.version.split()[0],
       'numpy': np.__version__,
       'jax': jax.__version__,
     },
-    'unset': list(SLOW),
+    'unset': list(command.SLOW),
     'queries': queries,
     'gallery': gallery,
     'features': features,
@@ -383,14 +319,7 @@ def main(arguments: list[str] | None = None) -> int:
   if args.serve:
     serve(args.size)
     return 0
-  try:
-    record = run(args)
-  except RuntimeError as error:
-    print(f'{THIS}: error: {error}', file=sys.stderr)
-    return 2
-  if args.json is not None:
-    args.json.write_text(json.dumps(record, indent=1) + '\n')
-  return 0
+  return command.finish(__file__, lambda: run(args), args.json)
 
 
 if __name__ == '__main__':

@@ -18,6 +18,7 @@ def load(config: ml_collections.ConfigDict) -> Feed:
   """
   if config.seed < 0:
     raise ValueError(f'config.seed={config.seed} must be at least 0.')
+  records.check_cache(config.data.cache)  # before minutes of preparing
   prepared = prepare(config.data)
   if not prepared.dataset.splits['train']:
     raise ValueError(f'{prepared.dataset.root} has no images to train on.')

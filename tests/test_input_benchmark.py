@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from benchmarks import input_ours, input_pipeline, measuring
+from benchmarks import command, input_ours, input_pipeline, measuring
 from configs import common
 from data import records
 
@@ -138,8 +138,11 @@ def test_says_what_is_wrong(capsys, torch_is_there, tmp_path):
 
 
 def test_a_side_that_ends_is_an_error(folder, tmp_path):
-  side = input_pipeline.Side(
-    'measuring', os.sched_getaffinity(0), []
+  side = command.Side(
+    'measuring',
+    [],
+    command.environment(JAX_PLATFORMS='cpu'),
+    os.sched_getaffinity(0),
   )  # does nothing
   with pytest.raises(RuntimeError, match='measuring ended with code 0'):
     side.ask(part='versions')
@@ -181,7 +184,12 @@ def test_memory_used_again_gives_the_same_batches(pipeline):
 def test_pytorch_measures(folder):
   """In a process of its own: PyTorch and TensorFlow in one may crash."""
   arguments = ['--images', str(folder), '--image-size', '32', '16']
-  side = input_pipeline.Side('input_torch', os.sched_getaffinity(0), arguments)
+  side = command.Side(
+    'input_torch',
+    arguments,
+    command.environment(JAX_PLATFORMS='cpu'),
+    os.sched_getaffinity(0),
+  )
   assert set(side.ask(part='versions')) == {'torch', 'torchvision', 'pillow'}
   for part in ('decode', 'decode, resize', 'all', 'all, one buffer'):
     assert side.ask(part=part, seconds=0.01)['rate'] > 0

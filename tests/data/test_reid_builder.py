@@ -210,6 +210,7 @@ def test_names_the_data_sets_there_are(config):
     ('train.P', 0, 'config.train.P=0'),
     ('train.K', 0, 'config.train.K=0'),
     ('seed', -1, 'config.seed=-1'),
+    ('data.cache', 'raw', "config.data.cache='raw' is not one of"),
   ],
 )
 def test_names_a_field_that_does_not_fit(config, field, value, message):
