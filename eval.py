@@ -3,18 +3,27 @@
   python eval.py --ckpt=runs/market
   python eval.py --ckpt=runs/market --dataset=duke --data_dir=DIR
   python eval.py --ckpt=runs/market --dataset=duke,msmt17 --data_dir=DIR
+  python eval.py --ckpt=runs/market --config.eval.ap=trapezoid
 
-Everything else comes from the workdir that train.py wrote. The people of
-another data set need not be those that the network was trained on.
+Everything else comes from the workdir that train.py wrote; --config.eval.FIELD
+ranks by other rules than it says there (configs/common.py lists them). The
+people of another data set need not be those that the network was trained on.
 """
 
 import pathlib
 
 from absl import flags
 import ml_collections
+from ml_collections import config_flags
 
 from apnet_jax import cli
+from configs import common
 
+CONFIG = config_flags.DEFINE_config_dict(
+  'config',
+  ml_collections.ConfigDict({'eval': common.get_config().eval}),
+  'As --config.eval.drop_distractors: a rule of evaluation to change.',
+)
 CKPT = flags.DEFINE_string('ckpt', None, 'Workdir of train.py.', required=True)
 WHICH = cli.define_which()
 DATASET = flags.DEFINE_list(
@@ -47,6 +56,15 @@ RERANK = flags.DEFINE_bool(
   'Also re-ranks by k-reciprocal encoding, in its original form; the paper does'
   ' not.',
 )
+CHOOSE_THRESHOLD = flags.DEFINE_float(
+  'choose_threshold',
+  None,
+  'Share of pairs of different persons, as 1e-3, that may pass as one person.'
+  ' The cosine similarity for it is chosen on the data set and stored with the'
+  ' network, for the commands search and compare.',
+  lower_bound=0,
+  upper_bound=1,
+)
 JSON = flags.DEFINE_string(
   'json',
   '',
@@ -56,8 +74,9 @@ JSON = flags.DEFINE_string(
 REPORT = flags.DEFINE_string(
   'report',
   '',
-  'Writes the card and a picture of rankings to this folder; of several data'
-  ' sets, to a folder for each in it.',
+  'Writes the card, pictures of rankings, the error rates of thresholds and mAP'
+  ' between cameras to this folder; of several data sets, to a folder for each'
+  ' in it.',
 )
 
 
@@ -74,10 +93,12 @@ def main(argv):
 
   cli.quieten()
   from apnet_jax import checkpoint
-  from apnet_jax.retrieval import evaluation
+  from apnet_jax.retrieval import card, evaluation
 
   with checkpoint.open_for_reading(CKPT.value) as checkpoints:
     config = load_config()
+    evaluation.check_rules(config.eval)
+    check_threshold(config)
     cli.cache_compilation(config.compilation_cache_dir)
     step = checkpoints.step(WHICH.value)
     prepared = prepare(targets(config))
@@ -88,7 +109,7 @@ def main(argv):
   chosen = {
     'step': step,
     'which': WHICH.value,
-    'trained_on': evaluation.trained_on(config, run['fingerprint']),
+    'trained_on': card.trained_on(config, run['fingerprint']),
   }
 
   from data import pipeline
@@ -97,33 +118,95 @@ def main(argv):
   for name, (target, images) in prepared.items():
     benchmark = pipeline.open_benchmark(images, target)
     print(f'{name}\n{benchmark.summary}', flush=True)
-    evaluated = evaluation.evaluate(
-      embed, variables, benchmark, target.eval.max_rank
-    )
-    figures[name] = evaluation.figures(evaluated.result)
+    evaluated = evaluation.evaluate(embed, variables, benchmark, target.eval)
+    figures[name] = card.figures(evaluated.result, target.eval.ap)
     reranked = None
     if RERANK.value:
-      reranked = evaluation.rerank(evaluated, benchmark, target.eval.max_rank)
-      figures[f'{name}, re-ranked'] = evaluation.figures(reranked)
-    cards[name] = evaluation.result_card(
-      evaluated.result, target, benchmark, chosen, reranked
+      reranked = evaluation.rerank(evaluated, benchmark)
+      figures[f'{name}, re-ranked'] = card.figures(reranked, target.eval.ap)
+    cards[name] = card.result_card(
+      evaluated.result,
+      target,
+      benchmark,
+      chosen,
+      reranked,
+      verify(evaluated, target, benchmark, step),
+      diagnose(evaluated, benchmark),
     )
     if REPORT.value:
       write_report(name, cards[name], evaluated, benchmark)
   print(f'after step {step}')
-  print(evaluation.format_table(figures))
+  print(card.format_table(figures))
   if JSON.value:
     write_json(pathlib.Path(JSON.value), one_or_all(cards))
 
 
 def load_config() -> ml_collections.ConfigDict:
-  """The configuration of the run; fields that are newer have their defaults."""
+  """The run's configuration, with what the flags change in `eval`.
+
+  Fields that are newer than the run have their defaults.
+  """
   from apnet_jax import checkpoint
-  from configs import common
 
   config = common.get_config()
   config.update(checkpoint.load_config(CKPT.value))
+  changed = config_flags.get_override_values(flags.FLAGS['config'])
+  config.update_from_flattened_dict(changed)
   return config
+
+
+def check_threshold(config: ml_collections.ConfigDict) -> None:
+  if CHOOSE_THRESHOLD.value is None:
+    return
+  if len(DATASET.value) > 1:
+    raise ValueError('--choose_threshold wants one data set to choose it on.')
+  if config.eval.distance != 'cosine':
+    raise ValueError(
+      '--choose_threshold is of cosines, config.eval.distance='
+      f'{config.eval.distance!r}.'
+    )
+
+
+def verify(evaluated, target, benchmark, step) -> dict | None:
+  """The part of the card about pairs; chooses a threshold if it is wanted."""
+  from apnet_jax.retrieval import threshold, verification
+
+  if target.eval.distance != 'cosine':
+    return None
+  counted = verification.count_pairs(evaluated.scores, evaluated.labels)
+  if counted is None:
+    return None
+  summary = verification.summarize(counted)
+  print('\n'.join(verification.lines(summary)))
+  if CHOOSE_THRESHOLD.value is not None:
+    stored = threshold.save(
+      CKPT.value,
+      counted,
+      CHOOSE_THRESHOLD.value,
+      target,
+      benchmark.fingerprint,
+      step,
+    )
+  else:
+    stored = threshold.load(CKPT.value)
+  if stored is None or threshold.problem(stored, step, target.eval):
+    return summary
+  here = counted.at(stored['threshold'])
+  print(
+    f'{threshold.describe(stored)}\n  Here: FPR {here["fpr"]:.2g}, TPR'
+    f' {100 * here["tpr"]:.1f}%; FPIR {here["fpir"]:.2g}, FNIR'
+    f' {100 * here["fnir"]:.1f}%'
+  )
+  return summary | {'stored_threshold': {'chosen': stored, 'here': here}}
+
+
+def diagnose(evaluated, benchmark) -> dict:
+  """The part of the card about what is hard."""
+  from apnet_jax.retrieval import diagnosis
+
+  found = diagnosis.diagnose(evaluated, benchmark)
+  print('\n'.join(diagnosis.lines(found)))
+  return found
 
 
 def targets(
@@ -187,14 +270,29 @@ def write_json(path: pathlib.Path, content) -> None:
 
 
 def write_report(name, card, evaluated, benchmark) -> None:
-  from apnet_jax.visualize.ranks import draw_ranking
+  from apnet_jax.retrieval.diagnosis import hardest_queries
+  from apnet_jax.visualize import curves, ranks
 
   folder = pathlib.Path(REPORT.value)
   if len(DATASET.value) > 1:
     folder /= name.replace('/', '-')
   write_json(folder / 'result.json', card)
-  draw_ranking(evaluated, benchmark).save(folder / 'ranking.png')
-  print(f'wrote {folder / "ranking.png"} and {folder / "result.json"}')
+  chosen = {
+    'ranking': ranks.choose_queries(evaluated, 8),
+    'hardest': hardest_queries(evaluated, 8),
+  }
+  pictures = {
+    f'{title}.png': ranks.draw_ranking(evaluated, benchmark, rows)
+    for title, rows in chosen.items()
+  }
+  if card['verification']:
+    pictures['threshold.png'] = curves.draw_verification(card['verification'])
+  if card['diagnosis']['by_cameras']:
+    cameras = card['diagnosis']['by_cameras']
+    pictures['cameras.png'] = curves.draw_cameras(cameras)
+  for file, picture in pictures.items():
+    picture.save(folder / file)
+  print(f'wrote to {folder}: {", ".join(["result.json", *pictures])}')
 
 
 if __name__ == '__main__':

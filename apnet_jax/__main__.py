@@ -12,9 +12,11 @@ from apnet_jax import cli
 
 # Each module has `command()`, which defines its flags and returns its main.
 COMMANDS = {
+  'compare': 'apnet_jax.compare',
   'complexity': 'apnet_jax.complexity',
   'explain': 'apnet_jax.explain',
   'export-weights': 'apnet_jax.export_weights',
+  'search': 'apnet_jax.search',
 }
 
 

@@ -2,6 +2,7 @@
 
 WORKDIR/config.json      the configuration
 WORKDIR/run.json         what was trained on, and with what
+WORKDIR/threshold.json   when two images are of one person, if it was chosen
 WORKDIR/checkpoints/N/   the state after N steps: the last two and the best
 """
 
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 import json
 import os
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -30,6 +32,10 @@ MAY_CHANGE = (
   'train.eval_every_epochs',
   'train.checkpoint_every_epochs',
 )
+
+
+# Lists of numbers, which may be long, stay on a line.
+NUMBERS = re.compile(r'\[[\s\d.,eE+\-nul]*\]')
 
 
 class Checkpoints:
@@ -201,15 +207,16 @@ def _differences(
 
 def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
   """The configuration of a workdir; ValueError if the file is damaged."""
-  return ml_collections.ConfigDict(_read_json(workdir, 'config.json'))
+  return ml_collections.ConfigDict(read_json(workdir, 'config.json'))
 
 
 def load_run(workdir: str | os.PathLike) -> dict[str, Any]:
   """The facts in a workdir's run.json; ValueError if the file is damaged."""
-  return _read_json(workdir, 'run.json')
+  return read_json(workdir, 'run.json')
 
 
-def _read_json(workdir: str | os.PathLike, name: str) -> dict[str, Any]:
+def read_json(workdir: str | os.PathLike, name: str) -> dict[str, Any]:
+  """What `write_json` wrote; ValueError if the file is damaged."""
   path = pathlib.Path(workdir) / name
   try:
     return json.loads(path.read_text())
@@ -222,7 +229,8 @@ def write_json(workdir: str | os.PathLike, name: str, content: Mapping) -> None:
   path = pathlib.Path(workdir) / name
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_suffix('.part')
-  part.write_text(json.dumps(content, indent=2, allow_nan=False) + '\n')
+  text = json.dumps(content, indent=2, allow_nan=False)
+  part.write_text(NUMBERS.sub(lambda m: ' '.join(m[0].split()), text) + '\n')
   part.replace(path)
 
 

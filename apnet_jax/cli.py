@@ -101,6 +101,20 @@ def define_which() -> flags.FlagHolder:
   )
 
 
+def define_network() -> tuple[flags.FlagHolder, ...]:
+  """The flags of commands that tell whether images are of one person."""
+  return (
+    flags.DEFINE_string('ckpt', None, 'Workdir of train.py.'),
+    define_which(),
+    flags.DEFINE_float(
+      'threshold',
+      None,
+      'Cosine similarity from which two images are of one person; default: what'
+      ' eval.py --choose_threshold has stored.',
+    ),
+  )
+
+
 def quieten() -> None:
   """Silences libraries that log every file they write."""
   logging.set_verbosity(logging.ERROR)

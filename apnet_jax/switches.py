@@ -284,6 +284,10 @@ SWITCHES = {
       'eval.feature', 'embedding', 'embedding', 'IV.B',
       because={'logits': 'as in the released recipe for MSMT17'},
     ),
+    Switch('eval.distance', 'cosine', 'cosine', 'IV.B'),
+    Switch('eval.ap', SILENT, 'step'),
+    Switch('eval.drop_distractors', SILENT, False),
+    Switch('eval.single_gallery_shot', SILENT, False),
   ),
 }  # fmt: skip
 

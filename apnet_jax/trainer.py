@@ -17,8 +17,8 @@ from apnet_jax.logs import MetricWriter
 from apnet_jax.models.apnet import create_model, variable_shapes
 from apnet_jax.models.layers import check_batch_norm_group
 from apnet_jax.models.torch_weights import import_weights
-from apnet_jax.retrieval import evaluation
-from apnet_jax.retrieval.embed import FEATURES, embed_pixels, make_embed
+from apnet_jax.retrieval import card, evaluation
+from apnet_jax.retrieval.embed import embed_pixels, make_embed
 from apnet_jax.retrieval.metrics import RetrievalResult
 from apnet_jax.train_step import TrainState, create_state, train_step
 
@@ -73,12 +73,12 @@ def train(
     chosen = {
       'step': int(state.step),
       'which': 'last',
-      'trained_on': evaluation.trained_on(config, feed.fingerprint),
+      'trained_on': card.trained_on(config, feed.fingerprint),
     }
-    card = evaluation.result_card(result, config, feed, chosen)
-    checkpoint.write_json(workdir, 'result.json', card)
+    result_card = card.result_card(result, config, feed, chosen)
+    checkpoint.write_json(workdir, 'result.json', result_card)
   print(run.closing_table(result))
-  return Summary(state, metrics, card)
+  return Summary(state, metrics, result_card)
 
 
 class Run:
@@ -103,9 +103,7 @@ class Run:
         axis_name=parallel.AXIS,
       )
     )
-    self.embed = make_embed(
-      self.model, config.eval.batch_size, config.eval.flip, config.eval.feature
-    )
+    self.embed = make_embed(self.model, config.eval)
     self.initial_state = parallel.replicate(
       create_state(
         self.model, optimizer, tuple(config.data.image_size), config.seed
@@ -132,15 +130,20 @@ class Run:
   def evaluate(self, state: TrainState) -> RetrievalResult:
     variables = {'params': state.params, 'batch_stats': state.batch_stats}
     return evaluation.evaluate(
-      self.embed, variables, self.feed, self.config.eval.max_rank
+      self.embed, variables, self.feed, self.config.eval
     ).result
 
+  def figures(self, result: RetrievalResult) -> dict[str, float]:
+    return card.figures(result, self.config.eval.ap)
+
   def closing_table(self, result: RetrievalResult) -> str:
-    rows = {'trained network': evaluation.figures(result)}
+    rows = {'trained network': self.figures(result)}
     if self.config.eval.pixel_baseline:
-      pixels = evaluation.evaluate(embed_pixels, {}, self.feed).result
-      rows = {'raw pixels': evaluation.figures(pixels), **rows}
-    return evaluation.format_table(rows)
+      pixels = evaluation.evaluate(
+        embed_pixels, {}, self.feed, self.config.eval
+      ).result
+      rows = {'raw pixels': self.figures(pixels), **rows}
+    return card.format_table(rows)
 
 
 def start_from(
@@ -161,7 +164,7 @@ def facts(feed: Feed) -> dict:
     'num_classes': feed.num_classes,
     'fingerprint': feed.fingerprint,
     'devices': devices(),
-    'versions': evaluation.versions(),
+    'versions': card.versions(),
   }
 
 
@@ -190,8 +193,6 @@ def check(
     'train.eval_every_epochs': 0,
     'train.checkpoint_every_epochs': 0,
     'train.warmup_epochs': 0,
-    'eval.batch_size': 1,
-    'eval.max_rank': 1,
     'augment.pad': 0,
   }
   for name, low in at_least.items():
@@ -205,10 +206,7 @@ def check(
       raise ValueError(
         f'config.augment.{field}={config.augment[field]} is not a probability.'
       )
-  if config.eval.feature not in FEATURES:
-    raise ValueError(
-      f'config.eval.feature={config.eval.feature!r} is not one of {FEATURES}.'
-    )
+  evaluation.check_rules(config.eval)
   size = tuple(config.data.image_size)
   if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
     raise ValueError(
@@ -272,7 +270,7 @@ def _train_steps(run: Run, state, checkpoints, writer):
         _check_finite(on_device, step)
       if evaluates:
         result = run.evaluate(state)
-        scores = evaluation.figures(result)
+        scores = run.figures(result)
         writer.write(step, {f'eval/{k}': v for k, v in scores.items()})
         shown = ', '.join(f'{k} {100 * v:.1f}' for k, v in scores.items())
         bar.write(f'step {step}: {shown}')

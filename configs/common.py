@@ -108,6 +108,15 @@ def get_config() -> ml_collections.ConfigDict:
   # What is ranked: embedding, after the BN neck (Section IV.B); feature, before
   # it; or logits, as the released code ranks on MSMT17.
   evaluation.feature = 'embedding'
-  evaluation.max_rank = 50
+  evaluation.distance = 'cosine'  # Section IV.B; or euclidean
+  # Which area under precision over recall is an AP: step, as most code of the
+  # field; or trapezoid, as Market-1501's own and RGA's. Cards have both.
+  evaluation.ap = 'step'
+  # Ranks no gallery image of an identity that no query has. The released loader
+  # left out these 2,798 of Market-1501 until 2022.
+  evaluation.drop_distractors = False
+  # CMC as on the old split of CUHK03: one image of each identity is drawn.
+  evaluation.single_gallery_shot = False
+  evaluation.max_rank = 50  # length of the CMC curve
   evaluation.pixel_baseline = False  # also ranks raw pixels, on small sets
   return config

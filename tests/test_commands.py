@@ -117,7 +117,12 @@ def test_readme_commands_run(own, pretrained, benchmarks, tmp_path):
   workdirs, outputs = {}, {}
   for _, script, *flags in documented_commands():
     command = [script, *(flag for flag in flags if '--' not in flag)]
-    command = [small['--config.data.dir'] if c == 'DIR' else c for c in command]
+    places = {'DIR': small['--config.data.dir']}
+    places |= {
+      f'{k}/result.json': v / 'result.json' for k, v in workdirs.items()
+    }
+    places |= dict.fromkeys(('A.jpg', 'B.jpg'), an_image(places['DIR']))
+    command = [places.get(c, c) for c in command]
     flags = [flag if '=' in flag else f'{flag}=True' for flag in flags]
     flags = dict(flag.split('=', 1) for flag in flags if '--' in flag)
     if '--config.model.pretrained' in flags:
@@ -132,6 +137,10 @@ def test_readme_commands_run(own, pretrained, benchmarks, tmp_path):
       flags |= {'--workdir': workdirs[name], '--config.train.steps': 1}
     if '--ckpt' in flags:
       flags['--ckpt'] = workdirs[flags['--ckpt']]
+    if '--gallery' in flags:
+      flags['--gallery'] = f'{places["DIR"]}/query'
+    if '--choose_threshold' in flags:
+      flags['--choose_threshold'] = 0.5  # of few pairs
     if '--data_dir' in flags:
       flags |= {'--data_dir': benchmarks, '--allow_other_counts': True}
     for name in {'--report', '--json', '--output'} & flags.keys():
@@ -144,12 +153,18 @@ def test_readme_commands_run(own, pretrained, benchmarks, tmp_path):
     out, err = run(*command, *(f'{k}={v}' for k, v in flags.items()))
     assert 'Traceback' not in err
     (expected,) = (v for k, v in EXPECTED.items() if k in command)
+    if any(str(c).endswith('.json') for c in command):
+      expected = 'queries, drawn'
     assert expected in out
     for path in outputs.values():
       assert path.exists()
     if '--config.model.pretrained' in flags:
       weights = flags['--config.model.pretrained']
       assert f'Starting from the weights {weights}' in out
+
+
+def an_image(root):
+  return min(pathlib.Path(root, 'query').iterdir())
 
 
 # What a command that has worked has printed.
@@ -159,6 +174,8 @@ EXPECTED = {
   'data.doctor': 'Market-1501',
   'data.table1': 'other images',
   'complexity': 'APNet-C_2',
+  'search': 'same person',
+  'compare': 'same person',
   'explain': 'Layer by layer',
   'export-weights': 'arrays after step 1',
 }
@@ -202,10 +219,15 @@ def check_evaluation(workdir, tmp_path):
   )
   assert 'Rank-1' in out and 'Warning' not in err
   trained = json.loads((workdir / 'result.json').read_text())
-  assert json.loads(card.read_text()) == trained
-  assert json.loads((report / 'result.json').read_text()) == trained
-  with Image.open(report / 'ranking.png') as picture:
-    assert picture.size[0] > 300
+  evaluated = json.loads(card.read_text())
+  assert json.loads((report / 'result.json').read_text()) == evaluated
+  for field in trained.keys() - {'verification', 'diagnosis'}:
+    assert evaluated[field] == trained[field], field
+  assert evaluated['verification']['pairs']['genuine'] > 0
+  assert evaluated['diagnosis']['by_cameras']['mAP']
+  for name in ('ranking', 'hardest', 'threshold', 'cameras'):
+    with Image.open(report / f'{name}.png') as picture:
+      assert picture.size[0] > 300
 
 
 def test_killed_and_started_again_ends_with_the_same_bits(own, tmp_path):
@@ -263,6 +285,10 @@ def test_killed_and_started_again_ends_with_the_same_bits(own, tmp_path):
       ],
       "config.model.pretrained='nowhere.pth': the weights nowhere.pth are not",
     ),
+    (
+      ['-m', 'apnet_jax', 'compare', 'A.jpg', 'B.jpg'],
+      'error: to compare images give --ckpt',
+    ),
     (['-m', 'apnet_jax', 'exlpain'], "error: 'exlpain' is not a command"),
     (
       ['-m', 'apnet_jax', 'explain', '--config.model.radix=3'],
@@ -317,7 +343,7 @@ COMMANDS = [
 @pytest.mark.parametrize('command', COMMANDS)
 def test_help_says_what_it_does(command):
   out, _ = run(*command.split(), '--helpshort', code=1)  # absl's exit code
-  assert '--config' in out or '--ckpt' in out or '--variant' in out
+  assert any(flag in out for flag in ('--config', '--ckpt', '--variant'))
   assert 'python ' + command in out
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from tqdm import tqdm
 
@@ -16,33 +17,35 @@ FEATURES = ('embedding', 'feature', 'logits')
 
 
 def make_embed(
-  model: nn.Module, batch_size: int, flip: bool, feature: str = 'embedding'
+  model: nn.Module, rules: ml_collections.ConfigDict
 ) -> Callable[[Mapping, Split, np.ndarray], np.ndarray]:
   """Returns `embed(variables, split, rows) -> float32 [rows, features]`.
 
-  The embeddings are L2-normalised. With `flip`, that of the mirrored image is
-  added before the one normalisation (the average of Section IV.B, up to its
-  length). The last batch is padded, so that every row is embedded.
+  With `flip`, an embedding is the average with that of the mirrored image
+  (Section IV.B). If cosines are compared it is then normalised, once. The last
+  batch is padded, so that every row is embedded.
 
   Args:
     model: returns a `ReidOutput`.
-    batch_size: images at a time, rounded up to a multiple of the devices.
-    flip: average with the mirrored image.
-    feature: which output of the model is the embedding, one of `FEATURES`.
+    rules: `config.eval`, of which matter: `batch_size`, images at a time,
+      rounded up to a multiple of the devices; `flip`; `feature`, the output of
+      the model that is ranked, one of `FEATURES`; `distance`.
   """
   devices = jax.local_device_count()
-  batch_size = -(-batch_size // devices) * devices
+  batch_size = -(-rules.batch_size // devices) * devices
 
   def apply(variables, images):
-    return getattr(model.apply(variables, images, train=False), feature)
+    return getattr(model.apply(variables, images, train=False), rules.feature)
 
   @parallel.pmap_batch
   def embed_batch(variables, images):
     images = normalize(images)
     embeddings = apply(variables, images)
-    if flip:
-      embeddings += apply(variables, images[:, :, ::-1])
-    return embeddings / jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
+    if rules.flip:
+      embeddings = (embeddings + apply(variables, images[:, :, ::-1])) / 2
+    if rules.distance == 'cosine':
+      embeddings /= jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
+    return embeddings
 
   def embed(variables, split, rows):
     embeddings = []

@@ -1,9 +1,8 @@
-"""Embeds queries and gallery, ranks, and says under which rules."""
+"""Embeds queries and gallery, and ranks under the rules of a configuration."""
 
 import collections
 from collections.abc import Callable, Mapping
 import dataclasses
-from importlib import metadata
 
 import flax.linen as nn
 import jax
@@ -14,31 +13,63 @@ from apnet_jax import parallel
 from apnet_jax.checkpoint import Checkpoints
 from apnet_jax.feed import Benchmark, Split
 from apnet_jax.models.apnet import create_model, variable_shapes
-from apnet_jax.retrieval.embed import make_embed
-from apnet_jax.retrieval.metrics import (
-  RetrievalResult,
-  evaluate_retrieval,
-  evaluate_scores,
+from apnet_jax.retrieval.embed import FEATURES, make_embed
+from apnet_jax.retrieval.metrics import RetrievalResult, evaluate_scores
+from apnet_jax.retrieval.rerank import KReciprocal
+from apnet_jax.retrieval.scores import (
+  DISTANCES,
+  JUNK_PID,
+  EmbeddingScores,
+  Labels,
+  Scores,
+  as_embeddings,
 )
-from apnet_jax.retrieval.rerank import VARIANT, KReciprocal
-from apnet_jax.retrieval.scores import JUNK_PID, Labels
+from apnet_jax.retrieval.single_shot import single_gallery_shot
 
-PACKAGES = ('jax', 'flax', 'orbax-checkpoint', 'numpy')
-TABLE_RANKS = (1, 5, 10)
-NO_CAMERAS = 'no cameras: each query against all other images, itself removed'
+AP_FORMS = ('step', 'trapezoid')
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """A result, and the embeddings that made it.
+  """A result, and what made it.
 
-  `gallery_rows` are the rows of the gallery that were embedded: all but junk.
+  Attributes:
+    result: the figures.
+    rules: `config.eval`.
+    query_embeddings: float [queries, features].
+    gallery_embeddings: float [ranked, features].
+    gallery_rows: int [ranked], the rows of the gallery that are ranked: all but
+      junk, or those of the queries' identities if distractors are dropped.
+    labels: of these.
+    scores: of these.
   """
 
   result: RetrievalResult
+  rules: ml_collections.ConfigDict
   query_embeddings: np.ndarray
   gallery_embeddings: np.ndarray
   gallery_rows: np.ndarray
+  labels: Labels
+  scores: EmbeddingScores
+
+
+def check_rules(rules: ml_collections.ConfigDict) -> None:
+  """Checks `config.eval`.
+
+  Raises:
+    ValueError: names the field, its value and what is allowed.
+  """
+  for field in ('batch_size', 'max_rank'):
+    if rules[field] < 1:
+      raise ValueError(
+        f'config.eval.{field}={rules[field]} must be at least 1.'
+      )
+  allowed = {'feature': FEATURES, 'distance': DISTANCES, 'ap': AP_FORMS}
+  for field, values in allowed.items():
+    if rules[field] not in values:
+      raise ValueError(
+        f'config.eval.{field}={rules[field]!r} is not one of {values}.'
+      )
 
 
 def check_benchmark(benchmark: Benchmark) -> int:
@@ -68,32 +99,25 @@ def evaluate(
   embed: Callable[[Mapping, Split, np.ndarray], np.ndarray],
   variables: Mapping,
   benchmark: Benchmark,
-  max_rank: int = 50,
+  rules: ml_collections.ConfigDict,
 ) -> Evaluation:
-  """Evaluates under Market-1501's rules; see `evaluate_retrieval`."""
+  """Evaluates under Market-1501's rules; see `evaluate_retrieval`.
+
+  Args:
+    embed: made by `make_embed`.
+    variables: for it.
+    benchmark: what to embed.
+    rules: `config.eval`.
+
+  Raises:
+    ValueError: no query can be evaluated, or an embedding is not finite.
+  """
   check_benchmark(benchmark)
   query, gallery = benchmark.query, benchmark.gallery
-  rows = np.flatnonzero(gallery.pids != JUNK_PID)
-  query_embeddings = embed(variables, query, np.arange(len(query.pids)))
-  gallery_embeddings = embed(variables, gallery, rows)
-  result = evaluate_retrieval(
-    query_embeddings,
-    query.pids,
-    query.camids,
-    gallery_embeddings,
-    gallery.pids[rows],
-    gallery.camids[rows],
-    max_rank,
-  )
-  return Evaluation(result, query_embeddings, gallery_embeddings, rows)
-
-
-def rerank(
-  evaluation: Evaluation, benchmark: Benchmark, max_rank: int = 50
-) -> RetrievalResult:
-  """Evaluates the same embeddings after re-ranking; see `KReciprocal`."""
-  query, gallery = benchmark.query, benchmark.gallery
-  rows = evaluation.gallery_rows
+  ranked = gallery.pids != JUNK_PID
+  if rules.drop_distractors:
+    ranked &= np.isin(gallery.pids, query.pids)
+  rows = np.flatnonzero(ranked)
   labels = Labels.make(
     query.pids,
     query.camids,
@@ -102,10 +126,46 @@ def rerank(
     queries=len(query.pids),
     gallery=len(rows),
   )
+  query_embeddings, gallery_embeddings = (
+    as_embeddings(f'embeddings of the {name}', embed(variables, split, which))
+    for name, split, which in (
+      ('queries', query, np.arange(len(query.pids))),
+      ('gallery', gallery, rows),
+    )
+  )
+  scores = EmbeddingScores(
+    query_embeddings, gallery_embeddings, labels.kept, rules.distance
+  )
+  result = _evaluate(scores, labels, gallery.pids[rows], rules)
+  return Evaluation(
+    result,
+    rules,
+    query_embeddings,
+    gallery_embeddings,
+    rows,
+    labels,
+    scores,
+  )
+
+
+def _evaluate(
+  scores: Scores, labels: Labels, gallery_pids: np.ndarray, rules
+) -> RetrievalResult:
+  result = evaluate_scores(scores, labels, rules.max_rank)
+  if rules.single_gallery_shot:
+    result = single_gallery_shot(
+      result, scores, labels, gallery_pids, rules.max_rank
+    )
+  return result
+
+
+def rerank(evaluation: Evaluation, benchmark: Benchmark) -> RetrievalResult:
+  """Evaluates the same embeddings after re-ranking; see `KReciprocal`."""
   scores = KReciprocal(
     evaluation.query_embeddings, evaluation.gallery_embeddings
   )
-  return evaluate_scores(scores, labels, max_rank)
+  pids = benchmark.gallery.pids[evaluation.gallery_rows]
+  return _evaluate(scores, evaluation.labels, pids, evaluation.rules)
 
 
 def restore_embed(
@@ -126,10 +186,7 @@ def restore_embed(
     ValueError: the checkpoint cannot be read or is of another model.
   """
   model, variables = restore_model(checkpoints, step, config, num_classes)
-  embed = make_embed(
-    model, config.eval.batch_size, config.eval.flip, config.eval.feature
-  )
-  return embed, variables
+  return make_embed(model, config.eval), variables
 
 
 def restore_model(
@@ -153,93 +210,3 @@ def restore_model(
       shapes,
     ),
   )
-
-
-def figures(result: RetrievalResult) -> dict[str, float]:
-  """The figures that people compare, as fractions of 1."""
-  return {
-    'mAP': result.mAP,
-    'mINP': result.mINP,
-    **{f'Rank-{k}': result.rank(k) for k in TABLE_RANKS},
-  }
-
-
-def all_figures(result: RetrievalResult) -> dict:
-  """What a card holds of a result."""
-  return {
-    **figures(result),
-    'mAP_trapezoid': result.mAP_trapezoid,
-    'cmc': [round(float(c), 6) for c in result.cmc],
-  }
-
-
-def result_card(
-  result: RetrievalResult,
-  config: ml_collections.ConfigDict,
-  benchmark: Benchmark,
-  checkpoint: Mapping,
-  reranked: RetrievalResult | None = None,
-) -> dict:
-  """A result and the rules it was made under, ready for JSON.
-
-  Args:
-    config: the whole configuration, with `data` as evaluated.
-    benchmark: what was evaluated.
-    checkpoint: which state of which run this is, and how it was chosen.
-    reranked: the result of `rerank`, if there is one.
-  """
-  gallery = benchmark.gallery
-  known = np.isin(gallery.pids, benchmark.query.pids)
-  junk = gallery.pids == JUNK_PID
-  return {
-    'dataset': config.data.name,
-    'fingerprint': benchmark.fingerprint,
-    'as_published': benchmark.as_published,
-    'checkpoint': dict(checkpoint),
-    'figures': all_figures(result),
-    'reranked': reranked
-    and {'variant': VARIANT, 'figures': all_figures(reranked)},
-    'protocol': {
-      'rules': 'market1501' if benchmark.has_cameras else NO_CAMERAS,
-      'profile': config.profile,
-      'ap': 'mAP: step form, mAP_trapezoid: trapezoid form',
-      'distance': 'cosine',
-      'ties': 'by gallery index',
-      'feature': config.eval.feature,
-      'flip': config.eval.flip,
-      'image_size': list(config.data.image_size),
-      'dtype': config.model.dtype,
-    },
-    'queries': {
-      'valid': result.num_valid_queries,
-      'skipped': result.num_skipped_queries,
-    },
-    'gallery': {
-      'of_query_identities': int((known & ~junk).sum()),
-      'distractors': int((~known & ~junk).sum()),
-      'junk_left_out': int(junk.sum()),
-    },
-    'versions': versions(),
-  }
-
-
-def trained_on(config: ml_collections.ConfigDict, fingerprint: str) -> dict:
-  """What a result card says of the images a network was trained on."""
-  return {'dataset': config.data.name, 'fingerprint': fingerprint}
-
-
-def versions() -> dict[str, str]:
-  """Of the packages that the figures may depend on."""
-  return {name: metadata.version(name) for name in PACKAGES}
-
-
-def format_table(rows: Mapping[str, Mapping[str, float]]) -> str:
-  """Fractions as a table of percent, a line for each entry of `rows`."""
-  columns = list(next(iter(rows.values())))
-  width = max(map(len, rows))
-  lines = [' ' * width + ''.join(f'{name:>9}' for name in columns)]
-  lines.append('-' * len(lines[0]))
-  for name, row in rows.items():
-    values = ''.join(f'{100 * row[column]:9.1f}' for column in columns)
-    lines.append(f'{name:{width}}{values}')
-  return '\n'.join(lines)

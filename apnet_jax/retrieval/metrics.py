@@ -44,6 +44,10 @@ class RetrievalResult:
     num_valid_queries: queries with at least one true match.
     num_skipped_queries: queries without; they count in no figure.
     average_precision: [queries] step form, NaN where skipped.
+    average_precision_trapezoid: [queries], NaN where skipped.
+    inverse_negative_penalty: [queries], NaN where skipped.
+    query_cmc: float32 [queries, max_rank], whose mean `cmc` is: 1 from the rank
+      of the first match on, NaN where skipped.
     first_match_rank: int [queries], 1-based, 0 where skipped.
     num_matches: int [queries], true matches in the gallery.
   """
@@ -55,6 +59,9 @@ class RetrievalResult:
   num_valid_queries: int
   num_skipped_queries: int
   average_precision: np.ndarray
+  average_precision_trapezoid: np.ndarray
+  inverse_negative_penalty: np.ndarray
+  query_cmc: np.ndarray
   first_match_rank: np.ndarray
   num_matches: np.ndarray
 
@@ -71,7 +78,7 @@ def evaluate_retrieval(
   gallery_pids: np.ndarray,
   gallery_camids: np.ndarray | None,
   max_rank: int = 50,
-  metric: str = 'cosine',
+  distance: str = 'cosine',
 ) -> RetrievalResult:
   """Evaluates a ranking by distance under Market-1501's rules.
 
@@ -90,7 +97,7 @@ def evaluate_retrieval(
       in Market-1501) is a distractor.
     gallery_camids: int [gallery].
     max_rank: length of the CMC curve; cut to the gallery's size without junk.
-    metric: distance, 'cosine' or 'euclidean'; the latter of the embeddings as
+    distance: 'cosine' or 'euclidean'; the latter of the embeddings as
       they are. Both are computed in float32.
 
   Raises:
@@ -108,7 +115,7 @@ def evaluate_retrieval(
     queries=len(query),
     gallery=len(gallery),
   )
-  scores = EmbeddingScores(query, gallery, labels.kept, metric)
+  scores = EmbeddingScores(query, gallery, labels.kept, distance)
   return evaluate_scores(scores, labels, max_rank)
 
 
@@ -140,16 +147,19 @@ def evaluate_scores(
   step, trapezoid, penalty, first = figures
   first = np.nan_to_num(first).astype(np.int64)
   valid = first > 0
-  length = min(max_rank, gallery)
-  hits = np.bincount(first[valid] - 1, minlength=length)[:length]
+  query_cmc = first[:, None] <= np.arange(1, min(max_rank, gallery) + 1)
+  query_cmc = np.where(valid[:, None], query_cmc, np.float32(np.nan))
   return RetrievalResult(
     mAP=float(step[valid].mean()),
     mAP_trapezoid=float(trapezoid[valid].mean()),
     mINP=float(penalty[valid].mean()),
-    cmc=np.cumsum(hits) / valid.sum(),
+    cmc=query_cmc[valid].mean(0, dtype=np.float64),
     num_valid_queries=int(valid.sum()),
     num_skipped_queries=int((~valid).sum()),
     average_precision=step,
+    average_precision_trapezoid=trapezoid,
+    inverse_negative_penalty=penalty,
+    query_cmc=query_cmc,
     first_match_rank=first,
     num_matches=labels.num_matches,
   )

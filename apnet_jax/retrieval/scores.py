@@ -11,7 +11,7 @@ import numpy as np
 from apnet_jax import parallel
 
 JUNK_PID = -1
-METRICS = ('cosine', 'euclidean')
+DISTANCES = ('cosine', 'euclidean')
 # Gallery images that are compared at a time, on a device: so much of a block
 # stays in a CPU's cache while all matches are compared with it.
 TILE = 2048
@@ -181,7 +181,7 @@ class EmbeddingScores:
     query: np.ndarray,
     gallery: np.ndarray,
     kept: np.ndarray,
-    metric: str,
+    distance: str,
   ):
     """Checks embeddings, and lays the gallery on all devices.
 
@@ -189,20 +189,20 @@ class EmbeddingScores:
       query: float [queries, features], as of `as_embeddings`.
       gallery: float [all of the gallery, features], the same.
       kept: int [gallery], the rows of it that are ranked: `Labels.kept`.
-      metric: one of `METRICS`; see `evaluate_retrieval`.
+      distance: one of `DISTANCES`; see `evaluate_retrieval`.
 
     Raises:
       ValueError: widths differ, a row is not finite or, for cosine, is zero.
     """
-    if metric not in METRICS:
-      raise ValueError(f'metric={metric!r} is not one of {METRICS}.')
+    if distance not in DISTANCES:
+      raise ValueError(f'distance={distance!r} is not one of {DISTANCES}.')
     if query.shape[1] != gallery.shape[1]:
       raise ValueError(
         f'query_embeddings have {query.shape[1]} features,'
         f' gallery_embeddings {gallery.shape[1]}.'
       )
-    queries = _Prepared('query_embeddings', query, metric)
-    items = _Prepared('gallery_embeddings', gallery, metric)
+    queries = _Prepared('query_embeddings', query, distance)
+    items = _Prepared('gallery_embeddings', gallery, distance)
     self.queries, self.gallery = len(query), len(kept)
     self._query = queries.rows(np.arange(len(query)))
     columns = parallel.padded(len(kept), TILE)
@@ -228,8 +228,8 @@ def _products(query, gallery, bias):
 class _Prepared:
   """Embeddings such that the similarity of q and g is q . g + bias of g."""
 
-  def __init__(self, name: str, embeddings: np.ndarray, metric: str):
-    cosine = metric == 'cosine'
+  def __init__(self, name: str, embeddings: np.ndarray, distance: str):
+    cosine = distance == 'cosine'
     squares = np.einsum('ij,ij->i', embeddings, embeddings, dtype=np.float64)
     with np.errstate(over='ignore', invalid='ignore'):  # it is reported below
       norms = np.sqrt(squares).astype(embeddings.dtype)

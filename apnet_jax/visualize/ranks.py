@@ -61,17 +61,18 @@ def choose_queries(evaluation: Evaluation, number: int) -> list[int]:
 
 
 def draw_ranking(
-  evaluation: Evaluation, benchmark: Benchmark, queries: int = 8, top: int = 10
+  evaluation: Evaluation,
+  benchmark: Benchmark,
+  queries: Sequence[int],
+  top: int = 10,
 ) -> Image.Image:
-  """Draws a row for each of some queries, from the worst to the best.
+  """Draws a row for each of some queries, given by their rows.
 
   Left the query, framed in blue; then what was found, framed in green if it
   shows the same person and in red if not. Captions give identity and camera
   (if known), then the average precision in percent or the cosine similarity.
   """
-  rankings = rank(
-    evaluation, benchmark, choose_queries(evaluation, queries), top
-  )
+  rankings = rank(evaluation, benchmark, queries, top)
   shown_queries = _images(benchmark.query, [r.query for r in rankings])
   shown_found = _images(
     benchmark.gallery, np.concatenate([r.found for r in rankings])

@@ -1,11 +1,13 @@
 """From a benchmark to figures and a card."""
 
+import json
+
 import numpy as np
 import pytest
 
 import apnet_jax
 from apnet_jax.feed import Benchmark
-from apnet_jax.retrieval import evaluation, rerank
+from apnet_jax.retrieval import card, diagnosis, evaluation, rerank
 from configs import common
 from tests.fakes import make_split
 
@@ -18,23 +20,49 @@ def embed(variables, split, rows):
   return (centers[split.pids[rows]] + noise).astype(np.float32)
 
 
+def make_benchmark(**options):
+  people = np.arange(1, 31)
+  query = make_split(people, np.arange(30) % 2)
+  pids = np.concatenate([people, people, people[:9], [0, -1, -1, 0]])
+  gallery = make_split(pids, np.arange(len(pids)) % 7)
+  return Benchmark(query, gallery, 'noise', '', as_published=False, **options)
+
+
 @pytest.fixture(scope='module')
 def benchmark():
-  people = np.arange(1, 31)
-  query = make_split(people, np.zeros(30, int))
-  pids = np.concatenate([people, people, [0, -1, -1, 0]])
-  return Benchmark(
-    query,
-    make_split(pids, np.arange(len(pids)) % 7),
-    'noise',
-    '',
-    as_published=False,
-    has_cameras=False,
-  )
+  return make_benchmark(has_cameras=False)
+
+
+def rules(**fields):
+  rules = common.get_config().eval
+  rules.update(fields)
+  return rules
+
+
+def naive(evaluated, benchmark, keep):
+  """AP of each query among the gallery images of which `keep` is true."""
+  query, gallery = benchmark.query, benchmark.gallery
+  rows = evaluated.gallery_rows
+  directions = [
+    embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    for embeddings in (
+      evaluated.query_embeddings,
+      evaluated.gallery_embeddings,
+    )
+  ]
+  found = []
+  for q, similarity in enumerate(directions[0] @ directions[1].T):
+    same = gallery.pids[rows] == query.pids[q]
+    valid = keep[rows] & ~(same & (gallery.camids[rows] == query.camids[q]))
+    order = np.argsort(-similarity[valid], kind='stable')
+    ranks = np.flatnonzero(same[valid][order]) + 1
+    found.append(np.mean(np.arange(1, len(ranks) + 1) / ranks)
+                 if len(ranks) else np.nan)  # fmt: skip
+  return np.array(found)
 
 
 def test_reranking_ranks_by_its_distances(benchmark):
-  evaluated = evaluation.evaluate(embed, {}, benchmark)
+  evaluated = evaluation.evaluate(embed, {}, benchmark, rules())
   result = evaluation.rerank(evaluated, benchmark)
   distance = apnet_jax.k_reciprocal_rerank(
     evaluated.query_embeddings, evaluated.gallery_embeddings
@@ -54,10 +82,10 @@ def test_reranking_ranks_by_its_distances(benchmark):
 
 def test_a_card_says_how_it_was_made(benchmark):
   config = common.get_config()
-  evaluated = evaluation.evaluate(embed, {}, benchmark)
+  evaluated = evaluation.evaluate(embed, {}, benchmark, rules())
   reranked = evaluation.rerank(evaluated, benchmark)
   plain, both = (
-    evaluation.result_card(evaluated.result, config, benchmark, {}, second)
+    card.result_card(evaluated.result, config, benchmark, {}, second)
     for second in (None, reranked)
   )
   assert plain['reranked'] is None
@@ -67,5 +95,108 @@ def test_a_card_says_how_it_was_made(benchmark):
   assert plain['as_published'] is False
   assert plain['protocol']['rules'].startswith('no cameras: each query')
   assert plain['gallery'] == {
-    'of_query_identities': 60, 'distractors': 2, 'junk_left_out': 2,
+    'of_query_identities': 69, 'distractors': 2, 'junk_left_out': 2,
   }  # fmt: skip
+  per_query = plain['queries']['figures']
+  for name in ('mAP', 'mINP', 'Rank-1', 'Rank-5', 'Rank-10'):
+    assert len(per_query[name]) == 30
+    valid = [value for value in per_query[name] if value is not None]
+    assert len(valid) == plain['queries']['valid']
+    np.testing.assert_allclose(
+      np.mean(valid), plain['figures'][name], atol=1e-6
+    )
+  json.dumps(both, allow_nan=False)
+
+
+def test_the_rules_of_a_configuration_are_followed(benchmark):
+  """Each rule is on the card and changes what it is about."""
+  config = common.get_config()
+
+  def make(**fields):
+    config.eval = rules(**fields)
+    evaluated = evaluation.evaluate(embed, {}, benchmark, config.eval)
+    return card.result_card(evaluated.result, config, benchmark, {})
+
+  plain = make()
+  trapezoid = make(ap='trapezoid')
+  assert trapezoid['figures']['mAP'] == plain['figures']['mAP_trapezoid']
+  assert trapezoid['figures']['mAP_step'] == plain['figures']['mAP']
+  assert trapezoid['figures']['Rank-1'] == plain['figures']['Rank-1']
+  dropped = make(drop_distractors=True)
+  assert dropped['figures']['mAP'] > plain['figures']['mAP']
+  single = make(single_gallery_shot=True)
+  assert single['figures']['mAP'] == plain['figures']['mAP']
+  assert single['figures']['Rank-1'] != plain['figures']['Rank-1']
+  euclidean = make(distance='euclidean')
+  assert euclidean['figures']['mAP'] != plain['figures']['mAP']
+  expected = {
+    'ap': trapezoid, 'distractors': dropped, 'cmc': single,
+    'distance': euclidean,
+  }  # fmt: skip
+  for field, other in expected.items():
+    assert {
+      name
+      for name, value in plain['protocol'].items()
+      if other['protocol'][name] != value
+    } == {field}
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('ap', 'interpolated', "config.eval.ap='interpolated' is not one of"),
+    ('distance', 'l1', "config.eval.distance='l1' is not one of"),
+    ('feature', 'pixels', "config.eval.feature='pixels' is not one of"),
+    ('max_rank', 0, 'config.eval.max_rank=0 must be at least 1'),
+  ],
+)
+def test_rules_that_do_not_exist(field, value, message):
+  with pytest.raises(ValueError, match=message):
+    evaluation.check_rules(rules(**{field: value}))
+
+
+def test_diagnosis_by_cameras_is_a_gallery_of_one_camera():
+  benchmark = make_benchmark()
+  evaluated = evaluation.evaluate(embed, {}, benchmark, rules())
+  found = diagnosis.by_cameras(evaluated, benchmark)
+  assert found['query_cameras'] == [1, 2]
+  assert found['gallery_cameras'] == [1, 2, 3, 4, 5, 6, 7]
+  for j in range(7):
+    precision = naive(evaluated, benchmark, benchmark.gallery.camids == j)
+    for i in range(2):
+      own = precision[benchmark.query.camids == i]
+      own = own[~np.isnan(own)]
+      assert found['queries'][i][j] == len(own)
+      if len(own):
+        np.testing.assert_allclose(found['mAP'][i][j], own.mean(), atol=1e-6)
+      else:
+        assert found['mAP'][i][j] is None
+  assert found['mAP'][0][0] is None  # the same camera is left out
+
+
+def test_diagnosis_lists_the_hardest_and_counts_matches():
+  benchmark = make_benchmark()
+  evaluated = evaluation.evaluate(embed, {}, benchmark, rules())
+  found = diagnosis.diagnose(evaluated, benchmark)
+  precision = evaluated.result.average_precision
+  hardest = found['hardest']
+  assert [h['mAP'] for h in hardest] == sorted(h['mAP'] for h in hardest)
+  np.testing.assert_allclose(hardest[0]['mAP'], np.nanmin(precision), atol=1e-6)
+  assert len(hardest) == diagnosis.HARDEST
+  for one in hardest:
+    right = one['found_identity'] == one['identity']
+    assert right == (one['first_match_rank'] == 1)
+    assert one['found'].startswith(f'{one["found_identity"]}_')
+  rows = found['by_matches']
+  number = evaluated.result.num_matches
+  assert sum(row['queries'] for row in rows) == (number > 0).sum()
+  for row in rows:
+    some = (row['from'] <= number) & (number <= row['to'])
+    np.testing.assert_allclose(row['mAP'], precision[some].mean())
+  text = '\n'.join(diagnosis.lines(found))
+  assert '  3 to 4' in text and 'Rank-1' in text
+
+
+def test_diagnosis_without_cameras(benchmark):
+  evaluated = evaluation.evaluate(embed, {}, benchmark, rules())
+  assert diagnosis.diagnose(evaluated, benchmark)['by_cameras'] is None

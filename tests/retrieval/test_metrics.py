@@ -119,11 +119,11 @@ def check(result, ranks, length):
   )
 
 
-def draw_world(rng, metric):
+def draw_world(rng, distance):
   """Few images, of which many are alike: exact ties, in float32 too."""
   queries, gallery = rng.integers(1, 33), rng.integers(1, 65)
   identities, cameras, used = rng.integers(1, [7, 4, 6])
-  if metric == 'cosine':  # one-hot: 0 or 1 whatever the length
+  if distance == 'cosine':  # one-hot: 0 or 1 whatever the length
     draw = np.eye(5)[rng.integers(used, size=queries + gallery)]
     draw *= rng.integers(1, 4, (len(draw), 1))
     unit = draw / draw.sum(1, keepdims=True)
@@ -145,13 +145,13 @@ def draw_world(rng, metric):
   }  # fmt: skip
 
 
-@pytest.mark.parametrize('metric', ['cosine', 'euclidean'])
+@pytest.mark.parametrize('distance', ['cosine', 'euclidean'])
 @settings(max_examples=50)
 @given(seed=st.integers(0, 2**32 - 1), cameras=st.booleans())
-def test_equals_a_naive_evaluation(metric, seed, cameras):
+def test_equals_a_naive_evaluation(distance, seed, cameras):
   rng = np.random.default_rng(seed)
   for _ in range(20):
-    world = draw_world(rng, metric)
+    world = draw_world(rng, distance)
     query, query_pids, query_camids, gallery, pids, camids = world['arguments']
     if not cameras:
       query_camids, camids = np.zeros_like(query_camids), np.ones_like(camids)
@@ -163,11 +163,11 @@ def test_equals_a_naive_evaluation(metric, seed, cameras):
       gallery, pids, camids if cameras else None,
     )  # fmt: skip
     if any(map(len, ranks)):
-      result = evaluate_retrieval(*arguments, metric=metric)
+      result = evaluate_retrieval(*arguments, distance=distance)
       check(result, ranks, min(50, (pids != -1).sum()))
     else:
       with pytest.raises(ValueError, match='none of the'):
-        evaluate_retrieval(*arguments, metric=metric)
+        evaluate_retrieval(*arguments, distance=distance)
 
 
 def draw_large(queries, gallery, seed=0):
@@ -192,7 +192,7 @@ def test_many_queries_and_tiles(monkeypatch):
   """Blocks, tiles and devices, and images that are there several times."""
   arguments = draw_large(queries=150, gallery=9000)
   query, query_pids, query_camids, gallery, pids, camids = arguments
-  expected = evaluate_retrieval(*arguments, metric='euclidean')
+  expected = evaluate_retrieval(*arguments, distance='euclidean')
   distance = -2 * query @ gallery.T + (gallery**2).sum(1)
   check(
     expected,
@@ -200,7 +200,7 @@ def test_many_queries_and_tiles(monkeypatch):
     length=50,
   )
   monkeypatch.setattr(metrics, 'QUERY_BLOCK', 64)
-  check_same(evaluate_retrieval(*arguments, metric='euclidean'), expected)
+  check_same(evaluate_retrieval(*arguments, distance='euclidean'), expected)
 
 
 def check_same(result, expected):
@@ -214,12 +214,12 @@ def check_same(result, expected):
 @pytest.mark.parametrize('devices', [1, 2])
 def test_any_number_of_devices(devices, monkeypatch):
   arguments = draw_large(queries=40, gallery=5000)
-  expected = evaluate_retrieval(*arguments, metric='euclidean')
+  expected = evaluate_retrieval(*arguments, distance='euclidean')
   some = jax.devices()[:devices]
   jax.clear_caches()  # traces hold the devices
   monkeypatch.setattr(jax, 'devices', lambda: some)
   try:
-    check_same(evaluate_retrieval(*arguments, metric='euclidean'), expected)
+    check_same(evaluate_retrieval(*arguments, distance='euclidean'), expected)
   finally:
     jax.clear_caches()
 
@@ -243,7 +243,7 @@ def test_euclidean_is_on_embeddings_as_they_are():
     np.array([[0.9, 0.4], [9.0, 0.0]]), np.array([1, 2]), np.array([1, 1]),
   )  # fmt: skip
   assert evaluate_retrieval(*arguments).mAP == 0.5
-  assert evaluate_retrieval(*arguments, metric='euclidean').mAP == 1
+  assert evaluate_retrieval(*arguments, distance='euclidean').mAP == 1
 
 
 def good():
@@ -269,7 +269,7 @@ def good():
     ('query_pids', np.array([0, -1, 2]), r'query_pids\[1\]=-1 is junk'),
     ('gallery_camids', np.zeros(3, int), 'none of the 3 queries'),
     ('max_rank', 0, 'max_rank=0'),
-    ('metric', 'manhattan', "metric='manhattan' is not one of"),
+    ('distance', 'manhattan', "distance='manhattan' is not one of"),
     ('gallery_camids', None, 'both must be None, or neither'),
     ('query_pids', np.arange(3, dtype=np.uint64), 'query_pids are uint64'),
     ('query_pids', np.ones(3, bool), 'query_pids are bool'),
@@ -290,7 +290,7 @@ def test_float64_may_be_of_any_scale(scale):
 
 def test_zero_embeddings_have_euclidean_distances():
   zero = good() | {'query_embeddings': np.diag([1, 0, 1])}
-  assert evaluate_retrieval(**zero, metric='euclidean').num_valid_queries == 3
+  assert evaluate_retrieval(**zero, distance='euclidean').num_valid_queries == 3
 
 
 def test_memory_is_that_of_a_block():

@@ -4,27 +4,11 @@ import pytest
 
 from apnet_jax.retrieval.metrics import evaluate_retrieval, evaluate_scores
 from apnet_jax.retrieval.scores import EmbeddingScores, Labels, on_devices
-
-
-class Matrix:
-  """Similarities that are held whole, as numpy arrays."""
-
-  def __init__(self, similarity):
-    self.similarity = similarity
-    self.queries, self.gallery = similarity.shape
-
-  def block(self, rows):
-    return self.similarity[rows]
+from tests.retrieval.worlds import Matrix, draw_ids
 
 
 def draw(seed):
-  rng = np.random.default_rng(seed)
-  return {
-    'query_pids': rng.integers(5, size=30),
-    'query_camids': rng.integers(3, size=30),
-    'gallery_pids': rng.integers(-1, 5, size=60),
-    'gallery_camids': rng.integers(3, size=60),
-  }
+  return draw_ids(seed, least_pid=-1)
 
 
 def test_matches_and_what_is_left_out():
@@ -67,7 +51,7 @@ def test_any_scores_can_be_ranked(place):
   )
   expected = evaluate_retrieval(
     query, ids['query_pids'], ids['query_camids'],
-    gallery, ids['gallery_pids'], ids['gallery_camids'], metric='euclidean',
+    gallery, ids['gallery_pids'], ids['gallery_camids'], distance='euclidean',
   )  # fmt: skip
   labels = Labels.make(**ids, queries=30, gallery=60)
   distance = ((query[:, None] - gallery[labels.kept]) ** 2).sum(-1)

@@ -4,7 +4,10 @@ from PIL import ImageColor
 from apnet_jax.feed import Benchmark
 from apnet_jax.retrieval.evaluation import evaluate
 from apnet_jax.visualize import ranks
+from configs import common
 from tests.fakes import SIZE, make_split
+
+RULES = common.get_config().eval
 
 
 def benchmark(**options):
@@ -22,7 +25,7 @@ def embed(variables, split, rows):
 
 
 def test_rankings_follow_the_rules():
-  evaluation = evaluate(embed, {}, benchmark(), 50)
+  evaluation = evaluate(embed, {}, benchmark(), RULES)
   (ranking,) = ranks.rank(evaluation, benchmark(), [0], top=10)
   # Not row 0, of the same camera, nor row 3, junk.
   assert ranking.found.tolist() == [4, 5, 1, 2]
@@ -30,13 +33,13 @@ def test_rankings_follow_the_rules():
 
 
 def test_queries_are_chosen_from_worst_to_best_and_are_valid():
-  evaluation = evaluate(embed, {}, benchmark(), 50)
+  evaluation = evaluate(embed, {}, benchmark(), RULES)
   assert sorted(ranks.choose_queries(evaluation, 8)) == [0, 1]
 
 
 def test_picture_shows_right_and_wrong():
-  evaluation = evaluate(embed, {}, benchmark(), 50)
-  picture = np.asarray(ranks.draw_ranking(evaluation, benchmark(), top=3))
+  evaluation = evaluate(embed, {}, benchmark(), RULES)
+  picture = np.asarray(ranks.draw_ranking(evaluation, benchmark(), [0, 1], 3))
   cell = round(SIZE[1] * ranks.HEIGHT / SIZE[0]) + 2 * ranks.BORDER
   assert picture.shape[1] > 4 * cell
   for colour in (ranks.GREEN, ranks.RED, ranks.BLUE):

@@ -1,0 +1,69 @@
+"""Images from files, as training has seen them, without TensorFlow."""
+
+from collections.abc import Iterator, Sequence
+from concurrent import futures
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from apnet_jax.feed import Split
+
+SUFFIXES = ('.jpg', '.jpeg', '.png')
+
+
+def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
+  """A file as it is, or all images below a folder, in order of their names.
+
+  Raises:
+    ValueError: there is no such file, or no image below the folder.
+  """
+  path = pathlib.Path(path)
+  if path.is_file():
+    return [path]
+  found = sorted(p for p in path.rglob('*') if p.suffix.lower() in SUFFIXES)
+  if not found:
+    what = 'has no .jpg or .png below it' if path.is_dir() else 'is not there'
+    raise ValueError(f'{path} {what}.')
+  return found
+
+
+def read_image(
+  path: str | pathlib.Path, image_size: tuple[int, int]
+) -> np.ndarray:
+  """Reads and resizes as `data/` does, within a grey level.
+
+  Args:
+    path: of a JPEG or PNG file.
+    image_size: height and width to make.
+
+  Returns:
+    uint8 [*image_size, 3].
+
+  Raises:
+    ValueError: it is no such image, is cut off, or is too large to be one.
+  """
+  try:
+    with Image.open(path, formats=('JPEG', 'PNG')) as image:
+      image = image.convert('RGB')
+  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+    raise ValueError(f'{path} cannot be read: {e}') from e
+  height, width = image_size
+  return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def make_split(
+  paths: Sequence[str | pathlib.Path], image_size: tuple[int, int]
+) -> Split:
+  """A `Split` of files, of whose people and cameras nothing is known."""
+
+  def batches(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    with futures.ThreadPoolExecutor() as pool:
+      for start in range(0, len(rows), batch_size):
+        some = [paths[row] for row in rows[start : start + batch_size]]
+        yield np.stack(
+          list(pool.map(read_image, some, [image_size] * len(some)))
+        )
+
+  unknown = np.zeros(len(paths), int)
+  return Split(unknown, unknown, np.array(list(map(str, paths))), batches)

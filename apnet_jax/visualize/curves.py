@@ -1,0 +1,125 @@
+"""Pictures of what a result card says of thresholds and cameras."""
+
+from collections.abc import Mapping
+import io
+
+import numpy as np
+from PIL import Image
+from scipy.stats import norm
+
+GENUINE, IMPOSTOR = '#1a9641', '#d7191c'
+TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.05, 0.2, 0.5, 0.8, 0.95)
+CELLS = 20  # more cameras than these get no numbers in their cells
+
+
+def draw_verification(verification: Mapping) -> Image.Image:
+  """Histogram of similarities, ROC and DET curves.
+
+  Args:
+    verification: as on a result card.
+  """
+  figure, (left, middle, right) = _figure(3)
+  _draw_histogram(left, verification)
+  _draw_roc(middle, verification)
+  _draw_det(right, verification)
+  return _picture(figure)
+
+
+def _draw_histogram(axes, verification) -> None:
+  histogram = verification['histogram']
+  for name, colour in (('impostor', IMPOSTOR), ('genuine', GENUINE)):
+    counts = np.array(histogram[name])
+    edges = np.linspace(histogram['from'], histogram['to'], len(counts) + 1)
+    axes.stairs(
+      counts / counts.sum(), edges, fill=True, alpha=0.5, color=colour,
+      label=f'{counts.sum():,} pairs of {_WORDS[name]}',
+    )  # fmt: skip
+  equal = verification['equal_error']
+  axes.axvline(equal['threshold'], color='black', lw=1, ls='--')
+  axes.set(
+    title=f'Equal error rate {100 * equal["eer"]:.2f}% at'
+    f' {equal["threshold"]:.3f}',
+    xlabel='cosine similarity',
+    ylabel='share of pairs',
+  )
+  axes.legend()
+
+
+_WORDS = {'genuine': 'one person', 'impostor': 'two persons'}
+
+
+def _draw_roc(axes, verification) -> None:
+  curve = verification['curve']
+  fpr = np.array(curve['fpr'])
+  some = fpr > 0
+  axes.plot(fpr[some], np.array(curve['tpr'])[some], color='black')
+  axes.set(
+    title='ROC: pairs of one person that are accepted',
+    xlabel='FPR, of pairs of two persons',
+    ylabel='TPR',
+    xscale='log',
+    ylim=(0, 1),
+  )
+  axes.grid(alpha=0.3)
+
+
+def _draw_det(axes, verification) -> None:
+  """Both errors by their normal deviate (Martin et al., 1997)."""
+  curve = {k: np.array(v) for k, v in verification['curve'].items()}
+  for false, missed, label in (
+    (curve['fpr'], 1 - curve['tpr'], 'pairs: FPR, 1 - TPR'),
+    (curve['fpir'], curve['fnir'], 'queries: FPIR, FNIR'),
+  ):
+    some = (0 < false) & (false < 1) & (0 < missed) & (missed < 1)
+    axes.plot(norm.ppf(false[some]), norm.ppf(missed[some]), label=label)
+  ticks = norm.ppf(TICKS)
+  labels = [f'{100 * tick:g}%' for tick in TICKS]
+  axes.set_xticks(ticks, labels, rotation=45)
+  axes.set_yticks(ticks, labels)
+  axes.set(
+    title='DET: errors at each threshold',
+    xlabel='false accepts',
+    ylabel='misses',
+  )
+  axes.grid(alpha=0.3)
+  axes.legend()
+
+
+def draw_cameras(by_cameras: Mapping) -> Image.Image:
+  """mAP between cameras, as a table of colours.
+
+  Args:
+    by_cameras: as in the diagnosis of a result card.
+  """
+  values = np.array(by_cameras['mAP'], np.float64)
+  figure, (axes,) = _figure(1)
+  image = axes.imshow(100 * values, cmap='viridis', vmin=0, vmax=100)
+  rows, columns = values.shape
+  axes.set_yticks(range(rows), by_cameras['query_cameras'])
+  axes.set_xticks(range(columns), by_cameras['gallery_cameras'])
+  if max(rows, columns) <= CELLS:
+    for i, j in np.argwhere(~np.isnan(values)):
+      axes.text(
+        j, i, f'{100 * values[i, j]:.0f}', ha='center', va='center',
+        fontsize=8, color='white' if values[i, j] < 0.6 else 'black',
+      )  # fmt: skip
+  axes.set(
+    title='mAP, each gallery camera alone',
+    xlabel='gallery camera',
+    ylabel='query camera',
+  )
+  figure.colorbar(image, ax=axes, shrink=0.8)
+  return _picture(figure)
+
+
+def _figure(panels: int):
+  from matplotlib.figure import Figure  # slow to import
+
+  figure = Figure((5.5 * panels, 4.8), layout='constrained')
+  return figure, figure.subplots(1, panels, squeeze=False)[0]
+
+
+def _picture(figure) -> Image.Image:
+  file = io.BytesIO()
+  figure.savefig(file, format='png', dpi=110)
+  return Image.open(file)
