@@ -65,7 +65,7 @@ def test_a_run_leaves_what_it_promises(whole_run):
   assert [r['step'] for r in records(workdir)] == sorted(steps)
   card = json.loads((workdir / 'result.json').read_text())
   assert card == summary.card
-  assert card['queries'] == {'valid': 5, 'skipped': 0}
+  assert (card['queries']['valid'], card['queries']['skipped']) == (5, 0)
   assert card['gallery'] == {
     'of_query_identities': 10, 'distractors': 2, 'junk_left_out': 1,
   }  # fmt: skip
@@ -132,7 +132,7 @@ def test_a_checkpoint_evaluates_as_the_run_did(whole_run):
     embed, variables = evaluation.restore_embed(
       checkpoints, STEPS, checkpoint.load_config(workdir), feed.num_classes
     )
-  evaluated = evaluation.evaluate(embed, variables, feed)
+  evaluated = evaluation.evaluate(embed, variables, feed, config.eval)
   assert evaluated.result.mAP == summary.card['figures']['mAP']
 
 
