@@ -8,7 +8,8 @@ normalised embeddings, those of an image over the greatest of them.
 
 That code sorts all distances of all images. Here the accelerator finds each
 image's few neighbours, a tile of the matrix at a time; sets of neighbours are
-sparse matrices; distances are made for the queries that are asked for.
+sparse matrices; distances are made for the queries that are asked for, unless all of
+theirs are few enough to be held from the first time.
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ LAMBDA_VALUE = 0.3
 TILE = 1024  # rows and columns of distances that are searched at a time
 BLOCK = 256  # queries whose distances are made at a time
 PAIRS = 1024  # single pairs whose distances are made at a time
+HELD = 2**28  # bytes of distances of queries that are not made again
 LEAST_MAXIMUM = 1e-6  # below it, images differ by rounding only
 
 
@@ -81,7 +83,8 @@ def k_reciprocal_rerank(
 class KReciprocal:
   """Re-ranked similarities, made when asked for.
 
-  Memory is that of the embeddings and of some (queries + gallery) k1 numbers.
+  Memory is that of the embeddings, of some (queries + gallery) k1 numbers, and
+  a quarter of a gigabyte.
   Arguments and errors are those of `k_reciprocal_rerank`.
 
   Attributes:
@@ -113,8 +116,13 @@ class KReciprocal:
     self.queries, self.gallery = len(query), len(gallery)
     self.variant = describe(k1, k2, lambda_value)
     self._lambda = float(lambda_value)
-    encodings, maxima = _encode(np.concatenate([query, gallery]), k1, k2)
+    images = np.concatenate([query, gallery])
+    held = None
+    if 4 * self.queries * len(images) <= HELD:
+      held = np.empty((self.queries, len(images)), np.float32)
+    encodings, maxima = _encode(images, k1, k2, held)
     self._query, self._gallery = query, jnp.asarray(gallery)
+    self._held = None if held is None else held[:, self.queries :]
     self._maxima = maxima[: self.queries, None]
     self._query_encodings = encodings[: self.queries]
     # By column: who in the gallery has some image among its neighbours?
@@ -122,10 +130,14 @@ class KReciprocal:
 
   def block(self, rows: Sequence[int]) -> np.ndarray:
     """Negative re-ranked distances of queries: float32 [rows, gallery]."""
-    distance = np.asarray(_squared_distances(self._query[rows], self._gallery))
-    distance = distance / self._maxima[rows]
+    distance = self._original(rows) / self._maxima[rows]
     jaccard = self._jaccard(rows)
     return -((1 - self._lambda) * jaccard + self._lambda * distance)  # Eq. 12
+
+  def _original(self, rows) -> np.ndarray:
+    if self._held is not None:
+      return self._held[rows]
+    return np.asarray(_squared_distances(self._query[rows], self._gallery))
 
   def _jaccard(self, rows) -> np.ndarray:
     mine = self._query_encodings[rows]
@@ -158,13 +170,20 @@ def _normalized(name: str, embeddings: np.ndarray) -> np.ndarray:
   return embeddings / norms
 
 
-def _encode(embeddings, k1, k2) -> tuple[sparse.csr_array, np.ndarray]:
-  """The encodings of all images, a row each, and their greatest distances."""
-  nearest, maxima = _find_neighbours(embeddings, max(k1 + 1, k2))
+def _encode(embeddings, k1, k2, held) -> tuple[sparse.csr_array, np.ndarray]:
+  """The encodings of all images, a row each, and their greatest distances.
+
+  Distances of the first images to all go to `held`, unless it is None.
+  """
+  nearest, distances, maxima = _find_neighbours(
+    embeddings, max(k1 + 1, k2), held
+  )
   encodings = _expanded_sets(nearest, k1)
   # Eq. 7. With k1 images equal to it before it, an image may have none.
   rows, columns = encodings.nonzero()
-  weights = np.exp(-_pair_distances(embeddings, rows, columns) / maxima[rows])
+  known = nearest, distances
+  pairs = _pair_distances(embeddings, rows, columns, known)
+  weights = np.exp(-pairs / maxima[rows])
   sums = np.bincount(rows, weights, minlength=len(maxima))
   encodings.data = (weights / sums[rows]).astype(np.float32)
   if k2 > 1:
@@ -173,8 +192,10 @@ def _encode(embeddings, k1, k2) -> tuple[sparse.csr_array, np.ndarray]:
   return encodings, maxima
 
 
-def _find_neighbours(embeddings, k) -> tuple[np.ndarray, np.ndarray]:
-  """Indices of the k nearest [images, k] and greatest distances [images]."""
+def _find_neighbours(embeddings, k, held) -> tuple[np.ndarray, ...]:
+  """Indices of the k nearest and their distances, both [images, k], and the
+  greatest distances [images].
+  """
   images = len(embeddings)
   starts = range(0, images, TILE)
   tiles = [embeddings[start : start + TILE] for start in starts]
@@ -186,10 +207,21 @@ def _find_neighbours(embeddings, k) -> tuple[np.ndarray, np.ndarray]:
     for j, b in enumerate(tiles[i:], i):
       distances = _squared_distances(a, b)
       found[i] = _merge(found[i], distances, starts[j], images)
+      _hold(held, distances, starts[i], starts[j])
       if j > i:  # distances are symmetric: half of them will do
         found[j] = _merge(found[j], distances.T, starts[i], images)
-  nearest, _, maxima = (np.concatenate(all)[:images] for all in zip(*found))
-  return nearest, np.where(maxima < LEAST_MAXIMUM, 1, maxima)
+        _hold(held, distances.T, starts[j], starts[i])
+  nearest, nearness, maxima = (
+    np.concatenate(all)[:images] for all in zip(*found)
+  )
+  return nearest, -nearness, np.where(maxima < LEAST_MAXIMUM, 1, maxima)
+
+
+def _hold(held, distances, row, column) -> None:
+  """Copies the part of a tile that belongs there."""
+  if held is not None and row < len(held):
+    place = held[row : row + TILE, column : column + TILE]
+    place[:] = distances[: place.shape[0], : place.shape[1]]
 
 
 @jax.jit
@@ -213,13 +245,24 @@ def _squared_distances(a, b):
   return jnp.maximum(2 - 2 * products, 0)
 
 
-def _pair_distances(embeddings, rows, columns) -> np.ndarray:
-  products = np.empty(len(rows), np.float32)
-  for start in range(0, len(rows), PAIRS):
-    pairs = slice(start, start + PAIRS)
+def _pair_distances(embeddings, rows, columns, known) -> np.ndarray:
+  """Distances of pairs: those of neighbours are known, most pairs are such."""
+  nearest, neighbours = known
+  images = len(embeddings)
+  keys = nearest + images * np.arange(images)[:, None]
+  order = np.argsort(keys, axis=1)  # the whole is then in order too
+  keys, neighbours = (
+    np.take_along_axis(of, order, 1).ravel() for of in (keys, neighbours)
+  )
+  wanted = rows.astype(np.int64) * images + columns
+  place = keys.searchsorted(wanted).clip(max=len(keys) - 1)
+  distances = neighbours[place]
+  others = np.flatnonzero(keys[place] != wanted)
+  for start in range(0, len(others), PAIRS):
+    pairs = others[start : start + PAIRS]
     a, b = embeddings[rows[pairs]], embeddings[columns[pairs]]
-    products[pairs] = np.einsum('pf,pf->p', a, b)
-  return np.maximum(2 - 2 * products, 0)
+    distances[pairs] = np.maximum(2 - 2 * np.einsum('pf,pf->p', a, b), 0)
+  return distances
 
 
 def _neighbour_sets(nearest: np.ndarray, k: int) -> sparse.csr_array:

@@ -117,12 +117,15 @@ def test_equal_images_are_not_told_apart():
   np.testing.assert_allclose(distance, 0, rtol=0, atol=1e-6)
 
 
-def test_blocks_are_rows(monkeypatch):
+@pytest.mark.parametrize('held', [True, False])
+def test_blocks_are_rows(held, monkeypatch):
+  """Whether distances are held or made again, in many tiles and blocks."""
   x = crowd(0, 60, 6)
   whole = k_reciprocal_rerank(x[:23], x[23:])
   monkeypatch.setattr(rerank, 'BLOCK', 9)
   monkeypatch.setattr(rerank, 'TILE', 25)
   monkeypatch.setattr(rerank, 'PAIRS', 100)
+  monkeypatch.setattr(rerank, 'HELD', 4 * 23 * 60 - (not held))
   scores = KReciprocal(x[:23], x[23:])
   assert (scores.queries, scores.gallery) == (23, 37)
   rows = np.array([22, 0, 7, 7])
@@ -144,6 +147,7 @@ def test_the_scale_of_embeddings_does_not_matter():
 
 
 def test_no_matrix_of_all_distances_on_the_host(monkeypatch):
+  monkeypatch.setattr(rerank, 'HELD', 0)
   monkeypatch.setattr(rerank, 'TILE', 512)
   images = 6000
   x = crowd(0, images, 300, width=4).astype(np.float32)
