@@ -8,8 +8,8 @@ normalised embeddings, those of an image over the greatest of them.
 
 That code sorts all distances of all images. Here the accelerator finds each
 image's few neighbours, a tile of the matrix at a time; sets of neighbours are
-sparse matrices; distances are made for the queries that are asked for, unless all of
-theirs are few enough to be held from the first time.
+sparse matrices. Distances of queries are held if they are few, else made again
+for those that are asked for.
 """
 
 from collections.abc import Sequence
