@@ -10,6 +10,7 @@ ranks by other rules than it says there (configs/common.py lists them). The
 people of another data set need not be those that the network was trained on.
 """
 
+import os
 import pathlib
 
 from absl import flags
@@ -68,8 +69,8 @@ CHOOSE_THRESHOLD = flags.DEFINE_float(
 JSON = flags.DEFINE_string(
   'json',
   '',
-  'Writes the result card to this file; of several data sets, their cards by'
-  ' name.',
+  'File for the result card; of several data sets, for their cards by name.'
+  ' Default: in the workdir, below evaluations/.',
 )
 REPORT = flags.DEFINE_string(
   'report',
@@ -96,9 +97,10 @@ def main(argv):
   from apnet_jax.retrieval import card, evaluation
 
   with checkpoint.open_for_reading(CKPT.value) as checkpoints:
+    check_flags()
     config = load_config()
     evaluation.check_rules(config.eval)
-    check_threshold(config)
+    thresholds = Thresholds(checkpoints.step(WHICH.value), config.eval)
     cli.cache_compilation(config.compilation_cache_dir)
     step = checkpoints.step(WHICH.value)
     prepared = prepare(targets(config))
@@ -119,26 +121,46 @@ def main(argv):
     benchmark = pipeline.open_benchmark(images, target)
     print(f'{name}\n{benchmark.summary}', flush=True)
     evaluated = evaluation.evaluate(embed, variables, benchmark, target.eval)
-    figures[name] = card.figures(evaluated.result, target.eval.ap)
+    figures[name] = evaluated.result.figures(target.eval.ap)
     reranked = None
     if RERANK.value:
       reranked = evaluation.rerank(evaluated, benchmark)
-      figures[f'{name}, re-ranked'] = card.figures(reranked, target.eval.ap)
+      figures[f'{name}, re-ranked'] = reranked.figures(target.eval.ap)
     cards[name] = card.result_card(
       evaluated.result,
       target,
       benchmark,
       chosen,
       reranked,
-      verify(evaluated, target, benchmark, step),
+      thresholds.verify(evaluated, target, benchmark),
       diagnose(evaluated, benchmark),
     )
     if REPORT.value:
       write_report(name, cards[name], evaluated, benchmark)
   print(f'after step {step}')
   print(card.format_table(figures))
+  path = card_path(step, cards)
+  write_json(path, one_or_all(cards))
+  print(f'wrote {path}')
+  thresholds.check()
+
+
+def check_flags() -> None:
+  """Before minutes of work."""
+  if not JSON.value and not os.access(CKPT.value, os.W_OK):
+    raise ValueError(
+      f'--ckpt={CKPT.value} cannot be written to: give --json, a file for the'
+      ' result card.'
+    )
+  if CHOOSE_THRESHOLD.value is not None and len(DATASET.value) > 1:
+    raise ValueError('--choose_threshold wants one data set to choose it on.')
+
+
+def card_path(step: int, cards) -> pathlib.Path:
   if JSON.value:
-    write_json(pathlib.Path(JSON.value), one_or_all(cards))
+    return pathlib.Path(JSON.value)
+  names = '-'.join(cards).replace('/', '-')
+  return pathlib.Path(CKPT.value, 'evaluations', f'{names}-step{step}.json')
 
 
 def load_config() -> ml_collections.ConfigDict:
@@ -155,49 +177,66 @@ def load_config() -> ml_collections.ConfigDict:
   return config
 
 
-def check_threshold(config: ml_collections.ConfigDict) -> None:
-  if CHOOSE_THRESHOLD.value is None:
-    return
-  if len(DATASET.value) > 1:
-    raise ValueError('--choose_threshold wants one data set to choose it on.')
-  if config.eval.distance != 'cosine':
-    raise ValueError(
-      '--choose_threshold is of cosines, config.eval.distance='
-      f'{config.eval.distance!r}.'
+class Thresholds:
+  """The part of a card about pairs, and the threshold stored with a network."""
+
+  def __init__(self, step: int, rules: ml_collections.ConfigDict):
+    from apnet_jax.retrieval import threshold
+
+    self._step, self._failure = step, None
+    if CHOOSE_THRESHOLD.value is not None:
+      self._stored = None
+      if rules.distance != 'cosine':
+        raise ValueError(
+          '--choose_threshold is of cosines, config.eval.distance='
+          f'{rules.distance!r}.'
+        )
+      return
+    self._stored = threshold.load(CKPT.value)
+    problem = self._stored and threshold.problem(self._stored, step, rules)
+    if problem:
+      print(problem)
+      self._stored = None
+
+  def verify(self, evaluated, target, benchmark) -> dict | None:
+    """Counts pairs, and chooses a threshold if that is wanted."""
+    from apnet_jax.retrieval import threshold, verification
+
+    if target.eval.distance != 'cosine':
+      return None
+    counted = verification.count_pairs(evaluated.scores, evaluated.labels)
+    if CHOOSE_THRESHOLD.value is not None:
+      try:
+        self._stored = threshold.choose(
+          counted,
+          CHOOSE_THRESHOLD.value,
+          target,
+          benchmark.fingerprint,
+          self._step,
+        )
+        threshold.save(CKPT.value, self._stored)
+      except ValueError as error:
+        self._failure = error
+    if counted is None:
+      return None
+    summary = verification.summarize(counted)
+    print('\n'.join(verification.lines(summary)))
+    if self._stored is None:
+      return summary
+    here = counted.at(self._stored['threshold'])
+    print(
+      f'{threshold.describe(self._stored)}\n  Here: FPR {here["fpr"]:.2g}, TPR'
+      f' {100 * here["tpr"]:.1f}%; FPIR {here["fpir"]:.2g}, FNIR'
+      f' {100 * here["fnir"]:.1f}%'
     )
+    return summary | {
+      'stored_threshold': {'chosen': self._stored, 'here': here}
+    }
 
-
-def verify(evaluated, target, benchmark, step) -> dict | None:
-  """The part of the card about pairs; chooses a threshold if it is wanted."""
-  from apnet_jax.retrieval import threshold, verification
-
-  if target.eval.distance != 'cosine':
-    return None
-  counted = verification.count_pairs(evaluated.scores, evaluated.labels)
-  if counted is None:
-    return None
-  summary = verification.summarize(counted)
-  print('\n'.join(verification.lines(summary)))
-  if CHOOSE_THRESHOLD.value is not None:
-    stored = threshold.save(
-      CKPT.value,
-      counted,
-      CHOOSE_THRESHOLD.value,
-      target,
-      benchmark.fingerprint,
-      step,
-    )
-  else:
-    stored = threshold.load(CKPT.value)
-  if stored is None or threshold.problem(stored, step, target.eval):
-    return summary
-  here = counted.at(stored['threshold'])
-  print(
-    f'{threshold.describe(stored)}\n  Here: FPR {here["fpr"]:.2g}, TPR'
-    f' {100 * here["tpr"]:.1f}%; FPIR {here["fpir"]:.2g}, FNIR'
-    f' {100 * here["fnir"]:.1f}%'
-  )
-  return summary | {'stored_threshold': {'chosen': stored, 'here': here}}
+  def check(self) -> None:
+    """Raises, after all else is done, if no threshold could be chosen."""
+    if self._failure:
+      raise self._failure
 
 
 def diagnose(evaluated, benchmark) -> dict:

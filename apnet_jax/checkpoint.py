@@ -34,8 +34,10 @@ MAY_CHANGE = (
 )
 
 
-# Lists of numbers, which may be long, stay on a line.
-NUMBERS = re.compile(r'\[[\s\d.,eE+\-nul]*\]')
+THRESHOLD = 'threshold.json'
+# Lists of numbers, which may be long, go on a line. (Within strings JSON has no
+# line breaks.)
+NUMBERS = re.compile(r'\[\n[\s\d.,eE+\-nul]*\]')
 
 
 class Checkpoints:
@@ -185,6 +187,7 @@ def claim_workdir(
         )
   else:
     write_json(path, 'run.json', run)
+    (path / THRESHOLD).unlink(missing_ok=True)  # of a network that is gone
   write_json(path, 'config.json', config.to_dict())
 
 

@@ -111,6 +111,8 @@ def define_network() -> tuple[flags.FlagHolder, ...]:
       None,
       'Cosine similarity from which two images are of one person; default: what'
       ' eval.py --choose_threshold has stored.',
+      lower_bound=-1,
+      upper_bound=1,
     ),
   )
 

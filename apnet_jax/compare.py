@@ -46,12 +46,12 @@ def read_cards(path: str) -> dict[str, dict]:
   if isinstance(content, dict) and isinstance(content.get('card'), dict):
     content = content['card']
   if isinstance(content, dict) and 'figures' in content:
-    content = {str(content.get('dataset')): content}
+    content = {'the card': content}
   if not isinstance(content, dict) or not content:
     raise ValueError(f'{path} holds no result card.')
   for name, card in content.items():
     _check(f'{path}: {name}', card)
-  return content
+  return {str(card.get('dataset')): card for card in content.values()}
 
 
 def _check(name: str, card) -> None:
@@ -61,6 +61,8 @@ def _check(name: str, card) -> None:
   for part in ('protocol', 'queries', 'gallery'):
     if not isinstance(card.get(part), dict):
       raise ValueError(f'{name} is not a result card: it has no {part}.')
+  if not shown_figures(card):
+    raise ValueError(f'{name} is not a result card: it has no mAP.')
   for figure, value in shown_figures(card).items():
     if not isinstance(value, int | float) or not 0 <= value <= 1:
       raise ValueError(f'{name}: {figure} is {value!r}, not a share.')
@@ -79,12 +81,20 @@ def _check_values(name: str, values) -> None:
 
 
 def shown_figures(card: Mapping) -> dict[str, float]:
-  """The figures that stand in tables."""
-  names = ('mAP', 'mINP')
+  """The figures that stand in tables; those after re-ranking come last."""
+  shown = _shown(card['figures'])
+  reranked = card.get('reranked')
+  if isinstance(reranked, dict) and isinstance(reranked.get('figures'), dict):
+    again = _shown(reranked['figures']).items()
+    shown |= {f'{name}, re-ranked': value for name, value in again}
+  return shown
+
+
+def _shown(figures: Mapping) -> dict[str, float]:
   return {
     name: value
-    for name, value in card['figures'].items()
-    if name in names or name.startswith('Rank-')
+    for name, value in figures.items()
+    if name in ('mAP', 'mINP') or name.startswith('Rank-')
   }
 
 
@@ -117,11 +127,11 @@ def unlike(a: Mapping, b: Mapping) -> list[str]:
 
 
 def paired_differences(a: Mapping, b: Mapping) -> tuple[list[str], np.ndarray]:
-  """B - A of the queries that count in both cards.
+  """B - A of each query that counts.
 
   Returns:
-    Names of figures, and [queries, figures]; none and empty where the queries
-    are not known to be the same.
+    Names of figures, and [queries, figures]; none and empty where not the same
+    queries are known to count in both cards.
   """
   a, b = a['queries'], b['queries']
   names = [n for n in a.get('figures', {}) if n in b.get('figures', {})]
@@ -133,9 +143,11 @@ def paired_differences(a: Mapping, b: Mapping) -> tuple[list[str], np.ndarray]:
   )
   if len({len(values) for values in ours + theirs}) > 1:
     return [], np.zeros((0, 0))
-  values = np.stack(theirs, 1) - np.stack(ours, 1)
-  values = values[~np.isnan(values).any(1)]
-  return (names, values) if len(values) else ([], values)
+  ours, theirs = np.stack(ours, 1), np.stack(theirs, 1)
+  skipped = np.isnan(ours)
+  if (skipped != np.isnan(theirs)).any() or skipped.all():
+    return [], np.zeros((0, 0))
+  return names, (theirs - ours)[~skipped.any(1)]
 
 
 def bootstrap_intervals(
@@ -171,12 +183,14 @@ def compare(
     found = 100 * bootstrap_intervals(values, level, samples, seed)
     intervals = dict(zip(paired, found))
   last = f'{100 * level:g}% interval' if paired else ''
-  lines = [f'{"":9}{"A":>8}{"B":>8}{"B - A":>9}{last:>20}'.rstrip()]
-  lines.append('-' * len(lines[0]))
   ours, theirs = shown_figures(a), shown_figures(b)
-  for name in [name for name in ours if name in theirs]:
+  names = [name for name in ours if name in theirs]
+  width = max(map(len, names), default=0) + 1
+  lines = [f'{"":{width}}{"A":>8}{"B":>8}{"B - A":>9}{last:>20}'.rstrip()]
+  lines.append('-' * len(lines[0]))
+  for name in names:
     one, two = 100 * ours[name], 100 * theirs[name]
-    line = f'{name:9}{one:8.1f}{two:8.1f}{two - one:+9.1f}'
+    line = f'{name:{width}}{one:8.1f}{two:8.1f}{two - one:+9.1f}'
     if name in intervals:
       low, high = intervals[name]
       line += f'{f"{low:+.1f} to {high:+.1f}":>20}'
@@ -204,6 +218,9 @@ def compare_files(first: str, second: str, unlike_allowed: bool, **bootstrap):
   if not pairs:
     raise ValueError(f'no data set in common: {", ".join(a)} | {", ".join(b)}.')
   print(f'A: {first}\nB: {second}')
+  alone = sorted((a.keys() ^ b.keys()) - {name for p in pairs for name in p})
+  if alone:
+    print(f'In one file only: {", ".join(alone)}')
   for name, other in pairs:
     print(f'\n{name}' + (f' | {other}' if other != name else ''))
     found = unlike(a[name], b[other])

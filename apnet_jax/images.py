@@ -21,7 +21,11 @@ def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
   path = pathlib.Path(path)
   if path.is_file():
     return [path]
-  found = sorted(p for p in path.rglob('*') if p.suffix.lower() in SUFFIXES)
+  found = sorted(
+    p
+    for p in path.rglob('*')
+    if p.suffix.lower() in SUFFIXES and p.is_file() and p.name[0] != '.'
+  )
   if not found:
     what = 'has no .jpg or .png below it' if path.is_dir() else 'is not there'
     raise ValueError(f'{path} {what}.')
@@ -45,6 +49,8 @@ def read_image(
   """
   try:
     with Image.open(path, formats=('JPEG', 'PNG')) as image:
+      if image.mode.startswith('I'):  # of 16 bits, of which the upper count
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
       image = image.convert('RGB')
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
     raise ValueError(f'{path} cannot be read: {e}') from e

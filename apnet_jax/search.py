@@ -18,6 +18,7 @@ import numpy as np
 
 from apnet_jax import checkpoint, cli, images
 from apnet_jax.retrieval import evaluation, threshold
+from apnet_jax.retrieval.embed import make_embed
 
 SAME, OTHER = 'same person', 'another'
 
@@ -40,6 +41,9 @@ class Network:
 def open_network(workdir: str, which: str, given: float | None) -> Network:
   """Opens a workdir of `train.py`.
 
+  Images are embedded as they were when the stored threshold was chosen; else as
+  the run evaluates.
+
   Args:
     workdir: of the run.
     which: checkpoint, 'last' or 'best'.
@@ -49,36 +53,38 @@ def open_network(workdir: str, which: str, given: float | None) -> Network:
     config = checkpoint.load_config(workdir)
     cli.cache_compilation(config.compilation_cache_dir)
     step = checkpoints.step(which)
+    stored = threshold.load(workdir)
     classes = checkpoint.load_run(workdir)['num_classes']
     model, variables = evaluation.restore_model(
       checkpoints, step, config, classes
     )
   rules = config.eval.copy_and_resolve_references()
   rules.distance = 'cosine'  # thresholds are of cosines
+  if stored and stored['step'] == step:
+    rules.update(feature=stored['feature'], flip=stored['flip'])
 
   def embed(paths):
+    split = images.make_split(paths, tuple(config.data.image_size))
     few = ml_collections.ConfigDict(rules)
     few.batch_size = min(rules.batch_size, len(paths))
-    split = images.make_split(paths, tuple(config.data.image_size))
-    embed_rows = evaluation.make_embed(model, few)
-    return embed_rows(variables, split, np.arange(len(paths)))
+    return make_embed(model, few)(variables, split, np.arange(len(paths)))
 
+  return Network(embed, *_threshold(stored, given, step, rules))
+
+
+def _threshold(stored, given, step, rules) -> tuple[float | None, str]:
+  """The threshold that counts, and what to say of it."""
   if given is not None:
-    if not -1 <= given <= 1:
-      raise ValueError(f'--threshold={given} is not a cosine, -1 to 1.')
-    return Network(embed, given, f'Threshold {given:g}, as given.')
-  stored = threshold.load(workdir)
+    return given, f'Threshold {given:g}, as given.'
   if stored is None:
-    return Network(
-      embed,
-      None,
+    return None, (
       'No threshold is known: give --threshold, or let eval.py choose one'
-      ' (--choose_threshold).',
+      ' (--choose_threshold).'
     )
   problem = threshold.problem(stored, step, rules)
   if problem:
-    return Network(embed, None, f'The stored threshold is not used: {problem}')
-  return Network(embed, stored['threshold'], threshold.describe(stored))
+    return None, problem
+  return stored['threshold'], threshold.describe(stored)
 
 
 def search(

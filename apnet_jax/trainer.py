@@ -134,7 +134,7 @@ class Run:
     ).result
 
   def figures(self, result: RetrievalResult) -> dict[str, float]:
-    return card.figures(result, self.config.eval.ap)
+    return result.figures(self.config.eval.ap)
 
   def closing_table(self, result: RetrievalResult) -> str:
     rows = {'trained network': self.figures(result)}

@@ -85,3 +85,26 @@ def test_what_may_change_in_a_workdir(tmp_path):
     checkpoint.claim_workdir(tmp_path, config, run)
   saved = json.loads((tmp_path / 'config.json').read_text())
   assert saved['seed'] == 0  # a refusal changes nothing
+
+
+def test_a_new_run_in_an_old_workdir_has_no_threshold(tmp_path):
+  run = {'fingerprint': 'x', 'num_classes': 2, 'devices': '1', 'versions': {}}
+  for begun in (False, True):
+    checkpoint.write_json(tmp_path, checkpoint.THRESHOLD, {'threshold': 0.5})
+    checkpoint.claim_workdir(tmp_path, common.get_config(), run)
+    assert (tmp_path / checkpoint.THRESHOLD).exists() == begun
+    (tmp_path / 'checkpoints' / '1').mkdir(parents=True, exist_ok=True)
+
+
+def test_lists_of_numbers_stand_on_a_line(tmp_path):
+  content = {
+    'numbers': [1, -2.5e-7, None],
+    'pairs': [[1, 2], [3]],
+    'name': 'a [1  2].jpg',
+    'empty': [],
+    'names': ['a', 'b'],
+  }
+  checkpoint.write_json(tmp_path, 'x.json', content)
+  text = (tmp_path / 'x.json').read_text()
+  assert '"numbers": [ 1, -2.5e-07, null ]' in text
+  assert json.loads(text) == content

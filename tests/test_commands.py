@@ -158,6 +158,14 @@ def test_readme_commands_run(own, pretrained, benchmarks, tmp_path):
     assert expected in out
     for path in outputs.values():
       assert path.exists()
+    if script == 'eval.py' and '--json' not in flags:
+      cards = (flags['--ckpt'] / 'evaluations').iterdir()
+      card = max(cards, key=lambda path: path.stat().st_mtime_ns)
+      rules = json.loads(card.read_text())['protocol']
+      assert (rules['ap'], rules['distractors']) == (
+        flags.get('--config.eval.ap', 'step'),
+        'dropped' if '--config.eval.drop_distractors' in flags else 'kept',
+      )
     if '--config.model.pretrained' in flags:
       weights = flags['--config.model.pretrained']
       assert f'Starting from the weights {weights}' in out
@@ -212,13 +220,20 @@ def check_output(out, err):
 
 
 def check_evaluation(workdir, tmp_path):
-  """eval.py needs the workdir alone, and finds what train.py found."""
-  report, card = tmp_path / 'report', tmp_path / 'card.json'
+  """eval.py needs the workdir alone, and finds what train.py found.
+
+  That no threshold can be chosen on so few images is said when all is done.
+  """
+  report = tmp_path / 'report'
   out, err = run(
-    'eval.py', f'--ckpt={workdir}', f'--report={report}', f'--json={card}'
-  )
+    'eval.py', f'--ckpt={workdir}', f'--report={report}',
+    '--choose_threshold=1e-8', code=2,
+  )  # fmt: skip
+  assert 'error: no threshold was chosen: 1e-08 of' in err
   assert 'Rank-1' in out and 'Warning' not in err
+  assert not (workdir / checkpoint.THRESHOLD).exists()
   trained = json.loads((workdir / 'result.json').read_text())
+  (card,) = (workdir / 'evaluations').iterdir()
   evaluated = json.loads(card.read_text())
   assert json.loads((report / 'result.json').read_text()) == evaluated
   for field in trained.keys() - {'verification', 'diagnosis'}:
@@ -315,6 +330,19 @@ def test_killed_and_started_again_ends_with_the_same_bits(own, tmp_path):
         '--data_dir=y',
       ],
       '--data_dir is given 2 times for 3 data sets (duke, msmt17, market)',
+    ),
+    (
+      ['eval.py', '--ckpt=WORKDIR', '--config.eval.ap=best'],
+      "error: config.eval.ap='best' is not one of ('step', 'trapezoid')",
+    ),
+    (
+      [
+        'eval.py',
+        '--ckpt=WORKDIR',
+        '--choose_threshold=0.1',
+        '--config.eval.distance=euclidean',
+      ],
+      "of cosines, config.eval.distance='euclidean'",
     ),
     (
       ['eval.py', '--ckpt=nowhere'],

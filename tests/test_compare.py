@@ -54,6 +54,7 @@ def test_a_table_of_two_cards(cards, tmp_path, capsys):
   run(*write(tmp_path, A=a, B=b))
   out = capsys.readouterr().out
   assert 'checkpoint.step: 0 | 1' in out
+  assert 'In one file only' not in out
   assert f'{QUERIES - 1} queries, drawn 500 times' in out
   for name in ('mAP', 'mINP', 'Rank-1', 'Rank-5', 'Rank-10'):
     (line,) = (x for x in out.splitlines() if x.startswith(f'{name} '))
@@ -118,14 +119,40 @@ def test_without_queries_there_is_no_interval(cards, tmp_path, capsys):
   assert 'No interval' in capsys.readouterr().out
 
 
+def test_queries_that_do_not_count_in_both_make_no_interval(
+  cards, tmp_path, capsys
+):
+  other = copy.deepcopy(cards[1])
+  for values in other['queries']['figures'].values():
+    values[5] = None
+  run(*write(tmp_path, A=cards[0], B=other))
+  assert 'No interval' in capsys.readouterr().out
+
+
 def test_several_data_sets_by_name(cards, tmp_path, capsys):
-  a = {'duke': cards[0], 'market': cards[1]}
-  b = {'market': cards[1], 'msmt17': cards[0]}
-  run(*write(tmp_path, A=a, B=b))
+  """As eval.py calls them for its user, the cards by their full names."""
+
+  def of(name):
+    return cards[0] | {'dataset': name}
+
+  several = {'duke': of('dukemtmc_reid'), 'market': of('market1501')}
+  run(*write(tmp_path, A=several, B=of('market1501')))
   out = capsys.readouterr().out
-  assert '\nmarket\n' in out and 'duke' not in out
-  with pytest.raises(ValueError, match='no data set in common: duke, market'):
-    run(*write(tmp_path, A=a, B={'x': cards[0], 'y': cards[0]}))
+  assert '\nmarket1501\n' in out
+  assert 'In one file only: dukemtmc_reid' in out
+  with pytest.raises(ValueError, match='no data set in common: dukemtmc_reid,'):
+    run(*write(tmp_path, A=several, B={'x': of('x'), 'y': of('y')}))
+
+
+def test_reranked_figures_stand_below(cards, tmp_path, capsys):
+  figures = dict.fromkeys(('mAP', 'Rank-1'), 0.5)
+  both = [
+    card | {'reranked': {'variant': 'v', 'figures': figures}} for card in cards
+  ]
+  run(*write(tmp_path, A=both[0], B=both[1]))
+  out = capsys.readouterr().out
+  (line,) = (x for x in out.splitlines() if x.startswith('mAP, re-ranked'))
+  assert line.split()[2:] == ['50.0', '50.0', '+0.0']
 
 
 def test_a_record_with_a_card_is_read(cards, tmp_path):
@@ -141,7 +168,7 @@ def test_a_record_with_a_card_is_read(cards, tmp_path):
     ('[' * 100_000, 'cannot be read as JSON'),
     ('[1, 2]', 'holds no result card'),
     ('{}', 'holds no result card'),
-    ('{"figures": {}}', 'it has no protocol'),
+    ('{"figures": {"mAP": 0.5}}', 'it has no protocol'),
     ('{"market": {"mAP": 3}}', 'market is not a result card'),
   ],
 )
@@ -155,6 +182,7 @@ def test_what_is_no_card_is_named(content, message, tmp_path):
 @pytest.mark.parametrize(
   ('part', 'figures', 'message'),
   [
+    ('figures', {}, 'it has no mAP'),
     ('figures', {'mAP': '0.5'}, "mAP is '0.5', not a share"),
     ('figures', {'Rank-1': 96.2}, 'Rank-1 is 96.2, not a share'),
     ('queries', {'figures': [1]}, 'are not by name'),

@@ -14,6 +14,8 @@ def folder(tmp_path):
     pixels = rng.integers(0, 256, (20 + i, 10, 3), np.uint8)
     Image.fromarray(pixels).save(path, quality=95)
   (tmp_path / 'notes.txt').write_text('no image')
+  (tmp_path / '._b.jpg').write_text('what a Mac leaves')
+  (tmp_path / 'folder.jpg').mkdir()
   return tmp_path
 
 

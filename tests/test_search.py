@@ -1,9 +1,15 @@
 """Search and verdicts; `test_commands.py` runs the commands themselves."""
 
+import types
+
+import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 
-from apnet_jax import compare, search
+from apnet_jax import checkpoint, compare, search
+from apnet_jax.retrieval import evaluation, threshold
+from tests.fakes import small_config
 
 
 def network(threshold):
@@ -37,3 +43,63 @@ def test_lines_say_if_nobody_is_found():
   lines = list(search._lines('q.jpg', [one]))
   assert 'a.jpg' in lines[1] and 'not among these' in lines[2]
   assert len(list(search._lines('q.jpg', [one | {'verdict': None}]))) == 2
+
+
+class Colours:
+  """A model whose embedding is the mean colour of the left half."""
+
+  def apply(self, variables, images, train):
+    half = images[:, :, : images.shape[2] // 2].mean((1, 2))
+    return types.SimpleNamespace(embedding=half, logits=half**2)
+
+
+STORED = {
+  'threshold': 0.25, 'wanted_fpr': 0.1, 'step': 1, 'feature': 'logits',
+  'flip': False, 'dataset': 'market1501',
+}  # fmt: skip
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+  checkpoint.write_json(tmp_path, 'config.json', small_config().to_dict())
+  checkpoint.write_json(tmp_path, 'run.json', {'num_classes': 2})
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, {'w': np.zeros(1)}, None)
+  monkeypatch.setattr(
+    evaluation, 'restore_model', lambda *_: (Colours(), {'w': jnp.zeros(1)})
+  )
+  return tmp_path
+
+
+def two_colours(folder):
+  """Red at the left, blue at the right."""
+  pixels = np.zeros((32, 16, 3), np.uint8)
+  pixels[:, :8, 0] = pixels[:, 8:, 2] = 255
+  Image.fromarray(pixels).save(folder / 'a.png')
+  Image.fromarray(pixels[:, ::-1]).save(folder / 'b.png')
+  return [folder / 'a.png', folder / 'b.png']
+
+
+def test_images_are_embedded_as_the_run_evaluates(workdir):
+  network = search.open_network(workdir, 'last', None)
+  assert network.threshold is None and '--choose_threshold' in network.about
+  one, two = network.embed(two_colours(workdir))
+  np.testing.assert_allclose(np.linalg.norm(one), 1, rtol=1e-5)
+  np.testing.assert_allclose(one, two, atol=1e-6)  # the flip averages them
+
+
+def test_or_as_they_were_for_the_stored_threshold(workdir):
+  threshold.save(workdir, STORED)
+  network = search.open_network(workdir, 'last', None)
+  assert network.threshold == 0.25
+  one, two = network.embed(two_colours(workdir))
+  np.testing.assert_allclose(np.linalg.norm(one), 1, rtol=1e-5)
+  assert one @ two < 0.95
+  assert search.open_network(workdir, 'last', 0.5).threshold == 0.5
+
+
+def test_the_threshold_of_another_checkpoint_is_not_used(workdir):
+  threshold.save(workdir, STORED | {'step': 9})
+  network = search.open_network(workdir, 'last', None)
+  assert network.threshold is None
+  assert 'step 9 there, 1 here' in network.about

@@ -1,6 +1,7 @@
 """Result cards: figures with the rules they were made under, as JSON."""
 
 from collections.abc import Mapping
+import contextlib
 import hashlib
 from importlib import metadata
 
@@ -11,50 +12,19 @@ from apnet_jax.feed import Benchmark, Split
 from apnet_jax.retrieval.metrics import RetrievalResult
 from apnet_jax.retrieval.rerank import VARIANT
 from apnet_jax.retrieval.scores import JUNK_PID
+from apnet_jax.version import __version__
 
-PACKAGES = ('jax', 'flax', 'orbax-checkpoint', 'numpy')
-TABLE_RANKS = (1, 5, 10)
-NO_CAMERAS = 'no cameras: each query against all other images, itself removed'
-# Fields of `config.model` that name a network.
-NETWORK = (
-  'backbone', 'attention', 'levels', 'radix', 'stacked', 'se_blocks',
-  'multi_part', 'dtype',
+PACKAGES = (
+  'jax', 'jaxlib', 'flax', 'orbax-checkpoint', 'numpy', 'scipy', 'pillow',
+  'tensorflow', 'tensorflow-cpu',
 )  # fmt: skip
-
-
-def query_figures(
-  result: RetrievalResult, ap: str = 'step'
-) -> dict[str, np.ndarray]:
-  """What the figures are means of: [queries] each, NaN where skipped.
-
-  Args:
-    result: of an evaluation.
-    ap: form of the average precision, 'step' or 'trapezoid'.
-  """
-  precision = {
-    'step': result.average_precision,
-    'trapezoid': result.average_precision_trapezoid,
-  }
-  last = len(result.cmc) - 1
-  return {
-    'mAP': precision[ap],
-    'mINP': result.inverse_negative_penalty,
-    **{f'Rank-{k}': result.query_cmc[:, min(k - 1, last)] for k in TABLE_RANKS},
-  }
-
-
-def figures(result: RetrievalResult, ap: str = 'step') -> dict[str, float]:
-  """The figures that people compare, as fractions of 1."""
-  return {
-    name: float(values[~np.isnan(values)].mean(dtype=np.float64))
-    for name, values in query_figures(result, ap).items()
-  }
+NO_CAMERAS = 'no cameras: each query against all other images, itself removed'
 
 
 def all_figures(result: RetrievalResult, ap: str = 'step') -> dict:
   """What a card holds of a result."""
   return {
-    **figures(result, ap),
+    **result.figures(ap),
     'mAP_step': result.mAP,
     'mAP_trapezoid': result.mAP_trapezoid,
     'cmc': _rounded(result.cmc),
@@ -81,7 +51,7 @@ def result_card(
     diagnosis: of `diagnosis.diagnose`, if it was made.
   """
   ap = config.eval.ap
-  per_query = query_figures(result, ap)
+  per_query = result.query_figures(ap)
   return {
     'dataset': config.data.name,
     'fingerprint': benchmark.fingerprint,
@@ -93,8 +63,9 @@ def result_card(
     'protocol': protocol(config, benchmark),
     'network': {
       'profile': config.profile,
+      'seed': config.seed,
       'image_size': list(config.data.image_size),
-      **{name: config.model[name] for name in NETWORK},
+      **config.model.to_dict(),
     },
     'queries': {
       'valid': result.num_valid_queries,
@@ -116,7 +87,7 @@ def protocol(
   rules = config.eval
   return {
     'rules': 'market1501' if benchmark.has_cameras else NO_CAMERAS,
-    'ap': f'mAP is of the {rules.ap} form',
+    'ap': rules.ap,
     'cmc': 'single gallery shot, expected'
     if rules.single_gallery_shot
     else 'whole gallery',
@@ -152,8 +123,12 @@ def trained_on(config: ml_collections.ConfigDict, fingerprint: str) -> dict:
 
 
 def versions() -> dict[str, str]:
-  """Of the packages that the figures may depend on."""
-  return {name: metadata.version(name) for name in PACKAGES}
+  """Of this project and the packages that the figures may depend on."""
+  found = {'apnet_jax': __version__}
+  for name in PACKAGES:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+      found[name] = metadata.version(name)
+  return found
 
 
 def _rounded(values: np.ndarray) -> list[float | None]:

@@ -5,10 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from apnet_jax.feed import Benchmark
-from apnet_jax.retrieval.card import query_figures
-from apnet_jax.retrieval.evaluation import Evaluation
+from apnet_jax.retrieval.evaluation import Evaluation, label_and_score, rank
 from apnet_jax.retrieval.metrics import evaluate_scores
-from apnet_jax.retrieval.scores import EmbeddingScores, Labels
 
 HARDEST = 20
 FIGURES = ('mAP', 'Rank-1')
@@ -65,34 +63,25 @@ def by_cameras(evaluation: Evaluation, benchmark: Benchmark) -> dict:
 
 def _against(evaluation, benchmark, camera) -> np.ndarray:
   """[queries] AP in the images of one camera, NaN where there is no match."""
-  query, gallery = benchmark.query, benchmark.gallery
+  gallery, rules = benchmark.gallery, evaluation.rules
   places = np.flatnonzero(gallery.camids[evaluation.gallery_rows] == camera)
-  rows = evaluation.gallery_rows[places]
-  labels = Labels.make(
-    query.pids,
-    query.camids,
-    gallery.pids[rows],
-    gallery.camids[rows],
-    queries=len(query.pids),
-    gallery=len(rows),
-  )
-  if not labels.num_matches.any():
-    return np.full(len(query.pids), np.nan)
-  rules = evaluation.rules
-  scores = EmbeddingScores(
+  labels, scores = label_and_score(
+    benchmark,
+    evaluation.gallery_rows[places],
     evaluation.query_embeddings,
     evaluation.gallery_embeddings[places],
-    labels.kept,
-    rules.distance,
+    rules,
   )
+  if not labels.num_matches.any():
+    return np.full(len(labels.identity), np.nan)
   result = evaluate_scores(scores, labels, rules.max_rank)
-  return query_figures(result, rules.ap)['mAP']
+  return result.query_figures(rules.ap)['mAP']
 
 
 def by_matches(evaluation: Evaluation) -> list[dict]:
   """Figures by the number of true matches: 1, 2, 3 to 4, 5 to 8 and so on."""
   number = evaluation.result.num_matches
-  values = query_figures(evaluation.result, evaluation.rules.ap)
+  values = evaluation.result.query_figures(evaluation.rules.ap)
   rows, low, high = [], 1, 1
   while low <= number.max():
     some = (low <= number) & (number <= high)
@@ -107,7 +96,7 @@ def by_matches(evaluation: Evaluation) -> list[dict]:
 
 def hardest_queries(evaluation: Evaluation, number: int) -> list[int]:
   """Rows of the valid queries with the lowest AP, the lowest first."""
-  precision = query_figures(evaluation.result, evaluation.rules.ap)['mAP']
+  precision = evaluation.result.query_figures(evaluation.rules.ap)['mAP']
   order = np.argsort(precision, kind='stable')  # NaN, the skipped, come last
   return order[: min(number, evaluation.result.num_valid_queries)].tolist()
 
@@ -121,29 +110,21 @@ def hardest(
   person unless `first_match_rank` is 1.
   """
   query, gallery = benchmark.query, benchmark.gallery
-  rows = hardest_queries(evaluation, number)
-  labels, result = evaluation.labels, evaluation.result
-  precision = query_figures(result, evaluation.rules.ap)['mAP']
-  left_out = labels.left_out_rows(
-    np.array(rows), max(1, labels.num_left_out.max())
-  )
-  block = np.array(evaluation.scores.block(np.array(rows)))
-  listed = []
-  for row, similarity, gone in zip(rows, block, left_out):
-    similarity[gone[gone >= 0]] = -np.inf
-    found = evaluation.gallery_rows[similarity.argmax()]
-    listed.append(
-      {
-        'query': str(query.paths[row]),
-        'identity': int(query.pids[row]),
-        'mAP': round(float(precision[row]), 6),
-        'matches': int(result.num_matches[row]),
-        'first_match_rank': int(result.first_match_rank[row]),
-        'found': str(gallery.paths[found]),
-        'found_identity': int(gallery.pids[found]),
-      }
-    )
-  return listed
+  result = evaluation.result
+  precision = result.query_figures(evaluation.rules.ap)['mAP']
+  rankings = rank(evaluation, hardest_queries(evaluation, number), top=1)
+  return [
+    {
+      'query': str(query.paths[ranking.query]),
+      'identity': int(query.pids[ranking.query]),
+      'AP': round(float(precision[ranking.query]), 6),
+      'matches': int(result.num_matches[ranking.query]),
+      'first_match_rank': int(result.first_match_rank[ranking.query]),
+      'found': str(gallery.paths[ranking.found[0]]),
+      'found_identity': int(gallery.pids[ranking.found[0]]),
+    }
+    for ranking in rankings
+  ]
 
 
 def lines(diagnosis: Mapping) -> list[str]:

@@ -1,7 +1,7 @@
 """Embeds queries and gallery, and ranks under the rules of a configuration."""
 
 import collections
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 
 import flax.linen as nn
@@ -14,7 +14,12 @@ from apnet_jax.checkpoint import Checkpoints
 from apnet_jax.feed import Benchmark, Split
 from apnet_jax.models.apnet import create_model, variable_shapes
 from apnet_jax.retrieval.embed import FEATURES, make_embed
-from apnet_jax.retrieval.metrics import RetrievalResult, evaluate_scores
+from apnet_jax.retrieval.metrics import (
+  AP_FORMS,
+  TABLE_RANKS,
+  RetrievalResult,
+  evaluate_scores,
+)
 from apnet_jax.retrieval.rerank import KReciprocal
 from apnet_jax.retrieval.scores import (
   DISTANCES,
@@ -23,10 +28,9 @@ from apnet_jax.retrieval.scores import (
   Labels,
   Scores,
   as_embeddings,
+  each_query,
 )
 from apnet_jax.retrieval.single_shot import single_gallery_shot
-
-AP_FORMS = ('step', 'trapezoid')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +63,10 @@ def check_rules(rules: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: names the field, its value and what is allowed.
   """
-  for field in ('batch_size', 'max_rank'):
-    if rules[field] < 1:
+  for field, least in (('batch_size', 1), ('max_rank', max(TABLE_RANKS))):
+    if rules[field] < least:
       raise ValueError(
-        f'config.eval.{field}={rules[field]} must be at least 1.'
+        f'config.eval.{field}={rules[field]} must be at least {least}.'
       )
   allowed = {'feature': FEATURES, 'distance': DISTANCES, 'ap': AP_FORMS}
   for field, values in allowed.items():
@@ -118,6 +122,34 @@ def evaluate(
   if rules.drop_distractors:
     ranked &= np.isin(gallery.pids, query.pids)
   rows = np.flatnonzero(ranked)
+  embeddings = [
+    as_embeddings(f'embeddings of the {name}', embed(variables, split, which))
+    for name, split, which in (
+      ('queries', query, np.arange(len(query.pids))),
+      ('gallery', gallery, rows),
+    )
+  ]
+  labels, scores = label_and_score(benchmark, rows, *embeddings, rules)
+  result = _evaluate(scores, labels, gallery.pids[rows], rules)
+  return Evaluation(result, rules, *embeddings, rows, labels, scores)
+
+
+def label_and_score(
+  benchmark: Benchmark,
+  rows: np.ndarray,
+  query_embeddings: np.ndarray,
+  gallery_embeddings: np.ndarray,
+  rules: ml_collections.ConfigDict,
+) -> tuple[Labels, EmbeddingScores]:
+  """Labels and similarities of all queries and some gallery images.
+
+  Args:
+    rows: int [ranked] of the gallery.
+    query_embeddings: float [queries, features].
+    gallery_embeddings: float [ranked, features].
+    rules: `config.eval`.
+  """
+  query, gallery = benchmark.query, benchmark.gallery
   labels = Labels.make(
     query.pids,
     query.camids,
@@ -126,26 +158,39 @@ def evaluate(
     queries=len(query.pids),
     gallery=len(rows),
   )
-  query_embeddings, gallery_embeddings = (
-    as_embeddings(f'embeddings of the {name}', embed(variables, split, which))
-    for name, split, which in (
-      ('queries', query, np.arange(len(query.pids))),
-      ('gallery', gallery, rows),
-    )
-  )
   scores = EmbeddingScores(
     query_embeddings, gallery_embeddings, labels.kept, rules.distance
   )
-  result = _evaluate(scores, labels, gallery.pids[rows], rules)
-  return Evaluation(
-    result,
-    rules,
-    query_embeddings,
-    gallery_embeddings,
-    rows,
-    labels,
-    scores,
-  )
+  return labels, scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+  """The first images found for one query; rows of the query and gallery."""
+
+  query: int
+  found: np.ndarray
+  correct: np.ndarray  # bool, for each found
+  similarity: np.ndarray  # for each found
+
+
+def rank(
+  evaluation: Evaluation, queries: Sequence[int], top: int
+) -> list[Ranking]:
+  """Ranks the gallery for some queries, as the evaluation did."""
+  rankings = []
+  for row in each_query(evaluation.scores, evaluation.labels, queries):
+    order = np.argsort(-row.similarity, kind='stable')
+    order = order[~np.isin(order, row.left_out)][:top]
+    rankings.append(
+      Ranking(
+        row.query,
+        evaluation.gallery_rows[order],
+        np.isin(order, row.matches),
+        row.similarity[order],
+      )
+    )
+  return rankings
 
 
 def _evaluate(

@@ -20,9 +20,12 @@ from apnet_jax.retrieval.scores import (
   Labels,
   Scores,
   as_embeddings,
+  check_sizes,
   on_devices,
 )
 
+AP_FORMS = ('step', 'trapezoid')
+TABLE_RANKS = (1, 5, 10)  # that people compare
 # Queries at a time: more make neither product nor count faster. Fewer if the
 # block of queries by gallery would have more entries than this: 0.27 GB.
 QUERY_BLOCK = 512
@@ -66,8 +69,32 @@ class RetrievalResult:
   num_matches: np.ndarray
 
   def rank(self, k: int) -> float:
-    """Rank-k; the last value of the curve where the gallery is smaller."""
+    """Rank-k; the last value of the curve where that is shorter."""
     return float(self.cmc[min(k, len(self.cmc)) - 1])
+
+  def query_figures(self, ap: str = 'step') -> dict[str, np.ndarray]:
+    """What the figures are means of: [queries] each, NaN where skipped.
+
+    Args:
+      ap: form of the average precision, one of `AP_FORMS`.
+    """
+    precision = {
+      'step': self.average_precision,
+      'trapezoid': self.average_precision_trapezoid,
+    }
+    last = len(self.cmc) - 1
+    return {
+      'mAP': precision[ap],
+      'mINP': self.inverse_negative_penalty,
+      **{f'Rank-{k}': self.query_cmc[:, min(k - 1, last)] for k in TABLE_RANKS},
+    }
+
+  def figures(self, ap: str = 'step') -> dict[str, float]:
+    """The figures that people compare, as fractions of 1."""
+    return {
+      name: float(values[~np.isnan(values)].mean(dtype=np.float64))
+      for name, values in self.query_figures(ap).items()
+    }
 
 
 def evaluate_retrieval(
@@ -128,12 +155,8 @@ def evaluate_scores(
     ValueError: scores and labels are of other numbers of images, or no query
       has a match.
   """
-  queries, gallery = len(labels.identity), len(labels.kept)
-  if (scores.queries, scores.gallery) != (queries, gallery):
-    raise ValueError(
-      f'scores of {scores.queries} queries and {scores.gallery} gallery images,'
-      f' labels of {queries} and {gallery} (without junk).'
-    )
+  check_sizes(scores, labels)
+  queries, gallery = scores.queries, scores.gallery
   if max_rank < 1:
     raise ValueError(f'max_rank={max_rank} must be at least 1.')
   if not labels.num_matches.any():

@@ -1,5 +1,6 @@
 """What a ranking is made of: who is on the images, and how alike they are."""
 
+from collections.abc import Iterator, Sequence
 import dataclasses
 from typing import Protocol
 
@@ -15,6 +16,7 @@ DISTANCES = ('cosine', 'euclidean')
 # Gallery images that are compared at a time, on a device: so much of a block
 # stays in a CPU's cache while all matches are compared with it.
 TILE = 2048
+ROWS = 256  # queries at a time that `each_query` asks for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +161,64 @@ def on_devices(block: np.ndarray) -> jax.Array:
     raise ValueError('similarities to be ranked are NaN.')
   columns = parallel.padded(block.shape[1], TILE)
   return parallel.shard_columns(block, columns, fill=-np.inf)
+
+
+def check_sizes(scores: Scores, labels: Labels) -> None:
+  """Raises ValueError if scores and labels are of other numbers of images."""
+  sizes = len(labels.identity), len(labels.kept)
+  if (scores.queries, scores.gallery) != sizes:
+    raise ValueError(
+      f'scores of {scores.queries} queries and {scores.gallery} gallery images,'
+      f' labels of {sizes[0]} and {sizes[1]} (without junk).'
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A query with its similarities; numbers are rows of the kept gallery.
+
+  Attributes:
+    query: its row.
+    similarity: float32 [gallery].
+    matches: int [matches], the true ones.
+    left_out: int [left out], of its identity under its camera.
+  """
+
+  query: int
+  similarity: np.ndarray
+  matches: np.ndarray
+  left_out: np.ndarray
+
+
+def each_query(
+  scores: Scores, labels: Labels, queries: Sequence[int] | None = None
+) -> Iterator[Row]:
+  """Yields queries one by one, for what needs no accelerator.
+
+  Args:
+    scores: any similarities.
+    labels: of the same images.
+    queries: rows, all by default.
+
+  Raises:
+    ValueError: scores and labels are of other numbers of images, or a
+      similarity is NaN.
+  """
+  check_sizes(scores, labels)
+  queries = np.arange(scores.queries) if queries is None else queries
+  queries = np.asarray(queries, np.int64)
+  for start in range(0, len(queries), ROWS):
+    rows = queries[start : start + ROWS]
+    block = np.asarray(scores.block(rows))[:, : scores.gallery]
+    for query, similarity in zip(rows, block):
+      if np.isnan(similarity).any():
+        raise ValueError(f'similarities of query {query} are NaN.')
+      first, last = labels.identity[query]
+      start_out, stop_out = labels.left_out[query]
+      own, out = labels.order[first:last], labels.order[start_out:stop_out]
+      keep = np.ones(len(own), bool)
+      keep[start_out - first : stop_out - first] = False
+      yield Row(int(query), similarity, own[keep], out)
 
 
 def as_embeddings(name: str, embeddings: np.ndarray) -> np.ndarray:

@@ -13,9 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from apnet_jax.retrieval.metrics import RetrievalResult
-from apnet_jax.retrieval.scores import Labels, Scores
-
-BLOCK = 64  # queries at a time
+from apnet_jax.retrieval.scores import Labels, Scores, each_query
 
 
 def single_gallery_shot(
@@ -38,23 +36,25 @@ def single_gallery_shot(
     gallery_pids: int [gallery], of the kept gallery, by its rows. All images of
       a number are one identity: so are the distractors that share one.
     max_rank: length of the CMC curve; cut to the gallery's identities.
+
+  Raises:
+    ValueError: gallery_pids are of another number of images.
   """
+  if len(gallery_pids) != scores.gallery or max_rank < 1:
+    raise ValueError(
+      f'gallery_pids of {len(gallery_pids)} images for {scores.gallery}, or'
+      f' max_rank={max_rank} below 1.'
+    )
   identities, codes = np.unique(gallery_pids, return_inverse=True)
   length = min(max_rank, len(identities))
   query_cmc = np.full((scores.queries, length), np.nan, np.float32)
   valid = np.flatnonzero(result.num_matches)
-  starts = tqdm(
-    range(0, len(valid), BLOCK), desc='Single shot', leave=False, delay=1
-  )
-  for start in starts:
-    rows = valid[start : start + BLOCK]
-    block = np.asarray(scores.block(rows))[:, : scores.gallery]
-    matches = labels.matches(rows, labels.num_matches[rows].max())
-    left_out = labels.left_out_rows(rows, labels.num_left_out[rows].max())
-    for row, similarity, *others in zip(rows, block, matches, left_out):
-      mine, gone = (found[found >= 0] for found in others)
-      closer = _closer_shares(similarity, codes, mine, gone)
-      query_cmc[row] = _at_most(closer, length).mean(0)
+  rows = each_query(scores, labels, valid)
+  for row in tqdm(
+    rows, 'Single shot', len(valid), leave=False, unit=' queries', delay=1
+  ):
+    closer = _closer_shares(row.similarity, codes, row.matches)
+    query_cmc[row.query] = _at_most(closer, length).mean(0)
   return dataclasses.replace(
     result,
     query_cmc=query_cmc,
@@ -62,19 +62,18 @@ def single_gallery_shot(
   )
 
 
-def _closer_shares(similarity, codes, matches, left_out) -> np.ndarray:
+def _closer_shares(similarity, codes, matches) -> np.ndarray:
   """Of each other identity, the share of its images closer than each match.
 
   Returns:
-    [matches, identities], 0 for the query's own.
+    [matches, identities], 0 for the query's own, some of which is left out.
   """
   order = np.argsort(-similarity, kind='stable')
-  order = order[~np.isin(order, left_out)]
   seen = np.zeros((len(order) + 1, codes.max() + 1), np.int32)
   seen[np.arange(len(order)) + 1, codes[order]] = 1
   seen = seen.cumsum(0)
   place = np.flatnonzero(np.isin(order, matches))
-  shares = seen[place] / np.maximum(seen[-1], 1)
+  shares = seen[place] / seen[-1]
   shares[:, codes[matches[0]]] = 0
   return shares
 

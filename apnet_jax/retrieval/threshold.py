@@ -7,44 +7,46 @@ import pathlib
 import ml_collections
 
 from apnet_jax import checkpoint
-from apnet_jax.retrieval.verification import Verification
+from apnet_jax.retrieval.embed import FEATURES
+from apnet_jax.retrieval.verification import LEAST_ERRORS, Verification
 
-FILE = 'threshold.json'
-FIELDS = ('threshold', 'step', 'feature', 'flip', 'wanted_fpr', 'dataset')
+FIELDS = {
+  'threshold': float, 'wanted_fpr': float, 'step': int, 'feature': str,
+  'flip': bool, 'dataset': str,
+}  # fmt: skip
 
 
-def save(
-  workdir: str | os.PathLike,
-  verification: Verification,
+def choose(
+  verification: Verification | None,
   rate: float,
   config: ml_collections.ConfigDict,
   fingerprint: str,
   step: int,
 ) -> dict:
-  """Chooses the lowest threshold with this FPR, and stores it in a workdir.
+  """Chooses the lowest threshold with this FPR.
 
   Args:
-    workdir: of the run.
-    verification: of the network's cosine similarities on some benchmark.
+    verification: of the network's cosine similarities on some benchmark, None
+      if that has no pairs of different persons.
     rate: the wanted FPR.
     config: the whole configuration, with `data` and `eval` as evaluated.
     fingerprint: of the benchmark.
     step: of the checkpoint.
 
   Returns:
-    What was stored.
+    The threshold with what it was chosen on and for, as `save` wants it.
 
   Raises:
     ValueError: the benchmark is too small for the rate.
   """
-  point = verification.at_fpr(rate)
+  point = verification and verification.at_fpr(rate)
   if point is None:
+    pairs = verification.impostor.sum() if verification else 0
     raise ValueError(
-      f'a share of {rate:g} of {verification.impostor.sum():,} pairs of'
-      f' different persons is too few, or too many are alike: no threshold can'
-      ' be chosen for it.'
+      f'no threshold was chosen: {rate:g} of {pairs:,} pairs of different'
+      f' persons are fewer than {LEAST_ERRORS}, or more are entirely alike.'
     )
-  chosen = {
+  return {
     **point,
     'wanted_fpr': rate,
     'dataset': config.data.name,
@@ -53,8 +55,11 @@ def save(
     'feature': config.eval.feature,
     'flip': config.eval.flip,
   }
-  checkpoint.write_json(workdir, FILE, chosen)
-  return chosen
+
+
+def save(workdir: str | os.PathLike, chosen: Mapping) -> None:
+  """Stores what `choose` returned in a workdir."""
+  checkpoint.write_json(workdir, checkpoint.THRESHOLD, chosen)
 
 
 def load(workdir: str | os.PathLike) -> dict | None:
@@ -63,15 +68,19 @@ def load(workdir: str | os.PathLike) -> dict | None:
   Raises:
     ValueError: the file is damaged.
   """
-  path = pathlib.Path(workdir) / FILE
+  path = pathlib.Path(workdir) / checkpoint.THRESHOLD
   if not path.exists():
     return None
-  stored = checkpoint.read_json(workdir, FILE)
-  if not isinstance(stored, dict) or not stored.keys() >= set(FIELDS):
-    raise ValueError(f'{path} is damaged: it has not all of {FIELDS}.')
-  value = stored['threshold']
-  if not isinstance(value, int | float) or not -1 <= value <= 1:
-    raise ValueError(f'{path}: threshold={value!r} is not a cosine.')
+  stored = checkpoint.read_json(workdir, checkpoint.THRESHOLD)
+  for name, kind in FIELDS.items():
+    value = stored.get(name) if isinstance(stored, dict) else None
+    if not isinstance(value, (kind, int) if kind is float else kind):
+      raise ValueError(f'{path} is damaged: {name} is {value!r}.')
+  if not -1 <= stored['threshold'] <= 1 or stored['feature'] not in FEATURES:
+    raise ValueError(
+      f'{path} is damaged: threshold {stored["threshold"]} of the'
+      f' {stored["feature"]!r}.'
+    )
   return stored
 
 
@@ -85,7 +94,11 @@ def problem(
     for name, value in here.items()
     if stored[name] != value
   ]
-  return f'{", ".join(different)}.' if different else None
+  if rules.distance != 'cosine':
+    different.append('distances here')
+  if not different:
+    return None
+  return f'The stored threshold is not used: {", ".join(different)}.'
 
 
 def describe(stored: Mapping) -> str:

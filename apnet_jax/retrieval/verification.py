@@ -16,14 +16,13 @@ import dataclasses
 
 import numpy as np
 
-from apnet_jax.retrieval.scores import Labels, Scores
+from apnet_jax.retrieval.scores import Labels, Scores, each_query
 
 # Bins of similarity, from -1 to 1: a power of two, so that they are exact.
 HALF = 2**15
 BINS = 2 * HALF + 1  # the last is of 1 itself
 EDGES = np.arange(-HALF, HALF + 1) / HALF
-QUERY_BLOCK = 256
-# Rates from fewer errors say little: smaller ones are not given.
+# A rate is given where it would be so many errors: fewer say little.
 LEAST_ERRORS = 10
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 POINTS = 121  # of a curve, evenly over the powers of ten of the FPR
@@ -79,8 +78,8 @@ class Verification:
   def at_fpr(self, rate: float) -> dict[str, float] | None:
     """At the lowest threshold whose FPR is at most this.
 
-    None if it would stand on less than `LEAST_ERRORS` impostor pairs, or if
-    more of them are as alike as can be.
+    None if that share of the impostor pairs is fewer than `LEAST_ERRORS`, or
+    if more of them are as alike as can be.
     """
     return self._at_rate(self.fpr, self.impostor.sum(), rate)
 
@@ -133,29 +132,30 @@ def count_pairs(scores: Scores, labels: Labels) -> Verification | None:
 
   Returns:
     None if no gallery image is of another person.
+
+  Raises:
+    ValueError: scores are of other images than labels, or no cosines.
   """
   counts = np.zeros((4, BINS), np.int64)
   genuine, impostor, mated, non_mated = counts
-  for start in range(0, scores.queries, QUERY_BLOCK):
-    rows = np.arange(start, min(start + QUERY_BLOCK, scores.queries))
-    block = np.asarray(scores.block(rows))[:, : scores.gallery]
-    matches = labels.matches(rows, max(1, labels.num_matches[rows].max()))
-    for row, similarity, found in zip(rows, block, matches):
-      bins = _bins(similarity)
-      found = bins[found[found >= 0]]
-      if len(found):
-        genuine += np.bincount(found, minlength=BINS)
-        mated[found.max()] += 1
-      others = np.delete(bins, labels.order[slice(*labels.identity[row])])
-      if len(others):
-        impostor += np.bincount(others, minlength=BINS)
-        non_mated[others.max()] += 1
+  for row in each_query(scores, labels):
+    bins = _bins(row.similarity)
+    found = bins[row.matches]
+    if len(found):
+      genuine += np.bincount(found, minlength=BINS)
+      mated[found.max()] += 1
+    others = np.delete(bins, np.concatenate([row.matches, row.left_out]))
+    if len(others):
+      impostor += np.bincount(others, minlength=BINS)
+      non_mated[others.max()] += 1
   return Verification(*counts) if impostor.any() else None
 
 
 def _bins(similarity: np.ndarray) -> np.ndarray:
   """Rounds down to edges; rounding may have made a cosine leave -1 to 1."""
   bins = np.floor(similarity * np.float32(HALF)).astype(np.int64) + HALF
+  if bins.min() < -1 or bins.max() > BINS:
+    raise ValueError('similarities are not cosines: some are not in -1 to 1.')
   return bins.clip(0, BINS - 1)
 
 
@@ -178,7 +178,7 @@ def summarize(
     'curve': {
       'threshold': EDGES[places].tolist(),
       **{
-        name: getattr(verification, name)[places].round(9).tolist()
+        name: [float(f'{x:.6g}') for x in getattr(verification, name)[places]]
         for name in ('tpr', 'fpr', 'fnir', 'fpir')
       },
     },

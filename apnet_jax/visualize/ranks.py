@@ -1,59 +1,21 @@
 """A picture of rankings: each query with the images found for it."""
 
 from collections.abc import Sequence
-import dataclasses
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from apnet_jax.feed import Benchmark, Split
-from apnet_jax.retrieval.evaluation import Evaluation
+from apnet_jax.retrieval.evaluation import Evaluation, rank
 
 GREEN, RED, BLUE, GREY = '#1a9641', '#d7191c', '#2c7bb6', '#555555'
 BORDER, GAP, CAPTION, HEADING = 4, 6, 30, 24
 HEIGHT = 128  # of a drawn image, pixels
 
 
-@dataclasses.dataclass(frozen=True)
-class Ranking:
-  """The first images found for one query; rows of the query and gallery."""
-
-  query: int
-  found: np.ndarray
-  correct: np.ndarray  # bool, for each found
-  similarity: np.ndarray  # cosine, for each found
-
-
-def rank(
-  evaluation: Evaluation, benchmark: Benchmark, rows: Sequence[int], top: int
-) -> list[Ranking]:
-  """Ranks the gallery for some queries under Market-1501's rules.
-
-  Args:
-    evaluation: of the benchmark.
-    benchmark: its labels are used.
-    rows: of the queries.
-    top: images to find for each.
-  """
-  query, gallery = benchmark.query, benchmark.gallery
-  kept = evaluation.gallery_rows
-  rankings = []
-  for row in rows:
-    similarity = (
-      evaluation.gallery_embeddings @ evaluation.query_embeddings[row]
-    )
-    same = gallery.pids[kept] == query.pids[row]
-    left_out = same & (gallery.camids[kept] == query.camids[row])
-    similarity[left_out] = -np.inf
-    order = np.argsort(-similarity, kind='stable')[:top]
-    order = order[~left_out[order]]
-    rankings.append(Ranking(row, kept[order], same[order], similarity[order]))
-  return rankings
-
-
 def choose_queries(evaluation: Evaluation, number: int) -> list[int]:
   """Valid queries spread evenly from the worst to the best AP."""
-  precision = evaluation.result.average_precision
+  precision = evaluation.result.query_figures(evaluation.rules.ap)['mAP']
   order = np.argsort(precision, kind='stable')  # NaN, the skipped, come last
   order = order[: evaluation.result.num_valid_queries]
   places = np.linspace(0, len(order) - 1, min(number, len(order)))
@@ -70,9 +32,12 @@ def draw_ranking(
 
   Left the query, framed in blue; then what was found, framed in green if it
   shows the same person and in red if not. Captions give identity and camera
-  (if known), then the average precision in percent or the cosine similarity.
+  (if known), then the average precision in percent or the cosine similarity (if
+  the ranking is by it).
   """
-  rankings = rank(evaluation, benchmark, queries, top)
+  rankings = rank(evaluation, queries, top)
+  precision = evaluation.result.query_figures(evaluation.rules.ap)['mAP']
+  is_cosine = evaluation.rules.distance == 'cosine'
   shown_queries = _images(benchmark.query, [r.query for r in rankings])
   shown_found = _images(
     benchmark.gallery, np.concatenate([r.found for r in rankings])
@@ -83,13 +48,14 @@ def draw_ranking(
         next(shown_queries),
         BLUE,
         _label(benchmark, benchmark.query, r.query)
-        + f'\nAP {100 * evaluation.result.average_precision[r.query]:.0f}',
+        + f'\nAP {100 * precision[r.query]:.0f}',
       ),
       *(
         _cell(
           next(shown_found),
           GREEN if correct else RED,
-          f'{_label(benchmark, benchmark.gallery, row)}\n{similarity:.2f}',
+          _label(benchmark, benchmark.gallery, row)
+          + (f'\n{similarity:.2f}' if is_cosine else ''),
         )
         for row, correct, similarity in zip(r.found, r.correct, r.similarity)
       ),

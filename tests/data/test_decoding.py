@@ -7,6 +7,7 @@ from PIL import Image
 import pytest
 import tensorflow as tf
 
+from apnet_jax import images
 from data import decoding
 
 
@@ -43,6 +44,23 @@ def test_resizes_as_pil(size):
   difference = np.abs(resized.numpy().astype(int) - np.asarray(expected))
   assert difference.mean() < 0.3
   assert difference.max() <= 1
+
+
+@pytest.mark.parametrize('size', [(96, 48), (16, 8)])
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'grey', '16 bits'])
+def test_search_reads_images_as_training_does(kind, size, tmp_path):
+  """`apnet_jax.images` has no TensorFlow."""
+  image = make_image(32, 16)
+  if kind == 'grey':
+    image = image.convert('L')
+  elif kind == '16 bits':
+    values = np.random.default_rng(0).integers(0, 2**16, (32, 16), np.uint16)
+    image = Image.fromarray(values)
+  path = tmp_path / 'image'
+  image.save(path, 'JPEG' if kind == 'JPEG' else 'PNG')
+  trained = decoding.resize(decoding.decode(path.read_bytes()), size).numpy()
+  difference = trained.astype(int) - images.read_image(path, size)
+  assert abs(difference).max() <= 1
 
 
 @pytest.mark.parametrize('value', [0, 255])

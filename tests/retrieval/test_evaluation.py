@@ -129,9 +129,12 @@ def test_the_rules_of_a_configuration_are_followed(benchmark):
   assert single['figures']['Rank-1'] != plain['figures']['Rank-1']
   euclidean = make(distance='euclidean')
   assert euclidean['figures']['mAP'] != plain['figures']['mAP']
+  # Of these the embedding knows; here it is the card that must.
+  others = {'feature': 'logits', 'flip': False, 'max_rank': 20}
   expected = {
     'ap': trapezoid, 'distractors': dropped, 'cmc': single,
     'distance': euclidean,
+    **{name: make(**{name: value}) for name, value in others.items()},
   }  # fmt: skip
   for field, other in expected.items():
     assert {
@@ -147,12 +150,50 @@ def test_the_rules_of_a_configuration_are_followed(benchmark):
     ('ap', 'interpolated', "config.eval.ap='interpolated' is not one of"),
     ('distance', 'l1', "config.eval.distance='l1' is not one of"),
     ('feature', 'pixels', "config.eval.feature='pixels' is not one of"),
-    ('max_rank', 0, 'config.eval.max_rank=0 must be at least 1'),
+    ('max_rank', 9, 'config.eval.max_rank=9 must be at least 10'),
   ],
 )
 def test_rules_that_do_not_exist(field, value, message):
   with pytest.raises(ValueError, match=message):
     evaluation.check_rules(rules(**{field: value}))
+
+
+def test_reranking_follows_the_rules(benchmark):
+  plain, single = (
+    evaluation.rerank(
+      evaluation.evaluate(embed, {}, benchmark, rules(**fields)), benchmark
+    )
+    for fields in ({}, {'single_gallery_shot': True, 'max_rank': 12})
+  )
+  assert single.mAP == plain.mAP
+  assert len(single.cmc) == 12 and single.cmc[0] != plain.cmc[0]
+
+
+@pytest.mark.parametrize('distance', ['cosine', 'euclidean'])
+def test_rankings_are_those_that_were_evaluated(distance):
+  """Wherever the first match is said to be, it is."""
+  benchmark = make_benchmark()
+  evaluated = evaluation.evaluate(
+    embed, {}, benchmark, rules(distance=distance)
+  )
+  first = evaluated.result.first_match_rank
+  assert (first > 1).any()
+  for ranking in evaluation.rank(evaluated, np.flatnonzero(first), top=100):
+    assert np.argmax(ranking.correct) + 1 == first[ranking.query]
+    found = benchmark.gallery.pids[ranking.found]
+    same = found == benchmark.query.pids[ranking.query]
+    np.testing.assert_array_equal(ranking.correct, same)
+    assert (np.diff(ranking.similarity) <= 0).all()
+    assert -1 not in found
+
+
+def test_the_digest_tells_images_and_their_order():
+  splits = [
+    make_split(np.array(pids), np.zeros(2, int))
+    for pids in ([1, 2], [2, 1], [1, 2])
+  ]
+  first, other, again = map(card.digest, splits)
+  assert first == again != other
 
 
 def test_diagnosis_by_cameras_is_a_gallery_of_one_camera():
@@ -180,8 +221,8 @@ def test_diagnosis_lists_the_hardest_and_counts_matches():
   found = diagnosis.diagnose(evaluated, benchmark)
   precision = evaluated.result.average_precision
   hardest = found['hardest']
-  assert [h['mAP'] for h in hardest] == sorted(h['mAP'] for h in hardest)
-  np.testing.assert_allclose(hardest[0]['mAP'], np.nanmin(precision), atol=1e-6)
+  assert [h['AP'] for h in hardest] == sorted(h['AP'] for h in hardest)
+  np.testing.assert_allclose(hardest[0]['AP'], np.nanmin(precision), atol=1e-6)
   assert len(hardest) == diagnosis.HARDEST
   for one in hardest:
     right = one['found_identity'] == one['identity']
@@ -195,6 +236,21 @@ def test_diagnosis_lists_the_hardest_and_counts_matches():
     np.testing.assert_allclose(row['mAP'], precision[some].mean())
   text = '\n'.join(diagnosis.lines(found))
   assert '  3 to 4' in text and 'Rank-1' in text
+
+
+def test_diagnosis_follows_the_rules():
+  benchmark = make_benchmark()
+  by_rule = {}
+  for fields in ({}, {'distance': 'euclidean'}, {'ap': 'trapezoid'}):
+    evaluated = evaluation.evaluate(embed, {}, benchmark, rules(**fields))
+    found = diagnosis.diagnose(evaluated, benchmark)
+    by_rule[str(fields)] = found['by_cameras']['mAP']
+    precision = evaluated.result.query_figures(evaluated.rules.ap)['mAP']
+    lowest = np.sort(precision)[: diagnosis.HARDEST]
+    np.testing.assert_allclose(
+      [one['AP'] for one in found['hardest']], lowest, atol=1e-6
+    )
+  assert len(set(map(str, by_rule.values()))) == 3
 
 
 def test_diagnosis_without_cameras(benchmark):

@@ -1,8 +1,7 @@
-import json
-
 import numpy as np
 import pytest
 
+from apnet_jax import checkpoint
 from apnet_jax.retrieval import threshold
 from apnet_jax.retrieval.verification import BINS, HALF, Verification
 from configs import common
@@ -22,42 +21,63 @@ def config():
   return config
 
 
+def choose(rate=0.01):
+  return threshold.choose(counted(), rate, config(), 'abc', step=7)
+
+
 def test_what_is_stored_is_read(tmp_path):
   assert threshold.load(tmp_path) is None
-  stored = threshold.save(tmp_path, counted(), 0.01, config(), 'abc', step=7)
-  assert threshold.load(tmp_path) == stored
-  np.testing.assert_allclose(stored['threshold'], 0.98, atol=1e-4)
-  assert stored['fpr'] <= 0.01 and stored['tpr'] == 0
-  assert stored['dataset'] == 'market1501' and stored['step'] == 7
-  assert 'chosen on market1501' in threshold.describe(stored)
+  chosen = choose()
+  threshold.save(tmp_path, chosen)
+  assert threshold.load(tmp_path) == chosen
+  np.testing.assert_allclose(chosen['threshold'], 0.98, atol=1e-4)
+  assert chosen['fpr'] <= 0.01 and chosen['tpr'] == 0
+  assert chosen['dataset'] == 'market1501' and chosen['step'] == 7
+  assert 'chosen on market1501' in threshold.describe(chosen)
 
 
-def test_it_is_of_one_network_and_one_way_of_embedding(tmp_path):
-  stored = threshold.save(tmp_path, counted(), 0.01, config(), 'abc', step=7)
-  rules = config().eval
-  assert threshold.problem(stored, 7, rules) is None
-  assert threshold.problem(stored, 8, rules) == 'step 7 there, 8 here.'
-  rules.flip = False
-  assert threshold.problem(stored, 7, rules) == 'flip True there, False here.'
+def test_it_is_of_one_network_and_one_way_of_embedding():
+  chosen, rules = choose(), config().eval
+  assert threshold.problem(chosen, 7, rules) is None
+  assert 'step 7 there, 8 here' in threshold.problem(chosen, 8, rules)
+  for field, value, words in (
+    ('flip', False, 'flip True there, False here'),
+    ('feature', 'logits', 'feature embedding there, logits here'),
+    ('distance', 'euclidean', 'distances here'),
+  ):
+    rules = config().eval
+    rules[field] = value
+    assert words in threshold.problem(chosen, 7, rules)
 
 
-def test_a_rate_that_is_too_small_for_the_set(tmp_path):
-  with pytest.raises(ValueError, match='1e-06 of 65,537 pairs.*too few'):
-    threshold.save(tmp_path, counted(), 1e-6, config(), 'abc', step=7)
-  assert threshold.load(tmp_path) is None
+def test_a_rate_that_is_too_small_for_the_set():
+  with pytest.raises(ValueError, match='1e-06 of 65,537 pairs'):
+    choose(1e-6)
+  with pytest.raises(ValueError, match='0.01 of 0 pairs'):
+    threshold.choose(None, 0.01, config(), 'abc', step=7)
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'threshold': 2}, 'damaged: threshold 2'),
+    ({'threshold': 'x'}, "threshold is 'x'"),
+    ({'wanted_fpr': None}, 'wanted_fpr is None'),
+    ({'feature': 'pixels'}, "of the 'pixels'"),
+    ({'flip': 1}, 'flip is 1'),
+  ],
+)
+def test_a_damaged_file_is_named(change, message, tmp_path):
+  threshold.save(tmp_path, choose() | change)
+  with pytest.raises(ValueError, match=message):
+    threshold.load(tmp_path)
 
 
 @pytest.mark.parametrize(
   ('text', 'message'),
-  [
-    ('{', 'cannot be read'),
-    ('[]', 'has not all of'),
-    ('{"threshold": 0.5}', 'has not all of'),
-    (json.dumps(dict.fromkeys(threshold.FIELDS, 2)), 'threshold=2 is not'),
-    (json.dumps(dict.fromkeys(threshold.FIELDS, 'x')), "threshold='x' is not"),
-  ],
+  [('{', 'cannot be read'), ('[]', 'damaged'), ('{}', 'threshold is None')],
 )
-def test_a_damaged_file_is_named(text, message, tmp_path):
-  (tmp_path / threshold.FILE).write_text(text)
+def test_what_is_no_threshold_is_named(text, message, tmp_path):
+  (tmp_path / checkpoint.THRESHOLD).write_text(text)
   with pytest.raises(ValueError, match=message):
     threshold.load(tmp_path)

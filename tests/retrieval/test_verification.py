@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from apnet_jax.retrieval import scores as scores_module
 from apnet_jax.retrieval import verification
 from apnet_jax.retrieval.scores import EmbeddingScores, Labels
 from tests.retrieval.worlds import Matrix, draw_ids
@@ -30,7 +31,7 @@ def world(seed, queries=40, gallery=120):
 
 @pytest.mark.parametrize('seed', range(4))
 def test_rates_are_those_of_all_pairs(seed, monkeypatch):
-  monkeypatch.setattr(verification, 'QUERY_BLOCK', 16)
+  monkeypatch.setattr(scores_module, 'ROWS', 16)
   monkeypatch.setattr(verification, 'LEAST_ERRORS', 0)
   scores, labels, similarity, genuine, impostor = world(seed)
   counted = verification.count_pairs(scores, labels)
@@ -114,6 +115,17 @@ def test_cosines_that_rounding_made_larger_than_one():
   assert counted.at_fpr(0.5) is None  # of one pair
   with pytest.raises(ValueError, match='threshold=1.5'):
     counted.at(1.5)
+
+
+def test_what_is_no_cosine_or_of_other_images_is_refused():
+  labels = labels_of([1], [1, 2])
+  for similarity, message in (
+    ([[0.5, 7.0]], 'not cosines'),
+    ([[0.5, np.nan]], 'query 0 are NaN'),
+    ([[0.5, 0.1, 0.2]], '1 queries and 3 gallery images'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      verification.count_pairs(Matrix(np.array(similarity, 'f4')), labels)
 
 
 def test_persons_as_alike_as_can_be_have_no_threshold(monkeypatch):

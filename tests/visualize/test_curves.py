@@ -1,5 +1,7 @@
+from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
+from scipy.stats import norm
 
 from apnet_jax.retrieval import verification
 from apnet_jax.visualize import curves
@@ -9,7 +11,7 @@ def test_pictures_are_drawn():
   rng = np.random.default_rng(0)
   similarity = [rng.normal(mean, 0.2, 5000) for mean in (0.6, 0.1, 0.7, 0.4)]
   counts = [
-    np.bincount(verification._bins(s), minlength=verification.BINS)
+    np.bincount(verification._bins(s.clip(-1, 1)), minlength=verification.BINS)
     for s in similarity
   ]
   summary = verification.summarize(verification.Verification(*counts))
@@ -18,6 +20,23 @@ def test_pictures_are_drawn():
   red, green, _ = np.moveaxis(picture.astype(int), -1, 0)
   assert (green > red + 40).sum() > 1000 and (red > green + 40).sum() > 1000
 
+  roc, det = Figure().subplots(1, 2)
+  curves._draw_roc(roc, summary)
+  curves._draw_det(det, summary)
+  (line,) = roc.lines
+  drawn = dict(line.get_xydata())
+  for point in summary['at_fpr'].values():
+    near = min(drawn, key=lambda fpr: abs(np.log(fpr / point['fpr'])))
+    np.testing.assert_allclose(drawn[near], point['tpr'], atol=0.03)
+  pairs, queries = (line.get_xydata().T for line in det.lines)
+  for x, y in (pairs, queries):  # what is accepted less is missed more
+    assert (np.diff(x) <= 0).all() and (np.diff(y) >= 0).all()
+  equal = summary['equal_error']['eer']
+  place = np.argmin(abs(pairs[0] - pairs[1]))
+  np.testing.assert_allclose(norm.cdf(pairs[:, place]), equal, atol=0.02)
+
+
+def test_cameras_are_drawn():
   cameras = {
     'query_cameras': [1, 2],
     'gallery_cameras': [1, 2, 3],

@@ -1,8 +1,9 @@
+import ml_collections
 import numpy as np
 from PIL import ImageColor
 
 from apnet_jax.feed import Benchmark
-from apnet_jax.retrieval.evaluation import evaluate
+from apnet_jax.retrieval.evaluation import evaluate, rank
 from apnet_jax.visualize import ranks
 from configs import common
 from tests.fakes import SIZE, make_split
@@ -25,8 +26,8 @@ def embed(variables, split, rows):
 
 
 def test_rankings_follow_the_rules():
-  evaluation = evaluate(embed, {}, benchmark(), RULES)
-  (ranking,) = ranks.rank(evaluation, benchmark(), [0], top=10)
+  evaluated = evaluate(embed, {}, benchmark(), RULES)
+  (ranking,) = rank(evaluated, [0], top=10)
   # Not row 0, of the same camera, nor row 3, junk.
   assert ranking.found.tolist() == [4, 5, 1, 2]
   assert ranking.correct.tolist() == [True, False, False, False]
@@ -51,3 +52,21 @@ def test_captions_name_cameras_if_there_are_any():
   for has_cameras, label in ((True, '2 c1'), (False, '2')):
     images = benchmark(has_cameras=has_cameras)
     assert ranks._label(images, images.query, 1) == label
+
+
+def test_what_is_no_cosine_has_no_caption(monkeypatch):
+  captions = []
+  cell = ranks._cell
+  monkeypatch.setattr(
+    ranks, '_cell', lambda *a: captions.append(a[2]) or cell(*a)
+  )
+  for distance, lines in (('cosine', 2), ('euclidean', 1)):
+    rules = ml_collections.ConfigDict(RULES)
+    rules.distance = distance
+    captions.clear()
+    ranks.draw_ranking(
+      evaluate(embed, {}, benchmark(), rules), benchmark(), [0]
+    )
+    query, *found = captions
+    assert query.split('\n')[1].startswith('AP ')
+    assert {len(caption.split('\n')) for caption in found} == {lines}
