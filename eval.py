@@ -159,8 +159,18 @@ def check_flags() -> None:
 def card_path(step: int, cards) -> pathlib.Path:
   if JSON.value:
     return pathlib.Path(JSON.value)
-  names = '-'.join(cards).replace('/', '-')
-  return pathlib.Path(CKPT.value, 'evaluations', f'{names}-step{step}.json')
+  changed = [
+    f'{field.removeprefix("eval.")}={value}'
+    for field, value in sorted(changed_rules().items())
+  ]
+  parts = [*cards, f'step{step}', *changed, *['reranked'] * RERANK.value]
+  name = '-'.join(parts).replace('/', '-')
+  return pathlib.Path(CKPT.value, 'evaluations', f'{name}.json')
+
+
+def changed_rules() -> dict:
+  """Fields of the configuration that flags change, as eval.ap, with values."""
+  return config_flags.get_override_values(flags.FLAGS['config'])
 
 
 def load_config() -> ml_collections.ConfigDict:
@@ -172,8 +182,7 @@ def load_config() -> ml_collections.ConfigDict:
 
   config = common.get_config()
   config.update(checkpoint.load_config(CKPT.value))
-  changed = config_flags.get_override_values(flags.FLAGS['config'])
-  config.update_from_flattened_dict(changed)
+  config.update_from_flattened_dict(changed_rules())
   return config
 
 
