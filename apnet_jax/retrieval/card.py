@@ -65,7 +65,7 @@ def result_card(
       'profile': config.profile,
       'seed': config.seed,
       'image_size': list(config.data.image_size),
-      **config.model.to_dict(),
+      **{name: _plain(value) for name, value in config.model.items()},
     },
     'queries': {
       'valid': result.num_valid_queries,
@@ -129,6 +129,11 @@ def versions() -> dict[str, str]:
     with contextlib.suppress(metadata.PackageNotFoundError):
       found[name] = metadata.version(name)
   return found
+
+
+def _plain(value):
+  """As JSON reads it back: there are no tuples."""
+  return list(value) if isinstance(value, tuple) else value
 
 
 def _rounded(values: np.ndarray) -> list[float | None]:
