@@ -100,9 +100,9 @@ def main(argv):
     check_flags()
     config = load_config()
     evaluation.check_rules(config.eval)
-    thresholds = Thresholds(checkpoints.step(WHICH.value), config.eval)
-    cli.cache_compilation(config.compilation_cache_dir)
     step = checkpoints.step(WHICH.value)
+    thresholds = Thresholds(step, config.eval)
+    cli.cache_compilation(config.compilation_cache_dir)
     prepared = prepare(targets(config))
     run = checkpoint.load_run(CKPT.value)
     embed, variables = evaluation.restore_embed(
@@ -318,7 +318,7 @@ def write_json(path: pathlib.Path, content) -> None:
 
 
 def write_report(name, card, evaluated, benchmark) -> None:
-  from apnet_jax.retrieval.diagnosis import hardest_queries
+  from apnet_jax.retrieval.diagnosis import by_difficulty
   from apnet_jax.visualize import curves, ranks
 
   folder = pathlib.Path(REPORT.value)
@@ -327,7 +327,7 @@ def write_report(name, card, evaluated, benchmark) -> None:
   write_json(folder / 'result.json', card)
   chosen = {
     'ranking': ranks.choose_queries(evaluated, 8),
-    'hardest': hardest_queries(evaluated, 8),
+    'hardest': by_difficulty(evaluated)[:8],
   }
   pictures = {
     f'{title}.png': ranks.draw_ranking(evaluated, benchmark, rows)

@@ -91,8 +91,9 @@ def search(
   network: Network, queries: list, gallery: list, top: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields rows of the closest gallery images, and cosines, for each query."""
-  found = network.embed(queries) @ network.embed(gallery).T
-  for similarity in found:
+  embeddings = network.embed([*queries, *gallery])  # at once: one compilation
+  found, items = np.split(embeddings, [len(queries)])
+  for similarity in found @ items.T:
     order = np.argsort(-similarity, kind='stable')[:top]
     yield order, similarity[order]
 

@@ -81,7 +81,7 @@ def _against(evaluation, benchmark, camera) -> np.ndarray:
 def by_matches(evaluation: Evaluation) -> list[dict]:
   """Figures by the number of true matches: 1, 2, 3 to 4, 5 to 8 and so on."""
   number = evaluation.result.num_matches
-  values = evaluation.result.query_figures(evaluation.rules.ap)
+  values = evaluation.query_figures
   rows, low, high = [], 1, 1
   while low <= number.max():
     some = (low <= number) & (number <= high)
@@ -94,11 +94,11 @@ def by_matches(evaluation: Evaluation) -> list[dict]:
   return rows
 
 
-def hardest_queries(evaluation: Evaluation, number: int) -> list[int]:
-  """Rows of the valid queries with the lowest AP, the lowest first."""
-  precision = evaluation.result.query_figures(evaluation.rules.ap)['mAP']
+def by_difficulty(evaluation: Evaluation) -> np.ndarray:
+  """Rows of the valid queries, those with the lowest AP first."""
+  precision = evaluation.query_figures['mAP']
   order = np.argsort(precision, kind='stable')  # NaN, the skipped, come last
-  return order[: min(number, evaluation.result.num_valid_queries)].tolist()
+  return order[: evaluation.result.num_valid_queries]
 
 
 def hardest(
@@ -111,8 +111,8 @@ def hardest(
   """
   query, gallery = benchmark.query, benchmark.gallery
   result = evaluation.result
-  precision = result.query_figures(evaluation.rules.ap)['mAP']
-  rankings = rank(evaluation, hardest_queries(evaluation, number), top=1)
+  precision = evaluation.query_figures['mAP']
+  rankings = rank(evaluation, by_difficulty(evaluation)[:number], top=1)
   return [
     {
       'query': str(query.paths[ranking.query]),

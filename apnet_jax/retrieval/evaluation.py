@@ -56,6 +56,11 @@ class Evaluation:
   labels: Labels
   scores: EmbeddingScores
 
+  @property
+  def query_figures(self) -> dict[str, np.ndarray]:
+    """Those of the result, with the AP of these rules."""
+    return self.result.query_figures(self.rules.ap)
+
 
 def check_rules(rules: ml_collections.ConfigDict) -> None:
   """Checks `config.eval`.

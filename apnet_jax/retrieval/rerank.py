@@ -84,8 +84,8 @@ class KReciprocal:
   """Re-ranked similarities, made when asked for.
 
   Memory is that of the embeddings, of some (queries + gallery) k1 numbers, and
-  a quarter of a gigabyte.
-  Arguments and errors are those of `k_reciprocal_rerank`.
+  at most a quarter of a gigabyte. Arguments and errors are those of
+  `k_reciprocal_rerank`.
 
   Attributes:
     queries: their number.
@@ -181,8 +181,7 @@ def _encode(embeddings, k1, k2, held) -> tuple[sparse.csr_array, np.ndarray]:
   encodings = _expanded_sets(nearest, k1)
   # Eq. 7. With k1 images equal to it before it, an image may have none.
   rows, columns = encodings.nonzero()
-  known = nearest, distances
-  pairs = _pair_distances(embeddings, rows, columns, known)
+  pairs = _pair_distances(embeddings, rows, columns, nearest, distances)
   weights = np.exp(-pairs / maxima[rows])
   sums = np.bincount(rows, weights, minlength=len(maxima))
   encodings.data = (weights / sums[rows]).astype(np.float32)
@@ -193,8 +192,10 @@ def _encode(embeddings, k1, k2, held) -> tuple[sparse.csr_array, np.ndarray]:
 
 
 def _find_neighbours(embeddings, k, held) -> tuple[np.ndarray, ...]:
-  """Indices of the k nearest and their distances, both [images, k], and the
-  greatest distances [images].
+  """Of each image the k nearest and how far, and how far the farthest is.
+
+  Returns:
+    Indices and distances [images, k], greatest distances [images].
   """
   images = len(embeddings)
   starts = range(0, images, TILE)
@@ -209,8 +210,9 @@ def _find_neighbours(embeddings, k, held) -> tuple[np.ndarray, ...]:
       found[i] = _merge(found[i], distances, starts[j], images)
       _hold(held, distances, starts[i], starts[j])
       if j > i:  # distances are symmetric: half of them will do
-        found[j] = _merge(found[j], distances.T, starts[i], images)
-        _hold(held, distances.T, starts[j], starts[i])
+        distances = distances.T
+        found[j] = _merge(found[j], distances, starts[i], images)
+        _hold(held, distances, starts[j], starts[i])
   nearest, nearness, maxima = (
     np.concatenate(all)[:images] for all in zip(*found)
   )
@@ -221,7 +223,7 @@ def _hold(held, distances, row, column) -> None:
   """Copies the part of a tile that belongs there."""
   if held is not None and row < len(held):
     place = held[row : row + TILE, column : column + TILE]
-    place[:] = distances[: place.shape[0], : place.shape[1]]
+    place[:] = np.asarray(distances)[: place.shape[0], : place.shape[1]]
 
 
 @jax.jit
@@ -245,9 +247,10 @@ def _squared_distances(a, b):
   return jnp.maximum(2 - 2 * products, 0)
 
 
-def _pair_distances(embeddings, rows, columns, known) -> np.ndarray:
-  """Distances of pairs: those of neighbours are known, most pairs are such."""
-  nearest, neighbours = known
+def _pair_distances(
+  embeddings, rows, columns, nearest, neighbours
+) -> np.ndarray:
+  """Distances of pairs; most are neighbours, whose distances are known."""
   images = len(embeddings)
   keys = nearest + images * np.arange(images)[:, None]
   order = np.argsort(keys, axis=1)  # the whole is then in order too

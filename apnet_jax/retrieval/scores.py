@@ -215,10 +215,11 @@ def each_query(
         raise ValueError(f'similarities of query {query} are NaN.')
       first, last = labels.identity[query]
       start_out, stop_out = labels.left_out[query]
-      own, out = labels.order[first:last], labels.order[start_out:stop_out]
-      keep = np.ones(len(own), bool)
-      keep[start_out - first : stop_out - first] = False
-      yield Row(int(query), similarity, own[keep], out)
+      before, left_out, after = np.split(
+        labels.order[first:last], [start_out - first, stop_out - first]
+      )
+      matches = np.concatenate([before, after])
+      yield Row(int(query), similarity, matches, left_out)
 
 
 def as_embeddings(name: str, embeddings: np.ndarray) -> np.ndarray:

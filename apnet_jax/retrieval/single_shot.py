@@ -90,9 +90,8 @@ def _at_most(probabilities: np.ndarray, length: int) -> np.ndarray:
   """
   exactly = np.zeros((*probabilities.shape[:-1], length))
   exactly[..., 0] = 1
-  # An event that is impossible or certain needs no sum: most are.
   for p in np.moveaxis(probabilities, -1, 0)[..., None]:
-    if p.any():
+    if p.any():  # most identities are never closer
       with_it = exactly * p
       exactly *= 1 - p
       exactly[..., 1:] += with_it[..., :-1]

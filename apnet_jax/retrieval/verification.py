@@ -13,6 +13,7 @@ edges are the thresholds, so that rates at a threshold are exact.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -45,22 +46,22 @@ class Verification:
   mated: np.ndarray
   non_mated: np.ndarray
 
-  @property
+  @functools.cached_property
   def tpr(self) -> np.ndarray:
     """[BINS], share of the genuine pairs that are at least as alike."""
     return _share_from(self.genuine)
 
-  @property
+  @functools.cached_property
   def fpr(self) -> np.ndarray:
     """[BINS], share of the impostor pairs."""
     return _share_from(self.impostor)
 
-  @property
+  @functools.cached_property
   def fnir(self) -> np.ndarray:
     """[BINS], share of mated queries whose person is not found."""
     return 1 - _share_from(self.mated)
 
-  @property
+  @functools.cached_property
   def fpir(self) -> np.ndarray:
     """[BINS], share of non-mated queries that find somebody."""
     return _share_from(self.non_mated)

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from apnet_jax.feed import Benchmark, Split
+from apnet_jax.retrieval.diagnosis import by_difficulty
 from apnet_jax.retrieval.evaluation import Evaluation, rank
 
 GREEN, RED, BLUE, GREY = '#1a9641', '#d7191c', '#2c7bb6', '#555555'
@@ -15,9 +16,7 @@ HEIGHT = 128  # of a drawn image, pixels
 
 def choose_queries(evaluation: Evaluation, number: int) -> list[int]:
   """Valid queries spread evenly from the worst to the best AP."""
-  precision = evaluation.result.query_figures(evaluation.rules.ap)['mAP']
-  order = np.argsort(precision, kind='stable')  # NaN, the skipped, come last
-  order = order[: evaluation.result.num_valid_queries]
+  order = by_difficulty(evaluation)
   places = np.linspace(0, len(order) - 1, min(number, len(order)))
   return order[places.round().astype(int)].tolist()
 
@@ -36,7 +35,7 @@ def draw_ranking(
   the ranking is by it).
   """
   rankings = rank(evaluation, queries, top)
-  precision = evaluation.result.query_figures(evaluation.rules.ap)['mAP']
+  precision = evaluation.query_figures['mAP']
   is_cosine = evaluation.rules.distance == 'cosine'
   shown_queries = _images(benchmark.query, [r.query for r in rankings])
   shown_found = _images(
