@@ -4,12 +4,14 @@ A side is a process of its own, pinned to some cores. It reads requests from its
 standard input and answers on its standard output, a line of JSON each.
 """
 
+import argparse
 from collections.abc import Callable, Iterable
 import json
 import multiprocessing
 import os
 import pathlib
 import re
+import statistics
 import sys
 import time
 
@@ -87,6 +89,53 @@ def _proportional_size(pid: int) -> int:
   with open(f'/proc/{pid}/smaps_rollup') as file:
     (line,) = [line for line in file if line.startswith('Pss:')]
   return int(line.split()[1]) * 1024
+
+
+def make_network_parser(description: str) -> argparse.ArgumentParser:
+  """The arguments of a side that runs a network."""
+  parser = argparse.ArgumentParser(description=description)
+  parser.add_argument('--backbone', default='resnet50')
+  parser.add_argument('--levels', type=int, default=2)
+  parser.add_argument('--dtype', default='float32')
+  parser.add_argument('--classes', type=int, default=751)
+  parser.add_argument('--image-size', type=int, nargs=2, default=(384, 192))
+  return parser
+
+
+def time_steps(
+  step: Callable[[], object],
+  wait: Callable[[object], None],
+  images: int,
+  seconds: float,
+) -> dict:
+  """Times steps for about so many seconds, at least three.
+
+  Args:
+    step: one step; it may return before it is done.
+    wait: returns when what a step returned is there.
+    images: of a step.
+    seconds: after which no further step is begun.
+
+  Returns:
+    `rate`, images/s by the median step; `seconds` of each step; `first`, of the
+    very first, which may compile; `memory`, the most the process held, bytes.
+  """
+  start = time.perf_counter()
+  wait(step())
+  first = time.perf_counter() - start
+  wait(step())
+  times = []
+  start = time.perf_counter()
+  while len(times) < 3 or time.perf_counter() < start + seconds:
+    begin = time.perf_counter()
+    wait(step())
+    times.append(time.perf_counter() - begin)
+  return {
+    'rate': images / statistics.median(times),
+    'seconds': times,
+    'first': first,
+    'memory': 1024 * kilobytes('VmHWM'),
+  }
 
 
 def kilobytes(name: str) -> int:

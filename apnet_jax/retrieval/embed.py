@@ -33,19 +33,7 @@ def make_embed(
   """
   devices = jax.local_device_count()
   batch_size = -(-rules.batch_size // devices) * devices
-
-  def apply(variables, images):
-    return getattr(model.apply(variables, images, train=False), rules.feature)
-
-  @parallel.pmap_batch
-  def embed_batch(variables, images):
-    images = normalize(images)
-    embeddings = apply(variables, images)
-    if rules.flip:
-      embeddings = (embeddings + apply(variables, images[:, :, ::-1])) / 2
-    if rules.distance == 'cosine':
-      embeddings /= jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
-    return embeddings
+  embed_batch = make_embed_batch(model, rules)
 
   def embed(variables, split, rows):
     embeddings = []
@@ -60,6 +48,31 @@ def make_embed(
     return np.concatenate(embeddings)
 
   return embed
+
+
+def make_embed_batch(
+  model: nn.Module, rules: ml_collections.ConfigDict
+) -> Callable[[Mapping, np.ndarray], jax.Array]:
+  """Returns `embed_batch(variables, images)`, which `make_embed` repeats.
+
+  Images are uint8 [devices, images, height, width, 3], embeddings float32
+  [devices, images, features].
+  """
+
+  def apply(variables, images):
+    return getattr(model.apply(variables, images, train=False), rules.feature)
+
+  @parallel.pmap_batch
+  def embed_batch(variables, images):
+    images = normalize(images)
+    embeddings = apply(variables, images)
+    if rules.flip:
+      embeddings = (embeddings + apply(variables, images[:, :, ::-1])) / 2
+    if rules.distance == 'cosine':
+      embeddings /= jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
+    return embeddings
+
+  return embed_batch
 
 
 def embed_pixels(variables, split: Split, rows: np.ndarray) -> np.ndarray:

@@ -1,0 +1,218 @@
+"""PyTorch's side of `train_step.py` and `inference.py`, plainly written.
+
+ResNet-50 with last stride 1, APNet-C, BN neck; label-smoothed cross-entropy,
+batch-hard triplet loss, Adam. Names of parameters are those of
+`python -m apnet_jax export-weights`.
+"""
+
+import argparse
+import contextlib
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks import measuring
+
+WIDTHS, STRIDES = (64, 128, 256, 512), (1, 2, 2, 1)
+BLOCKS = {'resnet50': (3, 4, 6, 3), 'resnet14': (1, 1, 1, 1)}
+
+
+class Bottleneck(nn.Module):
+  def __init__(self, size, width, stride, project):
+    super().__init__()
+    features = 4 * width
+    self.conv1 = nn.Conv2d(size, width, 1, bias=False)
+    self.bn1 = nn.BatchNorm2d(width)
+    self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+    self.bn2 = nn.BatchNorm2d(width)
+    self.conv3 = nn.Conv2d(width, features, 1, bias=False)
+    self.bn3 = nn.BatchNorm2d(features)
+    self.relu = nn.ReLU(inplace=True)
+    self.downsample = None
+    if project:
+      self.downsample = nn.Sequential(
+        nn.Conv2d(size, features, 1, stride, bias=False),
+        nn.BatchNorm2d(features),
+      )
+
+  def forward(self, x):
+    shortcut = x if self.downsample is None else self.downsample(x)
+    x = self.relu(self.bn1(self.conv1(x)))
+    x = self.relu(self.bn2(self.conv2(x)))
+    return self.relu(self.bn3(self.conv3(x)) + shortcut)
+
+
+class Backbone(nn.Module):
+  def __init__(self, blocks):
+    super().__init__()
+    self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+    self.bn1 = nn.BatchNorm2d(64)
+    size = 64
+    for stage, (number, width, stride) in enumerate(
+      zip(blocks, WIDTHS, STRIDES), start=1
+    ):
+      layer = []
+      for block in range(number):
+        layer.append(
+          Bottleneck(size, width, stride if block == 0 else 1, block == 0)
+        )
+        size = 4 * width
+      setattr(self, f'layer{stage}', nn.Sequential(*layer))
+
+
+class PartLinear(nn.Module):
+  """A layer of its own for each part: [batch, part, in] to [.., out]."""
+
+  def __init__(self, parts, size, features):
+    super().__init__()
+    self.weight = nn.Parameter(
+      torch.empty(parts, features, size).uniform_(-1, 1) / size**0.5
+    )
+
+  def forward(self, x):
+    return torch.einsum('bpi,poi->bpo', x, self.weight)
+
+
+def excitation(layer, size, *parts):
+  hidden = max(size // 16, 1)
+  return nn.Sequential(
+    layer(*parts, size, hidden),
+    nn.ReLU(inplace=True),
+    layer(*parts, hidden, size),
+    nn.Sigmoid(),
+  )
+
+
+class SplitLevel(nn.Module):
+  """A level of some parts of the channels."""
+
+  def __init__(self, channels, parts):
+    super().__init__()
+    self.parts = parts
+    self.fc = excitation(PartLinear, channels // parts, parts)
+
+  def forward(self, x):
+    pooled = x.mean((2, 3)).unflatten(1, (self.parts, -1))
+    return x * self.fc(pooled).flatten(1)[:, :, None, None]
+
+
+class Pyramid(nn.Module):
+  """Channel attention of level 1 and 2."""
+
+  def __init__(self, channels):
+    super().__init__()
+    linear = lambda *sizes: nn.Linear(*sizes, bias=False)  # noqa: E731
+    self.fc = excitation(linear, channels)
+    self.level2 = SplitLevel(channels, 2)
+
+  def forward(self, x):
+    return self.level2(x * self.fc(x.mean((2, 3)))[:, :, None, None])
+
+
+class APNet(nn.Module):
+  def __init__(self, backbone, num_classes, levels):
+    super().__init__()
+    self.base = Backbone(BLOCKS[backbone])
+    for stage, width in enumerate(WIDTHS, start=2):
+      pyramid = Pyramid(4 * width) if levels == 2 else nn.Identity()
+      setattr(self, f'att{stage}', pyramid)
+    self.bottleneck = nn.BatchNorm1d(2048)
+    self.bottleneck.bias.requires_grad_(False)
+    self.classifier = nn.Linear(2048, num_classes, bias=False)
+
+  def forward(self, x):
+    base = self.base
+    x = F.max_pool2d(F.relu(base.bn1(base.conv1(x))), 3, 2, 1)
+    for stage in range(1, 5):
+      x = getattr(base, f'layer{stage}')(x)
+      x = getattr(self, f'att{stage + 1}')(x)
+    feature = x.mean((2, 3)).float()
+    embedding = self.bottleneck(feature)
+    return feature, embedding, self.classifier(embedding)
+
+
+def reid_loss(feature, logits, labels):
+  """Label smoothing 0.1 and batch-hard triplets with margin 0.3."""
+  cross_entropy = F.cross_entropy(logits, labels, label_smoothing=0.1)
+  squares = feature.square().sum(1)
+  distance = squares[:, None] + squares - 2 * feature @ feature.T
+  distance = distance.clamp(min=1e-12).sqrt()
+  same = labels[:, None] == labels
+  positive = distance.masked_fill(~same, -torch.inf).amax(1)
+  negative = distance.masked_fill(same, torch.inf).amin(1)
+  return cross_entropy + F.relu(positive - negative + 0.3).mean()
+
+
+class Network:
+  """What is measured: a network on a device, as a PyTorch user would set it."""
+
+  def __init__(self, args: argparse.Namespace):
+    self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    self.image_size = args.image_size
+    torch.manual_seed(0)
+    self.model = APNet(args.backbone, args.classes, args.levels)
+    self.model.to(self.device, memory_format=torch.channels_last)
+    self.autocast = contextlib.nullcontext()
+    if args.dtype == 'bfloat16':
+      self.autocast = torch.autocast(self.device, torch.bfloat16)
+    self.optimizer = torch.optim.Adam(
+      [p for p in self.model.parameters() if p.requires_grad],
+      4e-6,
+      weight_decay=5e-4,
+    )
+    self.compiled = torch.compile(self.model) if args.compile else self.model
+
+  def images(self, batch: int) -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((batch, *self.image_size, 3), np.float32)
+    return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
+
+  def wait(self, _) -> None:
+    if self.device == 'cuda':
+      torch.cuda.synchronize()
+
+  def train_step(self, images, labels) -> torch.Tensor:
+    self.model.train()
+    with self.autocast:
+      feature, _, logits = self.compiled(images)
+    loss = reid_loss(feature, logits.float(), labels)
+    self.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    self.optimizer.step()
+    return loss
+
+  @torch.inference_mode()
+  def embed(self, images):
+    self.model.eval()
+    with self.autocast:
+      embedding = self.compiled(images)[1] + self.compiled(images.flip(3))[1]
+    return F.normalize(embedding)
+
+
+def serve(args: argparse.Namespace) -> None:
+  network = Network(args)
+
+  def measure(part: str, batch: int = 0, seconds: float = 0) -> dict:
+    if part == 'versions':
+      return {'torch': torch.__version__}
+    if part == 'memory':
+      return {'peak': torch.cuda.max_memory_allocated()}
+    images = network.images(batch)
+    labels = torch.arange(batch, device=network.device) // 4
+    step = {
+      'train': lambda: network.train_step(images, labels),
+      'embed': lambda: network.embed(images),
+    }[part]
+    return measuring.time_steps(step, network.wait, batch, seconds)
+
+  measuring.serve(measure)
+
+
+if __name__ == '__main__':
+  parser = measuring.make_network_parser(__doc__)
+  parser.add_argument('--compile', action='store_true')
+  serve(parser.parse_args())
