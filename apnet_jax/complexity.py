@@ -147,14 +147,16 @@ def multiply_adds(equation) -> int:
       (contracted, _), _ = equation.params['dimension_numbers']
       return size * math.prod(shapes[0][axis] for axis in contracted)
     case 'conv_general_dilated':
-      # The kernel's input channels are those of one group already.
+      # The kernel's input channels are those of one group already. Zeros
+      # between pixels, as in the gradient of a stride, are no work.
       features = equation.params['dimension_numbers'].rhs_spec[0]
+      size //= math.prod(equation.params['lhs_dilation'])
       return size * math.prod(shapes[1]) // shapes[1][features]
     case 'cond':
-      return max(map(_inside, equation.params['branches']))
+      return max(map(count_jaxpr, equation.params['branches']))
     case 'scan':
-      return equation.params['length'] * _inside(equation.params['jaxpr'])
-  inside = sum(map(_inside, _jaxprs(equation.params)))
+      return equation.params['length'] * count_jaxpr(equation.params['jaxpr'])
+  inside = sum(map(count_jaxpr, _jaxprs(equation.params)))
   if inside and equation.primitive.name == 'while':
     raise NotImplementedError(
       'The multiply-adds of a while loop depend on its input.'
@@ -162,7 +164,8 @@ def multiply_adds(equation) -> int:
   return inside
 
 
-def _inside(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:
+def count_jaxpr(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:
+  """Multiply-adds of a traced computation; of one device, if it is mapped."""
   return sum(multiply_adds(equation) for equation in jaxpr.eqns)
 
 

@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import pathlib
 import re
-import statistics
 import sys
 import time
 
@@ -91,51 +90,72 @@ def _proportional_size(pid: int) -> int:
   return int(line.split()[1]) * 1024
 
 
-def make_network_parser(description: str) -> argparse.ArgumentParser:
-  """The arguments of a side that runs a network."""
-  parser = argparse.ArgumentParser(description=description)
-  parser.add_argument('--backbone', default='resnet50')
-  parser.add_argument('--levels', type=int, default=2)
-  parser.add_argument('--dtype', default='float32')
-  parser.add_argument('--classes', type=int, default=751)
-  parser.add_argument('--image-size', type=int, nargs=2, default=(384, 192))
-  return parser
+def add_network(parser: argparse.ArgumentParser) -> None:
+  """The arguments that say which network is measured."""
+  parser.add_argument('--backbone', default='resnet50', help='(resnet50)')
+  parser.add_argument(
+    '--levels', type=int, default=2, help='of the pyramid (2)'
+  )
+  parser.add_argument(
+    '--dtype', choices=['float32', 'bfloat16'], default='float32'
+  )
+  parser.add_argument(
+    '--image-size',
+    type=int,
+    nargs=2,
+    default=(384, 192),
+    metavar=('HEIGHT', 'WIDTH'),
+    help='(384 192)',
+  )
+
+
+def network_arguments(args: argparse.Namespace) -> list[str]:
+  """The command line that `add_network` reads as these."""
+  values = [args.backbone, args.levels, args.dtype, *args.image_size]
+  names = ['--backbone', '--levels', '--dtype', '--image-size']
+  flags = [word for pair in zip(names, values) for word in pair]
+  return list(map(str, [*flags, values[-1]]))
 
 
 def time_steps(
   step: Callable[[], object],
   wait: Callable[[object], None],
-  images: int,
   seconds: float,
+  peak: Callable[[], int | None] = lambda: None,
 ) -> dict:
   """Times steps for about so many seconds, at least three.
 
   Args:
     step: one step; it may return before it is done.
     wait: returns when what a step returned is there.
-    images: of a step.
     seconds: after which no further step is begun.
+    peak: the most bytes that the device held; None for the host's.
 
   Returns:
-    `rate`, images/s by the median step; `seconds` of each step; `first`, of the
-    very first, which may compile; `memory`, the most the process held, bytes.
+    `seconds` of each step; `first`, of the very first, which may compile;
+    `memory`, the most that was held while steps were timed, bytes.
   """
   start = time.perf_counter()
   wait(step())
   first = time.perf_counter() - start
   wait(step())
+  pathlib.Path('/proc/self/clear_refs').write_text('5')  # forget the peak
   times = []
   start = time.perf_counter()
   while len(times) < 3 or time.perf_counter() < start + seconds:
     begin = time.perf_counter()
     wait(step())
     times.append(time.perf_counter() - begin)
-  return {
-    'rate': images / statistics.median(times),
-    'seconds': times,
-    'first': first,
-    'memory': 1024 * kilobytes('VmHWM'),
-  }
+  memory = peak() or 1024 * kilobytes('VmHWM')
+  return {'seconds': times, 'first': first, 'memory': memory}
+
+
+def time_product(
+  product: Callable[[], object], wait: Callable[[object], None], size: int
+) -> dict:
+  """The `rate` of a square matrix product, in multiply-adds/s: the fastest."""
+  seconds = time_steps(product, wait, seconds=2)['seconds']
+  return {'rate': size**3 / min(seconds)}
 
 
 def kilobytes(name: str) -> int:

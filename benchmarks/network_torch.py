@@ -1,4 +1,4 @@
-"""PyTorch's side of `train_step.py` and `inference.py`, plainly written.
+"""PyTorch's side of train_step.py and inference.py, plainly written.
 
 ResNet-50 with last stride 1, APNet-C, BN neck; label-smoothed cross-entropy,
 batch-hard triplet loss, Adam. Names of parameters are those of
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from benchmarks import measuring
 
+CLASSES = 751  # identities of Market-1501
 WIDTHS, STRIDES = (64, 128, 256, 512), (1, 2, 2, 1)
 BLOCKS = {'resnet50': (3, 4, 6, 3), 'resnet14': (1, 1, 1, 1)}
 
@@ -153,8 +154,9 @@ class Network:
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     self.image_size = args.image_size
+    self.dtype = getattr(torch, args.dtype)
     torch.manual_seed(0)
-    self.model = APNet(args.backbone, args.classes, args.levels)
+    self.model = APNet(args.backbone, CLASSES, args.levels)
     self.model.to(self.device, memory_format=torch.channels_last)
     self.autocast = contextlib.nullcontext()
     if args.dtype == 'bfloat16':
@@ -175,6 +177,11 @@ class Network:
     if self.device == 'cuda':
       torch.cuda.synchronize()
 
+  def peak(self) -> int | None:
+    if self.device == 'cuda':
+      return torch.cuda.max_memory_allocated()
+    return None
+
   def train_step(self, images, labels) -> torch.Tensor:
     self.model.train()
     with self.autocast:
@@ -192,27 +199,41 @@ class Network:
       embedding = self.compiled(images)[1] + self.compiled(images.flip(3))[1]
     return F.normalize(embedding)
 
+  @torch.inference_mode()
+  def ceiling(self) -> dict:
+    size = 2048 if self.device == 'cpu' else 8192
+    x = torch.ones((size, size), dtype=self.dtype, device=self.device)
+    return measuring.time_product(lambda: x @ x, self.wait, size)
+
 
 def serve(args: argparse.Namespace) -> None:
   network = Network(args)
 
-  def measure(part: str, batch: int = 0, seconds: float = 0) -> dict:
-    if part == 'versions':
-      return {'torch': torch.__version__}
-    if part == 'memory':
-      return {'peak': torch.cuda.max_memory_allocated()}
+  def measure(part: str, **request) -> dict:
+    match part:
+      case 'versions':
+        return {'torch': torch.__version__}
+      case 'ceiling':
+        return network.ceiling()
+    batch = request['batch']
     images = network.images(batch)
     labels = torch.arange(batch, device=network.device) // 4
     step = {
       'train': lambda: network.train_step(images, labels),
       'embed': lambda: network.embed(images),
     }[part]
-    return measuring.time_steps(step, network.wait, batch, seconds)
+    if network.device == 'cuda':  # the other sides need its memory too
+      torch.cuda.empty_cache()
+      torch.cuda.reset_peak_memory_stats()
+    return measuring.time_steps(
+      step, network.wait, request['seconds'], network.peak
+    )
 
   measuring.serve(measure)
 
 
 if __name__ == '__main__':
-  parser = measuring.make_network_parser(__doc__)
+  parser = argparse.ArgumentParser(description=__doc__)
+  measuring.add_network(parser)
   parser.add_argument('--compile', action='store_true')
   serve(parser.parse_args())
