@@ -25,6 +25,7 @@ from apnet_jax import cli, variants
 from apnet_jax.models.apnet import create_model
 from apnet_jax.models.attention import ChannelAttention
 from apnet_jax.models.layers import BatchNorm
+from apnet_jax.models.pyramid import AttentionPyramid
 from apnet_jax.variants import VARIANTS
 
 TABLE_III_SIZE = (224, 224)
@@ -69,15 +70,20 @@ def count(model: nn.Module, image_size: tuple[int, int]) -> Complexity:
   """
   normalized = pooled = 0
   features = None  # shape of the last feature map, which the head averages
+  maps = {}  # sizes of what pyramids attend, by path
 
   def watch(call, args, kwargs, context):
     nonlocal normalized, pooled, features
+    if isinstance(context.module, AttentionPyramid):
+      maps[context.module.path] = args[0].size
     out = call(*args, **kwargs)
     if context.method_name == '__call__':
       if isinstance(context.module, BatchNorm):
         normalized += args[0].size
       elif isinstance(context.module, ChannelAttention):
-        pooled += args[0].size + out.size
+        # A pyramid averages once; the usual code pools at each level.
+        read = maps.get(context.module.path[:-1], args[0].size)
+        pooled += read + out.size
       elif len(context.module.path) == 1 and getattr(out, 'ndim', 0) == 4:
         features = out.shape
     return out

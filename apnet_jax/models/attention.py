@@ -119,13 +119,15 @@ class SharedChannelAttention(nn.Module):
     return attention.reshape(batch, 1, 1, channels)
 
 
-def pool_parts(x: jax.Array, parts: int) -> jax.Array:
-  """Splits channels and averages positions; -> [batch, part, channels / part].
+def average(x: jax.Array) -> jax.Array:
+  """Averages positions, in at least float32; -> [batch, 1, 1, channels]."""
+  dtype = jnp.promote_types(x.dtype, jnp.float32)
+  return x.mean((1, 2), keepdims=True, dtype=dtype)
 
-  At least float32.
-  """
-  x = x.reshape(*x.shape[:3], parts, -1)  # split
-  return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+
+def pool_parts(x: jax.Array, parts: int) -> jax.Array:
+  """Averages positions, splits channels: -> [batch, part, channels / part]."""
+  return average(x).reshape(len(x), parts, -1)
 
 
 class SpatialAttention(nn.Module):

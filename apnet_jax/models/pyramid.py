@@ -1,9 +1,12 @@
 """The attention pyramid: split, attend, merge, stack (Section III.A)."""
 
 from collections.abc import Callable
+import math
 
 import flax.linen as nn
 import jax
+
+from apnet_jax.models.attention import average
 
 
 def parts_of_level(level: int, radix: int, stacked: bool = False) -> int:
@@ -42,16 +45,25 @@ class AttentionPyramid(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Returns X_levels, of the shape of `x`; Eq. (3) once a level."""
+    # Scores of channels are the same at all positions, so that the average over
+    # them is attended like the map: levels look at it, and the map is read and
+    # multiplied once. A normalisation between levels is not like that.
+    averaged = self.along == 'channels' and not self.norm_after_split
+    seen = average(x) if averaged else x
+    all_scores = []
     levels = range(1, self.levels + 1)
     for level in reversed(levels) if self.fine_to_coarse else levels:
       parts = parts_of_level(level, self.radix, self.stacked)
       self._check_split(x, parts, level)
       attention = self.attention if parts == 1 else self.split_attention
-      scores = attention(parts=parts, name=f'level{level}')(x, train)
-      x = scores.astype(x.dtype) * x
+      scores = attention(parts=parts, name=f'level{level}')(seen, train)
+      all_scores.append(scores)
+      seen = scores.astype(seen.dtype) * seen
       if parts > 1 and self.norm_after_split:
-        x = self.norm_after_split(name=f'norm{level}')(x, train)
-    return x
+        seen = self.norm_after_split(name=f'norm{level}')(seen, train)
+    if averaged and all_scores:
+      return math.prod(all_scores).astype(x.dtype) * x
+    return seen if all_scores else x
 
   def _check_split(self, x: jax.Array, parts: int, level: int) -> None:
     axis = {'rows': 1, 'channels': 3}[self.along]
