@@ -113,7 +113,7 @@ class Run:
       f' {config.model.levels}, radix {config.model.radix}:'
       f' {self.num_parameters:,} parameters on {devices()}\n'
       f'{self.total_steps:,} steps of {config.train.P} x {config.train.K}'
-      f' images, {self.feed.steps_per_epoch} an epoch{_describe_parts(config)}'
+      f' images, {self.feed.steps_per_epoch} an epoch{describe_parts(config)}'
     )
 
   def is_due(self, step: int, every_epochs: int) -> bool:
@@ -167,7 +167,7 @@ def make_step(
   return model, optimizer, parallel.pmap_step(step)
 
 
-def _describe_parts(config) -> str:
+def describe_parts(config) -> str:
   """How a batch is accumulated, and whether its statistics allow it."""
   parts, group = config.train.accumulate, config.model.batch_norm_group
   if parts == 1:
@@ -252,7 +252,7 @@ def check(
   images, devices = config.train.P * config.train.K, jax.device_count()
   parts = config.train.accumulate
   if images % (parts * devices):
-    into = f' into config.train.accumulate={parts} parts and these'
+    into = f' into config.train.accumulate={parts} parts, each'
     raise ValueError(
       f'a batch of config.train.P={config.train.P} times'
       f' config.train.K={config.train.K} = {images} images does not divide'
