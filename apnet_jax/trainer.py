@@ -167,7 +167,7 @@ def make_step(
   return model, optimizer, parallel.pmap_step(step)
 
 
-def describe_parts(config) -> str:
+def describe_parts(config: ml_collections.ConfigDict) -> str:
   """How a batch is accumulated, and whether its statistics allow it."""
   parts, group = config.train.accumulate, config.model.batch_norm_group
   if parts == 1:

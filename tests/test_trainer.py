@@ -232,7 +232,7 @@ def test_a_workdir_without_a_checkpoint_may_be_claimed_anew(tmp_path):
     ('model.backbone', 'vgg', 'config.model.backbone'),
     ('model.batch_norm_group', 3, 'batch_norm_group=3 does not fit 8 images'),
     ('train.accumulate', 0, 'config.train.accumulate=0 must be at least 1'),
-    ('train.accumulate', 4, '8 images .* accumulate=4 parts .* 4 devices'),
+    ('train.accumulate', 4, '8 images .*accumulate=4 parts, .* 4 devices'),
     ('train.P', 3, r'P=3 times config.train.K=2 = 6 images .* 4 devices'),
     ('train.epochs', 0, 'config.train.epochs=0 must be at least 1'),
     ('train.log_every_steps', 0, 'config.train.log_every_steps=0'),
