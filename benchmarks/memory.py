@@ -5,8 +5,8 @@ in the arguments' place, and temporary values. Nothing is run and no array is
 made, so that the memory need not be here. It is asked of the backend at hand,
 for one device. What the allocator wastes is not in it. GB are 10^9 bytes.
 
-The largest batch was compiled and fits; one with K images more was compiled too
-and does not.
+The largest batch was compiled and fits. The next one, by K images or as many as
+also divide into the parts, was compiled too and does not.
 """
 
 import argparse
