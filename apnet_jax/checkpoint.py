@@ -27,6 +27,7 @@ MAY_CHANGE = (
   'data.prepared_dir',
   'eval.',
   'train.epochs',
+  'train.rematerialize',
   'train.steps',
   'train.log_every_steps',
   'train.eval_every_epochs',

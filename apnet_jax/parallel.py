@@ -39,12 +39,23 @@ def replicate(tree):
   return jax.device_put(tree, replicated())
 
 
-def split(tree):
-  """[batch, ...] -> [local devices, batch / local devices, ...]."""
-  devices = jax.local_device_count()
-  return jax.tree.map(
-    lambda x: np.reshape(x, (devices, -1, *np.shape(x)[1:])), tree
-  )
+def split(tree, parts: int = 1):
+  """[batch, ...] -> [local devices, batch / local devices, ...].
+
+  A device has its share of each of `parts` consecutive parts of the batch, one
+  after the other: what is a part does not depend on the number of devices.
+  """
+  return lay_out(tree, jax.local_device_count(), parts)
+
+
+def lay_out(tree, devices: int, parts: int):
+  """`split` for so many devices."""
+
+  def one(x):
+    x = np.reshape(x, (parts, devices, -1, *np.shape(x)[1:]))
+    return x.swapaxes(0, 1).reshape(devices, -1, *x.shape[3:])
+
+  return jax.tree.map(one, tree)
 
 
 # What ranks a gallery: its items lie on all devices, as many on each.

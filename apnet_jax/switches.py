@@ -206,8 +206,9 @@ MODEL = (
   Switch(
     'model.batch_norm_group', 40, 40, 'IV.B',
     because={
-      0: 'the whole batch, which does not depend on the machine; the 40 are'
-      " those of each of the paper's two GPUs"
+      0: 'the whole batch (or each part, see train.accumulate), which does not'
+      " depend on the machine; the 40 are those of each of the paper's two"
+      ' GPUs'
     },
   ),
   Switch('model.dtype', SILENT, 'float32'),
@@ -231,6 +232,11 @@ AUGMENT = (
 TRAIN = (
   Switch('train.P', 20, 20, 'IV.B'),
   Switch('train.K', 4, 4, 'IV.B'),
+  Switch(
+    'train.accumulate', SILENT, 1,
+    when=lambda config: config.train.accumulate > 1,
+  ),
+  Switch('train.rematerialize', SILENT, False, matters=False),
   Switch('train.epochs', _by_attention(160, 150), 160, 'IV.B'),
   Switch('train.steps', 0, 0, 'IV.B'),
   Switch('train.learning_rate', _by_attention(4e-4, 8e-4), 4e-4, 'IV.B'),

@@ -1,6 +1,6 @@
 """One step of training as a pure function of state and batch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from flax import struct
@@ -33,7 +33,13 @@ def create_state(
   seed: int,
 ) -> TrainState:
   """Initial state; parameters are a function of `seed` alone."""
-  variables = initialize(model, image_size, seed)
+  return first_state(initialize(model, image_size, seed), optimizer)
+
+
+def first_state(
+  variables: Mapping, optimizer: optax.GradientTransformation
+) -> TrainState:
+  """The state before the first step, with the variables of a model."""
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=variables['params'],
@@ -55,11 +61,13 @@ def train_step(
 
   Runs on each device of `axis_name` with its part of the batch. Batch
   normalisation and mining see the global batch, so that the number of devices
-  does not change the result.
+  does not change the result. With `config.train.accumulate` parts, batch
+  normalisation sees the global images of a part, and mining still all.
 
   Args:
     state: the same on every device.
-    batch: `image` uint8 [images, height, width, 3], `label` int [images].
+    batch: `image` uint8 [images, height, width, 3], `label` int [images], laid
+      out by `apnet_jax.parallel.split`.
     model: made with the same `axis_name`.
     optimizer: see `apnet_jax.optim.create_optimizer`.
     config: the whole configuration.
@@ -68,24 +76,24 @@ def train_step(
   Returns:
     The next state, and metrics averaged over the global batch.
   """
-  images = batch['image'].shape[0]
-  positions = lax.axis_index(axis_name) * images + jnp.arange(images)
   key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-  inputs = augment(key, batch['image'], positions, config.augment)
 
-  def loss_fn(params):
+  def forward(params, images, positions):
     output, changed = model.apply(
       {'params': params, 'batch_stats': state.batch_stats},
-      inputs,
+      augment(key, images, positions, config.augment),
       train=True,
       mutable=['batch_stats'],
     )
-    loss, metrics = reid_loss(output, batch['label'], config.train, axis_name)
-    return loss, (changed['batch_stats'], metrics)
+    return output, changed['batch_stats']
 
-  (_, (batch_stats, metrics)), gradients = jax.value_and_grad(
-    loss_fn, has_aux=True
-  )(state.params)
+  def loss(output):
+    return reid_loss(output, batch['label'], config.train, axis_name)
+
+  images = _cut(batch['image'], config.train.accumulate)
+  gradients, batch_stats, metrics = _differentiate(
+    forward, loss, state.params, (images, _positions(images, axis_name))
+  )
   gradients, metrics = lax.pmean((gradients, metrics), axis_name)
   metrics['gradient_norm'] = optax.tree.norm(gradients)
   updates, opt_state = optimizer.update(
@@ -97,6 +105,69 @@ def train_step(
     batch_stats=batch_stats,
     opt_state=opt_state,
   ), metrics
+
+
+def _cut(tree, parts: int):
+  """[images, ...] -> [parts, images / parts, ...]."""
+  return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), tree)
+
+
+def _positions(images: jax.Array, axis_name: str) -> jax.Array:
+  """Of images [parts, images, ...] in the global batch; [parts, images]."""
+  parts, local = images.shape[:2]
+  devices = lax.axis_size(axis_name)
+  shares = jnp.arange(parts) * devices + lax.axis_index(axis_name)
+  return shares[:, None] * local + jnp.arange(local)
+
+
+def _differentiate(
+  forward: Callable, loss: Callable, params: Mapping, inputs: tuple
+) -> tuple[Mapping, Mapping, dict[str, jax.Array]]:
+  """Gradient of one loss of all parts, with the memory of one part.
+
+  Gradient caching (Gao et al., arXiv:2101.06983): the outputs of all parts come
+  first, and nothing else is kept of them; then the gradient of the loss by
+  these outputs; then each part is computed again, and goes back with its share
+  of it. A single part is computed once.
+
+  Args:
+    forward: `forward(params, *inputs of a part) -> outputs, batch_stats`.
+    loss: `loss(outputs of all parts) -> loss, metrics`.
+    params: what the gradient is by.
+    inputs: arrays [parts, images, ...].
+
+  Returns:
+    The gradient, the mean of `batch_stats` over the parts, and the metrics.
+  """
+  gradient_of_loss = jax.grad(loss, has_aux=True)
+
+  def pullback_of(part):
+    return jax.vjp(lambda p: forward(p, *part), params, has_aux=True)
+
+  parts = len(inputs[0])
+  if parts == 1:
+    outputs, pullback, batch_stats = pullback_of([x[0] for x in inputs])
+    cotangents, metrics = gradient_of_loss(outputs)
+    return *pullback(cotangents), batch_stats, metrics
+
+  outputs, batch_stats = lax.map(lambda part: forward(params, *part), inputs)
+  outputs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
+  cotangents, metrics = gradient_of_loss(outputs)
+
+  def add(gradients, part_and_cotangents):
+    part, cotangents = part_and_cotangents
+    _, pullback, _ = pullback_of(part)
+    return optax.tree.add(gradients, *pullback(cotangents)), None
+
+  gradients, _ = lax.scan(
+    add, optax.tree.zeros_like(params), (inputs, _cut(cotangents, parts))
+  )
+  return gradients, jax.tree.map(_mean, batch_stats), metrics
+
+
+def _mean(x: jax.Array) -> jax.Array:
+  """Over the first axis; what is equal there, as a frozen shift, stays so."""
+  return x[0] + (x - x[0]).mean(0)
 
 
 def reid_loss(

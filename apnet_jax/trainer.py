@@ -1,14 +1,16 @@
 """The training run: steps, evaluations, checkpoints and logs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 from functools import partial
 import math
 import os
 import time
 
+import flax.linen as nn
 import jax
 import ml_collections
+import optax
 from tqdm import tqdm
 
 from apnet_jax import checkpoint, optim, parallel
@@ -89,19 +91,11 @@ class Run:
     self.total_steps = (
       config.train.steps or config.train.epochs * feed.steps_per_epoch
     )
-    self.model = create_model(config.model, feed.num_classes, parallel.AXIS)
     self.learning_rate = optim.learning_rate_schedule(
       config.train, feed.steps_per_epoch
     )
-    optimizer = optim.create_optimizer(config.train, self.learning_rate)
-    self.step = parallel.pmap_step(
-      partial(
-        train_step,
-        model=self.model,
-        optimizer=optimizer,
-        config=config,
-        axis_name=parallel.AXIS,
-      )
+    self.model, optimizer, self.step = make_step(
+      config, feed.num_classes, self.learning_rate
     )
     self.embed = make_embed(self.model, config.eval)
     self.initial_state = parallel.replicate(
@@ -119,7 +113,7 @@ class Run:
       f' {config.model.levels}, radix {config.model.radix}:'
       f' {self.num_parameters:,} parameters on {devices()}\n'
       f'{self.total_steps:,} steps of {config.train.P} x {config.train.K}'
-      f' images, {self.feed.steps_per_epoch} an epoch'
+      f' images, {self.feed.steps_per_epoch} an epoch{describe_parts(config)}'
     )
 
   def is_due(self, step: int, every_epochs: int) -> bool:
@@ -144,6 +138,48 @@ class Run:
       ).result
       rows = {'raw pixels': self.figures(pixels), **rows}
     return card.format_table(rows)
+
+
+def make_step(
+  config: ml_collections.ConfigDict, num_classes: int, schedule: optax.Schedule
+) -> tuple[nn.Module, optax.GradientTransformation, Callable]:
+  """The model and the optimiser of a configuration, and their step.
+
+  Args:
+    config: the whole configuration.
+    num_classes: identities of the classifier.
+    schedule: the learning rate of a step.
+
+  Returns:
+    Both, and `step(state, batch) -> state, metrics` on all devices.
+  """
+  model = create_model(
+    config.model, num_classes, parallel.AXIS, config.train.rematerialize
+  )
+  optimizer = optim.create_optimizer(config.train, schedule)
+  step = partial(
+    train_step,
+    model=model,
+    optimizer=optimizer,
+    config=config,
+    axis_name=parallel.AXIS,
+  )
+  return model, optimizer, parallel.pmap_step(step)
+
+
+def describe_parts(config: ml_collections.ConfigDict) -> str:
+  """How a batch is accumulated, and whether its statistics allow it."""
+  parts, group = config.train.accumulate, config.model.batch_norm_group
+  if parts == 1:
+    return ''
+  images = config.train.P * config.train.K // parts
+  fits = 0 < group <= images
+  return f'\neach batch in {parts} parts of {images} images, ' + (
+    'with the losses of the whole batch in one'
+    if fits
+    else f'whose batch statistics are of each part: the losses are those of'
+    f' config.model.batch_norm_group={images}, not of {group}'
+  )
 
 
 def start_from(
@@ -187,6 +223,7 @@ def check(
   at_least = {
     'train.P': 2,  # a triplet needs two identities
     'train.K': 2,  # and two images of one
+    'train.accumulate': 1,
     'train.epochs': 1,
     'train.steps': 0,
     'train.log_every_steps': 1,
@@ -213,13 +250,17 @@ def check(
       f'config.data.image_size={size} is not a height and a width in pixels.'
     )
   images, devices = config.train.P * config.train.K, jax.device_count()
-  if images % devices:
+  parts = config.train.accumulate
+  if images % (parts * devices):
+    into = f' into config.train.accumulate={parts} parts, each'
     raise ValueError(
       f'a batch of config.train.P={config.train.P} times'
       f' config.train.K={config.train.K} = {images} images does not divide'
-      f' among {devices} devices.'
+      f'{into if parts > 1 else ""} among {devices} devices.'
     )
-  check_batch_norm_group(config.model.batch_norm_group, images, devices)
+  check_batch_norm_group(
+    config.model.batch_norm_group, images // parts, devices
+  )
   if jax.process_count() > 1:
     raise ValueError(
       f'{jax.process_count()} processes: training runs in one process as yet.'
@@ -240,12 +281,13 @@ def _train_steps(run: Run, state, checkpoints, writer):
   batches = run.feed.batches(start)
   metrics, result, unchecked = {}, None, None
   timer = _Timer(config.P * config.K)
+  split = partial(parallel.split, parts=config.accumulate)
   progress = tqdm(
     total=run.total_steps, initial=start, desc='Training', unit=' steps'
   )
   with progress as bar:
     for step in range(start + 1, run.total_steps + 1):
-      state, on_device = run.step(state, parallel.split(next(batches)))
+      state, on_device = run.step(state, split(next(batches)))
       # Looking at the last step while this one runs keeps the device busy.
       _check_finite(unchecked, step - 1)
       unchecked = on_device

@@ -82,6 +82,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.train = train = ml_collections.ConfigDict()
   train.P = 20  # identities in a batch
   train.K = 4  # images of each identity
+  # Parts that a batch is computed in: less memory, one more forward pass.
+  # Losses are of the whole batch, batch statistics of at most a part.
+  train.accumulate = 1
+  # Computes maps within a stage again instead of keeping them: likewise.
+  train.rematerialize = False
   train.epochs = 160
   train.steps = 0  # ends the run after so many steps; 0 for all epochs
   train.learning_rate = 4e-4

@@ -1,13 +1,18 @@
+from collections.abc import Callable
+import functools
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 import optax
+import pytest
 
 from apnet_jax import parallel
-from apnet_jax.models.apnet import create_model
+from apnet_jax.models.apnet import APNet, create_model
+from apnet_jax.models.layers import BatchNorm, Conv
 from apnet_jax.train_step import create_state, train_step
 from configs import common
 
@@ -35,21 +40,21 @@ def make_batch():
 SGD = optax.sgd(1.0)
 
 
-def bind(config):
+def bind(config, model=None):
   """`step(state, batch)` of one device."""
   return partial(
     train_step,
-    model=create_model(config.model, CLASSES, parallel.AXIS),
+    model=model or create_model(config.model, CLASSES, parallel.AXIS),
     optimizer=SGD,
     config=config,
     axis_name=parallel.AXIS,
   )
 
 
-def pmapped(config, devices):
+def pmapped(config, devices, model=None):
   """The step on the first so many devices."""
   return jax.pmap(
-    bind(config),
+    bind(config, model),
     axis_name=parallel.AXIS,
     in_axes=(None, 0),
     out_axes=None,
@@ -57,14 +62,11 @@ def pmapped(config, devices):
   )
 
 
-def split(batch, devices):
-  return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
-
-
-def step_on(devices, config, state):
+def step_on(devices, config, state, model=None):
   """State and metrics after one step, from a state on the host."""
-  step = pmapped(config, devices)
-  return jax.device_get(step(state, split(make_batch(), devices)))
+  step = pmapped(config, devices, model)
+  batch = parallel.lay_out(make_batch(), devices, config.train.accumulate)
+  return jax.device_get(step(state, batch))
 
 
 def initial_state(config):
@@ -91,20 +93,78 @@ def test_devices_do_not_change_the_step():
   assert all(jax.tree.leaves(changed))  # gradients reach every parameter
 
 
+def widen(tree):
+  return jax.tree.map(
+    lambda x: np.float64(x) if x.dtype == np.float32 else x, tree
+  )
+
+
 def test_devices_do_not_change_the_step_in_float64(x64):
   config = make_config(dtype='float64')
-
-  def widen(tree):
-    return jax.tree.map(
-      lambda x: np.float64(x) if x.dtype == np.float32 else x, tree
-    )
-
   state = widen(initial_state(config))
   one, metrics_of_one = step_on(1, config, state)
   four, metrics_of_four = step_on(4, config, state)
   assert {x.dtype for x in jax.tree.leaves(one.params)} == {np.dtype('f8')}
   assert difference(metrics_of_four, metrics_of_one) < 1e-9
   assert difference(four, one) < 1e-9
+
+
+class TinyBackbone(nn.Module):
+  """Two layers, which compile fast."""
+
+  norm: Callable[..., nn.Module]
+  num_stages = 1
+
+  @nn.compact
+  def __call__(self, x, stage, train):
+    x = Conv(4, 3, stride=2, dtype=x.dtype, name=f'conv{stage}')(x)
+    return nn.relu(self.norm(name=f'bn{stage}')(x, train))
+
+
+@functools.cache
+def tiny_step(devices, group, **train):
+  """State and metrics after a step in float64, with groups of images."""
+  config = make_config()
+  config.train.update(train)
+  norm = partial(BatchNorm, group=group, axis_name=parallel.AXIS)
+  model = APNet(
+    CLASSES,
+    backbone=partial(TinyBackbone, norm),
+    pyramid=None,
+    norm=norm,
+    dtype=jnp.float64,
+    rematerialize=config.train.rematerialize,
+  )
+  state = widen(jax.device_get(create_state(model, SGD, SIZE, seed=0)))
+  # A shift that came with weights, and is frozen.
+  state.batch_stats['bottleneck']['bias'] = np.linspace(0, 1, 4)
+  return step_on(devices, config, state, model)
+
+
+@pytest.mark.parametrize(
+  ('train', 'devices', 'group', 'group_of_batch'),
+  [
+    ({'accumulate': 2}, 4, 2, 2),  # a group lies on two devices
+    ({'accumulate': 2, 'rematerialize': True}, 1, 0, 4),  # the part is a group
+    ({'rematerialize': True}, 1, 2, 2),
+  ],
+)
+def test_less_memory_is_the_same_step(
+  train, devices, group, group_of_batch, x64
+):
+  expected, expected_metrics = tiny_step(1, group_of_batch)
+  new, metrics = tiny_step(devices, group, **train)
+  assert difference(metrics, expected_metrics) < 1e-9
+  assert difference(new, expected) < 1e-9
+  bias = new.batch_stats['bottleneck']['bias']
+  assert (bias == np.linspace(0, 1, 4)).all()
+
+
+def test_parts_are_of_the_whole_batch():
+  images = np.arange(12)
+  one, two = (parallel.lay_out(images, devices, 3) for devices in (1, 2))
+  assert one.tolist() == [list(range(12))]
+  assert two.tolist() == [[0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11]]
 
 
 def test_shard_map_does_the_same_as_pmap():
@@ -127,8 +187,9 @@ def test_shard_map_does_the_same_as_pmap():
 
 def test_bfloat16_keeps_state_and_losses_in_float32():
   config = make_config(dtype='bfloat16')
+  batch = parallel.lay_out(make_batch(), devices=4, parts=1)
   new, metrics = jax.eval_shape(
-    pmapped(config, 4), initial_state(config), split(make_batch(), 4)
+    pmapped(config, 4), initial_state(config), batch
   )
   dtypes = {x.dtype for x in jax.tree.leaves((new.params, new.batch_stats))}
   assert dtypes == {np.dtype('float32')}

@@ -77,9 +77,9 @@ def test_a_run_leaves_what_it_promises(whole_run):
   assert list((workdir / 'tensorboard').iterdir())
 
 
-def test_a_run_learns(tmp_path):
+def test_a_run_learns_in_parts(tmp_path, capsys):
   """Ever the same images, as they are."""
-  config = small_config(epochs=4)
+  config = small_config(epochs=4, accumulate=2, rematerialize=True)
   config.augment.update(flip=0.0, pad=0, erase=0.0)
   feed = make_feed(config)
   batch = next(feed.batches(0))
@@ -87,6 +87,18 @@ def test_a_run_learns(tmp_path):
   trainer.train(config, feed, tmp_path)
   losses = [r['train/loss'] for r in records(tmp_path) if 'train/loss' in r]
   assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
+  assert (
+    'each batch in 2 parts of 4 images, whose batch statistics are of each'
+    ' part: the losses are those of config.model.batch_norm_group=4, not of 0'
+  ) in capsys.readouterr().out
+
+
+def test_parts_of_whole_groups_are_said_to_change_nothing():
+  config = small_config(accumulate=2)
+  config.model.batch_norm_group = 4
+  assert trainer.describe_parts(config).endswith(
+    '2 parts of 4 images, with the losses of the whole batch in one'
+  )
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(
@@ -218,7 +230,9 @@ def test_a_workdir_without_a_checkpoint_may_be_claimed_anew(tmp_path):
     ('train.K', 1, 'config.train.K=1 must be at least 2'),
     ('model.radix', 3, r'att1: 256 channels.*radix=3'),
     ('model.backbone', 'vgg', 'config.model.backbone'),
-    ('model.batch_norm_group', 3, 'batch_norm_group=3 does not fit a batch'),
+    ('model.batch_norm_group', 3, 'batch_norm_group=3 does not fit 8 images'),
+    ('train.accumulate', 0, 'config.train.accumulate=0 must be at least 1'),
+    ('train.accumulate', 4, '8 images .*accumulate=4 parts, .* 4 devices'),
     ('train.P', 3, r'P=3 times config.train.K=2 = 6 images .* 4 devices'),
     ('train.epochs', 0, 'config.train.epochs=0 must be at least 1'),
     ('train.log_every_steps', 0, 'config.train.log_every_steps=0'),

@@ -54,6 +54,8 @@ class APNet(nn.Module):
     sites: stages that a pyramid follows; 0 is the stem.
     local: makes the local branch of the multi-part head; None without it.
     dtype: of the convolutions; the head is at least float32.
+    rematerialize: training keeps the map after each stage, and computes what
+      is in between again when it goes back.
   """
 
   num_classes: int
@@ -63,6 +65,7 @@ class APNet(nn.Module):
   sites: tuple[int, ...] = (1, 2, 3, 4)
   local: Callable[..., nn.Module] | None = None
   dtype: jnp.dtype = jnp.float32
+  rematerialize: bool = False
 
   def setup(self):
     self.base = self.backbone()
@@ -86,27 +89,37 @@ class APNet(nn.Module):
       train: normalises by the batch and updates `batch_stats`.
     """
     x, maps = images.astype(self.dtype), []
+    run_stage, run_local = APNet._stage, APNet._local
+    if self.rematerialize:
+      run_stage = nn.remat(run_stage, static_argnums=(2, 3))
+      run_local = nn.remat(run_local, static_argnums=2)
     for stage in range(self.base.num_stages + 1):
-      x = self.base(x, stage, train)
-      if stage in self.pyramids:
-        x = self.pyramids[stage](x, train)
+      x = run_stage(self, x, stage, train)
       maps.append(x)
     feature = x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
     embedding = self.bottleneck(feature, train)
     logits = self.classifier(embedding)
     branches = (Branch(feature, logits[:, None]),)
     if self.local_branch:
-      branch, local_embedding = self.local_branch(maps[3], train)
+      branch, local_embedding = run_local(self, maps[3], train)
       branches += (branch,)
       feature = jnp.concatenate([feature, branch.feature], 1)
       embedding = jnp.concatenate([embedding, local_embedding], 1)
     return ReidOutput(feature, embedding, logits, branches)
+
+  def _stage(self, x, stage, train):
+    x = self.base(x, stage, train)
+    return self.pyramids[stage](x, train) if stage in self.pyramids else x
+
+  def _local(self, x, train):
+    return self.local_branch(x, train)
 
 
 def create_model(
   config: ml_collections.ConfigDict,
   num_classes: int,
   axis_name: str | None = None,
+  rematerialize: bool = False,
 ) -> nn.Module:
   """Builds the network that `config` describes.
 
@@ -115,6 +128,7 @@ def create_model(
       each field means.
     num_classes: identities of the classifier.
     axis_name: mapped axis over which batch statistics are synchronised.
+    rematerialize: training computes maps again instead of keeping them.
 
   Returns:
     A module to be called as `apply(variables, images, train=False)`, which
@@ -146,6 +160,7 @@ def create_model(
     sites=tuple(config.sites),
     local=local,
     dtype=dtype,
+    rematerialize=rematerialize,
   )
 
 

@@ -159,9 +159,9 @@ def check_batch_norm_group(group: int, batch: int, devices: int) -> None:
   )
   if not fits:
     raise ValueError(
-      f'config.model.batch_norm_group={group} does not fit a batch of {batch}'
-      f' images on {devices} devices: it must divide the {local} images of a'
-      ' device, or be a multiple of them that divides the batch.'
+      f'config.model.batch_norm_group={group} does not fit {batch} images at'
+      f' a time on {devices} devices: it must divide the {local} images of a'
+      f' device, or be a multiple of them that divides {batch}.'
     )
 
 
