@@ -1,16 +1,15 @@
 """This project's side of train_step.py and inference.py."""
 
 import argparse
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apnet_jax import complexity, optim, parallel
+from apnet_jax import complexity, optim, parallel, trainer
 from apnet_jax.models.apnet import create_model
 from apnet_jax.retrieval.embed import make_embed_batch
-from apnet_jax.train_step import create_state, train_step
+from apnet_jax.train_step import create_state
 from benchmarks import measuring
 from configs import common
 
@@ -33,21 +32,11 @@ class Network:
 
   def __init__(self, args: argparse.Namespace):
     self.config = config = make_config(args)
-    model = create_model(config.model, CLASSES, parallel.AXIS)
-    optimizer = optim.create_optimizer(
-      config.train, optim.learning_rate_schedule(config.train, 100)
+    model, optimizer, self.train = trainer.make_step(
+      config, CLASSES, optim.learning_rate_schedule(config.train, 100)
     )
     self.state = parallel.replicate(
       create_state(model, optimizer, config.data.image_size, seed=0)
-    )
-    self.train = parallel.pmap_step(
-      partial(
-        train_step,
-        model=model,
-        optimizer=optimizer,
-        config=config,
-        axis_name=parallel.AXIS,
-      )
     )
     model = create_model(config.model, CLASSES)
     self.embed = make_embed_batch(model, config.eval)
