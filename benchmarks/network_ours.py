@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apnet_jax import complexity, optim, parallel, trainer
+from apnet_jax import cli, complexity, optim, parallel, trainer
 from apnet_jax.models.apnet import create_model
 from apnet_jax.retrieval.embed import make_embed_batch
 from apnet_jax.train_step import create_state
@@ -88,6 +88,7 @@ def device_peak() -> int | None:
 
 
 def serve(args: argparse.Namespace) -> None:
+  cli.keep_memory()  # as train.py and eval.py do
   network = Network(args)
 
   def measure(part: str, **request) -> dict:
