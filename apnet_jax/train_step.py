@@ -33,13 +33,16 @@ def create_state(
   seed: int,
 ) -> TrainState:
   """Initial state; parameters are a function of `seed` alone."""
-  variables = initialize(model, image_size, seed)
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=variables['params'],
-    batch_stats=variables['batch_stats'],
-    opt_state=optimizer.init(variables['params']),
-  )
+
+  def make_state(variables):
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=variables['params'],
+      batch_stats=variables['batch_stats'],
+      opt_state=optimizer.init(variables['params']),
+    )
+
+  return initialize(model, image_size, seed, make_state)
 
 
 def train_step(

@@ -90,10 +90,9 @@ class Run:
       config.train.steps or config.train.epochs * feed.steps_per_epoch
     )
     self.model = create_model(config.model, feed.num_classes, parallel.AXIS)
-    self.learning_rate = optim.learning_rate_schedule(
-      config.train, feed.steps_per_epoch
-    )
-    optimizer = optim.create_optimizer(config.train, self.learning_rate)
+    schedule = optim.learning_rate_schedule(config.train, feed.steps_per_epoch)
+    self.learning_rate = jax.jit(schedule)  # one program instead of six
+    optimizer = optim.create_optimizer(config.train, schedule)
     self.step = parallel.pmap_step(
       partial(
         train_step,
