@@ -33,7 +33,8 @@ def create_state(
   seed: int,
 ) -> TrainState:
   """Initial state; parameters are a function of `seed` alone."""
-  return first_state(initialize(model, image_size, seed), optimizer)
+  make = partial(first_state, optimizer=optimizer)
+  return initialize(model, image_size, seed, make)
 
 
 def first_state(

@@ -91,11 +91,10 @@ class Run:
     self.total_steps = (
       config.train.steps or config.train.epochs * feed.steps_per_epoch
     )
-    self.learning_rate = optim.learning_rate_schedule(
-      config.train, feed.steps_per_epoch
-    )
+    schedule = optim.learning_rate_schedule(config.train, feed.steps_per_epoch)
+    self.learning_rate = jax.jit(schedule)  # one program instead of six
     self.model, optimizer, self.step = make_step(
-      config, feed.num_classes, self.learning_rate
+      config, feed.num_classes, schedule
     )
     self.embed = make_embed(self.model, config.eval)
     self.initial_state = parallel.replicate(

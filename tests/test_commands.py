@@ -19,6 +19,7 @@ from apnet_jax import __main__, checkpoint
 from apnet_jax.models.apnet import initialize
 from apnet_jax.models.torch_weights import to_state_dict
 from apnet_jax.models.weight_files import write_weights
+from benchmarks import startup
 from data import datasets
 from data.synthetic import draw
 from tests.fakes import small_config
@@ -211,6 +212,8 @@ def steps_logged(workdir):
 
 def check_output(out, err):
   """Of the demo's training, at any size."""
+  for beginning in filter(None, startup.PHASES.values()):
+    assert f'\n{beginning}' in f'\n{out}'
   table = out[out.index('mAP') :]
   for text in ('mINP', 'Rank-1', 'Rank-10', 'raw pixels', 'trained network'):
     assert text in table

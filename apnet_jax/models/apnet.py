@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -215,21 +216,28 @@ def _pyramid(config, norm) -> Callable[..., nn.Module]:
 
 
 def initialize(
-  model: nn.Module, image_size: tuple[int, int], seed: int
-) -> Mapping:
+  model: nn.Module,
+  image_size: tuple[int, int],
+  seed: int,
+  make: Callable[[Mapping], Any] = lambda variables: variables,
+) -> Any:
   """Initial variables, a function of `seed` alone.
 
   Args:
     model: made by `create_model`.
     image_size: height and width, which some attentions are tied to.
     seed: of the random weights.
+    make: makes of the variables what is returned. It is compiled with them:
+      alone, it might take a program for each shape.
   """
   # It runs once: on the CPU, full optimisation takes longer than it saves.
   fast = {'xla_backend_optimization_level': 1}
-  init = jax.jit(
-    model.init,
-    compiler_options=fast if jax.default_backend() == 'cpu' else None,
-  )
+  on_cpu = jax.default_backend() == 'cpu'
+
+  @partial(jax.jit, compiler_options=fast if on_cpu else None)
+  def init(key, images):
+    return make(model.init(key, images))
+
   return init(jax.random.key(seed), jnp.zeros((1, *image_size, 3)))
 
 
