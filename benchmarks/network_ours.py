@@ -1,16 +1,19 @@
-"""This project's side of train_step.py and inference.py."""
+"""This project's side of what measures a network."""
 
 import argparse
+import sys
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from apnet_jax import complexity, optim, parallel, trainer
+from apnet_jax import optim, parallel, trainer
 from apnet_jax.models.apnet import create_model
 from apnet_jax.retrieval.embed import make_embed_batch
 from apnet_jax.train_step import create_state
 from benchmarks import measuring
+from benchmarks.work import Work, compiler_figures
 from configs import common
 
 CLASSES = 751  # identities of Market-1501
@@ -18,20 +21,25 @@ K = 4  # images of an identity
 
 
 def make_config(args: argparse.Namespace):
+  """The configuration of the arguments of `measuring.add_network`."""
   config = common.get_config()
   config.model.update(
-    backbone=args.backbone, levels=args.levels, dtype=args.dtype
+    backbone=args.backbone,
+    attention=args.attention,
+    levels=args.levels,
+    radix=args.radix,
+    dtype=args.dtype,
   )
   config.data.image_size = tuple(args.image_size)
-  config.train.learning_rate = 4e-6
   return config
 
 
 class Network:
   """What is measured: the step and the embedding as train.py makes them."""
 
-  def __init__(self, args: argparse.Namespace):
-    self.config = config = make_config(args)
+  def __init__(self, config):
+    self.config = config
+    config.train.learning_rate = 4e-6  # random images are no use to learn
     model, optimizer, self.train = trainer.make_step(
       config, CLASSES, optim.learning_rate_schedule(config.train, 100)
     )
@@ -61,17 +69,38 @@ class Network:
     state = self.state
     return {'params': state.params, 'batch_stats': state.batch_stats}
 
-  def count(self, part: str) -> float:
-    """Multiply-adds of an image, counted from the traced computation."""
-    batch = self.batch(images := K * jax.device_count())
-    traced = {
-      'train': lambda: jax.make_jaxpr(self.train)(self.state, batch),
-      'embed': lambda: jax.make_jaxpr(self.embed)(
-        self.variables, batch['image']
-      ),
-    }[part]()
-    devices = jax.device_count()
-    return devices * complexity.count_jaxpr(traced) / images
+  def count(self, part: str, images: int) -> dict[str, float]:
+    """Multiply-adds of an `image`, and of them those of its `pyramid`."""
+    without = self.config.copy_and_resolve_references()
+    without.model.levels = 0
+    whole, rest = (
+      Work(config, CLASSES).multiply_adds(part, images) / images
+      for config in (self.config, without)
+    )
+    return {'image': whole, 'pyramid': whole - rest}
+
+  def compiled(self, images: int) -> dict[str, int]:
+    """What the compiler says of a step, which is the one that runs."""
+    return compiler_figures(self.train.lower(self.state, self.batch(images)))
+
+  def exchange(self, what: str, images: int):
+    """A function that moves between devices what a step does, and no more."""
+    devices = jax.local_device_count()
+    if what == 'gradients':
+      arrays = jax.tree.map(
+        lambda x: np.zeros((devices, *x.shape), x.dtype), self.state.params
+      )
+      move = average_gradients
+    else:
+      features = len(self.state.params['bottleneck']['scale'])
+      arrays = {
+        'features': np.zeros((devices, images // devices, features), 'float32'),
+        'labels': np.zeros((devices, images // devices), 'int32'),
+      }
+      move = gather_features
+    mapped = jax.pmap(move, parallel.AXIS)
+    arrays = jax.block_until_ready(jax.pmap(lambda x: x)(arrays))
+    return lambda: mapped(arrays)
 
   def ceiling(self) -> dict:
     size = 2048 if jax.default_backend() == 'cpu' else 8192
@@ -82,15 +111,28 @@ class Network:
     )
 
 
+def average_gradients(gradients):
+  return lax.pmean(gradients, parallel.AXIS)
+
+
+def gather_features(arrays):
+  """What mining needs, and the way back of its gradient."""
+
+  def gather(x):
+    return lax.all_gather(x, parallel.AXIS, tiled=True)
+
+  features, back = jax.vjp(gather, arrays['features'])
+  return back(features), gather(arrays['labels'])
+
+
 def device_peak() -> int | None:
   stats = jax.local_devices()[0].memory_stats()  # None on the CPU
   return stats and stats['peak_bytes_in_use']
 
 
-def serve(args: argparse.Namespace) -> None:
-  network = Network(args)
-
+def serve(network: Network) -> None:
   def measure(part: str, **request) -> dict:
+    images = request.get('batch', K)
     match part:
       case 'versions':
         return {'jax': jax.__version__}
@@ -100,20 +142,40 @@ def serve(args: argparse.Namespace) -> None:
       case 'ceiling':
         return network.ceiling()
       case 'work':
-        return {'image': network.count(request['of'])}
-    run = {'train': network.run_train, 'embed': network.run_embed}[part]
-    batch = network.batch(request['batch'])
+        return network.count(request['of'], images)
+      case 'compiled':
+        return network.compiled(images)
+      case 'exchange':
+        run = network.exchange(request['of'], images)
+      case _:
+        function = network.run_embed if part == 'embed' else network.run_train
+        batch = network.batch(images)
+
+        def run():
+          return function(batch)
+
+    if part == 'step':  # one of `train`
+      return {'seconds': measuring.time_step(run, jax.block_until_ready)}
     return measuring.time_steps(
-      lambda: run(batch),
-      jax.block_until_ready,
-      request['seconds'],
-      device_peak,
+      run, jax.block_until_ready, request['seconds'], device_peak
     )
 
   measuring.serve(measure)
 
 
-if __name__ == '__main__':
+def parse() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__)
   measuring.add_network(parser)
-  serve(parser.parse_args())
+  parser.add_argument('--batch-norm-group', type=int, default=0)
+  return parser.parse_args()
+
+
+if __name__ == '__main__':
+  args = parse()
+  config = make_config(args)
+  config.model.batch_norm_group = args.batch_norm_group
+  try:
+    network = Network(config)
+  except ValueError as error:  # what the configuration has wrong
+    sys.exit(str(error))
+  serve(network)
