@@ -177,12 +177,13 @@ def fit_square(rows: dict) -> dict | None:
   work = np.array([row['of the pyramid'] for row in known])
   powers = np.stack([positions, positions**2], 1)
   (a, b), *_ = np.linalg.lstsq(powers / work[:, None], np.ones(len(known)))
-  last = positions.max()
+  off = abs(powers @ (a, b) / work - 1).max()
+  a, b, last = float(a), float(b), int(positions.max())
   return {
     'a': float(f'{a:.4g}'),
     'b': float(f'{b:.4g}'),
-    'largest difference': round(abs(powers @ (a, b) / work - 1).max(), 4),
-    'positions': int(last),
+    'largest difference': round(float(off), 4),
+    'positions': last,
     'share of the square there': round(b * last / (a + b * last), 3),
   }
 

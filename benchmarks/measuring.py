@@ -93,17 +93,20 @@ def _proportional_size(pid: int) -> int:
 def add_network(parser: argparse.ArgumentParser) -> None:
   """The arguments that say which network is measured, those of `NETWORK`."""
   add = parser.add_argument
-  add('--backbone', default='resnet50', help='(resnet50)')
+  add('--backbone', default='resnet50', help='(%(default)s)')
   add(
     '--attention', choices=['channel', 'spatial', 'none'], default='channel',
-    help='channel: APNet-C; spatial: APNet-S, by RGA-S (channel)',
+    help='channel: APNet-C; spatial: APNet-S, by RGA-S (%(default)s)',
   )  # fmt: skip
-  add('--levels', type=int, default=2, help='of the pyramid (2)')
-  add('--radix', type=int, default=2, help='of the pyramid (2)')
-  add('--dtype', choices=['float32', 'bfloat16'], default='float32')
+  add('--levels', type=int, default=2, help='of the pyramid (%(default)s)')
+  add('--radix', type=int, default=2, help='of the pyramid (%(default)s)')
+  add(
+    '--dtype', choices=['float32', 'bfloat16'], default='float32',
+    help='(%(default)s)',
+  )  # fmt: skip
   add(
     '--image-size', type=int, nargs=2, default=(384, 192),
-    metavar=('HEIGHT', 'WIDTH'), help='(384 192)',
+    metavar=('HEIGHT', 'WIDTH'), help='%(default)s',
   )  # fmt: skip
 
 

@@ -86,21 +86,20 @@ class Network:
   def exchange(self, what: str, images: int):
     """A function that moves between devices what a step does, and no more."""
     devices = jax.local_device_count()
-    if what == 'gradients':
-      arrays = jax.tree.map(
-        lambda x: np.zeros((devices, *x.shape), x.dtype), self.state.params
-      )
-      move = average_gradients
-    else:
-      features = len(self.state.params['bottleneck']['scale'])
-      arrays = {
-        'features': np.zeros((devices, images // devices, features), 'float32'),
-        'labels': np.zeros((devices, images // devices), 'int32'),
-      }
-      move = gather_features
-    mapped = jax.pmap(move, parallel.AXIS)
-    arrays = jax.block_until_ready(jax.pmap(lambda x: x)(arrays))
-    return lambda: mapped(arrays)
+    features = len(self.state.params['bottleneck']['scale'])
+    share = images // devices
+    move, arrays = {
+      'gradients': (average_gradients, self.state.params),
+      'statistics': (average_statistics, statistics(self.state.batch_stats)),
+      'features': (
+        gather_features,
+        (np.zeros((share, features), np.float32), np.zeros(share, np.int32)),
+      ),
+    }[what]
+    arrays = jax.tree.map(lambda x: np.stack([x] * devices), arrays)
+    arrays = jax.pmap(lambda x: x)(arrays)  # to where they belong
+    moved = jax.pmap(move, parallel.AXIS)
+    return lambda: moved(arrays)
 
   def ceiling(self) -> dict:
     size = 2048 if jax.default_backend() == 'cpu' else 8192
@@ -115,14 +114,29 @@ def average_gradients(gradients):
   return lax.pmean(gradients, parallel.AXIS)
 
 
+def statistics(batch_stats) -> list[jax.Array]:
+  """Means and variances of all layers, without the shifts that are frozen."""
+  leaves = jax.tree.leaves_with_path(batch_stats)
+  return [leaf for path, leaf in leaves if path[-1].key != 'bias']
+
+
+def average_statistics(arrays):
+  """Forth and back; each waits for the one before, as in a step."""
+  before = 0.0
+  for array in (*arrays, *arrays[::-1]):
+    before = lax.pmean(array + before, parallel.AXIS)[0]
+  return before
+
+
 def gather_features(arrays):
   """What mining needs, and the way back of its gradient."""
 
   def gather(x):
     return lax.all_gather(x, parallel.AXIS, tiled=True)
 
-  features, back = jax.vjp(gather, arrays['features'])
-  return back(features), gather(arrays['labels'])
+  features, labels = arrays
+  gathered, back = jax.vjp(gather, features)
+  return back(gathered), gather(labels)
 
 
 def device_peak() -> int | None:
