@@ -4,8 +4,9 @@ From the root of this repository: `python -m tests.golden.make_work`, with each
 version of JAX that is to be known.
 
 Exact multiply-adds come from traced computations. The compiler's figures are of
-the step and the embedding that a small run on 4 CPU devices uses, and depend on
-the version of JAX; so does the number of programs that such a run compiles.
+the step and the embedding that a small run on 4 CPU devices uses, where weights
+and their moments are most of the work; and of one stage, where maps are. They
+depend on the version of JAX; so do the programs that a run compiles.
 """
 
 import collections
@@ -21,6 +22,7 @@ from tests import conftest  # noqa: F401 - the devices and flags of the tests
 import jax  # isort: skip
 
 from apnet_jax import checkpoint, parallel, trainer
+from apnet_jax.models.apnet import APNet, create_model, variable_shapes
 from apnet_jax.retrieval.embed import make_embed_batch
 from benchmarks.work import Work, compiler_figures
 from tests.fakes import make_feed, small_config
@@ -36,6 +38,34 @@ def count_multiply_adds() -> dict[str, int]:
   config.model.levels = 2
   work = Work(config, classes=751)
   return {part: work.multiply_adds(part, BATCH) for part in ('train', 'embed')}
+
+
+def measure() -> dict:
+  """All that depends on the version of JAX."""
+  return measure_run(steps=4) | {'stage': measure_stage()}
+
+
+def measure_stage() -> dict[str, int]:
+  """The first stage and its pyramid of level 2, forth and back."""
+  config = small_config()
+  config.model.levels = 2
+  model = create_model(config.model, num_classes=1)
+  variables = variable_shapes(model, (96, 48))
+
+  def both_ways(variables, x, cotangent):
+    def forth(params, x):
+      return model.apply(
+        variables | {'params': params}, x, stage=1, train=True,
+        method=APNet._stage, mutable=['batch_stats'],
+      )  # fmt: skip
+
+    _, back, stats = jax.vjp(forth, variables['params'], x, has_aux=True)
+    return back(cotangent), stats
+
+  x, out = (
+    jax.ShapeDtypeStruct((BATCH, 24, 12, c), 'float32') for c in (64, 256)
+  )
+  return compiler_figures(jax.jit(both_ways).lower(variables, x, out))
 
 
 def measure_run(steps: int) -> dict:
@@ -96,10 +126,10 @@ def counting() -> Iterator[collections.Counter]:
 
 def main() -> None:
   known = json.loads(FILE.read_text()) if FILE.exists() else {'jax': {}}
-  measured, longer = measure_run(steps=5), measure_run(steps=6)
+  measured, longer = measure(), measure_run(steps=6)
   if measured['programs'] != longer['programs']:
     raise RuntimeError(
-      f'{measured["programs"]} were compiled for 5 steps and'
+      f'{measured["programs"]} were compiled for 4 steps and'
       f' {longer["programs"]} for 6.'
     )
   known['multiply_adds'] = count_multiply_adds()
