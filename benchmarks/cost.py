@@ -90,7 +90,7 @@ def measure_point(settings: argparse.Namespace, seconds: float) -> dict | None:
       answer = side.ask(part='train', batch=batch, seconds=seconds)
       return answer | side.ask(part='work', of='train', batch=batch)
   except RuntimeError as error:
-    tqdm.write(f'{settings}: {error}', file=sys.stderr)
+    tqdm.write(f'{measuring.describe(settings)}: {error}', file=sys.stderr)
     return None
 
 
@@ -158,11 +158,11 @@ def _figures(settings: argparse.Namespace, answer: dict) -> dict:
 
 
 def _compare_sizes(base: dict, spatial: dict) -> None:
-  """How much longer an image takes with the spatial attention."""
+  """How much longer a step takes with the spatial attention."""
   for size, row in spatial.items():
     if row and base[size]:
-      more = 1 / row['images/s'] - 1 / base[size]['images/s']
-      row['s of an image beyond the base'] = round(more, 4)
+      more = row['median s'] - base[size]['median s']
+      row['s beyond the base'] = round(more, 4)
 
 
 def fit_square(rows: dict) -> dict | None:
@@ -303,11 +303,11 @@ def make_parser() -> argparse.ArgumentParser:
   )  # fmt: skip
   add(
     '--sizes', type=read_size, nargs='+', metavar='HEIGHTxWIDTH',
-    default=[(128, 64), (192, 96), (256, 128), (384, 192)],
-    help='(128x64 192x96 256x128 384x192)',
+    default=[(128, 64), (256, 128), (384, 192)],
+    help='(128x64 256x128 384x192)',
   )  # fmt: skip
   add('--batches', type=int, nargs='+', default=[4, 8, 16], help='(4 8 16)')
-  add('--radices', type=int, nargs='+', default=[2, 4, 8], help='(2 4 8)')
+  add('--radices', type=int, nargs='+', default=[2, 4], help='(2 4)')
   add(
     '--backbones', nargs='+', default=BACKBONES,
     help=f'({" ".join(BACKBONES)})',
@@ -316,7 +316,7 @@ def make_parser() -> argparse.ArgumentParser:
     '--spatial-size', type=read_size, default=(256, 128),
     metavar='HEIGHTxWIDTH', help='of spatial-level (256x128)',
   )  # fmt: skip
-  add('--turns', type=int, default=20, help='of the pyramid (20)')
+  add('--turns', type=int, default=15, help='of the pyramid (15)')
   add(
     '--seconds', type=float, default=2.0,
     help='of the steps of a point, of which there are 3 or more (2)',
@@ -331,9 +331,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   """Reads the command line; what cannot be ends the program with code 2."""
   parser = make_parser()
   args = command.parse(parser, arguments)
-  numbers = [*args.batches, *args.radices, *args.image_size, args.batch]
-  if min(numbers) < 1 or args.levels < 0 or args.seconds < 0:
-    parser.error('sizes, batches and radices must be at least 1.')
+  for name in ('batch', 'batches', 'radices', 'image_size'):
+    value = getattr(args, name)
+    if min(value if isinstance(value, (list, tuple)) else [value]) < 1:
+      flag = '--' + name.replace('_', '-')
+      parser.error(f'{flag}={value}: must be at least 1.')
   if args.turns < 2:
     parser.error(f'--turns={args.turns}: must be at least 2.')
   if PYRAMID in args.only and not args.levels:
