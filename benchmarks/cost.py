@@ -306,7 +306,7 @@ def make_parser() -> argparse.ArgumentParser:
     default=[(128, 64), (256, 128), (384, 192)],
     help='(128x64 256x128 384x192)',
   )  # fmt: skip
-  add('--batches', type=int, nargs='+', default=[4, 8, 16], help='(4 8 16)')
+  add('--batches', type=int, nargs='+', default=[2, 4, 8], help='(2 4 8)')
   add('--radices', type=int, nargs='+', default=[2, 4], help='(2 4)')
   add(
     '--backbones', nargs='+', default=BACKBONES,
