@@ -9,14 +9,19 @@ import os
 import pathlib
 import re
 import shlex
+import statistics
 import subprocess
 import sys
+
+from tqdm import tqdm
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Queries, gallery, features.
 SIZES = {'market': (3368, 15_913, 2048), 'msmt17': (11_659, 82_161, 2048)}
 # They choose kernels of OpenBLAS, which may slow numpy.
 SLOW = ('OPENBLAS_CORETYPE', 'OPENBLAS_L2_SIZE')
+# Sides share a GPU: JAX would take most of its memory when it starts.
+SHARED_GPU = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
 
 
 def read_size(text: str) -> tuple[int, ...]:
@@ -148,3 +153,29 @@ class Side:
       self.process.stdin.close()
     self.process.wait()
     self.process.stdout.close()
+
+
+def take_turns(
+  sides: Mapping[str, Side], turns: int, **request
+) -> dict[str, list[float]]:
+  """Seconds of what is asked of all sides, of each turn.
+
+  Two turns before, the first of which compiles, are not among them. The order
+  is reversed every other turn, so that a machine that grows slower or faster
+  favours none.
+  """
+  seconds = {name: [] for name in sides}
+  order = list(sides)
+  for _ in tqdm(range(2 + turns), 'Taking turns', unit='', leave=False):
+    for name in order:
+      seconds[name].append(sides[name].ask(**request)['seconds'])
+    order.reverse()
+  return {name: values[2:] for name, values in seconds.items()}
+
+
+def compare(seconds: list[float], base: list[float]) -> dict[str, float]:
+  """Ratios of what was timed in the same turn: median and quartiles."""
+  ratios = [a / b for a, b in zip(seconds, base)]
+  low, median, high = statistics.quantiles(ratios, n=4, method='inclusive')
+  ratios = {'ratio': median, 'lower quartile': low, 'upper quartile': high}
+  return {name: round(value, 4) for name, value in ratios.items()}

@@ -91,30 +91,45 @@ def _proportional_size(pid: int) -> int:
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
-  """The arguments that say which network is measured."""
-  parser.add_argument('--backbone', default='resnet50', help='(resnet50)')
-  parser.add_argument(
-    '--levels', type=int, default=2, help='of the pyramid (2)'
-  )
-  parser.add_argument(
-    '--dtype', choices=['float32', 'bfloat16'], default='float32'
-  )
-  parser.add_argument(
-    '--image-size',
-    type=int,
-    nargs=2,
-    default=(384, 192),
-    metavar=('HEIGHT', 'WIDTH'),
-    help='(384 192)',
-  )
+  """The arguments that say which network is measured, those of `NETWORK`."""
+  add = parser.add_argument
+  add('--backbone', default='resnet50', help='(%(default)s)')
+  add(
+    '--attention', choices=['channel', 'spatial', 'none'], default='channel',
+    help='channel: APNet-C; spatial: APNet-S, by RGA-S (%(default)s)',
+  )  # fmt: skip
+  add('--levels', type=int, default=2, help='of the pyramid (%(default)s)')
+  add('--radix', type=int, default=2, help='of the pyramid (%(default)s)')
+  add(
+    '--dtype', choices=['float32', 'bfloat16'], default='float32',
+    help='(%(default)s)',
+  )  # fmt: skip
+  add(
+    '--image-size', type=int, nargs=2, default=(384, 192),
+    metavar=('HEIGHT', 'WIDTH'), help='%(default)s',
+  )  # fmt: skip
+
+
+NETWORK = ('backbone', 'attention', 'levels', 'radix', 'dtype', 'image_size')
 
 
 def network_arguments(args: argparse.Namespace) -> list[str]:
   """The command line that `add_network` reads as these."""
-  values = [args.backbone, args.levels, args.dtype, *args.image_size]
-  names = ['--backbone', '--levels', '--dtype', '--image-size']
-  flags = [word for pair in zip(names, values) for word in pair]
-  return list(map(str, [*flags, values[-1]]))
+  words = []
+  for name in NETWORK:
+    value = getattr(args, name)
+    values = value if isinstance(value, (list, tuple)) else [value]
+    words += ['--' + name.replace('_', '-'), *map(str, values)]
+  return words
+
+
+def describe(args: argparse.Namespace) -> str:
+  """The network, in words."""
+  height, width = args.image_size
+  return (
+    f'{args.backbone}, attention {args.attention}, level {args.levels},'
+    f' radix {args.radix}, {args.dtype}, images {height}x{width}'
+  )
 
 
 def time_steps(
@@ -135,19 +150,24 @@ def time_steps(
     `seconds` of each step; `first`, of the very first, which may compile;
     `memory`, the most that was held while steps were timed, bytes.
   """
-  start = time.perf_counter()
-  wait(step())
-  first = time.perf_counter() - start
+  first = time_step(step, wait)
   wait(step())
   pathlib.Path('/proc/self/clear_refs').write_text('5')  # forget the peak
   times = []
   start = time.perf_counter()
   while len(times) < 3 or time.perf_counter() < start + seconds:
-    begin = time.perf_counter()
-    wait(step())
-    times.append(time.perf_counter() - begin)
+    times.append(time_step(step, wait))
   memory = peak() or 1024 * kilobytes('VmHWM')
   return {'seconds': times, 'first': first, 'memory': memory}
+
+
+def time_step(
+  step: Callable[[], object], wait: Callable[[object], None]
+) -> float:
+  """Seconds of one step, until what it returned is there."""
+  start = time.perf_counter()
+  wait(step())
+  return time.perf_counter() - start
 
 
 def time_product(

@@ -15,17 +15,14 @@ import pathlib
 import sys
 
 import jax
-import jax.numpy as jnp
-import optax
 from tqdm import tqdm
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this also runs as a file
 
-from apnet_jax import trainer  # noqa: E402
 from apnet_jax.models.apnet import create_model, variable_shapes  # noqa: E402
-from apnet_jax.train_step import first_state  # noqa: E402
-from benchmarks import command  # noqa: E402
+from benchmarks import command, measuring, network_ours  # noqa: E402
+from benchmarks.work import Work  # noqa: E402
 from configs import common  # noqa: E402
 
 
@@ -38,14 +35,7 @@ class Network:
 
   def __init__(self, config, classes: int):
     self.known = {}
-    self._size = tuple(config.data.image_size)
-    _, optimizer, self._step = trainer.make_step(
-      config, classes, optax.constant_schedule(config.train.learning_rate)
-    )
-    variables = variable_shapes(create_model(config.model, classes), self._size)
-    self._state = jax.eval_shape(
-      lambda variables: first_state(variables, optimizer), variables
-    )
+    self._work = Work(config, classes)
 
   def bytes(self, batch: int) -> int:
     if batch not in self.known:
@@ -60,11 +50,7 @@ class Network:
 
   def lower(self, batch: int) -> jax.stages.Lowered:
     """The step on one device, before it is compiled."""
-    inputs = {
-      'image': jax.ShapeDtypeStruct((1, batch, *self._size, 3), jnp.uint8),
-      'label': jax.ShapeDtypeStruct((1, batch), jnp.int32),
-    }
-    return self._step.lower(self._state, inputs)
+    return self._work.lower('train', batch)
 
 
 def largest_batch(network: Network, limit: float, unit: int, first: int) -> int:
@@ -107,14 +93,7 @@ def make_configs(args: argparse.Namespace) -> dict:
   }
   configs = {}
   for row, train in rows.items():
-    configs[row] = config = common.get_config()
-    config.model.update(
-      backbone=args.backbone,
-      attention=args.attention,
-      levels=args.levels,
-      dtype=args.dtype,
-    )
-    config.data.image_size = tuple(args.image_size)
+    configs[row] = config = network_ours.make_config(args)
     config.train.update(train)
   return configs
 
@@ -153,17 +132,10 @@ def format_table(figures: dict) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
   parser = command.make_parser(__doc__)
+  measuring.add_network(parser)
   add = parser.add_argument
   add('--gigabytes', type=float, default=16, help='that the step may take (16)')
-  add('--backbone', default='resnet50', help='(resnet50)')
-  add('--attention', default='channel', help='(channel)')
-  add('--levels', type=int, default=2, help='(2)')
-  add('--dtype', default='float32', help='(float32)')
   add('--classes', type=int, default=751, help='identities (751)')
-  add(
-    '--image-size', type=int, nargs=2, default=(384, 192),
-    metavar=('HEIGHT', 'WIDTH'), help='(384 192)',
-  )  # fmt: skip
   add('--parts', type=int, default=4, help='that a batch is accumulated in (4)')
   add(
     '--batch', type=int, default=80,
@@ -195,12 +167,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> dict:
   """Compiles, prints the table and returns the record."""
-  height, width = args.image_size
   backend = jax.default_backend()
-  network = (
-    f'{args.backbone}, attention {args.attention}, level {args.levels},'
-    f' {args.dtype}, {args.classes} identities, images {height}x{width}'
-  )
+  network = f'{measuring.describe(args)}, {args.classes} identities'
   print(f'{network}; {args.gigabytes:g} GB on {backend}')
   figures = measure(args)
   print('\n' + format_table(figures))

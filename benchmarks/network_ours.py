@@ -1,16 +1,19 @@
-"""This project's side of train_step.py and inference.py."""
+"""This project's side of what measures a network."""
 
 import argparse
+import sys
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from apnet_jax import cli, complexity, optim, parallel, trainer
+from apnet_jax import cli, optim, parallel, trainer
 from apnet_jax.models.apnet import create_model
 from apnet_jax.retrieval.embed import make_embed_batch
 from apnet_jax.train_step import create_state
 from benchmarks import measuring
+from benchmarks.work import Work, compiler_figures
 from configs import common
 
 CLASSES = 751  # identities of Market-1501
@@ -18,20 +21,25 @@ K = 4  # images of an identity
 
 
 def make_config(args: argparse.Namespace):
+  """The configuration of the arguments of `measuring.add_network`."""
   config = common.get_config()
   config.model.update(
-    backbone=args.backbone, levels=args.levels, dtype=args.dtype
+    backbone=args.backbone,
+    attention=args.attention,
+    levels=args.levels,
+    radix=args.radix,
+    dtype=args.dtype,
   )
   config.data.image_size = tuple(args.image_size)
-  config.train.learning_rate = 4e-6
   return config
 
 
 class Network:
   """What is measured: the step and the embedding as train.py makes them."""
 
-  def __init__(self, args: argparse.Namespace):
-    self.config = config = make_config(args)
+  def __init__(self, config):
+    self.config = config
+    config.train.learning_rate = 4e-6  # random images are no use to learn
     model, optimizer, self.train = trainer.make_step(
       config, CLASSES, optim.learning_rate_schedule(config.train, 100)
     )
@@ -61,17 +69,37 @@ class Network:
     state = self.state
     return {'params': state.params, 'batch_stats': state.batch_stats}
 
-  def count(self, part: str) -> float:
-    """Multiply-adds of an image, counted from the traced computation."""
-    batch = self.batch(images := K * jax.device_count())
-    traced = {
-      'train': lambda: jax.make_jaxpr(self.train)(self.state, batch),
-      'embed': lambda: jax.make_jaxpr(self.embed)(
-        self.variables, batch['image']
+  def count(self, part: str, images: int) -> dict[str, float]:
+    """Multiply-adds of an `image`, and of them those of its `pyramid`."""
+    without = self.config.copy_and_resolve_references()
+    without.model.levels = 0
+    whole, rest = (
+      Work(config, CLASSES).multiply_adds(part, images) / images
+      for config in (self.config, without)
+    )
+    return {'image': whole, 'pyramid': whole - rest}
+
+  def compiled(self, images: int) -> dict[str, int]:
+    """What the compiler says of a step, which is the one that runs."""
+    return compiler_figures(self.train.lower(self.state, self.batch(images)))
+
+  def exchange(self, what: str, images: int):
+    """A function that moves between devices what a step does, and no more."""
+    devices = jax.local_device_count()
+    features = len(self.state.params['bottleneck']['scale'])
+    share = images // devices
+    move, arrays = {
+      'gradients': (average_gradients, self.state.params),
+      'statistics': (average_statistics, statistics(self.state.batch_stats)),
+      'features': (
+        gather_features,
+        (np.zeros((share, features), np.float32), np.zeros(share, np.int32)),
       ),
-    }[part]()
-    devices = jax.device_count()
-    return devices * complexity.count_jaxpr(traced) / images
+    }[what]
+    arrays = jax.tree.map(lambda x: np.stack([x] * devices), arrays)
+    arrays = jax.pmap(lambda x: x)(arrays)  # to where they belong
+    moved = jax.pmap(move, parallel.AXIS)
+    return lambda: moved(arrays)
 
   def ceiling(self) -> dict:
     size = 2048 if jax.default_backend() == 'cpu' else 8192
@@ -82,16 +110,43 @@ class Network:
     )
 
 
+def average_gradients(gradients):
+  return lax.pmean(gradients, parallel.AXIS)
+
+
+def statistics(batch_stats) -> list[jax.Array]:
+  """Means and variances of all layers, without the shifts that are frozen."""
+  leaves = jax.tree.leaves_with_path(batch_stats)
+  return [leaf for path, leaf in leaves if path[-1].key != 'bias']
+
+
+def average_statistics(arrays):
+  """Forth and back; each waits for the one before, as in a step."""
+  before = 0.0
+  for array in (*arrays, *arrays[::-1]):
+    before = lax.pmean(array + before, parallel.AXIS)[0]
+  return before
+
+
+def gather_features(arrays):
+  """What mining needs, and the way back of its gradient."""
+
+  def gather(x):
+    return lax.all_gather(x, parallel.AXIS, tiled=True)
+
+  features, labels = arrays
+  gathered, back = jax.vjp(gather, features)
+  return back(gathered), gather(labels)
+
+
 def device_peak() -> int | None:
   stats = jax.local_devices()[0].memory_stats()  # None on the CPU
   return stats and stats['peak_bytes_in_use']
 
 
-def serve(args: argparse.Namespace) -> None:
-  cli.keep_memory()  # as train.py and eval.py do
-  network = Network(args)
-
+def serve(network: Network) -> None:
   def measure(part: str, **request) -> dict:
+    images = request.get('batch', K)
     match part:
       case 'versions':
         return {'jax': jax.__version__}
@@ -101,20 +156,41 @@ def serve(args: argparse.Namespace) -> None:
       case 'ceiling':
         return network.ceiling()
       case 'work':
-        return {'image': network.count(request['of'])}
-    run = {'train': network.run_train, 'embed': network.run_embed}[part]
-    batch = network.batch(request['batch'])
+        return network.count(request['of'], images)
+      case 'compiled':
+        return network.compiled(images)
+      case 'exchange':
+        run = network.exchange(request['of'], images)
+      case _:
+        function = network.run_embed if part == 'embed' else network.run_train
+        batch = network.batch(images)
+
+        def run():
+          return function(batch)
+
+    if part == 'step':  # one of `train`
+      return {'seconds': measuring.time_step(run, jax.block_until_ready)}
     return measuring.time_steps(
-      lambda: run(batch),
-      jax.block_until_ready,
-      request['seconds'],
-      device_peak,
+      run, jax.block_until_ready, request['seconds'], device_peak
     )
 
   measuring.serve(measure)
 
 
-if __name__ == '__main__':
+def parse() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__)
   measuring.add_network(parser)
-  serve(parser.parse_args())
+  parser.add_argument('--batch-norm-group', type=int, default=0)
+  return parser.parse_args()
+
+
+if __name__ == '__main__':
+  cli.keep_memory()  # as train.py and eval.py do
+  args = parse()
+  config = make_config(args)
+  config.model.batch_norm_group = args.batch_norm_group
+  try:
+    network = Network(config)
+  except ValueError as error:  # what the configuration has wrong
+    sys.exit(str(error))
+  serve(network)

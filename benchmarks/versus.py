@@ -15,8 +15,8 @@ SIDES = {
   TORCH: ('network_torch', []),
   COMPILED: ('network_torch', ['--compile']),
 }
-# All sides share a GPU: JAX would take most of its memory when it starts.
-ENVIRONMENT = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
+# What PyTorch's side is written for.
+PEER = {'attention': ['channel'], 'levels': [0, 2], 'radix': [2]}
 
 
 def measure_all(part: str, sides: list[str], args: argparse.Namespace) -> dict:
@@ -33,7 +33,7 @@ def measure_all(part: str, sides: list[str], args: argparse.Namespace) -> dict:
       side = command.Side(
         module,
         [*measuring.network_arguments(args), *more],
-        command.environment(**ENVIRONMENT),
+        command.environment(**command.SHARED_GPU),
       )
       processes[name] = stack.enter_context(contextlib.closing(side))
     measured = {'versions': {}, 'answers': {}}
@@ -98,12 +98,7 @@ def format_table(figures: dict) -> str:
 
 def run(part: str, args: argparse.Namespace) -> dict:
   """Measures, prints the table and returns the record."""
-  height, width = args.image_size
-  print(
-    f'{command.hardware()}; {args.backbone}, APNet-C level {args.levels},'
-    f' {height}x{width}, {args.dtype}',
-    flush=True,
-  )
+  print(f'{command.hardware()}; {measuring.describe(args)}', flush=True)
   sides = [OURS]
   if args.peer == 'torch':
     sides += [TORCH] if args.no_compile else [TORCH, COMPILED]
@@ -117,10 +112,7 @@ def run(part: str, args: argparse.Namespace) -> dict:
   return {
     'versions': {'python': sys.version.split()[0], **measured['versions']},
     **measured['device'],
-    'backbone': args.backbone,
-    'levels': args.levels,
-    'image size': list(args.image_size),
-    'dtype': args.dtype,
+    'network': measuring.describe(args),
     'turns': args.turns,
     'seconds of a turn': args.seconds,
     'multiply-adds of an image': measured['work'],
@@ -167,8 +159,12 @@ def main(
   args = command.parse(parser, arguments)
   if min(args.turns, args.seconds, *args.batch, *args.image_size) <= 0:
     parser.error('numbers must be greater than 0.')
-  if args.peer == 'torch' and args.levels not in (0, 2):
-    parser.error('--levels: the peer is written for 0 and 2.')
+  for name, written in PEER.items():
+    if args.peer == 'torch' and getattr(args, name) not in written:
+      parser.error(
+        f'--{name}={getattr(args, name)}: the peer is written for'
+        f' {" and ".join(map(str, written))}.'
+      )
   if args.peer == 'torch' and importlib.util.find_spec('torch') is None:
     parser.error(
       'torch is not installed, and this measures it: pip install torch, or'

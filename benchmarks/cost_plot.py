@@ -1,0 +1,55 @@
+"""The picture of what `cost.py` measured: a row for each thing varied."""
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+SPEED, WORK, PYRAMID = '#1a9641', 'black', '#d7191c'
+TITLES = {
+  'size': 'Image size',
+  'batch': 'Images of a step',
+  'level': 'Pyramid level',
+  'radix': 'Radix',
+  'backbone': 'Backbone',
+  'spatial-size': 'APNet-S: image size',
+  'spatial-level': 'APNet-S: pyramid level',
+}
+
+
+def draw(figures: Mapping, base: str) -> Figure:
+  """Images/s to the left and multiply-adds to the right.
+
+  Args:
+    figures: by sweep and value, as of `cost.summarize`.
+    base: which everything else is of, in words.
+  """
+  figure = Figure((9, 0.6 + 2.6 * len(figures)), layout='constrained')
+  figure.suptitle(f'Train step; {base}', fontsize=10)
+  rows = figure.subplots(len(figures), 2, squeeze=False)
+  for (left, right), (sweep, points) in zip(rows, figures.items()):
+    known = {value: point for value, point in points.items() if point}
+    _draw(left, sweep, known, {'images/s': SPEED})
+    left.set(ylabel='images/s', ylim=(0, None))
+    both = {'multiply-adds': WORK, 'of the pyramid': PYRAMID}
+    _draw(right, sweep, known, both)
+    right.set(ylabel='multiply-adds of an image', yscale='log')
+    right.legend(fontsize=8)
+  return figure
+
+
+def _draw(axes, sweep: str, points: Mapping, colours: Mapping) -> None:
+  sizes = sweep.endswith('size')
+  x = [
+    point['positions'] if sizes else place
+    for place, point in enumerate(points.values())
+  ]
+  line = '' if sweep == 'backbone' else '-'  # there is nothing between two
+  for name, colour in colours.items():
+    y = [point[name] or float('nan') for point in points.values()]
+    axes.plot(x, y, marker='o', ls=line, color=colour, label=name)
+  if sizes:
+    axes.set_xscale('log')
+    axes.minorticks_off()
+  axes.set_xticks(x, points)
+  axes.set_title(TITLES[sweep], fontsize=10)
+  axes.grid(alpha=0.3)

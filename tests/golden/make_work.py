@@ -1,0 +1,142 @@
+"""Counts the work of training and embedding, and writes it to work.json.
+
+From the root of this repository: `python -m tests.golden.make_work`, with each
+version of JAX that is to be known.
+
+Exact multiply-adds come from traced computations. The compiler's figures are of
+the step and the embedding that a small run on 4 CPU devices uses, where weights
+and their moments are most of the work; and of one stage, where maps are. They
+depend on the version of JAX; so do the programs that a run compiles.
+"""
+
+import collections
+from collections.abc import Iterator
+import contextlib
+import json
+import pathlib
+import tempfile
+from unittest import mock
+
+from tests import conftest  # noqa: F401 - the devices and flags of the tests
+
+import jax  # isort: skip
+
+from apnet_jax import checkpoint, parallel, trainer
+from apnet_jax.models.apnet import APNet, create_model, variable_shapes
+from apnet_jax.retrieval.embed import make_embed_batch
+from benchmarks.work import Work, compiler_figures
+from tests.fakes import make_feed, small_config
+
+FILE = pathlib.Path(__file__).with_name('work.json')
+COMPILED = '/jax/core/compile/backend_compile_duration'
+BATCH = 8
+
+
+def count_multiply_adds() -> dict[str, int]:
+  """Of a batch, ResNet-14 with APNet-C at level 2, on one device."""
+  config = small_config()
+  config.model.levels = 2
+  work = Work(config, classes=751)
+  return {part: work.multiply_adds(part, BATCH) for part in ('train', 'embed')}
+
+
+def measure() -> dict:
+  """All that depends on the version of JAX."""
+  return measure_run(steps=4) | {'stage': measure_stage()}
+
+
+def measure_stage() -> dict[str, int]:
+  """The first stage and its pyramid of level 2, forth and back."""
+  config = small_config()
+  config.model.levels = 2
+  model = create_model(config.model, num_classes=1)
+  variables = variable_shapes(model, (96, 48))
+
+  def both_ways(variables, x, cotangent):
+    def forth(params, x):
+      return model.apply(
+        variables | {'params': params}, x, stage=1, train=True,
+        method=APNet._stage, mutable=['batch_stats'],
+      )  # fmt: skip
+
+    _, back, stats = jax.vjp(forth, variables['params'], x, has_aux=True)
+    return back(cotangent), stats
+
+  x, out = (
+    jax.ShapeDtypeStruct((BATCH, 24, 12, c), 'float32') for c in (64, 256)
+  )
+  return compiler_figures(jax.jit(both_ways).lower(variables, x, out))
+
+
+def measure_run(steps: int) -> dict:
+  """Trains, evaluates after the third and last step, tells what was compiled.
+
+  The step is that of tests/test_trainer.py, which leaves it in the cache.
+
+  Args:
+    steps: more than three.
+
+  Returns:
+    `programs`, how many of each name were compiled; `train` and `embed`, the
+    compiler's figures of the step and the embedding.
+  """
+  config = small_config(steps=steps, eval_every_epochs=1)
+  feed, runs = make_feed(config, steps_per_epoch=3), []
+
+  def keep(*args):
+    runs.append(Run(*args))
+    return runs[-1]
+
+  Run = trainer.Run
+  jax.clear_caches()  # what ran before has compiled some programs
+  with (
+    counting() as programs,
+    tempfile.TemporaryDirectory() as workdir,
+    mock.patch.object(trainer, 'Run', keep),
+    mock.patch.object(checkpoint.Checkpoints, 'save'),  # Orbax compiles too
+  ):
+    state = trainer.train(config, feed, workdir).state
+  programs = dict(sorted(programs.items()))
+  batch = parallel.split(next(feed.batches(0)))
+  embed = make_embed_batch(runs[0].model, config.eval)
+  variables = {'params': state.params, 'batch_stats': state.batch_stats}
+  return {
+    'programs': programs,
+    'train': compiler_figures(runs[0].step.lower(state, batch)),
+    'embed': compiler_figures(embed.lower(variables, batch['image'])),
+  }
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[collections.Counter]:
+  """Counts the programs that are compiled, by name."""
+  programs = collections.Counter()
+
+  def listen(event, seconds, fun_name='', **_):
+    del seconds
+    if event == COMPILED:
+      programs[fun_name] += 1
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    yield programs
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def main() -> None:
+  known = json.loads(FILE.read_text()) if FILE.exists() else {'jax': {}}
+  measured, longer = measure(), measure_run(steps=6)
+  if measured['programs'] != longer['programs']:
+    raise RuntimeError(
+      f'{measured["programs"]} were compiled for 4 steps and'
+      f' {longer["programs"]} for 6.'
+    )
+  known['multiply_adds'] = count_multiply_adds()
+  known['jax'][jax.__version__] = measured
+  known['jax'] = dict(sorted(known['jax'].items()))
+  FILE.write_text(json.dumps(known, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+  main()
