@@ -1,6 +1,6 @@
 """The training run: steps, evaluations, checkpoints and logs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 from functools import partial
 import math
@@ -286,7 +286,7 @@ def _train_steps(run: Run, state, checkpoints, writer):
   )
   with progress as bar:
     for step in range(start + 1, run.total_steps + 1):
-      state, on_device = run.step(state, split(next(batches)))
+      state, on_device = run.step(state, split(timer.fetch(batches)))
       # Looking at the last step while this one runs keeps the device busy.
       _check_finite(unchecked, step - 1)
       unchecked = on_device
@@ -296,13 +296,13 @@ def _train_steps(run: Run, state, checkpoints, writer):
         metrics = {k: float(v) for k, v in on_device.items()} | {
           'learning_rate': float(run.learning_rate(step - 1)),
           'epoch': step / run.feed.steps_per_epoch,
-          'images_per_second': timer.rate(),
+          **timer.figures(),
         }
         _check_finite(metrics, step)
         writer.write(step, {f'train/{k}': v for k, v in metrics.items()})
         bar.set_postfix_str(
           f'loss {metrics["loss"]:.3f}, {metrics["images_per_second"]:.0f}'
-          ' images/s'
+          f' images/s, data wait {metrics["data_wait"]:.0%}'
         )
       scores = None
       evaluates = run.is_due(step, config.eval_every_epochs)
@@ -331,12 +331,20 @@ def _check_finite(metrics: Mapping | None, step: int) -> None:
 
 
 class _Timer:
-  """Images per second of steps alone; the first step compiles."""
+  """How fast steps alone are; the first step compiles."""
 
   def __init__(self, batch_size: int):
     self._batch_size = batch_size
     self._start = None
     self._steps = 0
+    self._waited = 0.0
+
+  def fetch(self, batches: Iterator) -> Mapping:
+    """The next batch; what it takes is waiting for data."""
+    start = time.perf_counter()
+    batch = next(batches)
+    self._waited += time.perf_counter() - start
+    return batch
 
   def count(self) -> None:
     if self._start is None:
@@ -345,11 +353,19 @@ class _Timer:
       self._steps += 1
 
   def restart(self) -> None:
-    self._start, self._steps = time.perf_counter(), 0
+    self._start, self._steps, self._waited = time.perf_counter(), 0, 0.0
 
-  def rate(self) -> float:
-    """Since it was last asked or restarted; 0 if no step was counted."""
+  def figures(self) -> dict[str, float]:
+    """Since they were last asked or restarted; 0 if no step was counted.
+
+    `data_wait` is the share of the time in which this program waited for a
+    batch. The device works on the step before meanwhile, so that it is idle for
+    no more than this.
+    """
     seconds = time.perf_counter() - self._start
-    rate = self._steps * self._batch_size / seconds
+    result = {
+      'images_per_second': self._steps * self._batch_size / seconds,
+      'data_wait': self._waited / seconds,
+    }
     self.restart()
-    return rate
+    return result

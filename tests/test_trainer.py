@@ -51,9 +51,9 @@ def records(workdir):
 
 
 def without_speed(records):
+  speed = ('train/images_per_second', 'train/data_wait')
   return [
-    {k: v for k, v in record.items() if 'per_second' not in k}
-    for record in records
+    {k: v for k, v in record.items() if k not in speed} for record in records
   ]
 
 
@@ -61,6 +61,7 @@ def test_a_run_leaves_what_it_promises(whole_run):
   config, workdir, summary = whole_run
   assert int(summary.state.step) == STEPS
   assert np.isfinite(summary.metrics['loss'])
+  assert 0 < summary.metrics['data_wait'] < 1
   steps = [*range(1, STEPS + 1), *range(3, STEPS + 1, 3)]
   assert [r['step'] for r in records(workdir)] == sorted(steps)
   card = json.loads((workdir / 'result.json').read_text())
@@ -287,3 +288,21 @@ def test_a_state_starts_from_weights(tmp_path, capsys):
   leaf = started.params['base']['conv1']['kernel']
   assert leaf.sharding.is_fully_replicated and len(leaf.devices()) == 4
   assert '9 identities in the weights, 6 here' in capsys.readouterr().out
+
+
+def test_waiting_for_data_is_a_share_of_the_time(monkeypatch):
+  """Batches take 1 s, and what is done with one 3 s; the first step, 100 s."""
+  now = [0.0]
+  monkeypatch.setattr(trainer.time, 'perf_counter', lambda: now[0])
+
+  def batches():
+    while True:
+      now[0] += 1
+      yield {}
+
+  timer, source = trainer._Timer(batch_size=8), batches()
+  for seconds in (100, 3, 3):
+    timer.fetch(source)
+    now[0] += seconds
+    timer.count()
+  assert timer.figures() == {'images_per_second': 2.0, 'data_wait': 0.25}
