@@ -2,9 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
-import ctypes
-import importlib.metadata
-import importlib.util
 import os
 import pathlib
 import re
@@ -17,15 +14,11 @@ import jax
 # `--help` shows a flag that is defined here as one of the command's own.
 flags.disclaim_key_flags()
 
-# Of malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
-
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
   """Parses flags and runs a command; errors as in `errors_as_messages`."""
-  keep_memory()
   with errors_as_messages():
     app.run(main, flags_parser=_parse_flags)
 
@@ -134,20 +127,3 @@ def cache_compilation(folder: str) -> None:
   if folder:
     path = pathlib.Path(folder).expanduser()
     jax.config.update('jax_compilation_cache_dir', str(path))
-
-
-def keep_memory() -> None:
-  """Lets the C library keep what a step has freed, if steps run on the CPU.
-
-  Otherwise it gives the arrays of a step back to the system, which clears the
-  same pages again for the next one: an eighth of the time. It has to be said
-  before JAX starts threads, whose own heaps are too small for arrays.
-  """
-  accelerators = importlib.metadata.entry_points(group='jax_plugins')
-  if accelerators or importlib.util.find_spec('libtpu'):
-    return
-  with contextlib.suppress(AttributeError):  # not the C library of GNU
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(M_ARENA_MAX, 1)
-    mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -20,8 +20,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SIZES = {'market': (3368, 15_913, 2048), 'msmt17': (11_659, 82_161, 2048)}
 # They choose kernels of OpenBLAS, which may slow numpy.
 SLOW = ('OPENBLAS_CORETYPE', 'OPENBLAS_L2_SIZE')
-# Sides share a GPU: JAX would take most of its memory when it starts.
-SHARED_GPU = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
+# Of processes that run a network. They share a GPU, and JAX would take most of
+# its memory when it starts. On a CPU the C library gives what a step has freed
+# back to the system, which clears it again page by page: huge pages are fewer.
+NETWORK_ENVIRONMENT = {
+  'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
+  'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1',
+}
 
 
 def read_size(text: str) -> tuple[int, ...]:

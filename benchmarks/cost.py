@@ -77,7 +77,7 @@ def open_side(settings: argparse.Namespace):
   side = command.Side(
     'network_ours',
     measuring.network_arguments(settings),
-    command.environment(**command.SHARED_GPU),
+    command.environment(**command.NETWORK_ENVIRONMENT),
   )
   return contextlib.closing(side)
 

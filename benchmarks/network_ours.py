@@ -8,7 +8,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from apnet_jax import cli, optim, parallel, trainer
+from apnet_jax import optim, parallel, trainer
 from apnet_jax.models.apnet import create_model
 from apnet_jax.retrieval.embed import make_embed_batch
 from apnet_jax.train_step import create_state
@@ -185,7 +185,6 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-  cli.keep_memory()  # as train.py and eval.py do
   args = parse()
   config = make_config(args)
   config.model.batch_norm_group = args.batch_norm_group

@@ -3,9 +3,12 @@
 import argparse
 import contextlib
 import importlib.util
+import itertools
 import pathlib
 import statistics
 import sys
+
+from tqdm import tqdm
 
 from benchmarks import command, measuring
 
@@ -33,22 +36,25 @@ def measure_all(part: str, sides: list[str], args: argparse.Namespace) -> dict:
       side = command.Side(
         module,
         [*measuring.network_arguments(args), *more],
-        command.environment(**command.SHARED_GPU),
+        command.environment(**command.NETWORK_ENVIRONMENT),
       )
       processes[name] = stack.enter_context(contextlib.closing(side))
-    measured = {'versions': {}, 'answers': {}}
+    measured = {'versions': {}}
     for side in processes.values():
       measured['versions'] |= side.ask(part='versions')
     measured['device'] = processes[OURS].ask(part='device')
     ceilings = [side.ask(part='ceiling')['rate'] for side in processes.values()]
     measured['ceiling'] = max(ceilings)
-    for batch in sorted(args.batch):
-      answers = {name: [] for name in sides}
-      request = {'part': part, 'batch': batch, 'seconds': args.seconds}
-      for _ in range(args.turns):
-        for name, side in processes.items():
-          answers[name].append(side.ask(**request))
-      measured['answers'][batch] = answers
+    batches = sorted(args.batch)
+    measured['answers'] = {b: {name: [] for name in sides} for b in batches}
+    plan = itertools.product(batches, range(args.turns), processes)
+    with tqdm(list(plan), unit='', leave=False) as progress:
+      for batch, _, name in progress:
+        progress.set_description(f'Batch {batch}: {name}')
+        answer = processes[name].ask(
+          part=part, batch=batch, seconds=args.seconds
+        )
+        measured['answers'][batch][name].append(answer)
     measured['work'] = processes[OURS].ask(part='work', of=part)['image']
   return measured
 
@@ -112,6 +118,7 @@ def run(part: str, args: argparse.Namespace) -> dict:
   return {
     'versions': {'python': sys.version.split()[0], **measured['versions']},
     **measured['device'],
+    'environment': command.NETWORK_ENVIRONMENT,
     'network': measuring.describe(args),
     'turns': args.turns,
     'seconds of a turn': args.seconds,
