@@ -40,6 +40,7 @@ def open_side(args: argparse.Namespace, devices: int, group: int):
     'network_ours',
     [*measuring.network_arguments(args), f'--batch-norm-group={group}'],
     command.environment(
+      **command.NETWORK_ENVIRONMENT,
       JAX_PLATFORMS='cpu',
       XLA_FLAGS=f'--xla_force_host_platform_device_count={devices}',
     ),

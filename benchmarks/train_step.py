@@ -3,9 +3,9 @@
 The network (a ResNet with last stride 1, APNet-C), losses and Adam are the same
 on both sides; batches are random, and lie in memory. PyTorch has what its users
 turn on: channels_last, torch.compile in a side of its own, and bfloat16
-autocast. Each side is a process of its own, with huge pages on the CPU. The sides
-take turns, so that what else the machine does hits all; a rate is that of the
-median step.
+autocast. Each side is a process of its own, with huge pages on the CPU. The
+sides take turns, so that what else the machine does hits all; a rate is that of
+the median step.
 
 The limit is the rate at which the multiply-adds of the step would run at the
 speed of a large matrix product, the faster of both sides'.
