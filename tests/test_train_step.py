@@ -16,7 +16,7 @@ from apnet_jax.models.layers import BatchNorm, Conv
 from apnet_jax.train_step import create_state, train_step
 from configs import common
 
-SIZE, CLASSES = (64, 32), 6
+SIZE, CLASSES = (80, 40), 6
 
 
 def make_config(**model):
