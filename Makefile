@@ -1,5 +1,6 @@
 # make demo   train and evaluate on drawn pedestrians (minutes on a laptop CPU)
 # make test   run the tests
+# make test-faults   kill, fuzz and count devices: up to 20 minutes more
 # make lint   check style
 # make format rewrite files in the style of the house
 # Another interpreter: make test PYTHON=python3.12
@@ -10,14 +11,19 @@ BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 INSTALLED := $(VENV)/installed-$(VERSION)
 
-.PHONY: demo test lint format clean
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+
+.PHONY: demo test test-faults lint format clean
 
 demo: $(INSTALLED)
 	$(BIN)/python train.py --config=configs/synthetic.py
 	$(BIN)/python eval.py --ckpt=runs/synthetic --report=runs/synthetic/report
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(PYTEST_FLAGS)
+	$(PYTEST) --ignore=tests/faults $(PYTEST_FLAGS)
+
+test-faults: $(INSTALLED)
+	$(PYTEST) tests/faults $(PYTEST_FLAGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
