@@ -29,7 +29,8 @@ def draw(figures: Mapping, base: str) -> Figure:
   for (left, right), (sweep, points) in zip(rows, figures.items()):
     known = {value: point for value, point in points.items() if point}
     _draw(left, sweep, known, {'images/s': SPEED})
-    left.set(ylabel='images/s', ylim=(0, None))
+    fastest = max((p['images/s'] for p in known.values()), default=1)
+    left.set(ylabel='images/s', ylim=(0, 1.1 * fastest))
     both = {'multiply-adds': WORK, 'of the pyramid': PYRAMID}
     _draw(right, sweep, known, both)
     right.set(ylabel='multiply-adds of an image', yscale='log')
@@ -50,6 +51,6 @@ def _draw(axes, sweep: str, points: Mapping, colours: Mapping) -> None:
   if sizes:
     axes.set_xscale('log')
     axes.minorticks_off()
-  axes.set_xticks(x, points)
+  axes.set_xticks(x, [name.replace('_', '\n') for name in points], fontsize=8)
   axes.set_title(TITLES[sweep], fontsize=10)
   axes.grid(alpha=0.3)

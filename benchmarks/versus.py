@@ -23,40 +23,46 @@ PEER = {'attention': ['channel'], 'levels': [0, 2], 'radix': [2]}
 
 
 def measure_all(part: str, sides: list[str], args: argparse.Namespace) -> dict:
-  """Asks all sides in turns.
+  """Asks all sides in turns, each turn in a process of its own.
+
+  A side that waits with its memory for its next turn would slow the others.
 
   Returns:
-    `versions`; `work`, multiply-adds of an image; `ceiling`, multiply-adds/s
-    of a matrix product; `answers`, of each batch size and side, of all turns.
+    `versions`; `device`; `work`, multiply-adds of an image; `ceiling`,
+    multiply-adds/s of a matrix product; `answers`, of each batch size and side,
+    of all turns.
   """
-  with contextlib.ExitStack() as stack:
-    processes = {}
-    for name in sides:
-      module, more = SIDES[name]
-      side = command.Side(
-        module,
-        [*measuring.network_arguments(args), *more],
-        command.environment(**command.NETWORK_ENVIRONMENT),
-      )
-      processes[name] = stack.enter_context(contextlib.closing(side))
-    measured = {'versions': {}}
-    for side in processes.values():
+  measured = {'versions': {}, 'ceiling': 0}
+  for name in sides:
+    with start(name, args) as side:
       measured['versions'] |= side.ask(part='versions')
-    measured['device'] = processes[OURS].ask(part='device')
-    ceilings = [side.ask(part='ceiling')['rate'] for side in processes.values()]
-    measured['ceiling'] = max(ceilings)
-    batches = sorted(args.batch)
-    measured['answers'] = {b: {name: [] for name in sides} for b in batches}
-    plan = itertools.product(batches, range(args.turns), processes)
-    with tqdm(list(plan), unit='', leave=False) as progress:
-      for batch, _, name in progress:
-        progress.set_description(f'Batch {batch}: {name}')
-        answer = processes[name].ask(
-          part=part, batch=batch, seconds=args.seconds
-        )
-        measured['answers'][batch][name].append(answer)
-    measured['work'] = processes[OURS].ask(part='work', of=part)['image']
+      rate = side.ask(part='ceiling')['rate']
+      measured['ceiling'] = max(measured['ceiling'], rate)
+      if name == OURS:
+        measured['device'] = side.ask(part='device')
+        measured['work'] = side.ask(part='work', of=part)['image']
+  batches = sorted(args.batch)
+  measured['answers'] = {b: {name: [] for name in sides} for b in batches}
+  plan = itertools.product(batches, range(args.turns), sides)
+  with tqdm(list(plan), unit='', leave=False) as progress:
+    for batch, _, name in progress:
+      progress.set_description(f'Batch {batch}: {name}')
+      with start(name, args) as side:
+        answer = side.ask(part=part, batch=batch, seconds=args.seconds)
+      measured['answers'][batch][name].append(answer)
   return measured
+
+
+def start(
+  name: str, args: argparse.Namespace
+) -> contextlib.AbstractContextManager[command.Side]:
+  module, more = SIDES[name]
+  side = command.Side(
+    module,
+    [*measuring.network_arguments(args), *more],
+    command.environment(**command.NETWORK_ENVIRONMENT),
+  )
+  return contextlib.closing(side)
 
 
 def summarize(measured: dict) -> dict:
