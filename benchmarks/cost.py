@@ -201,7 +201,7 @@ def measure_pyramid(args: argparse.Namespace) -> dict:
       sides, args.turns, part='step', batch=args.batch
     )
     compiled = {
-      name: sides[name].ask(part='compiled', batch=args.batch)
+      name: sides[name].ask(part='compiled', of='train', batch=args.batch)
       for name in ('with', 'without')
     }
     work = sides['with'].ask(part='work', of='train', batch=args.batch)

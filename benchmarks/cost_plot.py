@@ -29,8 +29,8 @@ def draw(figures: Mapping, base: str) -> Figure:
   for (left, right), (sweep, points) in zip(rows, figures.items()):
     known = {value: point for value, point in points.items() if point}
     _draw(left, sweep, known, {'images/s': SPEED})
-    fastest = max((p['images/s'] for p in known.values()), default=1)
-    left.set(ylabel='images/s', ylim=(0, 1.1 * fastest))
+    left.margins(y=0.1)
+    left.set(ylabel='images/s', ylim=(0, left.get_ylim()[1]))
     both = {'multiply-adds': WORK, 'of the pyramid': PYRAMID}
     _draw(right, sweep, known, both)
     right.set(ylabel='multiply-adds of an image', yscale='log')

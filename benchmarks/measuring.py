@@ -178,6 +178,13 @@ def time_product(
   return {'rate': size**3 / min(seconds)}
 
 
+def time_traffic(
+  run: Callable[[], object], wait: Callable[[object], None], size: int
+) -> dict:
+  """The `rate` at which so many bytes are read and written: the fastest."""
+  return {'rate': size / min(time_steps(run, wait, seconds=1)['seconds'])}
+
+
 def kilobytes(name: str) -> int:
   """Of this process: VmRSS, what it holds, or VmHWM, the most it held."""
   status = pathlib.Path('/proc/self/status').read_text()

@@ -79,9 +79,14 @@ class Network:
     )
     return {'image': whole, 'pyramid': whole - rest}
 
-  def compiled(self, images: int) -> dict[str, int]:
-    """What the compiler says of a step, which is the one that runs."""
-    return compiler_figures(self.train.lower(self.state, self.batch(images)))
+  def compiled(self, part: str, images: int) -> dict[str, int]:
+    """What the compiler says of a part, which is the one that runs."""
+    batch = self.batch(images)
+    return compiler_figures(
+      self.embed.lower(self.variables, batch['image'])
+      if part == 'embed'
+      else self.train.lower(self.state, batch)
+    )
 
   def exchange(self, what: str, images: int):
     """A function that moves between devices what a step does, and no more."""
@@ -108,6 +113,17 @@ class Network:
     return measuring.time_product(
       lambda: product(x, x), jax.block_until_ready, size
     )
+
+  def memory_ceiling(self) -> dict:
+    x = jnp.ones(2**26)  # far beyond what a cache holds
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)
+
+    def run():
+      nonlocal x
+      x = add(x)
+      return x
+
+    return measuring.time_traffic(run, jax.block_until_ready, 2 * x.nbytes)
 
 
 def average_gradients(gradients):
@@ -155,10 +171,12 @@ def serve(network: Network) -> None:
         return {'device': f'{jax.device_count()} x {device.device_kind}'}
       case 'ceiling':
         return network.ceiling()
+      case 'memory ceiling':
+        return network.memory_ceiling()
       case 'work':
         return network.count(request['of'], images)
       case 'compiled':
-        return network.compiled(images)
+        return network.compiled(request['of'], images)
       case 'exchange':
         run = network.exchange(request['of'], images)
       case _:

@@ -29,9 +29,11 @@ def measure_all(part: str, sides: list[str], args: argparse.Namespace) -> dict:
 
   Returns:
     `versions`; `device`; `work`, multiply-adds of an image; `ceiling`,
-    multiply-adds/s of a matrix product; `answers`, of each batch size and side,
-    of all turns.
+    multiply-adds/s of a matrix product; `bandwidth`, bytes/s of a large array;
+    `bytes`, of this project's program by batch size; `answers`, of each batch
+    size and side, of all turns.
   """
+  batches = sorted(args.batch)
   measured = {'versions': {}, 'ceiling': 0}
   for name in sides:
     with start(name, args) as side:
@@ -41,7 +43,11 @@ def measure_all(part: str, sides: list[str], args: argparse.Namespace) -> dict:
       if name == OURS:
         measured['device'] = side.ask(part='device')
         measured['work'] = side.ask(part='work', of=part)['image']
-  batches = sorted(args.batch)
+        measured['bandwidth'] = side.ask(part='memory ceiling')['rate']
+        measured['bytes'] = {
+          batch: side.ask(part='compiled', of=part, batch=batch)['bytes']
+          for batch in batches
+        }
   measured['answers'] = {b: {name: [] for name in sides} for b in batches}
   plan = itertools.product(batches, range(args.turns), sides)
   with tqdm(list(plan), unit='', leave=False) as progress:
@@ -77,7 +83,13 @@ def summarize(measured: dict) -> dict:
     if others:
       ours = rows[OURS]['images/s']
       rows[OURS]['times PyTorch'] = round(ours / max(others), 3)
-    figures[str(batch)] = rows | {'limit': {'images/s': round(limit, 2)}}
+    figures[str(batch)] = rows | {
+      'limit': {
+        'images/s': round(limit, 2),
+        'products s': round(batch / limit, 4),
+        'bytes s': round(measured['bytes'][batch] / measured['bandwidth'], 4),
+      }
+    }
   return figures
 
 
@@ -119,8 +131,17 @@ def run(part: str, args: argparse.Namespace) -> dict:
   print('\n' + format_table(figures))
   print(
     f'{2 * measured["work"] / 1e9:.1f} GFLOP an image; a matrix product ran at'
-    f' {2 * measured["ceiling"] / 1e9:,.0f} GFLOP/s.'
+    f' {2 * measured["ceiling"] / 1e9:,.0f} GFLOP/s, and memory at'
+    f' {measured["bandwidth"] / 1e9:.0f} GB/s.'
   )
+  for batch, rows in figures.items():
+    limit = rows['limit']
+    print(
+      f'Batch {batch}: products and convolutions take'
+      f' {limit["products s"]} s at that speed, and the'
+      f' {measured["bytes"][int(batch)] / 1e9:.0f} GB that this project reads'
+      f' and writes {limit["bytes s"]} s.'
+    )
   return {
     'versions': {'python': sys.version.split()[0], **measured['versions']},
     **measured['device'],
@@ -130,6 +151,8 @@ def run(part: str, args: argparse.Namespace) -> dict:
     'seconds of a turn': args.seconds,
     'multiply-adds of an image': measured['work'],
     'multiply-adds/s of a product': round(measured['ceiling']),
+    'bytes of this project': measured['bytes'],
+    'bytes/s of memory': round(measured['bandwidth']),
     'figures by batch': figures,
   }
 
