@@ -69,6 +69,11 @@ def import_pretrained(
   if not is_workdir(model.pretrained):
     return import_weights(model.pretrained, variables, model)
   workdir = pathlib.Path(model.pretrained).expanduser()
+  if not (workdir / 'config.json').is_file():
+    raise ValueError(
+      f'the folder {workdir} is not a workdir of train.py: it has no'
+      ' config.json.'
+    )
   trained = read_workdir(workdir)
   try:
     imported = import_weights(trained.state_dict, variables, model)

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from apnet_jax.printing import printable
 from data import decoding
 
 WHAT_TO_DO = (
@@ -46,10 +47,11 @@ def bear(records, rows: np.ndarray, limit: int, error: Exception) -> None:
         f' config.data.bad_images={limit} are borne. {WHAT_TO_DO}'
       )
     other = records.bad[row] = _stand_in(records, row)
-    tqdm.write(
+    said = (
       f'The training image {path} cannot be read ({len(records.bad)} of at most'
       f' config.data.bad_images={limit}): {records.paths[other]} stands in.'
     )
+    tqdm.write(printable(said))
 
 
 def refuse(records, rows: np.ndarray, error: Exception) -> ValueError:
