@@ -31,7 +31,7 @@ class Trained(NamedTuple):
 
 def is_workdir(source: str) -> bool:
   """Whether `config.model.pretrained` names another run; else it is weights."""
-  return pathlib.Path(source).expanduser().is_dir()
+  return os.path.isdir(os.path.expanduser(source))
 
 
 def read_workdir(workdir: str | os.PathLike, which: str = 'last') -> Trained:

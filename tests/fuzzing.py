@@ -154,9 +154,10 @@ def _by_doctor(path):
   images.check(path, decode=True)
 
 
-def _layout_reader(name: str, file: str, every_image: bool = False):
+def _layout_reader(name: str, file: str):
   def make(root):
     from data import datasets
+    from data.cuhk03_np import layout as cuhk03
 
     layout = datasets.find(name)
     folder = root / layout.dataset
@@ -164,9 +165,9 @@ def _layout_reader(name: str, file: str, every_image: bool = False):
     reader = Reader(folder, file)
 
     def read():
-      found = layout.read(folder)
-      for image in found.splits['train'] if every_image else ():
-        with contextlib.suppress(OSError):  # those of a path; data/ names them
+      cuhk03._open.cache_clear()
+      for image in layout.read(folder).splits['train']:
+        with contextlib.suppress(OSError):  # who reads them names the image
           image.read()
 
     reader.read = read
@@ -267,12 +268,11 @@ READERS = {
   'csv': _layout_reader('folder', 'people.csv'),
   'list': _layout_reader('msmt17', 'list_train.txt'),
   'mat': _layout_reader('cuhk03', 'cuhk03_new_protocol_config_detected.mat'),
+  'hdf5': _layout_reader('cuhk03', 'cuhk03_release/cuhk-03.mat'),
   'jpeg_of_tensorflow': _image_reader('JPEG', _by_tensorflow),
   'png_of_tensorflow': _image_reader('PNG', _by_tensorflow),
 }
-# PyTorch is not always there; and HDF5 is a library that damage can crash,
-# which only a process of its own survives.
-if importlib.util.find_spec('torch'):
+if importlib.util.find_spec('torch'):  # it is optional
   READERS['pth'] = _weights_reader('.pth')
 
 

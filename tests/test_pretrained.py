@@ -1,16 +1,18 @@
 """Fine-tuning: what a run starts from."""
 
 import dataclasses
-import json
 import shutil
 
 import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from apnet_jax import checkpoint, pretrained, trainer
 from apnet_jax.models.torch_weights import to_state_dict
 from apnet_jax.models.weight_files import write_weights
+from apnet_jax.retrieval import card
 from tests.fakes import CLASSES, make_feed, small_config
 
 
@@ -23,24 +25,32 @@ def other_people(config):
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
-  """A run of one step, and its variables."""
+  """The workdir of a run that has not got far, and its variables."""
   workdir = tmp_path_factory.mktemp('source')
-  config = small_config(steps=1)
-  state = trainer.train(config, make_feed(config), workdir).state
+  config = small_config()
+  config.seed = 1
+  feed = make_feed(config)
+  state = trainer.Run(config, feed).initial_state
+  checkpoint.claim_workdir(
+    workdir, config, trainer.facts(feed, config, workdir)
+  )
+  with checkpoint.Checkpoints(workdir) as checkpoints:
+    checkpoints.save(1, state, None)
   return workdir, {'params': state.params, 'batch_stats': state.batch_stats}
 
 
-def starting(config, variables_of=other_people):
-  """The state of a run's beginning."""
-  run = trainer.Run(config, variables_of(config))
-  return run.initial_state, trainer.start_from(config.model, run.initial_state)
+@pytest.fixture(scope='module')
+def initial():
+  """The state of a run on more people, before it starts from anything."""
+  config = small_config()
+  return trainer.Run(config, other_people(config)).initial_state
 
 
-def test_a_run_starts_from_another_ones_weights(source, capsys):
+def test_a_run_starts_from_another_ones_weights(source, initial, capsys):
   workdir, theirs = source
   config = small_config()
   config.model.pretrained = str(workdir)
-  initial, state = starting(config)
+  state = trainer.start_from(config.model, initial)
   chex.assert_trees_all_equal(state.params['base'], theirs['params']['base'])
   chex.assert_trees_all_equal(state.batch_stats, theirs['batch_stats'])
   chex.assert_trees_all_equal(
@@ -58,11 +68,11 @@ def test_a_file_of_the_run_is_the_same(source, tmp_path):
   config = small_config()
   file = tmp_path / 'weights.npz'
   write_weights(file, to_state_dict(theirs))
-  states = []
+  blank = jax.tree.map(jnp.zeros_like, theirs)
   for name in (workdir, file):
     config.model.pretrained = str(name)
-    states.append(starting(config, make_feed)[1].params)
-  chex.assert_trees_all_equal(*states, theirs['params'])
+    imported = pretrained.import_pretrained(blank, config.model).variables
+    chex.assert_trees_all_equal(imported, theirs)
 
 
 @pytest.mark.parametrize(
@@ -98,27 +108,31 @@ def test_a_folder_that_is_no_workdir(tmp_path):
     trainer.check(config, tmp_path / 'run')
 
 
-class Stopped(Exception):
-  pass
-
-
 def test_a_begun_run_needs_its_source_no_more(source, tmp_path):
-  """And what it started from stays on its card."""
+  """And run.json, of which cards take it, keeps telling what it was."""
   gone, workdir = tmp_path / 'gone', tmp_path / 'run'
   shutil.copytree(source[0], gone)
-  config = small_config(steps=1)
+  config = small_config()
   config.model.pretrained = str(gone)
-  card = trainer.train(config, make_feed(config), workdir).card
+  feed = other_people(config)
+
+  def start():
+    trainer.check(config, workdir)
+    facts = trainer.facts(feed, config, workdir)
+    checkpoint.claim_workdir(workdir, config, facts)
+    return checkpoint.load_run(workdir)
+
   started = {
     'workdir': str(gone),
     'step': 1,
     'trained_on': {'dataset': 'noise', 'fingerprint': 'noise'},
   }
-  assert card['checkpoint']['started_from'] == started
+  assert start()['started_from'] == started
+  (workdir / 'checkpoints' / '1').mkdir(parents=True)
   shutil.rmtree(gone)
-  again = trainer.train(config, make_feed(config), workdir).card
-  assert again == card == json.loads((workdir / 'result.json').read_text())
-  assert checkpoint.load_run(workdir)['started_from'] == started
+  chosen = card.chosen(1, 'last', config, start())
+  assert chosen['started_from'] == started
+  assert chosen['trained_on']['fingerprint'] == 'others'
 
 
 def test_runs_that_start_anew_and_from_files_say_so(source, tmp_path):

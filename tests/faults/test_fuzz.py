@@ -13,7 +13,14 @@ from tests import fuzzing
 
 ROOT = pathlib.Path(__file__).parents[2]
 SECONDS = 90  # and much less on a machine of its own
-OF_DATA = ('csv', 'list', 'mat', 'jpeg_of_tensorflow', 'png_of_tensorflow')
+OF_DATA = (
+  'csv',
+  'list',
+  'mat',
+  'hdf5',
+  'jpeg_of_tensorflow',
+  'png_of_tensorflow',
+)
 OTHERS = tuple(name for name in fuzzing.READERS if name not in OF_DATA)
 
 
