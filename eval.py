@@ -177,8 +177,9 @@ def load_config() -> ml_collections.ConfigDict:
   from apnet_jax import checkpoint
 
   config = common.get_config()
+  saved = checkpoint.load_config(CKPT.value)
   with checkpoint.blaming(CKPT.value, 'config.json'):
-    config.update(checkpoint.load_config(CKPT.value))
+    config.update(saved)
   config.update_from_flattened_dict(changed_rules())
   return config
 

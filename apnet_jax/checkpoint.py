@@ -220,8 +220,9 @@ def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
 
   It is data: nothing in it is evaluated.
   """
+  content = read_json(workdir, 'config.json')
   with blaming(workdir, 'config.json'):
-    return ml_collections.ConfigDict(read_json(workdir, 'config.json'))
+    return ml_collections.ConfigDict(content)
 
 
 def load_run(workdir: str | os.PathLike) -> dict[str, Any]:
@@ -238,15 +239,14 @@ def load_run(workdir: str | os.PathLike) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def blaming(workdir: str | os.PathLike, name: str) -> Iterator[None]:
-  """Makes what a damaged file of a workdir leads to a ValueError about it.
+  """Makes what a file of a workdir leads to a ValueError about that file.
 
-  Of a configuration, that fields are missing or of another type.
+  A configuration was checked when its run began: if fields are missing, or
+  values wrong, the file has changed since.
   """
   try:
     yield
-  except (
-    AttributeError, KeyError, TypeError, ZeroDivisionError, OverflowError,
-  ) as error:  # fmt: skip
+  except Exception as error:  # wherever strange values come to light
     raise ValueError(
       f'{pathlib.Path(workdir) / name} is damaged: {_reason(error)}'
     ) from error
