@@ -187,8 +187,14 @@ class Layout(abc.ABC):
       ValueError: there is none (says where it was looked for), or what it
         holds is not a data set (names the files).
     """
-    dataset = self.read_root(self.locate(directory))
-    _check_splits(dataset.splits)
+    root = self.locate(directory)
+    try:
+      dataset = self.read_root(root)
+      _check_splits(dataset.splits)
+    except ValueError as error:
+      if str(root) in str(error):
+        raise
+      raise ValueError(f'{root}: {error}') from error
     return dataset
 
   def locate(self, directory: str | os.PathLike) -> pathlib.Path:
