@@ -286,14 +286,11 @@ def test_killed_and_started_again_ends_with_the_same_bits(own, tmp_path):
   check_evaluation(whole, tmp_path)
 
 
-def test_the_network_is_for_those_who_name_a_hub(attempts):
-  """That an attempt is seen, and is a message."""
-  _, err = run(
-    'train.py', '--config=configs/market.py', '--init_from=hf://timm/nothing',
-    '--config.data.dir=nowhere', code=2,
-  )  # fmt: skip
-  assert "pretrained='hf://timm/nothing': hf://timm/nothing cannot be" in err
-  assert 'huggingface' in attempts.read_text()
+def test_a_command_that_looks_for_the_network_would_be_seen(attempts):
+  code = "import socket; socket.create_connection(('example.org', 80))"
+  _, err = run('-c', code, code=1)
+  assert 'tests have no network' in err
+  assert 'socket.getaddrinfo example.org' in attempts.read_text()
   attempts.unlink()
 
 
