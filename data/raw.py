@@ -68,7 +68,7 @@ def read_file(path: pathlib.Path) -> bytes:
   if status.st_size > MOST_BYTES:
     raise OSError(f'{status.st_size:,} bytes: too large to be read')
   with path.open('rb') as file:
-    return file.read(MOST_BYTES)
+    return file.read(status.st_size)
 
 
 Splits = Mapping[str, list[RawImage]]

@@ -308,10 +308,11 @@ def main() -> None:
 
 
 def limit_memory() -> None:
-  pages = int(pathlib.Path('/proc/self/statm').read_text().split()[0])
+  """Of what may be written to; threads reserve much that they never touch."""
+  pages = int(pathlib.Path('/proc/self/statm').read_text().split()[5])
   limit = pages * resource.getpagesize() + ROOM
-  _, hard = resource.getrlimit(resource.RLIMIT_AS)
-  resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+  _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+  resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
 if __name__ == '__main__':

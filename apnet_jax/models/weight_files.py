@@ -93,12 +93,12 @@ def _check_format(suffix: str, source) -> None:
 def _size_within(path: pathlib.Path) -> int:
   """Bytes that a file will be in memory, by what it says of itself."""
   size = path.stat().st_size
-  if zipfile.is_zipfile(path):  # .npz and .pth are archives
-    try:
+  try:
+    if zipfile.is_zipfile(path):  # .npz and .pth are archives
       with zipfile.ZipFile(path) as archive:
         size = max(size, sum(part.file_size for part in archive.infolist()))
-    except Exception as error:  # as below
-      raise _damaged(path, error) from error
+  except Exception as error:  # as below
+    raise _damaged(path, error) from error
   return size
 
 
