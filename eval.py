@@ -108,11 +108,7 @@ def main(argv):
     embed, variables = evaluation.restore_embed(
       checkpoints, step, config, run['num_classes']
     )
-  chosen = {
-    'step': step,
-    'which': WHICH.value,
-    'trained_on': card.trained_on(config, run['fingerprint']),
-  }
+  chosen = card.chosen(step, WHICH.value, config, run)
 
   from data import pipeline
 
@@ -181,7 +177,9 @@ def load_config() -> ml_collections.ConfigDict:
   from apnet_jax import checkpoint
 
   config = common.get_config()
-  config.update(checkpoint.load_config(CKPT.value))
+  saved = checkpoint.load_config(CKPT.value)
+  with checkpoint.blaming(CKPT.value, 'config.json'):
+    config.update(saved)
   config.update_from_flattened_dict(changed_rules())
   return config
 

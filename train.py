@@ -4,6 +4,7 @@
 
 The same command goes on where a run was stopped. Any field of the configuration
 can be changed: --config.train.epochs=60. Fields: configs/common.py.
+--init_from=WORKDIR fine-tunes what another run has trained, on other people.
 """
 
 import pathlib
@@ -19,12 +20,25 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
   'workdir', '', 'Gets checkpoints and logs; default: runs/<config.name>.'
 )
+INIT_FROM = flags.DEFINE_string(
+  'init_from',
+  '',
+  'Starts from the last checkpoint of another workdir, or from a file of'
+  ' weights; the same as --config.model.pretrained.',
+)
 
 
 def main(argv):
   cli.no_more_arguments(argv)
   cli.quieten()
   config = CONFIG.value
+  if INIT_FROM.value:
+    if config.model.pretrained not in ('', INIT_FROM.value):
+      raise ValueError(
+        f'--init_from={INIT_FROM.value} and --config.model.pretrained='
+        f'{config.model.pretrained} are two things to start from: give one.'
+      )
+    config.model.pretrained = INIT_FROM.value
   cli.cache_compilation(config.compilation_cache_dir)
 
   from apnet_jax import trainer

@@ -6,7 +6,8 @@ WORKDIR/threshold.json   when two images are of one person, if it was chosen
 WORKDIR/checkpoints/N/   the state after N steps: the last two and the best
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import json
 import os
 import pathlib
@@ -22,6 +23,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 MAY_CHANGE = (
   'compilation_cache_dir',
   'data.allow_other_counts',
+  'data.bad_images',
   'data.cache',
   'data.dir',  # the fingerprint in run.json tells whether the images changed
   'data.prepared_dir',
@@ -35,6 +37,10 @@ MAY_CHANGE = (
 )
 
 
+# Of a file from elsewhere: the largest of ours are cards with a figure for each
+# query.
+MOST_JSON = 64 * 2**20
+DEEPEST_JSON = 20
 THRESHOLD = 'threshold.json'
 # Lists of numbers, which may be long, go on a line. (Within strings JSON has no
 # line breaks.)
@@ -210,22 +216,79 @@ def _differences(
 
 
 def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
-  """The configuration of a workdir; ValueError if the file is damaged."""
-  return ml_collections.ConfigDict(read_json(workdir, 'config.json'))
+  """The configuration of a workdir; ValueError if the file is damaged.
+
+  It is data: nothing in it is evaluated.
+  """
+  content = read_json(workdir, 'config.json')
+  with blaming(workdir, 'config.json'):
+    return ml_collections.ConfigDict(content)
 
 
 def load_run(workdir: str | os.PathLike) -> dict[str, Any]:
   """The facts in a workdir's run.json; ValueError if the file is damaged."""
-  return read_json(workdir, 'run.json')
+  run = read_json(workdir, 'run.json')
+  for name, kind in (('num_classes', int), ('fingerprint', str)):
+    if not isinstance(run.get(name), kind) or isinstance(run[name], bool):
+      raise ValueError(
+        f'{pathlib.Path(workdir) / "run.json"} is damaged: {name} is'
+        f' {run.get(name)!r}.'
+      )
+  return run
+
+
+@contextlib.contextmanager
+def blaming(workdir: str | os.PathLike, name: str) -> Iterator[None]:
+  """Makes what a file of a workdir leads to a ValueError about that file.
+
+  A configuration was checked when its run began: if fields are missing, or
+  values wrong, the file has changed since.
+  """
+  try:
+    yield
+  except Exception as error:  # wherever strange values come to light
+    raise ValueError(
+      f'{pathlib.Path(workdir) / name} is damaged: {_reason(error)}'
+    ) from error
 
 
 def read_json(workdir: str | os.PathLike, name: str) -> dict[str, Any]:
   """What `write_json` wrote; ValueError if the file is damaged."""
   path = pathlib.Path(workdir) / name
+  content = parse_json(path)
+  if not isinstance(content, dict):
+    raise ValueError(f'{path} is damaged: it holds no fields.')
+  return content
+
+
+def parse_json(path: pathlib.Path) -> Any:
+  """What a JSON file holds.
+
+  Raises:
+    ValueError: it cannot be read, is larger than `MOST_JSON`, or deeper than
+      `DEEPEST_JSON`, which would be too deep for whoever walks it.
+  """
   try:
-    return json.loads(path.read_text())
-  except (OSError, json.JSONDecodeError) as error:
-    raise ValueError(f'{path} cannot be read: {error}') from error
+    if path.stat().st_size > MOST_JSON:
+      raise ValueError(f'it is larger than {MOST_JSON:,} bytes')
+    content = json.loads(path.read_text())
+    if _is_deep(content):
+      raise ValueError('it is too deep')
+    return content
+  except (OSError, ValueError, RecursionError) as error:
+    raise ValueError(f'{path} cannot be read as JSON: {error}') from error
+
+
+def _is_deep(content) -> bool:
+  level = [content]
+  for _ in range(DEEPEST_JSON):
+    level = [
+      child
+      for value in level
+      if isinstance(value, dict | list)
+      for child in (value.values() if isinstance(value, dict) else value)
+    ]
+  return bool(level)
 
 
 def write_json(workdir: str | os.PathLike, name: str, content: Mapping) -> None:

@@ -11,6 +11,8 @@ import traceback
 from absl import app, flags, logging
 import jax
 
+from apnet_jax.printing import printable
+
 # `--help` shows a flag that is defined here as one of the command's own.
 flags.disclaim_key_flags()
 
@@ -59,7 +61,7 @@ def _is_ours(error: Exception) -> bool:
 
 
 def _fail(message: str, code: int) -> None:
-  print(f'error: {message}', file=sys.stderr)
+  print(f'error: {printable(message)}', file=sys.stderr)
   sys.exit(code)
 
 

@@ -17,14 +17,13 @@ Of two images it says whether they show one person, by the threshold that
 """
 
 from collections.abc import Iterator, Mapping
-import json
 import pathlib
 import sys
 
 from absl import flags
 import numpy as np
 
-from apnet_jax import cli, search
+from apnet_jax import checkpoint, cli, search
 
 # What must be alike in both cards, and is said if it is not.
 ALIKE = ('dataset', 'fingerprint', 'protocol', 'gallery')
@@ -39,10 +38,7 @@ def read_cards(path: str) -> dict[str, dict]:
     ValueError: it is no result card of `eval.py` or `train.py`, nor several by
       data set, nor a record that holds one.
   """
-  try:
-    content = json.loads(pathlib.Path(path).read_text())
-  except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-    raise ValueError(f'{path} cannot be read as JSON: {error}') from error
+  content = checkpoint.parse_json(pathlib.Path(path))
   if isinstance(content, dict) and isinstance(content.get('card'), dict):
     content = content['card']
   if isinstance(content, dict) and 'figures' in content:

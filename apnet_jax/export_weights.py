@@ -12,10 +12,9 @@ from absl import flags
 import ml_collections
 import numpy as np
 
-from apnet_jax import checkpoint, cli
-from apnet_jax.models.torch_weights import to_state_dict
+from apnet_jax import cli
 from apnet_jax.models.weight_files import write_weights
-from apnet_jax.retrieval import evaluation
+from apnet_jax.pretrained import read_workdir
 
 # `config.model` as the class of the released APNet code builds it.
 RELEASED = {
@@ -50,16 +49,7 @@ def command():
   def main(argv):
     cli.no_more_arguments(argv)
     cli.quieten()
-    with checkpoint.open_for_reading(ckpt.value) as checkpoints:
-      config = checkpoint.load_config(ckpt.value)
-      step = checkpoints.step(which.value)
-      _, variables = evaluation.restore_model(
-        checkpoints,
-        step,
-        config,
-        checkpoint.load_run(ckpt.value)['num_classes'],
-      )
-    state_dict = to_state_dict(variables)
+    config, step, state_dict = read_workdir(ckpt.value, which.value)
     released = is_released(config.model)
     if released:
       state_dict |= released_copies(state_dict)

@@ -10,6 +10,10 @@ from PIL import Image
 from apnet_jax.feed import Split
 
 SUFFIXES = ('.jpg', '.jpeg', '.png')
+FORMATS = ('JPEG', 'PNG')
+# A file of a few kilobytes may claim to hold any number of pixels. None is
+# decoded that claims more than these: 192 MB.
+MOST_PIXELS = 64_000_000
 
 
 def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
@@ -45,17 +49,25 @@ def read_image(
     uint8 [*image_size, 3].
 
   Raises:
-    ValueError: it is no such image, is cut off, or is too large to be one.
+    ValueError: it is no such image, is cut off, or has more pixels than
+      `MOST_PIXELS`.
   """
   try:
-    with Image.open(path, formats=('JPEG', 'PNG')) as image:
+    with Image.open(path, formats=FORMATS) as image:
+      check_size(*image.size)
       if image.mode.startswith('I'):  # of 16 bits, of which the upper count
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
       image = image.convert('RGB')
-  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-    raise ValueError(f'{path} cannot be read: {e}') from e
+  except Exception as error:  # Pillow's readers raise all kinds
+    raise ValueError(f'{path} cannot be read: {error}') from error
   height, width = image_size
   return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def check_size(width: int, height: int) -> None:
+  """Raises ValueError for what is too large to be decoded."""
+  if width * height > MOST_PIXELS:
+    raise ValueError(f'{width} x {height} pixels are more than {MOST_PIXELS:,}')
 
 
 def make_split(

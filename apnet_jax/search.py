@@ -17,6 +17,7 @@ import ml_collections
 import numpy as np
 
 from apnet_jax import checkpoint, cli, images
+from apnet_jax.printing import printable
 from apnet_jax.retrieval import evaluation, threshold
 from apnet_jax.retrieval.embed import make_embed
 
@@ -137,7 +138,7 @@ def command():
         for row, cosine in zip(rows, cosines)
       ]
       results.append({'query': str(query), 'found': found})
-      print('\n'.join(_lines(query, found)))
+      print(printable('\n'.join(_lines(query, found))))
     if output.value:
       path = pathlib.Path(output.value)
       content = {'threshold': network.threshold, 'results': results}

@@ -13,12 +13,11 @@ import ml_collections
 import optax
 from tqdm import tqdm
 
-from apnet_jax import checkpoint, optim, parallel
+from apnet_jax import checkpoint, optim, parallel, pretrained
 from apnet_jax.feed import Feed
 from apnet_jax.logs import MetricWriter
 from apnet_jax.models.apnet import create_model, variable_shapes
 from apnet_jax.models.layers import check_batch_norm_group
-from apnet_jax.models.torch_weights import import_weights
 from apnet_jax.retrieval import card, evaluation
 from apnet_jax.retrieval.embed import embed_pixels, make_embed
 from apnet_jax.retrieval.metrics import RetrievalResult
@@ -57,7 +56,7 @@ def train(
   """
   check(config, workdir)
   skipped = evaluation.check_benchmark(feed)
-  checkpoint.claim_workdir(workdir, config, facts(feed))
+  checkpoint.claim_workdir(workdir, config, facts(feed, config, workdir))
   print(feed.summary)
   if skipped:
     print(f'  {skipped} queries have no true match and are skipped')
@@ -72,11 +71,9 @@ def train(
       state = start_from(config.model, state)
     with MetricWriter(workdir, int(state.step)) as writer:
       state, metrics, result = _train_steps(run, state, checkpoints, writer)
-    chosen = {
-      'step': int(state.step),
-      'which': 'last',
-      'trained_on': card.trained_on(config, feed.fingerprint),
-    }
+    chosen = card.chosen(
+      int(state.step), 'last', config, checkpoint.load_run(workdir)
+    )
     result_card = card.result_card(result, config, feed, chosen)
     checkpoint.write_json(workdir, 'result.json', result_card)
   print(run.closing_table(result))
@@ -186,16 +183,22 @@ def start_from(
 ) -> TrainState:
   """A state with the weights of `config.model.pretrained`, and says so."""
   variables = {'params': state.params, 'batch_stats': state.batch_stats}
-  imported = import_weights(config.pretrained, variables, config)
+  imported = pretrained.import_pretrained(variables, config)
   print(f'Starting from the weights {config.pretrained}')
   for note in imported.notes:
     print(f'  {note}')
   return state.replace(**parallel.replicate(imported.variables))
 
 
-def facts(feed: Feed) -> dict:
+def facts(
+  feed: Feed, config: ml_collections.ConfigDict, workdir: str | os.PathLike
+) -> dict:
   """What run.json says of a run."""
+  # One that goes on does not need again what it started from.
+  begun = checkpoint.is_begun(workdir)
+  source = '' if begun else config.model.pretrained
   return {
+    'started_from': pretrained.started_from(source),
     'num_classes': feed.num_classes,
     'fingerprint': feed.fingerprint,
     'devices': devices(),
@@ -230,6 +233,7 @@ def check(
     'train.checkpoint_every_epochs': 0,
     'train.warmup_epochs': 0,
     'augment.pad': 0,
+    'data.bad_images': 0,
   }
   for name, low in at_least.items():
     section, field = name.split('.')
@@ -267,7 +271,7 @@ def check(
   shapes = variable_shapes(create_model(config.model, num_classes=1), size)
   if config.model.pretrained and not checkpoint.is_begun(workdir):
     try:
-      import_weights(config.model.pretrained, shapes, config.model)
+      pretrained.import_pretrained(shapes, config.model)
     except ValueError as error:
       raise ValueError(
         f'config.model.pretrained={config.model.pretrained!r}: {error}'

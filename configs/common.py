@@ -21,8 +21,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Or resnet101, densenet169, inception_v3 (Table V); or resnet14, one block a
   # stage, for CPUs.
   model.backbone = 'resnet50'
-  # Weights to start from: a file (.pth, .safetensors, .npz) or
-  # hf://timm/resnet50.tv_in1k; '' is random. The paper starts from ImageNet.
+  # Weights to start from: a file (.pth, .safetensors, .npz),
+  # hf://timm/resnet50.tv_in1k, or the workdir of another run, to fine-tune it;
+  # '' is random. The paper starts from ImageNet.
   model.pretrained = ''
   model.last_stride = 1  # Section IV.B
   model.stem_relu = True  # the released code forgot it
@@ -63,6 +64,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Images held in memory: encoded, as in their files; or decoded, which takes
   # more memory and less time.
   data.cache = 'encoded'
+  # Images that training bears to find unreadable after the set was prepared:
+  # others stand in. 0 stops at the first.
+  data.bad_images = 0
   data.image_size = (384, 192)  # height, width; Section IV.B
   # Of data/folder: splits that are made of own images have this share of the
   # identities in the test half, chosen by this seed.

@@ -7,16 +7,38 @@ import os
 import tensorflow as tf
 from tqdm import tqdm
 
+from apnet_jax.images import MOST_PIXELS
 from data import raw
+
+PNG = b'\x89PNG\r\n\x1a\n'  # how such a file begins
 
 
 def decode(encoded: bytes | tf.Tensor) -> tf.Tensor:
   """A JPEG or PNG file -> uint8 [height, width, 3], the same as PIL makes.
 
   TensorFlow's other ways of decoding are about a grey level too dark.
+
+  Raises:
+    tf.errors.InvalidArgumentError: it is no such file, is cut off, or claims
+      more pixels than `MOST_PIXELS`; this is seen before any is decoded.
   """
-  return tf.io.decode_jpeg(  # reads PNG as well
-    encoded, channels=3, dct_method='INTEGER_ACCURATE'
+  size = tf.cond(
+    tf.strings.substr(encoded, 0, len(PNG)) == PNG,
+    lambda: _png_size(encoded),
+    lambda: tf.io.extract_jpeg_shape(encoded)[:2],
+  )
+  pixels = tf.reduce_prod(tf.cast(size, tf.int64))
+  few = tf.debugging.Assert((0 < pixels) & (pixels <= MOST_PIXELS), [size])
+  with tf.control_dependencies([few] if few is not None else []):
+    return tf.io.decode_jpeg(  # reads PNG as well
+      encoded, channels=3, dct_method='INTEGER_ACCURATE'
+    )
+
+
+def _png_size(encoded: tf.Tensor) -> tf.Tensor:
+  """int32 [2], width and height: big-endian, at a fixed place."""
+  return tf.io.decode_raw(
+    tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False
   )
 
 
@@ -93,7 +115,9 @@ def _decoding_error(image: raw.RawImage) -> str | None:
   try:
     decode(image.read())
   except tf.errors.InvalidArgumentError:
-    return 'not a JPEG or PNG image, or cut off'
+    return (
+      f'not a JPEG or PNG image, cut off, or of over {MOST_PIXELS:,} pixels'
+    )
   except OSError as error:
     return str(error)
   return None

@@ -17,6 +17,7 @@ import sys
 import textwrap
 from typing import Any
 
+from apnet_jax.printing import printable
 from data import datasets, raw
 from data.cuhk03_np.layout import MatImage
 from data.health import findings, folders, images, samples
@@ -272,7 +273,7 @@ def to_text(report: Report) -> str:
   else:
     lines += ['', 'Mend the problems, then look again:']
   lines += [f'  {line}' for line in report.commands()]
-  return '\n'.join(map(_printable, '\n'.join(lines).split('\n')))
+  return printable('\n'.join(lines))
 
 
 def _counts_lines(reading: folders.Reading, name: bool) -> list[str]:
@@ -316,11 +317,6 @@ def _wrap(text: str, first: str, indent: int) -> list[str]:
         subsequent_indent=' ' * indent,
       )  # fmt: skip
   return lines
-
-
-def _printable(line: str) -> str:
-  """File names may hold anything, which a terminal might obey."""
-  return line if line.isprintable() else ascii(line)[1:-1]
 
 
 # The command

@@ -14,6 +14,7 @@ import os
 import pathlib
 import shutil
 
+from array_record.python import array_record_data_source
 import ml_collections
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -47,7 +48,8 @@ def prepare(config: ml_collections.ConfigDict) -> Prepared:
 
   Raises:
     ValueError: there is no such data set, its raw folder is missing or has
-      another layout or other counts, or holds images that cannot be read.
+      another layout or other counts, or holds images that cannot be read; or
+      what was prepared of it is damaged.
     OSError: there is no room for it.
   """
   tf.config.set_visible_devices([], 'GPU')  # they are JAX's
@@ -61,7 +63,7 @@ def prepare(config: ml_collections.ConfigDict) -> Prepared:
   if dataset.splits_made:
     lines.append(f'  these splits as a list: {folder / "splits.csv"}')
   print('\n'.join([*lines, unusual] if unusual else lines), flush=True)
-  builder = make_builder(layout, folder, dataset)
+  builder = _open(layout, folder, dataset)
   if not builder.data_path.exists():
     _write(builder, dataset, folder)
     builder = make_builder(layout, folder)  # one that knows what was written
@@ -78,6 +80,23 @@ def prepared_root(directory: str) -> pathlib.Path:
   return pathlib.Path(directory or default).expanduser()
 
 
+def _open(
+  layout: raw.Layout, folder: pathlib.Path, dataset: raw.RawDataset
+) -> tfds.core.DatasetBuilder:
+  """Its builder; ValueError if something else was prepared than the images."""
+  try:
+    builder = make_builder(layout, folder, dataset)
+    found = {k: s.num_examples for k, s in builder.info.splits.items()}
+  except Exception as error:  # protobuf's, of a damaged file
+    what = f'its dataset_info.json cannot be read: {_first_line(error)}'
+    raise _damaged(folder / layout.dataset, what) from error
+  images = {k: len(split) for k, split in dataset.splits.items() if split}
+  if builder.data_path.exists() and found != images:
+    what = f'its dataset_info.json tells of {found} images, not {images}'
+    raise _damaged(builder.data_path, what)
+  return builder
+
+
 def make_builder(
   layout: raw.Layout,
   folder: pathlib.Path,
@@ -92,6 +111,38 @@ def make_builder(
     config=layout.variant or None,
     file_format='array_record',
   )
+
+
+def damaged(
+  builder: tfds.core.DatasetBuilder, split: str, error: Exception
+) -> ValueError:
+  """What to raise where a split of a prepared data set cannot be read."""
+  files = [pathlib.Path(f) for f in builder.info.splits[split].filepaths]
+  found = [f'{file} is missing' for file in files if not file.is_file()]
+  found += [f'{file} is damaged' for file in files if not _is_whole(file)]
+  what = found[0] if found else f'its {split} split cannot be read'
+  return _damaged(builder.data_path, f'{what}: {_first_line(error)}')
+
+
+def _damaged(folder: os.PathLike, what: str) -> ValueError:
+  return ValueError(
+    f'the prepared data set {folder} is damaged: {what}.\nDelete this folder:'
+    ' it is made anew of the raw images.'
+  )
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).splitlines() or [''])[0][:200] or type(error).__name__
+
+
+def _is_whole(file: pathlib.Path) -> bool:
+  try:
+    with array_record_data_source.ArrayRecordDataSource([file]) as records:
+      for _ in records:
+        pass
+  except Exception:  # of whatever kind
+    return False
+  return True
 
 
 def _write(

@@ -10,6 +10,7 @@ import hashlib
 import os
 import pathlib
 import re
+import stat
 from typing import Any
 
 SPLITS = ('train', 'query', 'gallery')
@@ -24,6 +25,8 @@ MARKET_FOLDERS = {
 JUNK_PID = -1
 DISTRACTOR_PID = 0
 LARGEST_ID = 2**31 - 1
+# No image of a person is larger; what is, is not read.
+MOST_BYTES = 64 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +51,24 @@ class RawImage:
     return str(self.path)
 
   def read(self) -> bytes:
-    """The encoded image."""
-    return self.path.read_bytes()
+    """The encoded image; OSError if it cannot be read."""
+    return read_file(self.path)
+
+
+def read_file(path: pathlib.Path) -> bytes:
+  """The bytes of an image file.
+
+  Raises:
+    OSError: it is not there, is larger than `MOST_BYTES`, or no file: reading a
+      pipe would wait forever.
+  """
+  status = path.stat()
+  if not stat.S_ISREG(status.st_mode):
+    raise OSError('not a file')
+  if status.st_size > MOST_BYTES:
+    raise OSError(f'{status.st_size:,} bytes: too large to be read')
+  with path.open('rb') as file:
+    return file.read(status.st_size)
 
 
 Splits = Mapping[str, list[RawImage]]
@@ -168,8 +187,14 @@ class Layout(abc.ABC):
       ValueError: there is none (says where it was looked for), or what it
         holds is not a data set (names the files).
     """
-    dataset = self.read_root(self.locate(directory))
-    _check_splits(dataset.splits)
+    root = self.locate(directory)
+    try:
+      dataset = self.read_root(root)
+      _check_splits(dataset.splits)
+    except ValueError as error:
+      if str(root) in str(error):
+        raise
+      raise ValueError(f'{root}: {error}') from error
     return dataset
 
   def locate(self, directory: str | os.PathLike) -> pathlib.Path:
@@ -298,7 +323,7 @@ class PathsBelow:
         f'{where} is not one below {self.folder}, as folder/image.jpg.'
       )
     parent, path = self.folder / pure.parent, self.folder / pure
-    links = [path] if path.is_symlink() else []
+    links = [path] if os.path.islink(path) else []
     if parent not in self._listed:  # else it has been looked at
       self._listed[parent] = self._list(parent)
       links.append(parent)
@@ -321,7 +346,8 @@ class PathsBelow:
       raise ValueError(f'{self.list_file} is empty: it names no image.')
 
   def _list(self, parent: pathlib.Path) -> set[str]:
-    return set(os.listdir(parent)) if parent.is_dir() else set()
+    # Unlike pathlib's, this one takes a name that is too long to exist.
+    return set(os.listdir(parent)) if os.path.isdir(parent) else set()
 
   def _is_inside(self, path: pathlib.Path) -> bool:
     real = os.path.realpath(path)

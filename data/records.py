@@ -4,7 +4,7 @@ Images are held and read by index, so that batch k is found without reading
 batches 0 to k - 1.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 import itertools
 import math
@@ -19,7 +19,8 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from apnet_jax.feed import Split
-from data import decoding, pk_sampler
+from data import bad_images, decoding, pk_sampler
+from data.prepare import damaged
 
 CACHES = ('encoded', 'decoded')
 READ_AT_ONCE = 64  # records
@@ -37,6 +38,7 @@ class Records:
     camids: int [images].
     paths: str [images].
     decoded: uint8 [images, height, width, 3], or None.
+    bad: rows of images that were found unreadable, and of those in their place.
   """
 
   encoded: tf.Variable
@@ -44,17 +46,19 @@ class Records:
   camids: np.ndarray
   paths: np.ndarray
   decoded: np.ndarray | None = None
+  bad: dict[int, int] = dataclasses.field(default_factory=dict)
 
 
 def read(builder: tfds.core.DatasetBuilder, split: str) -> Records:
-  """Reads a split. Little more than its encoded images is held at any time."""
-  source = builder.as_data_source(
-    split, decoders={'image': tfds.decode.SkipDecoding()}
-  )
-  examples = []
-  for start in range(0, len(source), READ_AT_ONCE):
-    rows = range(start, min(start + READ_AT_ONCE, len(source)))
-    examples += source.__getitems__(list(rows))
+  """Reads a split. Little more than its encoded images is held at any time.
+
+  Raises:
+    ValueError: a prepared file is missing or damaged; names it.
+  """
+  try:
+    examples = _examples(builder, split)
+  except Exception as error:  # TFDS, ArrayRecord and protobuf raise all kinds
+    raise damaged(builder, split, error) from error
   examples.sort(key=lambda example: example['path'])
   encoded = hold([example.pop('image') for example in examples])
   return Records(
@@ -63,6 +67,19 @@ def read(builder: tfds.core.DatasetBuilder, split: str) -> Records:
     camids=np.array([example['camid'] for example in examples]),
     paths=np.array([example['path'].decode() for example in examples]),
   )
+
+
+def _examples(builder: tfds.core.DatasetBuilder, split: str) -> list[dict]:
+  source = builder.as_data_source(
+    split, decoders={'image': tfds.decode.SkipDecoding()}
+  )
+  examples = []
+  for start in range(0, len(source), READ_AT_ONCE):
+    rows = range(start, min(start + READ_AT_ONCE, len(source)))
+    examples += source.__getitems__(list(rows))
+  if any(None in example.values() for example in examples):
+    raise ValueError('a record is empty')  # of a file that was cut off
+  return examples
 
 
 def hold(images: list[bytes]) -> tf.Variable:
@@ -100,7 +117,8 @@ def cached(
     and without the encoded ones.
 
   Raises:
-    ValueError: there is no such cache, or too little memory for it.
+    ValueError: there is no such cache, too little memory for it, or more images
+      are unreadable than `config.data.bad_images`.
   """
   check_cache(config.cache)
   if config.cache == 'encoded':
@@ -108,16 +126,15 @@ def cached(
   count = len(records.pids)
   height, width = config.image_size
   _check_memory(split, count, height, width)
-  rows = np.arange(count)
-  batches = make_split(records, config.image_size).batches(
-    rows, DECODED_AT_ONCE
-  )
+  starts = range(0, count, DECODED_AT_ONCE)
+  rows = [np.arange(i, min(i + DECODED_AT_ONCE, count)) for i in starts]
+  batches = _bearing(records, rows, config)
   decoded = np.empty((count, height, width, 3), np.uint8)
   progress = tqdm(
     total=count, desc=f'Decoding {split}', unit=' images', leave=False
   )
   with progress:
-    for start, images in zip(rows[::DECODED_AT_ONCE], batches):
+    for start, (_, images) in zip(starts, batches):
       decoded[start : start + len(images)] = images
       progress.update(len(images))
   return dataclasses.replace(records, encoded=hold([]), decoded=decoded)
@@ -153,6 +170,9 @@ def train_batches(
   """Batches `first_step`, `first_step` + 1, ... as a `Feed` promises them.
 
   Of several hosts, each reads its part of every batch.
+
+  Raises:
+    ValueError: more images are unreadable than `config.data.bad_images`.
   """
   P, K, seed = config.train.P, config.train.K, config.seed
   steps = pk_sampler.steps_per_epoch(labels, P, K)
@@ -169,17 +189,43 @@ def train_batches(
     # library to give memory back at once (M_TRIM_THRESHOLD), and the whole
     # process spends its time on page faults.
     some = list(itertools.islice(rows_of_batches, BATCHES_OF_A_PIPELINE))
-    batches = _batches(
-      records, np.concatenate(some), P * K // hosts, config.data.image_size
-    )
-    for rows, images in zip(some, batches):
+    for rows, images in _bearing(records, some, config.data):
       yield {'image': images, 'label': labels[rows].astype(np.int32)}
+
+
+def _bearing(
+  records: Records,
+  batches: Sequence[np.ndarray],
+  config: ml_collections.ConfigDict,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields the rows that make each batch, and their images.
+
+  These are the `batches` asked for, but for what was found unreadable. All but
+  the last have the same size.
+  """
+  done = 0
+  while done < len(batches):
+    rows = [bad_images.replaced(records, batch) for batch in batches[done:]]
+    images = _batches(
+      records, np.concatenate(rows), len(rows[0]), config.image_size
+    )
+    try:
+      for some in rows:
+        yield some, next(images)
+        done += 1
+    except tf.errors.InvalidArgumentError as error:
+      bad_images.bear(records, some, config.bad_images, error)
 
 
 def make_split(records: Records, image_size: tuple[int, int]) -> Split:
   def batches(rows, batch_size):
     rows = np.asarray(rows, np.int64)
-    return _batches(records, rows, batch_size, image_size)
+    try:
+      for images in _batches(records, rows, batch_size, image_size):
+        yield images
+        rows = rows[batch_size:]
+    except tf.errors.InvalidArgumentError as error:
+      raise bad_images.refuse(records, rows[:batch_size], error) from error
 
   return Split(records.pids, records.camids, records.paths, batches)
 

@@ -58,6 +58,53 @@ def test_a_damaged_file_of_a_workdir_is_named(tmp_path, name):
     load(tmp_path)
 
 
+@pytest.mark.parametrize(
+  ('name', 'content', 'message'),
+  [
+    ('config.json', [1], 'holds no fields'),
+    ('config.json', {'a.b': 1}, 'config.json.*dots'),
+    (
+      'run.json',
+      {'num_classes': 2},
+      'run.json is damaged: fingerprint is None',
+    ),
+    (
+      'run.json',
+      {'num_classes': True, 'fingerprint': 'x'},
+      'num_classes is Tr',
+    ),
+  ],
+)
+def test_what_is_no_file_of_a_workdir_is_named(
+  tmp_path, name, content, message
+):
+  (tmp_path / name).write_text(json.dumps(content))
+  load = checkpoint.load_config if name[0] == 'c' else checkpoint.load_run
+  with pytest.raises(ValueError, match=message):
+    load(tmp_path)
+
+
+def test_json_that_is_too_deep_or_too_large(tmp_path, monkeypatch):
+  path = tmp_path / 'x.json'
+  path.write_text('[' * 21 + ']' * 21)
+  with pytest.raises(ValueError, match='x.json cannot be read.*too deep'):
+    checkpoint.parse_json(path)
+  path.write_text('[' * 20 + ']' * 20)
+  checkpoint.parse_json(path)
+  monkeypatch.setattr(checkpoint, 'MOST_JSON', 39)
+  with pytest.raises(ValueError, match='x.json cannot be read.*than 39 bytes'):
+    checkpoint.parse_json(path)
+
+
+def test_a_configuration_is_data(tmp_path):
+  """Text in it stays text, whatever it looks like."""
+  text = '__import__("pathlib").Path("harm").touch()'
+  content = {'name': text, 'model': {'levels': text, 'py/object': text}}
+  checkpoint.write_json(tmp_path, 'config.json', content)
+  config = checkpoint.load_config(tmp_path)
+  assert config.to_dict() == content
+
+
 def test_damaged_metrics_of_a_checkpoint_are_named(tmp_path):
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(1, state(1), {'mAP': 0.5})

@@ -56,6 +56,17 @@ def own(raw, compilation_cache):
   )
 
 
+@pytest.fixture(scope='module', autouse=True)
+def attempts(tmp_path_factory):
+  """No command here looks for the network, and none would find it."""
+  path = tmp_path_factory.mktemp('network') / 'attempts'
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('ATTEMPTS', str(path))
+    patch.setenv('PYTHONPATH', str(ROOT / 'tests' / 'offline'))
+    yield path
+  assert not path.exists(), path.read_text()
+
+
 def start(*arguments):
   # One device, as users have; compilation is most of the time.
   flags = '--xla_backend_optimization_level=1'
@@ -275,9 +286,26 @@ def test_killed_and_started_again_ends_with_the_same_bits(own, tmp_path):
   check_evaluation(whole, tmp_path)
 
 
+def test_a_command_that_looks_for_the_network_would_be_seen(attempts):
+  code = "import socket; socket.create_connection(('example.org', 80))"
+  _, err = run('-c', code, code=1)
+  assert 'tests have no network' in err
+  assert 'socket.getaddrinfo example.org' in attempts.read_text()
+  attempts.unlink()
+
+
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
+    (
+      [
+        'train.py',
+        '--config=configs/market.py',
+        '--config.model.pretrained=a.pth',
+        '--init_from=runs/market',
+      ],
+      'error: --init_from=runs/market and --config.model.pretrained=a.pth are',
+    ),
     (
       ['train.py', '--config=configs/synthetic.py', '--config.train.foo=1'],
       'error: --config.train.foo: the configuration has no such field',

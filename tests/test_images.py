@@ -53,3 +53,11 @@ def test_a_bomb_is_not_decoded(folder, monkeypatch):
   monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 50)
   with pytest.raises(ValueError, match='b.jpg cannot be read.*exceeds limit'):
     images.read_image(folder / 'b.jpg', (16, 8))
+
+
+def test_a_large_image_is_refused_by_its_header(folder, monkeypatch):
+  """Below the limit of Pillow, which may only warn."""
+  monkeypatch.setattr(images, 'MOST_PIXELS', 199)
+  monkeypatch.setattr(Image.Image, 'load', None)  # which decodes
+  with pytest.raises(ValueError, match='b.jpg cannot be read: 10 x 20 pixels'):
+    images.read_image(folder / 'b.jpg', (16, 8))

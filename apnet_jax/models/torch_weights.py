@@ -124,7 +124,9 @@ def import_weights(
   Raises:
     ValueError: see `load_torch_weights`.
   """
-  state_dict = normalize_names(read_weights(weights))
+  # Files may hold copies, the state of an optimiser, and a head for ImageNet.
+  room = 8 * sum(4 * leaf.size for leaf in jax.tree.leaves(variables)) + 2**26
+  state_dict = normalize_names(read_weights(weights, room))
   return import_state_dict(state_dict, variables, config)
 
 

@@ -4,7 +4,7 @@ The libraries that read them are optional: safetensors and huggingface_hub come
 with the extra `weights`, PyTorch (for .pth) with the extra `torch`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import importlib
 import os
 import pathlib
@@ -19,11 +19,14 @@ HUB = 'hf://'
 HUB_SOURCE = re.compile(
   r'hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?'
 )
+# Arrays of more bytes than these are of no network here; `import_weights` knows
+# better.
+MOST_BYTES = 4 * 2**30
 # What a repository of the Hub may call its weights, best first.
 HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
 
 
-def read_weights(source) -> Mapping:
+def read_weights(source, most_bytes: int = MOST_BYTES) -> Mapping:
   """Reads a state dict; one that is in memory is returned as it is.
 
   Nothing in a file is executed: a pickle that wants more than tensors is
@@ -32,10 +35,12 @@ def read_weights(source) -> Mapping:
   Args:
     source: a path, `hf://owner/name`, `hf://owner/name@revision`, either with a
       file's name after a slash, or a dict.
+    most_bytes: that the arrays may take; a few kilobytes of a compressed file
+      may become any number.
 
   Raises:
-    ValueError: the file is not there, is damaged, of an unknown format, or
-      wants to run code.
+    ValueError: the file is not there, is damaged, of an unknown format, too
+      large, or wants to run code.
   """
   if isinstance(source, Mapping):
     return source
@@ -47,8 +52,12 @@ def read_weights(source) -> Mapping:
     raise ValueError(f'the weights {source} are not a file.')
   suffix = path.suffix.lower()
   _check_format(suffix, source)
-  read = {'.npz': _read_npz, '.safetensors': _read_safetensors}
-  return read.get(suffix, _read_torch)(path)
+  _check_size(_size_within(path), path, most_bytes)
+  if suffix == '.npz':
+    return _read_npz(path)
+  if suffix == '.safetensors':
+    return _read_safetensors(path)
+  return _read_torch(path, most_bytes)
 
 
 def write_weights(path: str | os.PathLike, state_dict: Mapping) -> None:
@@ -81,6 +90,26 @@ def _check_format(suffix: str, source) -> None:
     raise ValueError(f'the weights {source} do not end in one of {FORMATS}.')
 
 
+def _size_within(path: pathlib.Path) -> int:
+  """Bytes that a file will be in memory, by what it says of itself."""
+  size = path.stat().st_size
+  try:
+    if zipfile.is_zipfile(path):  # .npz and .pth are archives
+      with zipfile.ZipFile(path) as archive:
+        size = max(size, sum(part.file_size for part in archive.infolist()))
+  except Exception as error:  # as below
+    raise _damaged(path, error) from error
+  return size
+
+
+def _check_size(size: int, path: pathlib.Path, most_bytes: int) -> None:
+  if size > most_bytes:
+    raise ValueError(
+      f'the weights {path} take {size:,} bytes: more than the {most_bytes:,}'
+      ' that such a network may have.'
+    )
+
+
 def _looks_like_torch(path: pathlib.Path) -> bool:
   """Whether it begins as a zip archive or a pickle does."""
   with path.open('rb') as file:
@@ -106,7 +135,7 @@ def _read_safetensors(path: pathlib.Path) -> Mapping:
     raise _damaged(path, error) from error
 
 
-def _read_torch(path: pathlib.Path) -> Mapping:
+def _read_torch(path: pathlib.Path, most_bytes: int) -> Mapping:
   torch = _library('torch', 'torch')
   try:
     content = torch.load(path, map_location='cpu', weights_only=True)
@@ -120,19 +149,34 @@ def _read_torch(path: pathlib.Path) -> Mapping:
     ) from error
   except Exception as error:
     raise _damaged(path, error) from error
-  return _to_numpy(content, path)
-
-
-def _to_numpy(content, path: pathlib.Path) -> Mapping:
-  """The tensors of a (nested) dict as arrays; other entries are dropped."""
   if not isinstance(content, Mapping):
     raise ValueError(
       f'the weights {path} hold a {type(content).__name__}, not a state_dict.'
     )
+  try:
+    # A tensor may be a few numbers that are said to repeat.
+    size = sum(4 * tensor.numel() for tensor in _tensors(content))
+    arrays = _to_numpy(content) if size <= most_bytes else {}
+  except Exception as error:  # tensors of other kinds; dicts without an end
+    raise _damaged(path, error) from error
+  _check_size(size, path, most_bytes)
+  return arrays
+
+
+def _tensors(content: Mapping) -> Iterator:
+  for value in content.values():
+    if isinstance(value, Mapping):
+      yield from _tensors(value)
+    elif hasattr(value, 'detach'):
+      yield value
+
+
+def _to_numpy(content: Mapping) -> Mapping:
+  """The tensors of a (nested) dict as arrays; other entries are dropped."""
   arrays = {}
   for name, value in content.items():
     if isinstance(value, Mapping):
-      arrays[name] = _to_numpy(value, path)
+      arrays[name] = _to_numpy(value)
     elif hasattr(value, 'detach'):
       value = value.detach()
       # numpy has no bfloat16.

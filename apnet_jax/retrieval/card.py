@@ -117,6 +117,25 @@ def digest(split: Split) -> str:
   return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
+def chosen(
+  step: int, which: str, config: ml_collections.ConfigDict, run: Mapping
+) -> dict:
+  """What a result card says of a network.
+
+  Args:
+    step: of its checkpoint.
+    which: how that was chosen, 'last' or 'best'.
+    config: the whole configuration of its run.
+    run: what run.json says.
+  """
+  return {
+    'step': step,
+    'which': which,
+    'trained_on': trained_on(config, run['fingerprint']),
+    'started_from': run.get('started_from'),
+  }
+
+
 def trained_on(config: ml_collections.ConfigDict, fingerprint: str) -> dict:
   """What a result card says of the images a network was trained on."""
   return {'dataset': config.data.name, 'fingerprint': fingerprint}

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from apnet_jax import parallel
-from apnet_jax.checkpoint import Checkpoints
+from apnet_jax.checkpoint import Checkpoints, blaming
 from apnet_jax.feed import Benchmark, Split
 from apnet_jax.models.apnet import create_model, variable_shapes
 from apnet_jax.retrieval.embed import FEATURES, make_embed
@@ -249,8 +249,9 @@ def restore_model(
 
   The variables lie on every device.
   """
-  model = create_model(config.model, num_classes)
-  shapes = variable_shapes(model, tuple(config.data.image_size))
+  with blaming(checkpoints.directory.parent, 'config.json'):
+    model = create_model(config.model, num_classes)
+    shapes = variable_shapes(model, tuple(config.data.image_size))
   return model, checkpoints.restore_variables(
     step,
     jax.tree.map(

@@ -9,15 +9,20 @@ import functools
 import io
 import pathlib
 import re
+import zlib
 
 import h5py
 import numpy as np
 from PIL import Image
 import scipy.io
 
+from apnet_jax.images import check_size
 from data import raw
 
 RELEASE = ('cuhk03_release/cuhk-03.mat', 'cuhk-03.mat')
+# That the split's file may take in memory; the published ones take a tenth.
+MOST_BYTES = 64 * 2**20
+COMPRESSED = 15  # a kind of element of MATLAB 5 files
 # Indices from 1, identities and file names of all images of a release.
 INDICES = {'train': 'train_idx', 'query': 'query_idx', 'gallery': 'gallery_idx'}
 # Camera pair, person, view and number: 1_001_2_06.png. Person and view count
@@ -90,6 +95,7 @@ def _read_config(path: pathlib.Path) -> dict[str, list[tuple[str, int, int]]]:
     ValueError: the file is not such a configuration.
   """
   try:
+    _check_inflated(path.read_bytes())
     config = scipy.io.loadmat(path, variable_names=[
       *INDICES.values(), 'labels', 'filelist',
     ])  # fmt: skip
@@ -120,6 +126,27 @@ def _read_config(path: pathlib.Path) -> dict[str, list[tuple[str, int, int]]]:
     ]
     for split, indices in rows.items()
   }
+
+
+def _check_inflated(content: bytes) -> None:
+  """Raises ValueError for a file that would become larger than `MOST_BYTES`.
+
+  After a header, MATLAB 5 files are elements with a kind and a length, each
+  perhaps compressed by zlib.
+  """
+  order = 'little' if content[126:128] == b'IM' else 'big'
+  left, start = MOST_BYTES - len(content), 128
+  while left >= 0 and start + 8 <= len(content):
+    kind, length = (
+      int.from_bytes(content[i : i + 4], order) for i in (start, start + 4)
+    )
+    start += 8 + length
+    if kind == COMPRESSED:
+      inflate = zlib.decompressobj()
+      element = content[start - length : start]
+      left -= len(inflate.decompress(element, left + 1))
+  if left < 0:
+    raise ValueError(f'it would take more than {MOST_BYTES:,} bytes')
 
 
 def _whole(values: np.ndarray) -> np.ndarray:
@@ -172,7 +199,7 @@ def _open(path: pathlib.Path) -> h5py.File:
     for boxes in ('detected', 'labeled'):
       if file[boxes].dtype != h5py.ref_dtype or file[boxes].ndim != 2:
         raise TypeError(f'{boxes} is not a cell array')
-  except (OSError, KeyError, TypeError, AttributeError) as error:
+  except Exception as error:  # h5py raises all kinds
     raise ValueError(
       f'{path} is not the release of CUHK03, an HDF5 file with cell arrays'
       f' detected and labeled: {_first(error)}'
@@ -186,12 +213,14 @@ def _pixels(path: pathlib.Path, key: tuple[str, int, int, int]) -> np.ndarray:
   file = _open(path)
   try:
     people = file[file[boxes][0, pair]]
-    pixels = np.asarray(file[people[number, person]]).T
-  except (OSError, KeyError, ValueError, IndexError, TypeError) as error:
+    image = file[people[number, person]]
+    shape, dtype = image.shape, image.dtype
+    if dtype == np.uint8 and len(shape) == 3 and shape[0] == 3:
+      check_size(*shape[1:])
+      return np.ascontiguousarray(np.asarray(image).T)
+  except Exception as error:  # h5py raises all kinds
     raise OSError(f'it is not there: {_first(error)}') from error
-  if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-    raise OSError(f'{pixels.dtype} {pixels.shape} is not an image of colours')
-  return np.ascontiguousarray(pixels)
+  raise OSError(f'{dtype} {shape[::-1]} is not an image of colours')
 
 
 def _first(error: Exception) -> str:

@@ -9,21 +9,18 @@ import hashlib
 import io
 import os
 import pathlib
-import stat
 import statistics
 import warnings
 
 from PIL import Image
 from tqdm import tqdm
 
+from apnet_jax.images import FORMATS, check_size
 from data import raw
 from data.cuhk03_np.layout import MatImage
 
 # A file of its own, or an image in CUHK03's release.
 Target = pathlib.Path | MatImage
-# No image of a person is larger; what is, is not read.
-MOST_BYTES = 64 * 2**20
-FORMATS = ('JPEG', 'PNG')
 JPEG_END, JPEG_SCAN = b'\xff\xd9', b'\xff\xda'
 PNG_END = b'IEND\xaeB`\x82'
 CHUNK = 64  # images that a thread checks at a time
@@ -99,6 +96,7 @@ def load(target: Target) -> Image.Image | None:
   try:
     with _strict_pillow():
       image = Image.open(io.BytesIO(_read(target)), formats=FORMATS)
+      check_size(*image.size)
       image.load()
       return image
   except Exception:  # Pillow's readers raise all kinds
@@ -117,13 +115,7 @@ def check(target: Target, decode: bool = False) -> Checked:
 def _read(target: Target) -> bytes:
   if isinstance(target, MatImage):
     return target.read()
-  status = target.stat()
-  if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait forever
-    raise OSError('not a file')
-  if status.st_size > MOST_BYTES:
-    raise OSError(f'{status.st_size:,} bytes: too large to be read')
-  with target.open('rb') as file:
-    return file.read(MOST_BYTES)
+  return raw.read_file(target)
 
 
 def check_bytes(data: bytes, decode: bool = False) -> Checked:
@@ -139,6 +131,10 @@ def check_bytes(data: bytes, decode: bool = False) -> Checked:
   except Exception as error:  # Pillow's readers raise all kinds
     return Checked('unreadable', f'broken header: {_first_line(error)}')
   size = image.size
+  try:
+    check_size(*size)
+  except ValueError as error:
+    return Checked('unreadable', str(error), *size)
   if not image.tile or not _has_end(image.format, data):  # or no pixels
     return Checked('truncated', 'its end is missing', *size)
   if decode:

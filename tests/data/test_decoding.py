@@ -68,3 +68,21 @@ def test_search_reads_images_as_training_does(kind, size, tmp_path):
 def test_resizing_stays_within_a_byte(value, size):
   image = tf.fill((32, 16, 3), tf.constant(value, tf.uint8))
   assert (decoding.resize(image, size).numpy() == value).all()
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG'])
+def test_no_more_pixels_than_allowed_are_decoded(kind, monkeypatch):
+  encoded = encode(make_image(32, 16), kind)
+  monkeypatch.setattr(decoding, 'MOST_PIXELS', 32 * 16)
+  assert decoding.decode(encoded).shape == (32, 16, 3)
+  monkeypatch.setattr(decoding, 'MOST_PIXELS', 32 * 16 - 1)
+  monkeypatch.setattr(tf.io, 'decode_jpeg', None)
+  with pytest.raises(tf.errors.InvalidArgumentError):
+    decoding.decode(encoded)
+
+
+@pytest.mark.parametrize('kind', ['GIF', 'BMP', 'WEBP'])
+def test_other_formats_are_refused(kind):
+  """As Pillow is told to, too."""
+  with pytest.raises(tf.errors.InvalidArgumentError):
+    decoding.decode(encode(make_image(32, 16), kind))

@@ -424,7 +424,7 @@ def test_images_that_cannot_be_read(copied):
     if content is not None:
       path.write_bytes(content)
   with paths[3].open('wb') as file:
-    file.truncate(images.MOST_BYTES + 1)
+    file.truncate(raw.MOST_BYTES + 1)
   os.mkfifo(paths[4])
   paths[5].symlink_to(copied / 'nowhere')
   finding = find(doctor.examine(copied), 'unreadable_images')

@@ -14,6 +14,7 @@ from PIL import Image
 import pytest
 import scipy.io
 
+from apnet_jax import images
 from data import datasets, raw
 from tests.data import make_dummy_data
 
@@ -315,6 +316,24 @@ def test_an_image_that_the_release_lacks(copy):
     bad[0].read()
 
 
+def test_a_split_that_grows_is_not_inflated(copy):
+  """Little of a file that zlib makes a thousand times larger."""
+  root = copy(CUHK03)
+  file, content = config_of(root)
+  content['labels'] = np.ones((2**23 + 1, 1))  # just more than 64 MiB
+  scipy.io.savemat(file, content, do_compression=True)
+  assert file.stat().st_size < 2**17
+  with pytest.raises(ValueError, match='would take more than 67,108,864 bytes'):
+    CUHK03.read(root)
+
+
+def test_an_image_of_the_release_that_is_too_large(copy, monkeypatch):
+  monkeypatch.setattr(images, 'MOST_PIXELS', 100)
+  image = CUHK03.read(copy(CUHK03)).splits['train'][0]
+  with pytest.raises(OSError, match='pixels are more than 100'):
+    image.read()
+
+
 # MSMT17
 
 
@@ -471,6 +490,11 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path, path):
   (tmp_path / 'folder' / 'b').mkdir(parents=True)
   with pytest.raises(ValueError, match='is not one below'):
     raw.PathsBelow(tmp_path / 'folder', LIST).file(path, 1)
+
+
+@pytest.mark.parametrize('path', ['a' * 300 + '.jpg', 'a' * 300 + '/b.jpg'])
+def test_names_that_are_too_long_do_not_exist(tmp_path, path):
+  assert raw.PathsBelow(tmp_path, LIST).file(path, 1) is None
 
 
 def test_links_that_leave_the_folder_are_refused(tmp_path):

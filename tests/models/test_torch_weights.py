@@ -390,3 +390,19 @@ def test_weights_lie_under_any_wrapping():
   ):
     with pytest.raises(ValueError, match=message):
       load_torch_weights(broken, config, 11)
+
+
+def test_a_file_may_take_what_the_network_does_and_some(monkeypatch):
+  asked = []
+
+  def read_weights(source, most_bytes):
+    asked.append(most_bytes)
+    return {}
+
+  monkeypatch.setattr(torch_weights, 'read_weights', read_weights)
+  config = small()
+  shapes = variable_shapes(apnet_jax.create_model(config, 2), (32, 16))
+  numbers = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+  with pytest.raises(ValueError, match='missing'):
+    torch_weights.import_weights('a.npz', shapes, config)
+  assert 8 < asked[0] / (4 * numbers) < 11

@@ -4,12 +4,17 @@ import pickle
 import sys
 import threading
 import types
+import zipfile
 
 import huggingface_hub
 import numpy as np
 import pytest
 
-from apnet_jax.models.weight_files import read_weights, write_weights
+from apnet_jax.models.weight_files import (
+  FORMATS,
+  read_weights,
+  write_weights,
+)
 
 WEIGHTS = {
   'base.conv1.weight': np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
@@ -89,6 +94,55 @@ def test_a_numpy_pickle_is_refused(tmp_path):
   with pytest.raises(ValueError, match='cannot be read'):
     read_weights(path)
   assert not trace.exists()
+
+
+@pytest.mark.parametrize('suffix', FORMATS)
+def test_a_pickle_runs_under_no_name(tmp_path, suffix):
+  """With PyTorch or without it."""
+  path, trace = tmp_path / f'weights{suffix}', tmp_path / 'harm'
+  for protocol in (0, 2, 4):
+    path.write_bytes(pickle.dumps({'w': Harm(trace)}, protocol))
+    with pytest.raises(ValueError, match='refused|cannot be read|needs torch'):
+      read_weights(path)
+  assert not trace.exists()
+  pickle.loads(path.read_bytes())['w'].close()
+  assert trace.exists()  # it would have run
+
+
+@pytest.mark.parametrize('suffix', ['.npz', '.pth'])
+def test_an_archive_that_grows_is_not_inflated(tmp_path, suffix, monkeypatch):
+  path = tmp_path / f'weights{suffix}'
+  with path.open('wb') as file:
+    np.savez_compressed(file, w=np.zeros(2**20, np.float32))
+  assert path.stat().st_size < 2**13
+  if suffix == '.npz':
+    assert read_weights(path, 2**23)['w'].shape == (2**20,)
+  monkeypatch.setattr(zipfile.ZipFile, 'open', None)  # a part, to inflate it
+  with pytest.raises(
+    ValueError, match=f'{path.name} take 4,194,.* bytes: more'
+  ):
+    read_weights(path, 2**22)
+
+
+def test_an_array_that_claims_more_than_is_there(tmp_path):
+  """The memory for it is never touched."""
+  path = tmp_path / 'weights.npz'
+  np.savez(path, w=np.zeros(8, np.float32))
+  content = path.read_bytes()
+  claim = content.replace(b"'shape': (8,), }      ", b"'shape': (8888888,), }")
+  assert len(claim) == len(content) and claim != content
+  path.write_bytes(claim)
+  with pytest.raises(ValueError, match='weights.npz cannot be read'):
+    read_weights(path)
+
+
+def test_tensors_that_repeat_a_number(tmp_path):
+  """They take a few bytes in a file, and any number as arrays."""
+  torch = pytest.importorskip('torch')
+  path = tmp_path / 'weights.pth'
+  torch.save({'w': torch.zeros(1).expand(2**40)}, path)
+  with pytest.raises(ValueError, match='take 4,398,046,511,104 bytes'):
+    read_weights(path)
 
 
 def test_pytorch_is_asked_for_weights_only(tmp_path, monkeypatch):

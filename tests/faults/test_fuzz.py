@@ -1,0 +1,42 @@
+"""Many damaged files for every reader, in processes with limited memory.
+
+Two processes, as TensorFlow takes seconds to load, and memory with it.
+"""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests import fuzzing
+
+ROOT = pathlib.Path(__file__).parents[2]
+SECONDS = 90  # and much less on a machine of its own
+OF_DATA = (
+  'csv',
+  'list',
+  'mat',
+  'hdf5',
+  'jpeg_of_tensorflow',
+  'png_of_tensorflow',
+)
+OTHERS = tuple(name for name in fuzzing.READERS if name not in OF_DATA)
+
+
+@pytest.mark.parametrize(
+  ('names', 'examples'),
+  [
+    (OF_DATA, 300),
+    (tuple(name for name in OTHERS if name != 'config'), 600),
+    (('config',), 60),  # makes a network of each
+  ],
+  ids=['data', 'others', 'config'],
+)
+def test_damage_within_bounds_of_memory_and_time(names, examples):
+  result = subprocess.run(
+    [sys.executable, '-m', 'tests.fuzzing', str(examples), *names],
+    cwd=ROOT, capture_output=True, text=True, timeout=SECONDS,
+  )  # fmt: skip
+  assert result.returncode == 0, (result.stdout + result.stderr)[-5000:]
+  assert result.stdout.split() == [*names]

@@ -1,0 +1,12 @@
+"""Damaged files, a few of each kind; tests/faults/test_fuzz.py has more."""
+
+import pytest
+
+from tests import fuzzing
+
+FEW = {'config': 6, 'jpeg_of_tensorflow': 10, 'png_of_tensorflow': 10}
+
+
+@pytest.mark.parametrize('name', fuzzing.READERS)
+def test_damage_is_a_result_or_an_error_that_names_the_file(name, tmp_path):
+  fuzzing.fuzz(name, tmp_path, FEW.get(name, 20))
