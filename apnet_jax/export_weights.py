@@ -52,10 +52,9 @@ def command():
     cli.quieten()
     with checkpoint.open_for_reading(ckpt.value) as checkpoints:
       config = checkpoint.load_config(ckpt.value)
-      step = checkpoints.step(which.value)
-      _, variables = evaluation.restore_model(
+      step, _, variables = evaluation.restore_model(
         checkpoints,
-        step,
+        which.value,
         config,
         checkpoint.load_run(ckpt.value)['num_classes'],
       )

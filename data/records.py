@@ -9,8 +9,6 @@ import dataclasses
 import itertools
 import math
 import os
-import resource
-import sys
 
 import ml_collections
 import numpy as np
@@ -18,6 +16,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from apnet_jax import observe
 from apnet_jax.feed import Split
 from data import decoding, pk_sampler
 
@@ -127,8 +126,7 @@ def _check_memory(split: str, count: int, height: int, width: int) -> None:
   """Says what a decoded split takes; ValueError if it does not fit."""
   needed = math.prod((count, height, width, 3))
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-  unit = 1 if sys.platform == 'darwin' else 1024  # bytes, or KiB
-  held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+  held = observe.process_memory()
   takes = (
     f'{count:,} {split} images of {height} x {width} take'
     f' {needed / 1e9:.2f} GB decoded'
@@ -174,6 +172,14 @@ def train_batches(
     )
     for rows, images in zip(some, batches):
       yield {'image': images, 'label': labels[rows].astype(np.int32)}
+
+
+def names(records: Records, labels: np.ndarray, config, step: int) -> list[str]:
+  """Names of the images of batch `step`, whole, in their order."""
+  P, K, seed = config.train.P, config.train.K, config.seed
+  epoch, batch = divmod(step, pk_sampler.steps_per_epoch(labels, P, K))
+  rows = pk_sampler.epoch_batches(labels, P, K, seed, epoch)[batch]
+  return records.paths[rows].tolist()
 
 
 def make_split(records: Records, image_size: tuple[int, int]) -> Split:
