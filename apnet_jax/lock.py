@@ -7,6 +7,8 @@ import os
 import pathlib
 import socket
 
+import jax
+
 FILE = 'run.lock'
 
 
@@ -15,7 +17,8 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
   """Keeps a workdir to this process, which may take it again.
 
   The system frees it when the process ends, however that happens. Where the
-  file system has no locks, that is said and the run goes on.
+  file system has no locks, that is said and the run goes on. Of the processes
+  of one run, the first takes it for all.
 
   Args:
     workdir: made if need be; if nothing was written into it, it goes again.
@@ -23,6 +26,9 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
   Raises:
     ValueError: another run has it, or it cannot be written to.
   """
+  if jax.process_index():
+    yield
+    return
   path = pathlib.Path(workdir) / FILE
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,14 +38,15 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
       f'--workdir={workdir} cannot be written to: {error.strerror}.'
     ) from error
   with file:
-    if _take(file, workdir):
+    taken = _take(file, workdir)
+    if taken:
       file.truncate(0)
       file.write(_this_process())
       file.flush()
     try:
       yield
     finally:
-      if os.listdir(path.parent) == [FILE]:
+      if taken and os.listdir(path.parent) == [FILE]:
         path.unlink()
         path.parent.rmdir()
 
