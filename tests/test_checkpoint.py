@@ -169,7 +169,7 @@ def test_whatever_is_damaged_the_older_checkpoint_is_used(
         assert names(workdir) == {'1', '2.damaged'}
         checkpoints.save(2, state(2), None)
     assert names(workdir) >= {'1', '2'}
-  assert noticed >= {'_METADATA', 'manifest.ocdbt'}
+  assert 'manifest.ocdbt' in noticed and len(noticed) > 1
 
 
 def test_a_best_checkpoint_that_is_damaged_gives_way_to_the_next(
@@ -190,7 +190,7 @@ def test_if_all_are_damaged_none_is_touched(two, tmp_path):
   shutil.copytree(two, tmp_path / 'run')
   for step in '12':
     root = tmp_path / 'run' / 'checkpoints' / step
-    truncate(root / 'default' / '_METADATA')
+    truncate(root / 'default' / 'manifest.ocdbt')
   with checkpoint.Checkpoints(tmp_path / 'run') as checkpoints:
     with pytest.raises(ValueError, match='(?s)no checkpoint.*/2 cannot.*/1 ca'):
       checkpoints.restore_latest(state(0))
