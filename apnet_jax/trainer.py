@@ -453,7 +453,10 @@ class Loop:
       self._save(step, None)
     saved = self._checkpoints.wait()
     failure = self._checkpoints.failure
-    self._interruption.stop(failure or f'saved after step {saved}')
+    what = (
+      'nothing was saved yet' if saved is None else f'step {saved} is saved'
+    )
+    self._interruption.stop(failure or what)
 
   def _roll_back(self, step: int) -> None:
     """Takes the weights and moments of the last checkpoint that was due."""

@@ -63,7 +63,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on(
   with pytest.raises(Interrupted) as error:
     trainer.train(config, stopping, tmp_path / 'run')
   assert error.value.code == 128 + signum
-  assert 'saved after step 5' in str(error.value)
+  assert 'step 5 is saved' in str(error.value)
   assert saved == [3, 5] == steps_saved(tmp_path / 'run')  # one checkpoint
   assert 'a second signal ends at once' in capfd.readouterr().err
   assert [signal.getsignal(each) for each in SIGNALS] == before
@@ -92,7 +92,7 @@ def test_a_signal_before_an_evaluation_does_not_wait_for_it(tmp_path):
   feed = make_feed(config)
   batches = sending(feed.batches, signal.SIGTERM, 5)
   feed = dataclasses.replace(feed, batches=batches)
-  with pytest.raises(Interrupted, match='saved after step 3'):
+  with pytest.raises(Interrupted, match='step 3 is saved'):
     trainer.train(config, feed, tmp_path)
   assert steps_saved(tmp_path) == [3]
 

@@ -60,7 +60,7 @@ def test_sigterm_saves_and_the_same_command_goes_on_with_other_devices(
   assert train.code() == 143, train.printed()[-2000:]
   step, _ = state(tmp_path, 'last')
   assert 2 <= step < 2 * EPOCH
-  assert f'SIGTERM: saved after step {step}; the same command goes on' in (
+  assert f'SIGTERM: step {step} is saved; the same command goes on' in (
     train.printed()
   )
   train.start(*command, devices=2)
