@@ -249,14 +249,25 @@ class Checkpoints:
     Raises:
       ValueError: no checkpoint can be read. Then none is touched.
     """
-    read = partial(self.restore, state=state)
-    step, state, damaged = self._first_whole('last', read)
+
+    def read(step):
+      return self.restore(step, state), self._read_not_finite(step)
+
+    _, found, damaged = self._first_whole('last', read)
     for later, reason in damaged:
       self._set_aside(later, reason)
     if damaged:
       self._manager.reload()
-    metadata = self._manager.metadata(step).custom_metadata or {}
-    return state, metadata.get('not_finite', 0)
+    return found
+
+  def _read_not_finite(self, step: int) -> int:
+    """By the file alone: Orbax reads more, and some of it in vain."""
+    path = self.directory / str(step) / '_CHECKPOINT_METADATA'
+    try:
+      metadata = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+      raise ValueError(f'{path} cannot be read: {error}') from error
+    return (metadata.get('custom_metadata') or {}).get('not_finite', 0)
 
   def restore_variables(
     self, which: str, variables: Mapping
@@ -354,7 +365,9 @@ def open_for_reading(workdir: str | os.PathLike) -> Checkpoints:
 
 
 def _reason(error: Exception) -> str:
-  """First line of a message that may fill a screen."""
+  """First line of a message that may fill a screen, or what the system says."""
+  if code := re.search(r"os_error_code='(\d+)'", str(error)):
+    return os.strerror(int(code[1]))
   return (str(error).splitlines() or [''])[0][:200] or type(error).__name__
 
 

@@ -113,14 +113,9 @@ def train_step(
   if config.train.not_finite == 'skip':
     finite = jnp.isfinite(metrics['loss'] + metrics['gradient_norm'])
     kept = jax.tree.map(partial(jnp.where, finite), new, state)
-    new = at_step(kept, state.step + 1)
+    opt_state = optim.at_step(kept.opt_state, new.step)
+    new = kept.replace(step=new.step, opt_state=opt_state)
   return new, metrics
-
-
-def at_step(state: TrainState, step: jax.Array) -> TrainState:
-  """The same weights and moments, as if they were those after `step` steps."""
-  opt_state = optim.at_step(state.opt_state, step)
-  return state.replace(step=step, opt_state=opt_state)
 
 
 def _not_finite(gradients: Mapping) -> jax.Array:

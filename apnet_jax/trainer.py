@@ -27,12 +27,7 @@ from apnet_jax.models.torch_weights import import_weights
 from apnet_jax.retrieval import card, evaluation
 from apnet_jax.retrieval.embed import embed_pixels, make_embed
 from apnet_jax.retrieval.metrics import RetrievalResult
-from apnet_jax.train_step import (
-  TrainState,
-  at_step,
-  create_state,
-  train_step,
-)
+from apnet_jax.train_step import TrainState, create_state, train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -466,8 +461,12 @@ class Loop:
       state = self._run.first_state()
     else:
       state = self._checkpoints.restore(source, self._state)
-    step_here = parallel.replicate(jnp.asarray(step, state.step.dtype))
-    self._state = at_step(state, step_here)
+    # Two arrays, since a step donates each.
+    here, there = (
+      parallel.replicate(jnp.asarray(step, state.step.dtype)) for _ in range(2)
+    )
+    opt_state = optim.at_step(state.opt_state, there)
+    self._state = state.replace(step=here, opt_state=opt_state)
     self._bar.write(
       f'  weights and moments are those after {source or 0} steps'
     )

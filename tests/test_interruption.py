@@ -19,7 +19,9 @@ from tests.fakes import make_feed, small_config, tiny_model
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
   monkeypatch.setattr(
-    trainer, 'create_model', lambda _, classes, *args: tiny_model(classes)
+    trainer,
+    'create_model',
+    lambda _, num_classes, *args: tiny_model(num_classes),
   )
 
 
@@ -129,14 +131,19 @@ def test_the_second_signal_ends_at_once():
 
 
 @pytest.mark.parametrize(
-  ('error', 'code'),
+  ('error', 'code', 'message'),
   [
-    (KeyboardInterrupt(), 130),
-    (Interrupted(signal.SIGTERM, 'saved after step 5'), 143),
+    (KeyboardInterrupt(), 130, 'interrupted; the same command goes on'),
+    (
+      Interrupted(signal.SIGTERM, 'step 5 is saved'),
+      143,
+      'SIGTERM: step 5 is saved; the same command goes on',
+    ),
+    (FloatingPointError('step 3'), 3, 'error: step 3'),
   ],
 )
-def test_a_supervisor_reads_the_exit_code(error, code, capsys):
+def test_a_supervisor_reads_the_exit_code(error, code, message, capsys):
   with pytest.raises(SystemExit) as exit, cli.errors_as_messages():
     raise error
   assert exit.value.code == code
-  assert 'the same command goes on' in capsys.readouterr().err
+  assert message in capsys.readouterr().err

@@ -13,15 +13,15 @@ import numpy as np
 from apnet_jax import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
-EPOCH = 4  # steps
+EPOCH = 5  # steps
 SMOKE = (
   '--config=configs/synthetic.py',
   '--config.model.backbone=resnet14',
   '--config.model.attention=none',
   '--config.model.levels=0',
   '--config.data.image_size=(32,16)',
-  '--config.train.P=8',
-  '--config.train.K=2',
+  '--config.train.P=4',
+  '--config.train.K=3',
   '--config.train.log_every_steps=1',
 )
 MEASURED = re.compile('train/(images_per_|data_wait|seconds_|.*_memory)')

@@ -74,31 +74,17 @@ def test_sigterm_saves_and_the_same_command_goes_on_with_other_devices(
   np.testing.assert_allclose(*losses, rtol=1e-2)
 
 
-@pytest.mark.parametrize(
-  ('signum', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
-)
-def test_a_signal_while_preparing(train, flags, tmp_path, signum, code):
+def test_a_signal_while_preparing(train, flags, tmp_path):
   train.start(
     *flags, f'--workdir={tmp_path / "run"}', '--config.data.cache=decoded'
   )
   wait_for(train, lambda: 'prepared in' in train.printed())
-  os.kill(train.pid, signum)
+  os.kill(train.pid, signal.SIGTERM)
   start = time.monotonic()
-  assert train.code() == code, train.printed()[-2000:]
+  assert train.code() == 143, train.printed()[-2000:]
   assert time.monotonic() - start < 10
   assert 'the same command goes on' in train.printed()
   assert 'Traceback' not in train.printed()
-
-
-def test_a_run_that_diverges_ends_with_3(train, flags, tmp_path):
-  train.start(
-    *flags, f'--workdir={tmp_path}', '--config.train.learning_rate=1e30'
-  )
-  assert train.code() == 3
-  message = train.printed()[train.printed().index('error: ') :]
-  assert 'is not finite, first the ' in message
-  assert 'No checkpoint was saved yet' in message
-  assert message.count('.jpg') == 16
 
 
 def test_a_full_disk_does_not_stop_the_run(train, flags, tmp_path):
@@ -110,7 +96,7 @@ def test_a_full_disk_does_not_stop_the_run(train, flags, tmp_path):
   )
   assert train.code() == 2
   for step in (EPOCH, 2 * EPOCH):
-    message = f'the checkpoint after step {step} could not be saved: '
+    message = f'the checkpoint after step {step} could not be saved: File too'
     assert message in train.printed()
   assert 'Traceback' not in train.printed()
   assert len(records(tmp_path)) == 2 * EPOCH + 1
