@@ -15,7 +15,7 @@ from apnet_jax.models.torch_weights import to_state_dict
 from apnet_jax.models.weight_files import write_weights
 from apnet_jax.retrieval import evaluation
 from apnet_jax.train_step import create_state
-from tests.fakes import make_feed, make_split, small_config
+from tests.fakes import make_feed, make_split, small_config, tiny_model
 
 
 class Stopped(Exception):
@@ -168,6 +168,33 @@ def test_a_damaged_checkpoint_is_named(whole_run, tmp_path):
   with checkpoint.open_for_reading(tmp_path) as checkpoints:
     with pytest.raises(ValueError, match='checkpoints/1 cannot be read; it is'):
       evaluation.restore_embed(checkpoints, 'last', config, feed.num_classes)
+
+
+def test_a_run_goes_on_from_before_a_damaged_checkpoint(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(
+    trainer,
+    'create_model',
+    lambda _, num_classes, *args: tiny_model(num_classes),
+  )
+  config = small_config(epochs=3)
+  feed = make_feed(config)
+  whole = trainer.train(config, feed, tmp_path / 'whole')
+  run = tmp_path / 'run'
+  with pytest.raises(Stopped):
+    trainer.train(config, stopping_after(feed, 8), run)
+  (run / 'checkpoints' / '6' / 'default' / 'manifest.ocdbt').unlink()
+  capsys.readouterr()
+  resumed = trainer.train(config, feed, run)
+  out = capsys.readouterr().out
+  assert 'after step 6 is damaged' in out and 'Going on after step 3' in out
+  chex.assert_trees_all_equal(resumed.state, whole.state)
+  assert without_speed(records(run)) == without_speed(
+    records(tmp_path / 'whole')
+  )
+  names = {path.name for path in (run / 'checkpoints').iterdir()}
+  assert names == {'6', '9', '6.damaged'}
 
 
 def test_a_workdir_of_another_run_is_refused(whole_run):
