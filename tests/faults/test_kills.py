@@ -57,7 +57,7 @@ def moment(plan, rng, workdir, train):
 
     seconds = rng.uniform(0, 0.3)
   elif plan == 'stepping':
-    more, before = rng.integers(1, EPOCH + 3), None
+    more, before = rng.integers(1, 2 * EPOCH + 3), None
 
     def reached():
       # What is beyond the checkpoint is dropped when the run goes on.
