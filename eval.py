@@ -100,15 +100,16 @@ def main(argv):
     check_flags()
     config = load_config()
     evaluation.check_rules(config.eval)
-    step = checkpoints.step(WHICH.value)
-    thresholds = Thresholds(step, config.eval)
+    check_threshold(config.eval)
+    wanted = targets(config)
     cli.cache_compilation(config.compilation_cache_dir)
-    prepared = prepare(targets(config))
     run = checkpoint.load_run(CKPT.value)
-    embed, variables = evaluation.restore_embed(
-      checkpoints, step, config, run['num_classes']
+    step, embed, variables = evaluation.restore_embed(
+      checkpoints, WHICH.value, config, run['num_classes']
     )
   chosen = card.chosen(step, WHICH.value, config, run)
+  thresholds = Thresholds(step, config.eval)
+  prepared = prepare(wanted)
 
   from data import pipeline
 
@@ -152,6 +153,15 @@ def check_flags() -> None:
     raise ValueError('--choose_threshold wants one data set to choose it on.')
 
 
+def check_threshold(rules: ml_collections.ConfigDict) -> None:
+  """Likewise, by the rules of the evaluation."""
+  if CHOOSE_THRESHOLD.value is not None and rules.distance != 'cosine':
+    raise ValueError(
+      f'--choose_threshold is of cosines, config.eval.distance='
+      f'{rules.distance!r}.'
+    )
+
+
 def card_path(step: int, cards) -> pathlib.Path:
   if JSON.value:
     return pathlib.Path(JSON.value)
@@ -193,11 +203,6 @@ class Thresholds:
     self._step, self._failure = step, None
     if CHOOSE_THRESHOLD.value is not None:
       self._stored = None
-      if rules.distance != 'cosine':
-        raise ValueError(
-          '--choose_threshold is of cosines, config.eval.distance='
-          f'{rules.distance!r}.'
-        )
       return
     self._stored = threshold.load(CKPT.value)
     problem = self._stored and threshold.problem(self._stored, step, rules)

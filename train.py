@@ -5,6 +5,10 @@
 The same command goes on where a run was stopped. Any field of the configuration
 can be changed: --config.train.epochs=60. Fields: configs/common.py.
 --init_from=WORKDIR fine-tunes what another run has trained, on other people.
+
+Exit codes: 2, a mistake of the user, or no room for the last checkpoint; 3, a
+loss or a gradient is not finite; 130 and 143, SIGINT and SIGTERM, after one
+checkpoint was saved. A second signal ends the run at once.
 """
 
 import pathlib
@@ -26,6 +30,12 @@ INIT_FROM = flags.DEFINE_string(
   'Starts from the last checkpoint of another workdir, or from a file of'
   ' weights; the same as --config.model.pretrained.',
 )
+PROFILE_STEPS = flags.DEFINE_string(
+  'profile_steps',
+  '',
+  'As 10:12: writes a trace of these steps, the last included, for XProf into'
+  ' WORKDIR/profile.',
+)
 
 
 def main(argv):
@@ -41,8 +51,11 @@ def main(argv):
     config.model.pretrained = INIT_FROM.value
   cli.cache_compilation(config.compilation_cache_dir)
 
-  from apnet_jax import trainer
+  from apnet_jax import lock, observe, trainer
+  from apnet_jax.interruption import Interruption
   from data import datasets
+
+  profile_steps = observe.parse_steps(PROFILE_STEPS.value)
 
   config.data.name = datasets.find(config.data.name).name  # in full
   workdir = WORKDIR.value or f'runs/{config.name}'
@@ -53,10 +66,12 @@ def main(argv):
       path = pathlib.Path(config.data[field]).expanduser()
       config.data[field] = str(path.absolute())
 
-  from data import pipeline
+  with lock.held(workdir):  # likewise
+    with Interruption():
+      from data import pipeline
 
-  feed = pipeline.load(config)
-  trainer.train(config, feed, workdir)
+      feed = pipeline.load(config)
+    trainer.train(config, feed, workdir, profile_steps)
 
 
 if __name__ == '__main__':

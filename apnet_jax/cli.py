@@ -29,9 +29,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 def errors_as_messages() -> Iterator[None]:
   """Ends the program as its user can understand.
 
-  A mistake of its user is a message and exit code 2, a loss that is not finite
-  is 3, an interruption 130. A `ValueError` that a library raised is a bug, and
-  keeps its traceback.
+  A mistake of its user is a message and exit code 2, a loss or a gradient that
+  is not finite 3, an interruption 130 or 143. A `ValueError` that a library
+  raised is a bug, and keeps its traceback.
   """
   try:
     yield
@@ -46,8 +46,12 @@ def errors_as_messages() -> Iterator[None]:
     _fail(str(error), 2)
   except FloatingPointError as error:
     _fail(str(error), 3)
-  except KeyboardInterrupt:
-    _fail('interrupted; the same command goes on from what it has saved', 130)
+  except KeyboardInterrupt as error:
+    what = str(error) or 'interrupted'
+    _fail(
+      f'{what}; the same command goes on from what was saved',
+      getattr(error, 'code', 130),  # of `interruption.Interrupted`
+    )
 
 
 def _is_ours(error: Exception) -> bool:
@@ -120,8 +124,11 @@ def define_network() -> tuple[flags.FlagHolder, ...]:
 
 
 def quieten() -> None:
-  """Silences libraries that log every file they write."""
-  logging.set_verbosity(logging.ERROR)
+  """Silences libraries that log every file they write, or cannot write.
+
+  They raise the error as well, and it is said in a line.
+  """
+  logging.set_verbosity(logging.FATAL)
 
 
 def cache_compilation(folder: str) -> None:

@@ -62,8 +62,10 @@ class Feed(Benchmark):
     batches: `batches(k)` yields batch k, k + 1, ... without end: `image` uint8
       [P * K, height, width, 3] and `label` int32 [P * K]. Batch k must not
       depend on where the iteration began.
+    batch_names: `batch_names(k)` names the images of the whole batch k.
   """
 
   num_classes: int
   steps_per_epoch: int
   batches: Callable[[int], Iterator[Mapping[str, np.ndarray]]]
+  batch_names: Callable[[int], list[str]]

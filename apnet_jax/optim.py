@@ -1,5 +1,6 @@
 """Adam with coupled weight decay, warm-up and step decay (Section IV.B)."""
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
@@ -44,3 +45,15 @@ def create_optimizer(
     optax.scale_by_adam(),
     optax.scale_by_learning_rate(schedule),
   )
+
+
+def at_step(opt_state: optax.OptState, step: jax.Array) -> optax.OptState:
+  """The same moments, with the learning rate of a run after `step` steps.
+
+  How many updates the moments are of is another count, which stays.
+  """
+
+  def is_of_schedule(path, _):
+    return getattr(path[-1], 'tuple_name', '') == 'ScaleByScheduleState'
+
+  return optax.tree.set(opt_state, is_of_schedule, count=step)

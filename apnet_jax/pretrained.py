@@ -46,9 +46,10 @@ def read_workdir(workdir: str | os.PathLike, which: str = 'last') -> Trained:
   """
   with checkpoint.open_for_reading(workdir) as checkpoints:
     config = checkpoint.load_config(workdir)
-    step = checkpoints.step(which)
     classes = checkpoint.load_run(workdir)['num_classes']
-    _, variables = evaluation.restore_model(checkpoints, step, config, classes)
+    step, _, variables = evaluation.restore_model(
+      checkpoints, which, config, classes
+    )
   return Trained(config, step, to_state_dict(variables))
 
 

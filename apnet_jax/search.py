@@ -53,11 +53,10 @@ def open_network(workdir: str, which: str, given: float | None) -> Network:
   with checkpoint.open_for_reading(workdir) as checkpoints:
     config = checkpoint.load_config(workdir)
     cli.cache_compilation(config.compilation_cache_dir)
-    step = checkpoints.step(which)
     stored = threshold.load(workdir)
     classes = checkpoint.load_run(workdir)['num_classes']
-    model, variables = evaluation.restore_model(
-      checkpoints, step, config, classes
+    step, model, variables = evaluation.restore_model(
+      checkpoints, which, config, classes
     )
   rules = config.eval.copy_and_resolve_references()
   rules.distance = 'cosine'  # thresholds are of cosines

@@ -269,6 +269,8 @@ TRAIN = (
     when=lambda config: config.train.label_smoothing > 0,
   ),
   Switch('train.triplet_weight', SILENT, 1.0),
+  Switch('train.not_finite', SILENT, None, matters=False),
+  Switch('train.not_finite_limit', SILENT, None, matters=False),
   Switch('train.log_every_steps', SILENT, None, matters=False),
   Switch('train.eval_every_epochs', SILENT, None, matters=False),
   Switch('train.checkpoint_every_epochs', SILENT, None, matters=False),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from apnet_jax import losses
+from apnet_jax import losses, optim
 from apnet_jax.augment import augment
 from apnet_jax.models.apnet import initialize
 
@@ -75,7 +75,10 @@ def train_step(
     axis_name: of the mapped axis over devices.
 
   Returns:
-    The next state, and metrics averaged over the global batch.
+    The next state, and metrics averaged over the global batch. Of these,
+    `bad_gradients` is [parameters], in the order of their tree: 1 where a
+    gradient is not finite. If the loss or a gradient is not, and
+    `config.train.not_finite` is 'skip', the state is as before, one step later.
   """
   key = jax.random.fold_in(jax.random.key(config.seed), state.step)
 
@@ -97,15 +100,28 @@ def train_step(
   )
   gradients, metrics = lax.pmean((gradients, metrics), axis_name)
   metrics['gradient_norm'] = optax.tree.norm(gradients)
+  metrics['bad_gradients'] = _not_finite(gradients)
   updates, opt_state = optimizer.update(
     gradients, state.opt_state, state.params
   )
-  return TrainState(
+  new = TrainState(
     step=state.step + 1,
     params=optax.apply_updates(state.params, updates),
     batch_stats=batch_stats,
     opt_state=opt_state,
-  ), metrics
+  )
+  if config.train.not_finite == 'skip':
+    finite = jnp.isfinite(metrics['loss'] + metrics['gradient_norm'])
+    kept = jax.tree.map(partial(jnp.where, finite), new, state)
+    opt_state = optim.at_step(kept.opt_state, new.step)
+    new = kept.replace(step=new.step, opt_state=opt_state)
+  return new, metrics
+
+
+def _not_finite(gradients: Mapping) -> jax.Array:
+  """1 for each array that is not finite or whose norm overflows, else 0."""
+  norms = [optax.tree.norm(g, squared=True) for g in jax.tree.leaves(gradients)]
+  return 1 - jnp.isfinite(jnp.stack(norms)).astype(norms[0].dtype)
 
 
 def _cut(tree, parts: int):

@@ -1,22 +1,35 @@
 """The training run: steps, evaluations, checkpoints and logs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 from functools import partial
 import math
 import os
-import time
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 from tqdm import tqdm
 
-from apnet_jax import checkpoint, optim, parallel, pretrained
+from apnet_jax import (
+  checkpoint,
+  lock,
+  not_finite,
+  observe,
+  optim,
+  parallel,
+  pretrained,
+)
 from apnet_jax.feed import Feed
+from apnet_jax.interruption import Interruption
 from apnet_jax.logs import MetricWriter
-from apnet_jax.models.apnet import create_model, variable_shapes
+from apnet_jax.models.apnet import (
+  create_model,
+  parameter_names,
+  variable_shapes,
+)
 from apnet_jax.models.layers import check_batch_norm_group
 from apnet_jax.retrieval import card, evaluation
 from apnet_jax.retrieval.embed import embed_pixels, make_embed
@@ -40,43 +53,50 @@ class Summary:
 
 
 def train(
-  config: ml_collections.ConfigDict, feed: Feed, workdir: str | os.PathLike
+  config: ml_collections.ConfigDict,
+  feed: Feed,
+  workdir: str | os.PathLike,
+  profile_steps: tuple[int, int] | None = None,
 ) -> Summary:
   """Trains the run of a workdir, or goes on with it, and evaluates it.
+
+  SIGTERM and SIGINT end it, after a checkpoint of the step it is at.
 
   Args:
     config: the whole configuration; see `configs/common.py`.
     feed: what to train and evaluate on.
     workdir: gets checkpoints and logs; made if need be.
+    profile_steps: the first and the last step to trace into it.
 
   Raises:
     ValueError: the configuration does not fit the data, the devices or the
-      workdir.
-    FloatingPointError: the loss is not finite.
+      workdir; or the workdir is another run's, or cannot be written to.
+    FloatingPointError: a loss or a gradient is not finite, and the run may not
+      go on (`config.train.not_finite`).
+    OSError: the last checkpoint could not be saved.
+    Interrupted: a signal ended it.
   """
   check(config, workdir)
   skipped = evaluation.check_benchmark(feed)
-  checkpoint.claim_workdir(workdir, config, facts(feed, config, workdir))
-  print(feed.summary)
-  if skipped:
-    print(f'  {skipped} queries have no true match and are skipped')
-  run = Run(config, feed)
-  print(run.describe(), flush=True)
-  with checkpoint.Checkpoints(workdir) as checkpoints:
-    state, run.initial_state = run.initial_state, None  # steps donate it
-    if checkpoints.latest_step is not None:
-      state = checkpoints.restore(checkpoints.latest_step, state)
-      print(f'Going on after step {int(state.step)} of {workdir}.', flush=True)
-    elif config.model.pretrained:
-      state = start_from(config.model, state)
-    with MetricWriter(workdir, int(state.step)) as writer:
-      state, metrics, result = _train_steps(run, state, checkpoints, writer)
-    chosen = card.chosen(
-      int(state.step), 'last', config, checkpoint.load_run(workdir)
-    )
-    result_card = card.result_card(result, config, feed, chosen)
-    checkpoint.write_json(workdir, 'result.json', result_card)
-  print(run.closing_table(result))
+  with lock.held(workdir), Interruption() as interruption:
+    checkpoint.claim_workdir(workdir, config, facts(feed, config, workdir))
+    print(feed.summary)
+    if skipped:
+      print(f'  {skipped} queries have no true match and are skipped')
+    run = Run(config, feed)
+    print(run.describe(), flush=True)
+    with checkpoint.Checkpoints(workdir, is_regular=run.saves) as checkpoints:
+      loop = Loop(run, workdir, checkpoints, interruption, profile_steps)
+      with loop:
+        state, metrics, result = loop.run_steps()
+      chosen = card.chosen(
+        int(state.step), 'last', config, checkpoint.load_run(workdir)
+      )
+      result_card = card.result_card(result, config, feed, chosen)
+      checkpoint.write_json(workdir, 'result.json', result_card)
+    print(run.closing_table(result))
+    if profile := loop.profile.describe():
+      print(profile)
   return Summary(state, metrics, result_card)
 
 
@@ -94,13 +114,22 @@ class Run:
       config, feed.num_classes, schedule
     )
     self.embed = make_embed(self.model, config.eval)
-    self.initial_state = parallel.replicate(
+    self.make_state = lambda: parallel.replicate(
       create_state(
         self.model, optimizer, tuple(config.data.image_size), config.seed
       )
     )
+    self.initial_state = self.make_state()
     parameters = jax.tree.leaves(self.initial_state.params)
     self.num_parameters = sum(p.size for p in parameters)
+
+  def first_state(self) -> TrainState:
+    """The state before the first step, as often as it is asked for."""
+    state, self.initial_state = self.initial_state, None  # steps donate it
+    state = self.make_state() if state is None else state
+    if self.config.model.pretrained:
+      state = start_from(self.config.model, state)
+    return state
 
   def describe(self) -> str:
     config = self.config
@@ -117,11 +146,25 @@ class Run:
     every = every_epochs * self.feed.steps_per_epoch
     return step == self.total_steps or (every > 0 and step % every == 0)
 
+  def evaluates(self, step: int) -> bool:
+    return self.is_due(step, self.config.train.eval_every_epochs)
+
+  def saves(self, step: int) -> bool:
+    """Whether a checkpoint is due; there is one for each evaluation."""
+    every = self.config.train.checkpoint_every_epochs
+    return self.evaluates(step) or self.is_due(step, every)
+
   def evaluate(self, state: TrainState) -> RetrievalResult:
     variables = {'params': state.params, 'batch_stats': state.batch_stats}
     return evaluation.evaluate(
       self.embed, variables, self.feed, self.config.eval
     ).result
+
+  def parameter_names(self) -> tuple[list[str], list[str]]:
+    """In the order of their use, and in that of the tree of parameters."""
+    size = tuple(self.config.data.image_size)
+    names = parameter_names(self.model, size)
+    return names, sorted(names, key=lambda name: name.split('/'))
 
   def figures(self, result: RetrievalResult) -> dict[str, float]:
     return result.figures(self.config.eval.ap)
@@ -246,6 +289,7 @@ def check(
       raise ValueError(
         f'config.augment.{field}={config.augment[field]} is not a probability.'
       )
+  not_finite.check_policy(config.train)
   evaluation.check_rules(config.eval)
   size = tuple(config.data.image_size)
   if len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
@@ -278,98 +322,174 @@ def check(
       ) from error
 
 
-def _train_steps(run: Run, state, checkpoints, writer):
-  """Runs the steps that are left; returns state, metrics and final result."""
-  config, start = run.config.train, int(state.step)
-  batches = run.feed.batches(start)
-  metrics, result, unchecked = {}, None, None
-  timer = _Timer(config.P * config.K)
-  split = partial(parallel.split, parts=config.accumulate)
-  progress = tqdm(
-    total=run.total_steps, initial=start, desc='Training', unit=' steps'
-  )
-  with progress as bar:
-    for step in range(start + 1, run.total_steps + 1):
-      state, on_device = run.step(state, split(timer.fetch(batches)))
-      # Looking at the last step while this one runs keeps the device busy.
-      _check_finite(unchecked, step - 1)
-      unchecked = on_device
-      timer.count()
-      bar.update()
-      if step % config.log_every_steps == 0 or step == run.total_steps:
-        metrics = {k: float(v) for k, v in on_device.items()} | {
-          'learning_rate': float(run.learning_rate(step - 1)),
-          'epoch': step / run.feed.steps_per_epoch,
-          **timer.figures(),
-        }
-        _check_finite(metrics, step)
-        writer.write(step, {f'train/{k}': v for k, v in metrics.items()})
-        bar.set_postfix_str(
-          f'loss {metrics["loss"]:.3f}, {metrics["images_per_second"]:.0f}'
-          f' images/s, data wait {metrics["data_wait"]:.0%}'
-        )
-      scores = None
-      evaluates = run.is_due(step, config.eval_every_epochs)
-      saves = evaluates or run.is_due(step, config.checkpoint_every_epochs)
-      if saves:
-        _check_finite(on_device, step)
-      if evaluates:
-        result = run.evaluate(state)
-        scores = run.figures(result)
-        writer.write(step, {f'eval/{k}': v for k, v in scores.items()})
-        shown = ', '.join(f'{k} {100 * v:.1f}' for k, v in scores.items())
-        bar.write(f'step {step}: {shown}')
-      if saves:
-        checkpoints.save(step, state, scores)
-        timer.restart()
-  return state, metrics, result or run.evaluate(state)
+class Loop:
+  """The steps that are left of a run, and all that happens between them.
 
+  Args:
+    run: what to do.
+    workdir: for the logs.
+    checkpoints: of the workdir; the last one that is whole is gone on from.
+    interruption: tells whether to end early.
+    profile_steps: the first and the last step to trace.
+  """
 
-def _check_finite(metrics: Mapping | None, step: int) -> None:
-  for name in ('loss', 'gradient_norm'):
-    if metrics is not None and not math.isfinite(float(metrics[name])):
-      raise FloatingPointError(
-        f'the {name} is {float(metrics[name])} at step {step}. The last'
-        ' checkpoint is kept; a lower config.train.learning_rate may help.'
-      )
-
-
-class _Timer:
-  """How fast steps alone are; the first step compiles."""
-
-  def __init__(self, batch_size: int):
-    self._batch_size = batch_size
-    self._start = None
-    self._steps = 0
-    self._waited = 0.0
-
-  def fetch(self, batches: Iterator) -> Mapping:
-    """The next batch; what it takes is waiting for data."""
-    start = time.perf_counter()
-    batch = next(batches)
-    self._waited += time.perf_counter() - start
-    return batch
-
-  def count(self) -> None:
-    if self._start is None:
-      self.restart()
+  def __init__(
+    self,
+    run: Run,
+    workdir: str | os.PathLike,
+    checkpoints: checkpoint.Checkpoints,
+    interruption: Interruption,
+    profile_steps: tuple[int, int] | None = None,
+  ):
+    self._run, self._checkpoints = run, checkpoints
+    self._interruption = interruption
+    count = 0
+    if checkpoints.latest_step is None:
+      self._state = run.first_state()
     else:
-      self._steps += 1
+      self._state, run.initial_state = run.initial_state, None
+      self._state, count = checkpoints.restore_latest(self._state)
+      print(
+        f'Going on after step {int(self._state.step)} of {workdir}.', flush=True
+      )
+    self._start = int(self._state.step)
+    self.profile = observe.Profile(
+      profile_steps, workdir, self._start, run.total_steps
+    )
+    self._writer = MetricWriter(workdir, self._start)
+    self._timer = observe.StepTimer(run.config.train.P * run.config.train.K)
+    self._guard = not_finite.Guard(
+      run.config.train,
+      count,
+      run.parameter_names,
+      run.feed.batch_names,
+      self._what_is_kept,
+      self._note,
+    )
 
-  def restart(self) -> None:
-    self._start, self._steps, self._waited = time.perf_counter(), 0, 0.0
+  def __enter__(self):
+    return self
 
-  def figures(self) -> dict[str, float]:
-    """Since they were last asked or restarted; 0 if no step was counted.
+  def __exit__(self, *_):
+    self.profile.close()
+    self._writer.close()
 
-    `data_wait` is the share of the time in which this program waited for a
-    batch. The device works on the step before meanwhile, so that it is idle for
-    no more than this.
-    """
-    seconds = time.perf_counter() - self._start
-    result = {
-      'images_per_second': self._steps * self._batch_size / seconds,
-      'data_wait': self._waited / seconds,
+  def run_steps(
+    self,
+  ) -> tuple[TrainState, Mapping[str, float], RetrievalResult]:
+    """Returns state, metrics last logged and final result."""
+    run, guard = self._run, self._guard
+    batches = run.feed.batches(self._start)
+    split = partial(parallel.split, parts=run.config.train.accumulate)
+    metrics, result, unchecked, on_device = {}, None, None, None
+    progress = tqdm(
+      total=run.total_steps,
+      initial=self._start,
+      desc='Training',
+      unit=' steps',
+    )
+    with progress as self._bar, self._interruption.deferred():
+      for step in range(self._start + 1, run.total_steps + 1):
+        with self.profile.step(step, on_device):
+          batch = split(self._timer.fetch(batches))
+          self._state, on_device = run.step(self._state, batch)
+        # Looking at the last step while this one runs keeps the device busy.
+        guard.must_roll_back(step - 1, unchecked)
+        unchecked = on_device
+        self._timer.count()
+        self._bar.update()
+        self.profile.end(step, on_device)
+        logs, saves = self._logs(step), run.saves(step)
+        stops = self._interruption.wanted(step)
+        if logs or saves or stops or guard.looks_at_once():
+          unchecked = None
+          if guard.must_roll_back(step, on_device):
+            self._roll_back(step)
+        if logs:
+          metrics = self._log(step, on_device)
+        if stops:
+          self._stop(step)
+        if saves:
+          result = self._evaluate_and_save(step)
+    with self._interruption.at_once():
+      return self._state, metrics, result or run.evaluate(self._state)
+
+  def _logs(self, step: int) -> bool:
+    every = self._run.config.train.log_every_steps
+    return step % every == 0 or step == self._run.total_steps
+
+  def _log(self, step: int, on_device: Mapping) -> dict[str, float]:
+    """Writes what is finite of a step's metrics, and returns it."""
+    run = self._run
+    metrics = {k: float(v) for k, v in on_device.items() if not v.ndim}
+    metrics |= {
+      'learning_rate': float(run.learning_rate(step - 1)),
+      'epoch': step / run.feed.steps_per_epoch,
+      **self._timer.figures(),
+      **observe.memory(),
     }
-    self.restart()
+    metrics = {k: v for k, v in metrics.items() if math.isfinite(v)}
+    self._writer.write(step, {f'train/{k}': v for k, v in metrics.items()})
+    self._bar.set_postfix_str(
+      f'loss {metrics.get("loss", math.nan):.3f},'
+      f' {metrics["images_per_second"]:.0f} images/s, data wait'
+      f' {metrics["data_wait"]:.0%}'
+    )
+    return metrics
+
+  def _evaluate_and_save(self, step: int) -> RetrievalResult | None:
+    """The result, if an evaluation is due."""
+    result = scores = None
+    if self._run.evaluates(step):
+      with self._interruption.at_once(), self._timer.phase('evaluation'):
+        result = self._run.evaluate(self._state)
+      scores = self._run.figures(result)
+      self._writer.write(step, {f'eval/{k}': v for k, v in scores.items()})
+      shown = ', '.join(f'{k} {100 * v:.1f}' for k, v in scores.items())
+      self._bar.write(f'step {step}: {shown}')
+    self._save(step, scores)
     return result
+
+  def _save(self, step: int, scores: Mapping[str, float] | None) -> None:
+    with self._timer.phase('save'):
+      self._checkpoints.save(step, self._state, scores, self._guard.count)
+
+  def _stop(self, step: int) -> None:
+    """Ends the run with a checkpoint, unless it would lack an evaluation."""
+    if not self._run.evaluates(step):
+      self._save(step, None)
+    saved = self._checkpoints.wait()
+    failure = self._checkpoints.failure
+    what = (
+      'nothing was saved yet' if saved is None else f'step {saved} is saved'
+    )
+    self._interruption.stop(failure or what)
+
+  def _roll_back(self, step: int) -> None:
+    """Takes the weights and moments of the last checkpoint that was due."""
+    self._checkpoints.wait()
+    source = self._checkpoints.latest_regular_step
+    if source is None:
+      state = self._run.first_state()
+    else:
+      state = self._checkpoints.restore(source, self._state)
+    # Two arrays, since a step donates each.
+    here, there = (
+      parallel.replicate(jnp.asarray(step, state.step.dtype)) for _ in range(2)
+    )
+    opt_state = optim.at_step(state.opt_state, there)
+    self._state = state.replace(step=here, opt_state=opt_state)
+    self._bar.write(
+      f'  weights and moments are those after {source or 0} steps'
+    )
+
+  def _note(self, step: int, record: Mapping, message: str) -> None:
+    self._writer.write(step, record)
+    self._bar.write(message)
+
+  def _what_is_kept(self) -> str:
+    step = self._checkpoints.wait()
+    if step is None:
+      return 'No checkpoint was saved yet.'
+    folder = self._checkpoints.directory / str(step)
+    return f'The checkpoint after step {step} is kept: {folder}.'

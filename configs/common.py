@@ -107,6 +107,10 @@ def get_config() -> ml_collections.ConfigDict:
   # K of Eq. (8); 0 is the number of identities. Released code: 751 everywhere.
   train.smooth_k = 0
   train.triplet_weight = 1.0  # lambda of Eq. (9); the paper gives no value
+  # Where a loss or a gradient is not finite: stop the run; skip the update; or
+  # roll_back to the last checkpoint's weights and go on with other batches.
+  train.not_finite = 'stop'
+  train.not_finite_limit = 10  # more such steps stop a run in any case
   train.log_every_steps = 20
   train.eval_every_epochs = 40  # and at the end; 0 for the end only
   train.checkpoint_every_epochs = 1

@@ -50,6 +50,7 @@ def load(config: ml_collections.ConfigDict) -> Feed:
     batches=lambda step: records.train_batches(
       train, labels, config, step, jax.process_index(), jax.process_count()
     ),
+    batch_names=lambda step: records.names(train, labels, config, step),
   )
 
 

@@ -9,8 +9,6 @@ import dataclasses
 import itertools
 import math
 import os
-import resource
-import sys
 
 import ml_collections
 import numpy as np
@@ -18,6 +16,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from apnet_jax import observe
 from apnet_jax.feed import Split
 from data import bad_images, decoding, pk_sampler
 from data.prepare import damaged
@@ -144,8 +143,7 @@ def _check_memory(split: str, count: int, height: int, width: int) -> None:
   """Says what a decoded split takes; ValueError if it does not fit."""
   needed = math.prod((count, height, width, 3))
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-  unit = 1 if sys.platform == 'darwin' else 1024  # bytes, or KiB
-  held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+  held = observe.process_memory()
   takes = (
     f'{count:,} {split} images of {height} x {width} take'
     f' {needed / 1e9:.2f} GB decoded'
@@ -215,6 +213,14 @@ def _bearing(
         done += 1
     except tf.errors.InvalidArgumentError as error:
       bad_images.bear(records, some, config.bad_images, error)
+
+
+def names(records: Records, labels: np.ndarray, config, step: int) -> list[str]:
+  """Names of the images of batch `step`, whole, in their order."""
+  P, K, seed = config.train.P, config.train.K, config.seed
+  epoch, batch = divmod(step, pk_sampler.steps_per_epoch(labels, P, K))
+  rows = pk_sampler.epoch_batches(labels, P, K, seed, epoch)[batch]
+  return records.paths[rows].tolist()
 
 
 def make_split(records: Records, image_size: tuple[int, int]) -> Split:

@@ -207,10 +207,11 @@ def _read_config(root):
   """As `eval.py` and the commands do, up to the checkpoint."""
   directory = root / 'checkpoints'
   stand_in = types.SimpleNamespace(
-    directory=directory, restore_variables=lambda step, variables: variables
+    directory=directory,
+    restore_variables=lambda which, variables: (1, variables),
   )
   config = checkpoint.load_config(root)
-  evaluation.restore_model(stand_in, 1, config, num_classes=2)
+  evaluation.restore_model(stand_in, 'last', config, num_classes=2)
 
 
 def _threshold():

@@ -201,20 +201,6 @@ EXPECTED = {
 }
 
 
-def parameters(workdir):
-  """Everything in the last checkpoint, as bytes."""
-  with checkpoint.open_for_reading(workdir) as checkpoints:
-    step = checkpoints.latest_step
-    state = checkpoints._manager.restore(step)
-  import jax
-
-  leaves = jax.tree_util.tree_leaves_with_path(state)
-  return step, {
-    jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
-    for path, leaf in leaves
-  }
-
-
 def steps_logged(workdir):
   path = workdir / 'metrics.jsonl'
   lines = path.read_text().splitlines() if path.exists() else []
@@ -259,31 +245,35 @@ def check_evaluation(workdir, tmp_path):
       assert picture.size[0] > 300
 
 
-def test_killed_and_started_again_ends_with_the_same_bits(own, tmp_path):
-  arguments = ('train.py', '--config=configs/synthetic.py', *own, *SMOKE)
-  killed, whole = tmp_path / 'killed', tmp_path / 'whole'
-  # It would train far longer than it is let.
-  process = start(
-    *arguments, f'--workdir={killed}', '--config.train.steps=2000'
+def test_terminated_and_started_again(own, tmp_path):
+  """To the same bits: tests/faults/test_kills.py, tests/test_trainer.py."""
+  workdir = tmp_path / 'run'
+  command = (
+    'train.py',
+    '--config=configs/synthetic.py',
+    f'--workdir={workdir}',
+    '--config.train.steps=12',
+    *own,
+    *SMOKE,
   )
+  process = start(*command)
   deadline = time.time() + 240
   while time.time() < deadline and process.poll() is None:
-    saved = (killed / 'checkpoints').glob('[0-9]*')
-    if any('tmp' not in path.name for path in saved):
+    if steps_logged(workdir):
       break
-    time.sleep(0.02)
-  process.send_signal(signal.SIGKILL)
-  process.communicate()
-  end = max(steps_logged(killed), default=0) + 12
-  assert end > 12, 'killed before the first step'
+    time.sleep(0.001)
+  process.send_signal(signal.SIGTERM)
+  _, err = process.communicate()
+  assert process.returncode == 143, err[-3000:]
+  assert 'the same command goes on' in err
+  steps = steps_logged(workdir)
+  assert 1 <= len(steps) < 12
 
-  finish = (*arguments, f'--config.train.steps={end}')
-  out, _ = run(*finish, f'--workdir={killed}')
-  assert 'Going on after step' in out
-  check_output(*run(*finish, f'--workdir={whole}'))
-  assert parameters(killed) == parameters(whole)
-  assert steps_logged(killed) == steps_logged(whole) == [*range(1, end + 1)]
-  check_evaluation(whole, tmp_path)
+  out, err = run(*command)
+  assert f'Going on after step {steps[-1]} ' in out
+  check_output(out, err)
+  assert steps_logged(workdir) == [*range(1, 13)]
+  check_evaluation(workdir, tmp_path)
 
 
 def test_a_command_that_looks_for_the_network_would_be_seen(attempts):

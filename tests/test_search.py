@@ -66,7 +66,7 @@ def workdir(tmp_path, monkeypatch):
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(1, {'w': np.zeros(1)}, None)
   monkeypatch.setattr(
-    evaluation, 'restore_model', lambda *_: (Colours(), {'w': jnp.zeros(1)})
+    evaluation, 'restore_model', lambda *_: (1, Colours(), {'w': jnp.zeros(1)})
   )
   return tmp_path
 

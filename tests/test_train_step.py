@@ -1,8 +1,6 @@
-from collections.abc import Callable
 import functools
 from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
@@ -11,10 +9,10 @@ import optax
 import pytest
 
 from apnet_jax import parallel
-from apnet_jax.models.apnet import APNet, create_model
-from apnet_jax.models.layers import BatchNorm, Conv
+from apnet_jax.models.apnet import create_model
 from apnet_jax.train_step import create_state, train_step
 from configs import common
+from tests.fakes import tiny_model
 
 SIZE, CLASSES = (80, 40), 6
 
@@ -109,29 +107,14 @@ def test_devices_do_not_change_the_step_in_float64(x64):
   assert difference(four, one) < 1e-9
 
 
-class TinyBackbone(nn.Module):
-  """Two layers, which compile fast."""
-
-  norm: Callable[..., nn.Module]
-  num_stages = 1
-
-  @nn.compact
-  def __call__(self, x, stage, train):
-    x = Conv(4, 3, stride=2, dtype=x.dtype, name=f'conv{stage}')(x)
-    return nn.relu(self.norm(name=f'bn{stage}')(x, train))
-
-
 @functools.cache
 def tiny_step(devices, group, **train):
   """State and metrics after a step in float64, with groups of images."""
   config = make_config()
   config.train.update(train)
-  norm = partial(BatchNorm, group=group, axis_name=parallel.AXIS)
-  model = APNet(
+  model = tiny_model(
     CLASSES,
-    backbone=partial(TinyBackbone, norm),
-    pyramid=None,
-    norm=norm,
+    group=group,
     dtype=jnp.float64,
     rematerialize=config.train.rematerialize,
   )

@@ -2,20 +2,20 @@ import dataclasses
 import functools
 import itertools
 import json
+import re
 
 import chex
-import jax
 import numpy as np
 import optax
 import pytest
 
-from apnet_jax import checkpoint, parallel, trainer
+from apnet_jax import checkpoint, trainer
 from apnet_jax.models.apnet import create_model
 from apnet_jax.models.torch_weights import to_state_dict
 from apnet_jax.models.weight_files import write_weights
 from apnet_jax.retrieval import evaluation
 from apnet_jax.train_step import create_state
-from tests.fakes import make_feed, make_split, small_config
+from tests.fakes import make_feed, make_split, small_config, tiny_model
 
 
 class Stopped(Exception):
@@ -51,9 +51,10 @@ def records(workdir):
 
 
 def without_speed(records):
-  speed = ('train/images_per_second', 'train/data_wait')
+  measured = re.compile('train/(images_per_|data_wait|seconds_|.*_memory)')
   return [
-    {k: v for k, v in record.items() if k not in speed} for record in records
+    {k: v for k, v in record.items() if not measured.match(k)}
+    for record in records
   ]
 
 
@@ -62,6 +63,12 @@ def test_a_run_leaves_what_it_promises(whole_run):
   assert int(summary.state.step) == STEPS
   assert np.isfinite(summary.metrics['loss'])
   assert 0 < summary.metrics['data_wait'] < 1
+  assert summary.metrics['process_memory'] > 1e8
+  assert all(
+    r['train/seconds_evaluation'] > 0 and r['train/seconds_save'] > 0
+    for r in records(workdir)
+    if r['step'] in (4, 7, 10) and 'train/loss' in r
+  )
   steps = [*range(1, STEPS + 1), *range(3, STEPS + 1, 3)]
   assert [r['step'] for r in records(workdir)] == sorted(steps)
   card = json.loads((workdir / 'result.json').read_text())
@@ -142,8 +149,8 @@ def test_a_checkpoint_evaluates_as_the_run_did(whole_run):
       r['step']: r['eval/mAP'] for r in records(workdir) if 'eval/mAP' in r
     }
     assert maps[checkpoints.step('best')] == max(maps.values())
-    embed, variables = evaluation.restore_embed(
-      checkpoints, STEPS, checkpoint.load_config(workdir), feed.num_classes
+    step, embed, variables = evaluation.restore_embed(
+      checkpoints, 'last', checkpoint.load_config(workdir), feed.num_classes
     )
   evaluated = evaluation.evaluate(embed, variables, feed, config.eval)
   assert evaluated.result.mAP == summary.card['figures']['mAP']
@@ -159,8 +166,35 @@ def test_a_damaged_checkpoint_is_named(whole_run, tmp_path):
     if file.is_file() and '/d/' in str(file):
       file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
   with checkpoint.open_for_reading(tmp_path) as checkpoints:
-    with pytest.raises(ValueError, match='checkpoints/1 cannot be read'):
-      evaluation.restore_embed(checkpoints, 1, config, feed.num_classes)
+    with pytest.raises(ValueError, match='checkpoints/1 cannot be read; it is'):
+      evaluation.restore_embed(checkpoints, 'last', config, feed.num_classes)
+
+
+def test_a_run_goes_on_from_before_a_damaged_checkpoint(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(
+    trainer,
+    'create_model',
+    lambda _, num_classes, *args: tiny_model(num_classes),
+  )
+  config = small_config(epochs=3)
+  feed = make_feed(config)
+  whole = trainer.train(config, feed, tmp_path / 'whole')
+  run = tmp_path / 'run'
+  with pytest.raises(Stopped):
+    trainer.train(config, stopping_after(feed, 8), run)
+  (run / 'checkpoints' / '6' / 'default' / 'manifest.ocdbt').unlink()
+  capsys.readouterr()
+  resumed = trainer.train(config, feed, run)
+  out = capsys.readouterr().out
+  assert 'after step 6 is damaged' in out and 'Going on after step 3' in out
+  chex.assert_trees_all_equal(resumed.state, whole.state)
+  assert without_speed(records(run)) == without_speed(
+    records(tmp_path / 'whole')
+  )
+  names = {path.name for path in (run / 'checkpoints').iterdir()}
+  assert names == {'6', '9', '6.damaged'}
 
 
 def test_a_workdir_of_another_run_is_refused(whole_run):
@@ -176,32 +210,6 @@ def test_a_workdir_of_another_run_is_refused(whole_run):
   feed = dataclasses.replace(make_feed(config), fingerprint='other')
   with pytest.raises(ValueError, match="fingerprint: 'noise' there, 'other'"):
     trainer.train(config, feed, workdir)
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch, tmp_path):
-  """And is never saved: not even where nothing is logged before the save."""
-  pmap_step = parallel.pmap_step
-
-  def poisoned(step):
-    def step_to_nan(state, batch):
-      state, metrics = mapped(state, batch)
-      if int(state.step) < 6:
-        return state, metrics
-      return jax.tree.map(lambda x: x * np.nan, (state, metrics))
-
-    mapped = pmap_step(step)
-    return step_to_nan
-
-  monkeypatch.setattr(parallel, 'pmap_step', poisoned)
-  config = small_config(log_every_steps=100)
-  feed = make_feed(config)
-  with pytest.raises(FloatingPointError, match='the loss is nan at step 6'):
-    trainer.train(config, feed, tmp_path)
-  with checkpoint.Checkpoints(tmp_path) as checkpoints:
-    assert checkpoints.latest_step == 3
-    state = trainer.Run(config, feed).initial_state
-    state = checkpoints.restore(3, state)
-  assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
 def test_a_benchmark_without_a_valid_query_is_refused(tmp_path):
@@ -288,21 +296,3 @@ def test_a_state_starts_from_weights(tmp_path, capsys):
   leaf = started.params['base']['conv1']['kernel']
   assert leaf.sharding.is_fully_replicated and len(leaf.devices()) == 4
   assert '9 identities in the weights, 6 here' in capsys.readouterr().out
-
-
-def test_waiting_for_data_is_a_share_of_the_time(monkeypatch):
-  """Batches take 1 s, and what is done with one 3 s; the first step, 100 s."""
-  now = [0.0]
-  monkeypatch.setattr(trainer.time, 'perf_counter', lambda: now[0])
-
-  def batches():
-    while True:
-      now[0] += 1
-      yield {}
-
-  timer, source = trainer._Timer(batch_size=8), batches()
-  for seconds in (100, 3, 3):
-    timer.fetch(source)
-    now[0] += seconds
-    timer.count()
-  assert timer.figures() == {'images_per_second': 2.0, 'data_wait': 0.25}

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+from flax.traverse_util import flatten_dict
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -245,6 +246,20 @@ def variable_shapes(model: nn.Module, image_size: tuple[int, int]) -> Mapping:
   """Shapes and types of a model's variables; computes nothing."""
   images = jax.ShapeDtypeStruct((1, *image_size, 3), 'float32')
   return jax.eval_shape(model.init, jax.random.key(0), images)
+
+
+def parameter_names(model: nn.Module, image_size: tuple[int, int]) -> list[str]:
+  """Names of a model's parameters, as `a/b/kernel`, in the order of use."""
+  names = []
+
+  def init(key, images):
+    variables = model.init(key, images)
+    names.extend('/'.join(path) for path in flatten_dict(variables['params']))
+    return variables
+
+  images = jax.ShapeDtypeStruct((1, *image_size, 3), 'float32')
+  jax.eval_shape(init, jax.random.key(0), images)
+  return names
 
 
 def _check(config: ml_collections.ConfigDict, num_classes: int) -> None:

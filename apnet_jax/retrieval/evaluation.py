@@ -220,44 +220,45 @@ def rerank(evaluation: Evaluation, benchmark: Benchmark) -> RetrievalResult:
 
 def restore_embed(
   checkpoints: Checkpoints,
-  step: int,
+  which: str,
   config: ml_collections.ConfigDict,
   num_classes: int,
-) -> tuple[Callable, Mapping]:
-  """The `embed` that `evaluate` wants, and its variables, after `step` steps.
+) -> tuple[int, Callable, Mapping]:
+  """A step, and the `embed` that `evaluate` wants with its variables after it.
 
   Args:
     checkpoints: of the run.
-    step: of one of them.
+    which: 'last' or 'best'; another one, and it is said, if that is damaged.
     config: the whole configuration of the run.
     num_classes: identities the run was trained on.
 
   Raises:
-    ValueError: the checkpoint cannot be read or is of another model.
+    ValueError: no checkpoint can be read, or they are of another model.
   """
-  model, variables = restore_model(checkpoints, step, config, num_classes)
-  return make_embed(model, config.eval), variables
+  step, model, variables = restore_model(
+    checkpoints, which, config, num_classes
+  )
+  return step, make_embed(model, config.eval), variables
 
 
 def restore_model(
   checkpoints: Checkpoints,
-  step: int,
+  which: str,
   config: ml_collections.ConfigDict,
   num_classes: int,
-) -> tuple[nn.Module, Mapping]:
-  """The model after `step` steps and its variables; see `restore_embed`.
+) -> tuple[int, nn.Module, Mapping]:
+  """A step, the model, and its variables after it; see `restore_embed`.
 
   The variables lie on every device.
   """
   with blaming(checkpoints.directory.parent, 'config.json'):
     model = create_model(config.model, num_classes)
     shapes = variable_shapes(model, tuple(config.data.image_size))
-  return model, checkpoints.restore_variables(
-    step,
-    jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=parallel.replicated()
-      ),
-      shapes,
+  target = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=parallel.replicated()
     ),
+    shapes,
   )
+  step, variables = checkpoints.restore_variables(which, target)
+  return step, model, variables

@@ -133,6 +133,16 @@ def test_batches_are_those_of_the_sampler(feed, config, drawn):
   )
 
 
+def test_a_batch_can_be_named(feed, config, drawn):
+  """By the files, of which each image is the one that PIL finds there."""
+  step = feed.steps_per_epoch + 1
+  names = feed.batch_names(step)
+  batch = next(feed.batches(step))
+  for image, name in zip(batch['image'], names, strict=True):
+    file = resized(drawn / name, config.data.image_size)
+    assert np.abs(image - file.astype(int)).mean() < 1
+
+
 def test_labels_are_contiguous_where_identities_are_not(
   copied, tmp_path, make_config
 ):

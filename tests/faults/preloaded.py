@@ -1,0 +1,55 @@
+"""Runs train.py again and again, without importing its packages each time.
+
+  python -m tests.faults.preloaded
+
+Each line of the input is a JSON object: `arguments` of train.py; `output`, a
+file for what it prints; `devices`, their number; `largest_file` in bytes, or 0.
+It runs in a process of its own, which is forked from this one after the imports
+and before any computation. The output has a line with its process id, and one
+with its exit code when it has ended.
+"""
+
+import json
+import os
+import pathlib
+import resource
+import runpy
+import sys
+
+from apnet_jax import trainer  # noqa: F401 - not to be imported each time
+from data import pipeline  # noqa: F401
+
+TRAIN = pathlib.Path(__file__).parents[2] / 'train.py'
+
+
+def run(
+  arguments: list[str], output: str, devices: int, largest_file: int
+) -> None:
+  os.environ['XLA_FLAGS'] = (
+    f'--xla_force_host_platform_device_count={devices}'
+    ' --xla_backend_optimization_level=1'
+  )
+  if largest_file:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+  with open(output, 'w') as file:
+    for descriptor in (1, 2):
+      os.dup2(file.fileno(), descriptor)
+  os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+  sys.argv = ['train.py', *arguments]
+  runpy.run_path(str(TRAIN), run_name='__main__')
+
+
+def main() -> None:
+  for line in sys.stdin:
+    request = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+      run(**request)
+      return
+    print(pid, flush=True)
+    _, status = os.waitpid(pid, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == '__main__':
+  main()

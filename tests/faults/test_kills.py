@@ -1,0 +1,137 @@
+"""A run that is killed twenty times ends as the one that is not."""
+
+import collections
+import os
+import signal
+import time
+
+import numpy as np
+
+from tests.faults.runs import EPOCH, records, state, without_times
+
+# Of the kills, nine at most let an epoch pass: the run does not end before.
+STEPS = 9 * EPOCH
+FLAGS = (
+  '--config.train.eval_every_epochs=1',
+  f'--config.train.steps={STEPS}',
+)
+# What a run is doing when it is killed, and how often it is meant to be.
+KILLS = {'preparing': 7, 'stepping': 5, 'saving': 4, 'evaluating': 4}
+
+
+def saved(workdir):
+  return [path.name for path in (workdir / 'checkpoints').glob('*')]
+
+
+def is_saving(workdir):
+  """Whether there was an evaluation whose checkpoint is not whole yet."""
+  steps = [r['step'] for r in records(workdir) if 'eval/mAP' in r]
+  return bool(steps) and str(steps[-1]) not in saved(workdir)
+
+
+def is_evaluating(workdir):
+  """Whether an epoch's last step is logged, and its evaluation is not."""
+  known = records(workdir)
+  return bool(known) and (
+    'train/loss' in known[-1] and known[-1]['step'] % EPOCH == 0
+  )
+
+
+def doing(workdir, printed):
+  """What a run was doing when it was killed."""
+  if 'Going on after' not in printed and 'Training:' not in printed:
+    return 'preparing'
+  if is_saving(workdir):
+    return 'saving'
+  return 'evaluating' if is_evaluating(workdir) else 'stepping'
+
+
+def moment(plan, rng, workdir, train):
+  """`reached()` tells when a run is to be killed, after `seconds` more."""
+  seconds = 0.0
+  if plan == 'preparing':
+    texts = ('', 'prepared in', '\n  train ', 'resnet14')
+    text = texts[rng.integers(len(texts))]
+
+    def reached():
+      return text in train.printed()
+
+    seconds = rng.uniform(0, 0.3)
+  elif plan == 'stepping':
+    more, before = rng.integers(1, 2 * EPOCH + 3), None
+
+    def reached():
+      # What is beyond the checkpoint is dropped when the run goes on.
+      nonlocal before
+      if before is None and 'Training:' in train.printed():
+        before = len(records(workdir))
+      return before is not None and len(records(workdir)) >= before + more
+
+    seconds = rng.uniform(0, 0.1)
+  elif plan == 'saving':
+
+    def reached():
+      return 'Training:' in train.printed() and is_saving(workdir)
+
+  else:
+
+    def reached():
+      return 'Training:' in train.printed() and is_evaluating(workdir)
+
+    seconds = rng.uniform(0, 0.02)
+  return reached, seconds
+
+
+def kill(train, workdir, plan, rng):
+  """Kills what was started; returns what it was doing, None if it had ended."""
+  reached, seconds = moment(plan, rng, workdir, train)
+  deadline = time.monotonic() + 100
+  while not reached():
+    if train.has_ended():
+      return None
+    assert time.monotonic() < deadline, (plan, train.printed()[-2000:])
+    time.sleep(0.001)
+  time.sleep(seconds)
+  if train.has_ended():
+    return None
+  os.kill(train.pid, signal.SIGKILL)
+  assert train.code() == -signal.SIGKILL
+  return doing(workdir, train.printed())
+
+
+def bits(arrays):
+  return {name: array.tobytes() for name, array in arrays.items()}
+
+
+def test_twenty_kills_change_nothing(train, flags, tmp_path):
+  killed, whole = tmp_path / 'killed', tmp_path / 'whole'
+  rng = np.random.default_rng(0)
+  plans = rng.permutation(np.repeat(list(KILLS), list(KILLS.values())))
+  found = collections.Counter()
+  for plan in ['preparing', *plans[plans != 'preparing'], *['preparing'] * 6]:
+    train.start(*flags, *FLAGS, f'--workdir={killed}')
+    what = kill(train, killed, plan, rng)
+    assert what is not None, train.printed()[-3000:]
+    found[what] += 1
+    print(f'meant {plan}, was {what}: {len(records(killed))} records')
+  assert found.total() == 20
+  assert set(found) == set(KILLS), found
+
+  for workdir in (killed, whole):
+    train.start(*flags, *FLAGS, f'--workdir={workdir}')
+    assert train.code() == 0, train.printed()[-3000:]
+  assert 'Going on' not in train.printed()
+  for which in ('last', 'best'):
+    (step, found), (expected_step, expected) = (
+      state(workdir, which) for workdir in (killed, whole)
+    )
+    assert step == expected_step
+    assert bits(found) == bits(expected)
+  assert sorted(saved(killed)) == sorted(saved(whole))  # and no parts
+  steps = [*range(1, STEPS + 1), *range(EPOCH, STEPS + 1, EPOCH)]
+  assert [r['step'] for r in records(killed)] == sorted(steps)
+  assert without_times(killed) == without_times(whole)
+  maps = {r['step']: r['eval/mAP'] for r in records(whole) if 'eval/mAP' in r}
+  assert maps[state(whole, 'best')[0]] == max(maps.values())
+  cards = [(w / 'result.json').read_text() for w in (killed, whole)]
+  assert cards[0] == cards[1]
