@@ -19,11 +19,13 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
   'workdir', '', 'Gets checkpoints and logs; default: runs/<config.name>.'
 )
+PROCESSES = cli.define_processes()
 
 
 def main(argv):
   cli.no_more_arguments(argv)
   cli.quieten()
+  cli.start_processes(*PROCESSES)
   config = CONFIG.value
   cli.cache_compilation(config.compilation_cache_dir)
 

@@ -18,6 +18,8 @@ import ml_collections
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from apnet_jax import parallel
+
 # These may change when a run goes on; everything else would make it another.
 MAY_CHANGE = (
   'compilation_cache_dir',
@@ -80,6 +82,7 @@ class Checkpoints:
 
   def save(self, step: int, state, metrics: Mapping[str, float] | None) -> None:
     """Saves in the background; `metrics` has `mAP` if it was evaluated."""
+    state = parallel.of_all_processes(state)
     self._manager.save(
       step, args=ocp.args.StandardSave(state), metrics=metrics, force=True
     )

@@ -1,11 +1,14 @@
 """Metrics of a run: one JSON line a record, and TensorBoard events."""
 
 from collections.abc import Mapping
+import contextlib
 import json
 import os
 import pathlib
 
 from tensorboardX import SummaryWriter
+
+from apnet_jax import parallel
 
 
 class MetricWriter:
@@ -42,6 +45,22 @@ class MetricWriter:
     for name, value in metrics.items():
       self._events.add_scalar(name, value, step)
     self._events.flush()
+
+
+class Silence:
+  """In place of a `MetricWriter`, in a process that does not write."""
+
+  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Writes nothing."""
+
+
+def open_writer(
+  workdir: str | os.PathLike, step: int
+) -> contextlib.AbstractContextManager[MetricWriter | Silence]:
+  """The `MetricWriter` of a run; of several processes, the first has it."""
+  if parallel.is_first():
+    return MetricWriter(workdir, step)
+  return contextlib.nullcontext(Silence())
 
 
 def _step_of(line: str) -> float:

@@ -5,6 +5,7 @@ import dataclasses
 from functools import partial
 import math
 import os
+import pathlib
 import time
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from apnet_jax import checkpoint, optim, parallel
 from apnet_jax.feed import Feed
-from apnet_jax.logs import MetricWriter
+from apnet_jax.logs import open_writer
 from apnet_jax.models.apnet import create_model, variable_shapes
 from apnet_jax.models.layers import check_batch_norm_group
 from apnet_jax.models.torch_weights import import_weights
@@ -57,7 +58,7 @@ def train(
   """
   check(config, workdir)
   skipped = evaluation.check_benchmark(feed)
-  checkpoint.claim_workdir(workdir, config, facts(feed))
+  _claim(workdir, config, feed)
   print(feed.summary)
   if skipped:
     print(f'  {skipped} queries have no true match and are skipped')
@@ -70,7 +71,7 @@ def train(
       print(f'Going on after step {int(state.step)} of {workdir}.', flush=True)
     elif config.model.pretrained:
       state = start_from(config.model, state)
-    with MetricWriter(workdir, int(state.step)) as writer:
+    with open_writer(workdir, int(state.step)) as writer:
       state, metrics, result = _train_steps(run, state, checkpoints, writer)
     chosen = {
       'step': int(state.step),
@@ -78,7 +79,8 @@ def train(
       'trained_on': card.trained_on(config, feed.fingerprint),
     }
     result_card = card.result_card(result, config, feed, chosen)
-    checkpoint.write_json(workdir, 'result.json', result_card)
+    if parallel.is_first():
+      checkpoint.write_json(workdir, 'result.json', result_card)
   print(run.closing_table(result))
   return Summary(state, metrics, result_card)
 
@@ -193,6 +195,24 @@ def start_from(
   return state.replace(**parallel.replicate(imported.variables))
 
 
+def _claim(
+  workdir: str | os.PathLike, config: ml_collections.ConfigDict, feed: Feed
+) -> None:
+  """Process 0 claims the workdir; the others must see it.
+
+  Raises:
+    ValueError: the workdir belongs to another run, or is not shared.
+  """
+  if parallel.is_first():
+    checkpoint.claim_workdir(workdir, config, facts(feed))
+  parallel.wait_for_all()
+  if not (pathlib.Path(workdir) / 'config.json').exists():
+    raise ValueError(
+      f'--workdir={workdir}: {parallel.this_process()} does not see what'
+      ' process 0 wrote there. It must lie on a file system that all share.'
+    )
+
+
 def facts(feed: Feed) -> dict:
   """What run.json says of a run."""
   return {
@@ -204,7 +224,9 @@ def facts(feed: Feed) -> dict:
 
 
 def devices() -> str:
-  return f'{jax.device_count()} x {jax.devices()[0].device_kind}'
+  found = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
+  processes = jax.process_count()
+  return found if processes == 1 else f'{found} in {processes} processes'
 
 
 def check(
@@ -248,6 +270,7 @@ def check(
     raise ValueError(
       f'config.data.image_size={size} is not a height and a width in pixels.'
     )
+  parallel.check_processes()
   images, devices = config.train.P * config.train.K, jax.device_count()
   parts = config.train.accumulate
   if images % (parts * devices):
@@ -260,10 +283,6 @@ def check(
   check_batch_norm_group(
     config.model.batch_norm_group, images // parts, devices
   )
-  if jax.process_count() > 1:
-    raise ValueError(
-      f'{jax.process_count()} processes: training runs in one process as yet.'
-    )
   shapes = variable_shapes(create_model(config.model, num_classes=1), size)
   if config.model.pretrained and not checkpoint.is_begun(workdir):
     try:

@@ -348,6 +348,10 @@ def test_killed_and_started_again_ends_with_the_same_bits(own, tmp_path):
       "of cosines, config.eval.distance='euclidean'",
     ),
     (
+      ['train.py', '--config=configs/synthetic.py', '--num_processes=2'],
+      'error: --coordinator_address and --process_id missing',
+    ),
+    (
       ['eval.py', '--ckpt=nowhere'],
       'error: --ckpt=nowhere is not a workdir of train.py',
     ),
