@@ -79,6 +79,7 @@ REPORT = flags.DEFINE_string(
   ' between cameras to this folder; of several data sets, to a folder for each'
   ' in it.',
 )
+PROCESSES = cli.define_processes()
 
 
 # What to say here instead of the fields that messages name.
@@ -93,7 +94,8 @@ def main(argv):
   cli.no_more_arguments(argv)
 
   cli.quieten()
-  from apnet_jax import checkpoint
+  cli.start_processes(*PROCESSES)
+  from apnet_jax import checkpoint, parallel
   from apnet_jax.retrieval import card, evaluation
 
   with checkpoint.open_for_reading(CKPT.value) as checkpoints:
@@ -118,6 +120,8 @@ def main(argv):
     benchmark = pipeline.open_benchmark(images, target)
     print(f'{name}\n{benchmark.summary}', flush=True)
     evaluated = evaluation.evaluate(embed, variables, benchmark, target.eval)
+    if not parallel.is_first():
+      continue  # it has embedded its share
     figures[name] = evaluated.result.figures(target.eval.ap)
     reranked = None
     if RERANK.value:
@@ -134,6 +138,8 @@ def main(argv):
     )
     if REPORT.value:
       write_report(name, cards[name], evaluated, benchmark)
+  if not parallel.is_first():
+    return
   print(f'after step {step}')
   print(card.format_table(figures))
   path = card_path(step, cards)
@@ -299,10 +305,12 @@ def targets(
 
 def prepare(configs):
   """Prepares all data sets, so that mistakes show before the work begins."""
+  from apnet_jax import parallel
   from data.prepare import prepare
 
   try:
-    return {name: (c, prepare(c.data)) for name, c in configs.items()}
+    with parallel.first_before_others():
+      return {name: (c, prepare(c.data)) for name, c in configs.items()}
   except ValueError as error:
     message = str(error)
     for field, flag in FLAGS_OF_FIELDS.items():

@@ -7,8 +7,9 @@ can be changed: --config.train.epochs=60. Fields: configs/common.py.
 --init_from=WORKDIR fine-tunes what another run has trained, on other people.
 
 Exit codes: 2, a mistake of the user, or no room for the last checkpoint; 3, a
-loss or a gradient is not finite; 130 and 143, SIGINT and SIGTERM, after one
-checkpoint was saved. A second signal ends the run at once.
+loss or a gradient is not finite; 4, another process of the run is lost; 130 and
+143, SIGINT and SIGTERM, after one checkpoint was saved. A second signal ends
+the run at once.
 """
 
 import pathlib
@@ -36,11 +37,13 @@ PROFILE_STEPS = flags.DEFINE_string(
   'As 10:12: writes a trace of these steps, the last included, for XProf into'
   ' WORKDIR/profile.',
 )
+PROCESSES = cli.define_processes()
 
 
 def main(argv):
   cli.no_more_arguments(argv)
   cli.quieten()
+  cli.start_processes(*PROCESSES)
   config = CONFIG.value
   if INIT_FROM.value:
     if config.model.pretrained not in ('', INIT_FROM.value):

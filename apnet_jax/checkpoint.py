@@ -26,6 +26,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 from tqdm import tqdm
 
+from apnet_jax import parallel
+
 # These may change when a run goes on; everything else would make it another.
 MAY_CHANGE = (
   'compilation_cache_dir',
@@ -130,6 +132,7 @@ class Checkpoints:
     """
     self._finish()
     self._saving = step
+    state = parallel.of_all_processes(state)
     try:
       self._manager.save(
         step,

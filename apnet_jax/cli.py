@@ -11,6 +11,7 @@ import traceback
 from absl import app, flags, logging
 import jax
 
+from apnet_jax import parallel
 from apnet_jax.printing import printable
 
 # `--help` shows a flag that is defined here as one of the command's own.
@@ -21,8 +22,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
   """Parses flags and runs a command; errors as in `errors_as_messages`."""
+
+  def main_and_finish(argv):
+    main(argv)
+    parallel.finish()
+
   with errors_as_messages():
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main_and_finish, flags_parser=_parse_flags)
 
 
 @contextlib.contextmanager
@@ -30,20 +36,23 @@ def errors_as_messages() -> Iterator[None]:
   """Ends the program as its user can understand.
 
   A mistake of its user is a message and exit code 2, a loss or a gradient that
-  is not finite 3, an interruption 130 or 143. A `ValueError` that a library
-  raised is a bug, and keeps its traceback.
+  is not finite 3, another process that is lost 4, an interruption 130 or 143. A
+  `ValueError` that a library raised is a bug, and keeps its traceback.
   """
   try:
-    yield
+    with parallel.losses_as_errors():
+      yield
   except BrokenPipeError:  # whoever read the output has gone, as `head` does
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(1)
+    _leave(1)
+  except parallel.ProcessLostError as error:
+    _fail(str(error), parallel.LOST)
   except OSError as error:
     _fail(str(error), 2)
   except ValueError as error:
-    if not _is_ours(error):
-      raise
-    _fail(str(error), 2)
+    if _is_ours(error):
+      _fail(str(error), 2)
+    _fail_as_a_bug()
   except FloatingPointError as error:
     _fail(str(error), 3)
   except KeyboardInterrupt as error:
@@ -52,6 +61,8 @@ def errors_as_messages() -> Iterator[None]:
       f'{what}; the same command goes on from what was saved',
       getattr(error, 'code', 130),  # of `interruption.Interrupted`
     )
+  except Exception:
+    _fail_as_a_bug()
 
 
 def _is_ours(error: Exception) -> bool:
@@ -66,6 +77,19 @@ def _is_ours(error: Exception) -> bool:
 
 def _fail(message: str, code: int) -> None:
   print(f'error: {printable(message)}', file=sys.stderr)
+  _leave(code)
+
+
+def _fail_as_a_bug() -> None:
+  """With the traceback of what is being handled."""
+  if not parallel.several():
+    raise
+  traceback.print_exc()
+  _leave(1)
+
+
+def _leave(code: int) -> None:
+  parallel.leave(code)
   sys.exit(code)
 
 
@@ -121,6 +145,35 @@ def define_network() -> tuple[flags.FlagHolder, ...]:
       upper_bound=1,
     ),
   )
+
+
+def define_processes() -> tuple[flags.FlagHolder, ...]:
+  """The flags that start a command in several processes, by hand."""
+  return (
+    flags.DEFINE_string(
+      'coordinator_address',
+      None,
+      'HOST:PORT of process 0, to run in several processes. Not needed on Cloud'
+      ' TPU and under SLURM, where they find each other.',
+    ),
+    flags.DEFINE_integer('num_processes', None, 'Number of all processes.'),
+    flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0.'),
+  )
+
+
+def start_processes(*given: flags.FlagHolder) -> None:
+  """Joins the other processes of a command, if there are any.
+
+  Only process 0 says something; of the others, errors are heard.
+
+  Args:
+    given: the flags of `define_processes`.
+  """
+  parallel.start(*(flag.value for flag in given))
+  if not parallel.is_first():
+    os.environ['TQDM_DISABLE'] = '1'  # it is imported later
+    # Of the file, not only of Python: libraries in C++ print too.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def quieten() -> None:

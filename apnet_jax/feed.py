@@ -61,7 +61,9 @@ class Feed(Benchmark):
     steps_per_epoch: batches that make an epoch.
     batches: `batches(k)` yields batch k, k + 1, ... without end: `image` uint8
       [P * K, height, width, 3] and `label` int32 [P * K]. Batch k must not
-      depend on where the iteration began.
+      depend on where the iteration began. Of several processes, each yields its
+      share: of each of `config.train.accumulate` consecutive parts of the
+      batch, one after the other, as many images as the others.
     batch_names: `batch_names(k)` names the images of the whole batch k.
   """
 

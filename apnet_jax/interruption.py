@@ -11,6 +11,8 @@ import os
 import signal
 import threading
 
+from apnet_jax import parallel
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -65,9 +67,11 @@ class Interruption:
       self._deferred = before
 
   def wanted(self, step: int) -> bool:
-    """Whether the run shall end after `step`; the only place that asks."""
-    del step
-    return self._noted is not None
+    """Whether the run shall end after `step`; the only place that asks.
+
+    All processes of a run ask after each step, and get the same answer.
+    """
+    return parallel.agree_to_stop(step, self._noted is not None)
 
   def stop(self, what: str) -> None:
     """Ends the run; `what` says what was saved."""

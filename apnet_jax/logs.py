@@ -12,6 +12,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
+from apnet_jax import parallel
+
 
 class MetricWriter:
   """Writes `metrics.jsonl` and TensorBoard events into a workdir.
@@ -116,6 +118,23 @@ class _Events:
   def close(self) -> None:
     if self._writer is not None:
       self._writer.close()
+
+
+class Silence:
+  """In place of a `MetricWriter`, in a process that does not write."""
+
+  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Writes nothing."""
+
+  def close(self) -> None:
+    """Nothing is open."""
+
+
+def open_writer(
+  workdir: str | os.PathLike, step: int
+) -> MetricWriter | Silence:
+  """The `MetricWriter` of a run; of several processes, the first has it."""
+  return MetricWriter(workdir, step) if parallel.is_first() else Silence()
 
 
 def _step_of(line: str) -> float:

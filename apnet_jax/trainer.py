@@ -5,6 +5,7 @@ import dataclasses
 from functools import partial
 import math
 import os
+import pathlib
 
 import flax.linen as nn
 import jax
@@ -24,7 +25,7 @@ from apnet_jax import (
 )
 from apnet_jax.feed import Feed
 from apnet_jax.interruption import Interruption
-from apnet_jax.logs import MetricWriter
+from apnet_jax.logs import open_writer
 from apnet_jax.models.apnet import (
   create_model,
   parameter_names,
@@ -79,7 +80,7 @@ def train(
   check(config, workdir)
   skipped = evaluation.check_benchmark(feed)
   with lock.held(workdir), Interruption() as interruption:
-    checkpoint.claim_workdir(workdir, config, facts(feed, config, workdir))
+    _claim(workdir, config, feed)
     print(feed.summary)
     if skipped:
       print(f'  {skipped} queries have no true match and are skipped')
@@ -93,7 +94,8 @@ def train(
         int(state.step), 'last', config, checkpoint.load_run(workdir)
       )
       result_card = card.result_card(result, config, feed, chosen)
-      checkpoint.write_json(workdir, 'result.json', result_card)
+      if parallel.is_first():
+        checkpoint.write_json(workdir, 'result.json', result_card)
     print(run.closing_table(result))
     if profile := loop.profile.describe():
       print(profile)
@@ -233,6 +235,24 @@ def start_from(
   return state.replace(**parallel.replicate(imported.variables))
 
 
+def _claim(
+  workdir: str | os.PathLike, config: ml_collections.ConfigDict, feed: Feed
+) -> None:
+  """Process 0 claims the workdir; the others must see it.
+
+  Raises:
+    ValueError: the workdir belongs to another run, or is not shared.
+  """
+  if parallel.is_first():
+    checkpoint.claim_workdir(workdir, config, facts(feed, config, workdir))
+  parallel.wait_for_all()
+  if not (pathlib.Path(workdir) / 'config.json').exists():
+    raise ValueError(
+      f'--workdir={workdir}: {parallel.this_process()} does not see what'
+      ' process 0 wrote there. It must lie on a file system that all share.'
+    )
+
+
 def facts(
   feed: Feed, config: ml_collections.ConfigDict, workdir: str | os.PathLike
 ) -> dict:
@@ -250,7 +270,9 @@ def facts(
 
 
 def devices() -> str:
-  return f'{jax.device_count()} x {jax.devices()[0].device_kind}'
+  found = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
+  processes = jax.process_count()
+  return found if processes == 1 else f'{found} in {processes} processes'
 
 
 def check(
@@ -296,6 +318,7 @@ def check(
     raise ValueError(
       f'config.data.image_size={size} is not a height and a width in pixels.'
     )
+  parallel.check_processes()
   images, devices = config.train.P * config.train.K, jax.device_count()
   parts = config.train.accumulate
   if images % (parts * devices):
@@ -308,10 +331,6 @@ def check(
   check_batch_norm_group(
     config.model.batch_norm_group, images // parts, devices
   )
-  if jax.process_count() > 1:
-    raise ValueError(
-      f'{jax.process_count()} processes: training runs in one process as yet.'
-    )
   shapes = variable_shapes(create_model(config.model, num_classes=1), size)
   if config.model.pretrained and not checkpoint.is_begun(workdir):
     try:
@@ -356,7 +375,7 @@ class Loop:
     self.profile = observe.Profile(
       profile_steps, workdir, self._start, run.total_steps
     )
-    self._writer = MetricWriter(workdir, self._start)
+    self._writer = open_writer(workdir, self._start)
     self._timer = observe.StepTimer(run.config.train.P * run.config.train.K)
     self._guard = not_finite.Guard(
       run.config.train,

@@ -4,6 +4,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from apnet_jax import parallel
 from apnet_jax.feed import Benchmark, Feed
 from data import pk_sampler, raw, records
 from data.prepare import Prepared, prepare
@@ -19,7 +20,8 @@ def load(config: ml_collections.ConfigDict) -> Feed:
   if config.seed < 0:
     raise ValueError(f'config.seed={config.seed} must be at least 0.')
   records.check_cache(config.data.cache)  # before minutes of preparing
-  prepared = prepare(config.data)
+  with parallel.first_before_others():
+    prepared = prepare(config.data)
   if not prepared.dataset.splits['train']:
     raise ValueError(f'{prepared.dataset.root} has no images to train on.')
   benchmark = open_benchmark(prepared, config)

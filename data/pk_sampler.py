@@ -97,18 +97,26 @@ def _chunks(images: np.ndarray, K: int, rng) -> np.ndarray:
   return shuffled[: len(images) // K * K].reshape(-1, K)
 
 
-def host_slice(batch_size: int, host: int, hosts: int) -> slice:
-  """The part of a batch that one of several processes reads.
+def host_places(
+  batch_size: int, host: int, hosts: int, parts: int = 1
+) -> np.ndarray:
+  """The places of a batch that one of several processes reads.
 
-  The slices of all hosts, in their order, are the batch.
+  A process has its share of each of `parts` consecutive parts of the batch, one
+  after the other, as a device has of `apnet_jax.parallel.split`. The shares of
+  all hosts, in their order, are the part.
+
+  Returns:
+    int [batch_size / hosts].
 
   Raises:
     ValueError: the batch does not divide among the hosts.
   """
-  if batch_size % hosts:
+  if batch_size % (hosts * parts):
+    into = f' into {parts} parts, each' if parts > 1 else ''
     raise ValueError(
       f'a batch of {batch_size} images (config.train.P times config.train.K)'
-      f' does not divide among {hosts} processes.'
+      f' does not divide{into} among {hosts} processes.'
     )
-  size = batch_size // hosts
-  return slice(host * size, (host + 1) * size)
+  places = np.arange(batch_size).reshape(parts, hosts, -1)
+  return places[:, host].reshape(-1)

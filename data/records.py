@@ -167,19 +167,20 @@ def train_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Batches `first_step`, `first_step` + 1, ... as a `Feed` promises them.
 
-  Of several hosts, each reads its part of every batch.
+  Of several hosts, each reads its share of every batch, and of every part that
+  is accumulated.
 
   Raises:
     ValueError: more images are unreadable than `config.data.bad_images`.
   """
   P, K, seed = config.train.P, config.train.K, config.seed
   steps = pk_sampler.steps_per_epoch(labels, P, K)
-  part = pk_sampler.host_slice(P * K, host, hosts)
+  places = pk_sampler.host_places(P * K, host, hosts, config.train.accumulate)
 
   def rows_of_batches():
     for epoch in itertools.count(first_step // steps):
       batches = pk_sampler.epoch_batches(labels, P, K, seed, epoch)
-      yield from batches[max(first_step - epoch * steps, 0) :, part]
+      yield from batches[max(first_step - epoch * steps, 0) :, places]
 
   rows_of_batches = rows_of_batches()
   while True:

@@ -1,17 +1,10 @@
 """A data set of coloured noise, fed without TensorFlow."""
 
-from collections.abc import Callable
-from functools import partial
 import itertools
 
-import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 
-from apnet_jax import parallel
 from apnet_jax.feed import Feed, Split
-from apnet_jax.models.apnet import APNet
-from apnet_jax.models.layers import BatchNorm, Conv
 from configs import common
 
 # The last map must not be smaller than a 3x3 kernel: XLA's CPU backend would
@@ -36,31 +29,6 @@ def small_config(**train):
   config.train.update(train)
   config.eval.batch_size = 8
   return config
-
-
-class TinyBackbone(nn.Module):
-  """Two layers, which compile fast."""
-
-  norm: Callable[..., nn.Module]
-  num_stages = 1
-
-  @nn.compact
-  def __call__(self, x, stage, train):
-    x = Conv(4, 3, stride=2, dtype=x.dtype, name=f'conv{stage}')(x)
-    return nn.relu(self.norm(name=f'bn{stage}')(x, train))
-
-
-def tiny_model(classes, group=0, dtype=jnp.float32, rematerialize=False):
-  """A network of these layers, for the step on all devices."""
-  norm = partial(BatchNorm, group=group, axis_name=parallel.AXIS)
-  return APNet(
-    classes,
-    backbone=partial(TinyBackbone, norm),
-    pyramid=None,
-    norm=norm,
-    dtype=dtype,
-    rematerialize=rematerialize,
-  )
 
 
 def image(pid, camid, seed):

@@ -366,6 +366,10 @@ def test_a_command_that_looks_for_the_network_would_be_seen(attempts):
       "of cosines, config.eval.distance='euclidean'",
     ),
     (
+      ['train.py', '--config=configs/synthetic.py', '--num_processes=2'],
+      'error: --coordinator_address and --process_id missing',
+    ),
+    (
       ['eval.py', '--ckpt=nowhere'],
       'error: --ckpt=nowhere is not a workdir of train.py',
     ),

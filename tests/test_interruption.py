@@ -13,16 +13,13 @@ import pytest
 
 from apnet_jax import checkpoint, cli, trainer
 from apnet_jax.interruption import SIGNALS, Interrupted, Interruption
-from tests.fakes import make_feed, small_config, tiny_model
+from tests.fakes import make_feed, small_config
+from tests.tiny import tiny_model
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-  monkeypatch.setattr(
-    trainer,
-    'create_model',
-    lambda _, num_classes, *args: tiny_model(num_classes),
-  )
+  monkeypatch.setattr(trainer, 'create_model', tiny_model)
 
 
 def sending(batches, signum, count):

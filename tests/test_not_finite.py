@@ -14,7 +14,8 @@ import pytest
 
 from apnet_jax import checkpoint, losses, trainer
 from apnet_jax.interruption import Interrupted
-from tests.fakes import make_feed, small_config, tiny_model
+from tests.fakes import make_feed, small_config
+from tests.tiny import tiny_model
 
 LOSS, GRADIENT = -1, -2  # labels that make them bad
 
@@ -31,11 +32,7 @@ def poison(monkeypatch):
     return loss + jnp.sqrt(jnp.where(bad, 0 * logits.sum(), 1)) - (1 - bad)
 
   monkeypatch.setattr(losses, 'cross_entropy', poisoned)
-  monkeypatch.setattr(
-    trainer,
-    'create_model',
-    lambda _, num_classes, *args: tiny_model(num_classes),
-  )
+  monkeypatch.setattr(trainer, 'create_model', tiny_model)
 
 
 def make_config(**train):

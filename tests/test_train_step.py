@@ -3,7 +3,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 import optax
 import pytest
@@ -12,7 +11,7 @@ from apnet_jax import parallel
 from apnet_jax.models.apnet import create_model
 from apnet_jax.train_step import create_state, train_step
 from configs import common
-from tests.fakes import tiny_model
+from tests.tiny import difference, tiny_model, widen
 
 SIZE, CLASSES = (80, 40), 6
 
@@ -72,56 +71,29 @@ def initial_state(config):
   return jax.device_get(create_state(model, SGD, SIZE, seed=0))
 
 
-def difference(tree, expected):
-  """Largest difference, relative to the largest value (at least 1)."""
-  leaves, expected = jax.tree.leaves(tree), jax.tree.leaves(expected)
-  scale = max(1, *(np.abs(x).max() for x in expected))
-  return max(np.abs(a - b).max() for a, b in zip(leaves, expected)) / scale
-
-
-def test_devices_do_not_change_the_step():
-  config = make_config()
-  state = initial_state(config)
-  one, metrics_of_one = step_on(1, config, state)
-  four, metrics_of_four = step_on(4, config, state)
-  assert difference(metrics_of_four, metrics_of_one) < 1e-5
-  assert difference(four.batch_stats, one.batch_stats) < 1e-5
-  assert difference(four.params, one.params) < 1e-5
-  changed = jax.tree.map(lambda a, b: (a != b).any(), one.params, state.params)
-  assert all(jax.tree.leaves(changed))  # gradients reach every parameter
-
-
-def widen(tree):
-  return jax.tree.map(
-    lambda x: np.float64(x) if x.dtype == np.float32 else x, tree
-  )
-
-
-def test_devices_do_not_change_the_step_in_float64(x64):
-  config = make_config(dtype='float64')
-  state = widen(initial_state(config))
-  one, metrics_of_one = step_on(1, config, state)
-  four, metrics_of_four = step_on(4, config, state)
-  assert {x.dtype for x in jax.tree.leaves(one.params)} == {np.dtype('f8')}
-  assert difference(metrics_of_four, metrics_of_one) < 1e-9
-  assert difference(four, one) < 1e-9
-
-
 @functools.cache
 def tiny_step(devices, group, **train):
   """State and metrics after a step in float64, with groups of images."""
-  config = make_config()
+  config = make_config(
+    attention='none', batch_norm_group=group, dtype='float64'
+  )
   config.train.update(train)
   model = tiny_model(
-    CLASSES,
-    group=group,
-    dtype=jnp.float64,
-    rematerialize=config.train.rematerialize,
+    config.model, CLASSES, parallel.AXIS, config.train.rematerialize
   )
   state = widen(jax.device_get(create_state(model, SGD, SIZE, seed=0)))
   # A shift that came with weights, and is frozen.
-  state.batch_stats['bottleneck']['bias'] = np.linspace(0, 1, 4)
+  state.batch_stats['bottleneck']['bias'] = np.linspace(0, 1, 16)
   return step_on(devices, config, state, model)
+
+
+def test_devices_do_not_change_the_step(x64):
+  """Short for tests/faults/test_devices.py; a group lies on two devices."""
+  expected, expected_metrics = tiny_step(1, 4)
+  new, metrics = tiny_step(4, 4)
+  assert {x.dtype for x in jax.tree.leaves(new.params)} == {np.dtype('f8')}
+  assert difference(metrics, expected_metrics) < 1e-9
+  assert difference(new, expected) < 1e-9
 
 
 @pytest.mark.parametrize(
@@ -140,7 +112,7 @@ def test_less_memory_is_the_same_step(
   assert difference(metrics, expected_metrics) < 1e-9
   assert difference(new, expected) < 1e-9
   bias = new.batch_stats['bottleneck']['bias']
-  assert (bias == np.linspace(0, 1, 4)).all()
+  assert (bias == np.linspace(0, 1, 16)).all()
 
 
 def test_parts_are_of_the_whole_batch():
@@ -148,24 +120,6 @@ def test_parts_are_of_the_whole_batch():
   one, two = (parallel.lay_out(images, devices, 3) for devices in (1, 2))
   assert one.tolist() == [list(range(12))]
   assert two.tolist() == [[0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11]]
-
-
-def test_shard_map_does_the_same_as_pmap():
-  config = make_config()
-  state = initial_state(config)
-  expected, expected_metrics = step_on(4, config, state)
-  step = jax.jit(
-    jax.shard_map(
-      bind(config),
-      mesh=Mesh(jax.devices(), (parallel.AXIS,)),
-      in_specs=(PartitionSpec(), PartitionSpec(parallel.AXIS)),
-      out_specs=PartitionSpec(),
-      check_vma=False,  # with True, gradients are summed over devices twice
-    )
-  )
-  new_state, metrics = jax.device_get(step(state, make_batch()))
-  assert difference(metrics, expected_metrics) < 1e-5
-  assert difference(new_state, expected) < 1e-5
 
 
 def test_bfloat16_keeps_state_and_losses_in_float32():

@@ -15,7 +15,8 @@ from apnet_jax.models.torch_weights import to_state_dict
 from apnet_jax.models.weight_files import write_weights
 from apnet_jax.retrieval import evaluation
 from apnet_jax.train_step import create_state
-from tests.fakes import make_feed, make_split, small_config, tiny_model
+from tests.fakes import make_feed, make_split, small_config
+from tests.tiny import tiny_model
 
 
 class Stopped(Exception):
@@ -173,11 +174,7 @@ def test_a_damaged_checkpoint_is_named(whole_run, tmp_path):
 def test_a_run_goes_on_from_before_a_damaged_checkpoint(
   tmp_path, monkeypatch, capsys
 ):
-  monkeypatch.setattr(
-    trainer,
-    'create_model',
-    lambda _, num_classes, *args: tiny_model(num_classes),
-  )
+  monkeypatch.setattr(trainer, 'create_model', tiny_model)
   config = small_config(epochs=3)
   feed = make_feed(config)
   whole = trainer.train(config, feed, tmp_path / 'whole')

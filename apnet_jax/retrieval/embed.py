@@ -1,6 +1,7 @@
 """Embeds images of a split, on all devices."""
 
 from collections.abc import Callable, Mapping
+import functools
 
 import flax.linen as nn
 import jax
@@ -27,14 +28,14 @@ def make_embed(
 
   Args:
     model: returns a `ReidOutput`.
-    rules: `config.eval`, of which matter: `batch_size`, images at a time,
-      rounded up to a multiple of the devices; `flip`; `feature`, the output of
-      the model that is ranked, one of `FEATURES`; `distance`.
+    rules: `config.eval`, of which matter: `batch_size`, images at a time on
+      all devices, rounded up to a multiple of them; `flip`; `feature`, the
+      output of the model that is ranked, one of `FEATURES`; `distance`.
   """
-  devices = jax.local_device_count()
-  batch_size = -(-rules.batch_size // devices) * devices
+  batch_size = parallel.share_of_batch(rules.batch_size)
   embed_batch = make_embed_batch(model, rules)
 
+  @_by_all_processes
   def embed(variables, split, rows):
     embeddings = []
     with _progress(len(rows)) as bar:
@@ -75,6 +76,18 @@ def make_embed_batch(
   return embed_batch
 
 
+def _by_all_processes(embed: Callable) -> Callable:
+  """Each process embeds its share of the rows, and has all embeddings."""
+
+  @functools.wraps(embed)
+  def embed_share(variables, split, rows):
+    share = embed(variables, split, parallel.share_of_rows(rows))
+    return parallel.gather_rows(share, len(rows))
+
+  return embed_share
+
+
+@_by_all_processes
 def embed_pixels(variables, split: Split, rows: np.ndarray) -> np.ndarray:
   """Raw pixels as embeddings: what a network has to beat. No variables."""
   del variables

@@ -85,8 +85,9 @@ def check_benchmark(benchmark: Benchmark) -> int:
   """Returns the number of queries that have no true match.
 
   Raises:
-    ValueError: there is none that has one.
+    ValueError: there is none that has one, or processes have other images.
   """
+  parallel.check_same('the images', benchmark.fingerprint)
   query, gallery = benchmark.query, benchmark.gallery
   cameras = collections.defaultdict(set)
   for pid, camid in zip(gallery.pids.tolist(), gallery.camids.tolist()):

@@ -1,0 +1,150 @@
+"""Trains tiny networks on the devices of this process; `test_devices` compares.
+
+python -m tests.faults.train_on_devices OUTPUT.npz
+"""
+
+import functools
+from functools import partial
+import sys
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+import numpy as np
+import optax
+
+from apnet_jax import parallel
+from apnet_jax.feed import Benchmark, Split
+from apnet_jax.retrieval import evaluation
+from apnet_jax.retrieval.embed import make_embed
+from apnet_jax.train_step import create_state, train_step
+from configs import _variants, common
+from tests.tiny import tiny_model, widen
+
+SIZE, CLASSES, IMAGES, STEPS = (24, 16), 8, 16, 20
+ATTENTIONS = ('none', 'channel', 'spatial', 'official')
+GROUPS = (0, 4)  # which lie on half a device, one or two
+
+
+def make_config(attention, group, dtype):
+  config = common.get_config()
+  if attention == 'official':
+    _variants.official(config)
+  else:
+    config.model.attention = attention
+  config.model.update(
+    backbone='resnet14', reduction=1, batch_norm_group=group, dtype=dtype
+  )
+  config.augment.pad = 2
+  config.data.image_size = SIZE
+  config.eval.batch_size = 8
+  return config
+
+
+def make_batch(step):
+  rng = np.random.default_rng(step)
+  return {
+    'image': rng.integers(0, 256, (IMAGES, *SIZE, 3), np.uint8),
+    'label': np.repeat(rng.permutation(CLASSES), 2).astype(np.int32),
+  }
+
+
+def make_split(seed, people, images_of_each):
+  rng = np.random.default_rng(seed)
+  count = people * images_of_each
+  images = rng.integers(0, 256, (count, *SIZE, 3), np.uint8)
+
+  def batches(rows, batch_size):
+    for start in range(0, len(rows), batch_size):
+      yield images[rows[start : start + batch_size]]
+
+  pids = np.repeat(np.arange(people), images_of_each)
+  return Split(pids, np.full(count, seed), pids.astype(str), batches)
+
+
+BENCHMARK = Benchmark(make_split(0, 5, 1), make_split(1, 5, 7), 'noise', '')
+
+
+@functools.cache
+def first_state(attention):
+  """It does not depend on groups."""
+  config = make_config(attention, 0, 'float32')
+  model = tiny_model(config.model, CLASSES)
+  return jax.device_get(create_state(model, optax.sgd(1.0), SIZE, seed=0))
+
+
+class Case:
+  """A network, its first state, and its step."""
+
+  def __init__(self, attention, group, dtype, learning_rate):
+    self.config = make_config(attention, group, dtype)
+    self.model = tiny_model(self.config.model, CLASSES, parallel.AXIS)
+    self.state = first_state(attention)
+    # By the gradient itself, so that comparing states compares gradients.
+    optimizer = optax.sgd(learning_rate)
+    self.step = partial(
+      train_step,
+      model=self.model,
+      optimizer=optimizer,
+      config=self.config,
+      axis_name=parallel.AXIS,
+    )
+
+  def train(self, state, steps):
+    """State and the metrics of each step."""
+    state, metrics = parallel.replicate(state), []
+    step = parallel.pmap_step(self.step)
+    for k in range(steps):
+      state, of_step = step(state, parallel.split(make_batch(k)))
+      metrics.append(of_step)
+    return jax.device_get((state, metrics))
+
+  def train_by_shard_map(self):
+    mesh = Mesh(jax.devices(), (parallel.AXIS,))
+    step = jax.shard_map(
+      self.step,
+      mesh=mesh,
+      in_specs=(PartitionSpec(), PartitionSpec(parallel.AXIS)),
+      out_specs=PartitionSpec(),
+      check_vma=False,  # with True, gradients are summed over devices twice
+    )
+    state, metrics = jax.jit(step)(self.state, make_batch(0))
+    return jax.device_get((state, [metrics]))
+
+  def figures(self, state):
+    """Embeddings and figures of drawn noise."""
+    embed = make_embed(self.model, self.config.eval)
+    variables = parallel.replicate(
+      {'params': state.params, 'batch_stats': state.batch_stats}
+    )
+    found = evaluation.evaluate(embed, variables, BENCHMARK, self.config.eval)
+    figures = found.result.figures('step')
+    return [found.query_embeddings, found.gallery_embeddings, figures]
+
+
+def results():
+  """Every result by its name."""
+  for attention in ATTENTIONS:
+    for group in GROUPS:
+      name = f'{attention}/{group}'
+      case = Case(attention, group, 'float32', learning_rate=1.0)
+      state, metrics = case.train(case.state, 1)
+      yield f'float32/{name}', (state, metrics)
+      if group == GROUPS[0]:
+        yield f'retrieval/{name}', case.figures(state)
+        yield f'shard_map/{name}', case.train_by_shard_map()
+      with jax.enable_x64(True):
+        case = Case(attention, group, 'float64', learning_rate=0.05)
+        yield f'first/{name}', case.state
+        yield f'float64/{name}', case.train(widen(case.state), STEPS)
+
+
+def main(path):
+  arrays = {}
+  for name, tree in results():
+    for leaf_path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+      arrays[name + jax.tree_util.keystr(leaf_path)] = leaf
+  np.savez(path, **arrays)
+
+
+if __name__ == '__main__':
+  main(sys.argv[1])

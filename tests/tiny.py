@@ -1,0 +1,46 @@
+"""A network of two layers and one pyramid, which compiles fast."""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from apnet_jax.models.apnet import APNet, create_model
+from apnet_jax.models.layers import Conv
+
+
+class TinyBackbone(nn.Module):
+  """The stem and one stage."""
+
+  norm: Callable[..., nn.Module]
+  features: int = 16
+  num_stages = 1
+
+  @nn.compact
+  def __call__(self, x, stage, train):
+    x = Conv(self.features, 3, 2, dtype=x.dtype, name=f'conv{stage}')(x)
+    return nn.relu(self.norm(name=f'bn{stage}')(x, train))
+
+
+def tiny_model(config, *args, **kwargs) -> APNet:
+  """That of `create_model`, but for its backbone."""
+  model = create_model(config, *args, **kwargs)
+  sites = tuple(site for site in config.sites if site <= 1)
+  return model.clone(backbone=partial(TinyBackbone, model.norm), sites=sites)
+
+
+def widen(tree):
+  """The same in float64."""
+  return jax.tree.map(
+    lambda x: np.float64(x) if x.dtype == np.float32 else x, tree
+  )
+
+
+def difference(tree, expected):
+  """Largest difference, relative to the largest value (at least 1)."""
+  leaves, expected = jax.tree.leaves(tree), jax.tree.leaves(expected)
+  scale = max(1, *(np.abs(x).max() for x in expected))
+  pairs = zip(leaves, expected, strict=True)
+  return max(np.abs(a - b).max() for a, b in pairs) / scale

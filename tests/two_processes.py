@@ -1,0 +1,106 @@
+"""What one of two processes of two devices does; `test_parallel` starts both.
+
+  python -m tests.two_processes FOLDER
+
+within the variables of a cluster. Prints what it came to as JSON.
+"""
+
+import json
+import pathlib
+import signal
+import sys
+import time
+
+import jax
+from jax import lax
+import numpy as np
+
+from apnet_jax import parallel, trainer
+from tests.fakes import small_config
+
+
+def step(state, batch):
+  """Sums over all images of all devices, and how they lie on the devices."""
+  total = lax.psum(batch.sum(), parallel.AXIS)
+  images = lax.all_gather(batch, parallel.AXIS, tiled=True)
+  return state + total, {'images': images}
+
+
+def train():
+  """Two steps with the share of a batch that this process reads."""
+  share = np.arange(8.0).reshape(2, 4)[jax.process_index()]
+  state, mapped = parallel.replicate(np.float32(0)), parallel.pmap_step(step)
+  for _ in range(2):
+    state, metrics = mapped(state, parallel.split(share))
+  whole = parallel.of_all_processes(state)
+  return {
+    'state': float(state),
+    'images': metrics['images'].tolist(),
+    'devices': len(whole.sharding.device_set),
+    'whole': float(whole),
+  }
+
+
+def embed(rows):
+  """A process does its share, on its own devices."""
+  share = parallel.share_of_rows(np.arange(rows))
+  double = parallel.pmap_batch(lambda factor, x: factor * x)
+  local = np.repeat(share, 2)[:, None]  # divides between two devices
+  done = np.asarray(double(np.float32(2), parallel.split(local)))
+  done = done.reshape(-1, 2)
+  return parallel.gather_rows(done, rows)[:, 0].tolist()
+
+
+def prepare(folder):
+  """The order in which processes are here."""
+  order = folder / 'order.txt'
+  with parallel.first_before_others():
+    if parallel.is_first():
+      time.sleep(0.2)
+    with order.open('a') as file:
+      file.write(f'{jax.process_index()}')
+  parallel.wait_for_all()
+  return order.read_text()
+
+
+def check(**fields):
+  """What the checks before training say of a configuration."""
+  config = small_config()
+  config.update_from_flattened_dict(fields)
+  try:
+    trainer.check(config, 'nowhere')
+  except ValueError as error:
+    return str(error)
+
+
+def stop():
+  """Process 1 is told to stop during step 5, by a signal as of a cluster."""
+  told = []
+  signal.signal(signal.SIGTERM, lambda *_: told.append(None))
+  for k in range(1, 20):
+    if k == 5 and jax.process_index() == 1:
+      signal.raise_signal(signal.SIGTERM)
+    if parallel.agree_to_stop(k, bool(told)):
+      return k
+
+
+def main(folder):
+  parallel.start()
+  found = {
+    'is_first': parallel.is_first(),
+    'train': train(),
+    'embed': {rows: embed(rows) for rows in (1, 2, 5)},
+    'prepare': prepare(pathlib.Path(folder)),
+    'check': [
+      check(**{'train.P': 3}),
+      check(**{'model.batch_norm_group': 3}),
+      check(),
+    ],
+    'stop': stop(),
+  }
+  print(json.dumps(found))
+  parallel.finish()
+
+
+if __name__ == '__main__':
+  main(sys.argv[1])
