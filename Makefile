@@ -22,8 +22,8 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(PYTEST) --ignore=tests/faults $(PYTEST_FLAGS)
 
-test-faults: $(INSTALLED)
-	$(PYTEST) tests/faults $(PYTEST_FLAGS)
+test-faults: $(INSTALLED)  # of which some wait more than they compute
+	$(PYTEST) --numprocesses=3 tests/faults $(PYTEST_FLAGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -250,9 +250,11 @@ def test_terminated_and_started_again(own, tmp_path):
   workdir = tmp_path / 'run'
   command = (
     'train.py',
-    '--config=configs/synthetic.py',
+    '--config=configs/market.py',  # whose program is compiled already
     f'--workdir={workdir}',
     '--config.train.steps=12',
+    '--config.data.name=synthetic',  # else the demo's
+    '--config.eval.pixel_baseline=True',
     *own,
     *SMOKE,
   )

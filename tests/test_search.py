@@ -62,7 +62,8 @@ STORED = {
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
   checkpoint.write_json(tmp_path, 'config.json', small_config().to_dict())
-  checkpoint.write_json(tmp_path, 'run.json', {'num_classes': 2})
+  run = {'num_classes': 2, 'fingerprint': 'x'}
+  checkpoint.write_json(tmp_path, 'run.json', run)
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(1, {'w': np.zeros(1)}, None)
   monkeypatch.setattr(

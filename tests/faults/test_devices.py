@@ -44,7 +44,7 @@ def leaves(arrays, case):
 def assert_agree(results, case, tolerance, dtype):
   """Of every array of a case: state, metrics, statistics, figures."""
   expected = leaves(results[1], case)
-  assert dtype in {x.dtype for x in expected.values()}
+  assert np.dtype(dtype) in {x.dtype for x in expected.values()}
   for count in COUNTS[1:]:
     found = leaves(results[count], case)
     assert found.keys() == expected.keys()

@@ -39,6 +39,7 @@ def flags(tmp_path_factory):
     f'--config.compilation_cache_dir={root / "cache"}',
     '--config.model.backbone=resnet14',
     '--config.model.attention=none',
+    '--config.model.dtype=float64',
     '--config.data.image_size=(32,16)',
     '--config.train.P=4',
     '--config.train.K=2',
@@ -52,7 +53,7 @@ def start(devices, *arguments):
   return subprocess.Popen(
     [sys.executable, *map(str, arguments)],
     cwd=ROOT,
-    env=dict(os.environ, XLA_FLAGS=flags),
+    env=dict(os.environ, XLA_FLAGS=flags, JAX_ENABLE_X64='1'),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
@@ -84,12 +85,12 @@ def variables(workdir):
   """Those of the last checkpoint, on the devices of this process."""
   config = checkpoint.load_config(workdir)
   run = checkpoint.load_run(workdir)
-  with checkpoint.open_for_reading(workdir) as checkpoints:
-    step = checkpoints.latest_step
-    assert step == STEPS
-    _, found = evaluation.restore_model(
-      checkpoints, step, config, run['num_classes']
-    )
+  with jax.enable_x64(True):
+    with checkpoint.open_for_reading(workdir) as checkpoints:
+      step, _, found = evaluation.restore_model(
+        checkpoints, 'last', config, run['num_classes']
+      )
+  assert step == STEPS
   return jax.device_get(found)
 
 
@@ -140,14 +141,14 @@ def workdirs(flags, tmp_path_factory):
 
 
 def test_losses_and_parameters_agree(workdirs):
-  """In float32, where Adam makes much of gradients that are but rounding."""
+  """Computed in float64: Adam makes much of gradients that are but rounding."""
   one, two = workdirs
   assert losses(one).keys() == losses(two).keys() == {*range(1, STEPS + 1)}
   for step, loss in losses(one).items():
-    assert losses(two)[step] == pytest.approx(loss, rel=1e-4), step
+    assert losses(two)[step] == pytest.approx(loss, rel=1e-6), step
   expected, found = variables(one), variables(two)
   for name in ('params', 'batch_stats'):
-    assert distance(found[name], expected[name]) < 1e-2, name
+    assert distance(found[name], expected[name]) < 1e-6, name
 
 
 def test_figures_agree(workdirs):
