@@ -27,6 +27,7 @@ from tests.fakes import small_config
 ROOT = pathlib.Path(__file__).parents[1]
 SMOKE = (
   '--config.model.backbone=resnet14',
+  '--config.model.sites=(4,)',  # each takes seconds to compile
   '--config.data.image_size=(32,16)',
   '--config.train.P=4',
   '--config.train.K=2',

@@ -86,9 +86,12 @@ def test_a_run_leaves_what_it_promises(whole_run):
   assert list((workdir / 'tensorboard').iterdir())
 
 
-def test_a_run_learns_in_parts(tmp_path, capsys):
+def test_a_run_learns_in_parts(tmp_path, monkeypatch, capsys):
   """Ever the same images, as they are."""
-  config = small_config(epochs=4, accumulate=2, rematerialize=True)
+  monkeypatch.setattr(trainer, 'create_model', tiny_model)
+  config = small_config(
+    epochs=4, accumulate=2, rematerialize=True, learning_rate=1e-2
+  )
   config.augment.update(flip=0.0, pad=0, erase=0.0)
   feed = make_feed(config)
   batch = next(feed.batches(0))
