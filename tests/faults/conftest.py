@@ -12,17 +12,23 @@ def train(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def flags(tmp_path_factory, compilation_cache):
-  """Of all runs; the data set is small, and is prepared by the first."""
-  root = tmp_path_factory.mktemp('raw')
+def drawn(tmp_path_factory):
+  """A small data set."""
+  root = tmp_path_factory.mktemp('raw') / 'drawn'
   draw.draw_dataset(
-    root / 'drawn', train_identities=8, test_identities=4, distractors=2,
-    junk=2, progress=False,
+    root, train_identities=8, test_identities=4, distractors=2, junk=2,
+    progress=False,
   )  # fmt: skip
+  return root
+
+
+@pytest.fixture(scope='session')
+def flags(drawn, compilation_cache):
+  """Of runs in one process; the first prepares the data set."""
   return (
     *SMOKE,
-    f'--config.data.dir={root / "drawn"}',
+    f'--config.data.dir={drawn}',
     '--config.data.allow_other_counts=True',
-    f'--config.data.prepared_dir={root / "prepared"}',
+    f'--config.data.prepared_dir={drawn.parent / "prepared"}',
     f'--config.compilation_cache_dir={compilation_cache}',
   )

@@ -14,7 +14,6 @@ import pytest
 
 from apnet_jax import checkpoint
 from apnet_jax.retrieval import evaluation
-from data.synthetic import draw
 from tests.test_parallel import free_port
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -24,16 +23,12 @@ STATED = 60
 
 
 @pytest.fixture(scope='module')
-def flags(tmp_path_factory):
-  """Of train.py, for a small drawn data set; what it keeps lies beside it."""
-  root = tmp_path_factory.mktemp('raw')
-  draw.draw_dataset(
-    root / 'drawn', train_identities=8, test_identities=4, distractors=2,
-    junk=2, progress=False,
-  )  # fmt: skip
+def flags(drawn, tmp_path_factory):
+  """Of train.py, which prepares and compiles in a folder of this file's own."""
+  root = tmp_path_factory.mktemp('processes')
   return (
     '--config=configs/synthetic.py',
-    f'--config.data.dir={root / "drawn"}',
+    f'--config.data.dir={drawn}',
     '--config.data.allow_other_counts=True',
     f'--config.data.prepared_dir={root / "prepared"}',
     f'--config.compilation_cache_dir={root / "cache"}',
