@@ -6,11 +6,14 @@ weights carry over by name (`docs/architecture.md`).
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
+
+from apnet_jax.models import winograd
 
 # torchvision initialises the convolutions of its ResNets so.
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -49,6 +52,9 @@ class Conv(nn.Module):
       x = x[:, :: self.stride, :: self.stride]
       y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
       return y.reshape(*x.shape[:-1], -1)
+    usual = size == (3, 3) and self.stride == 1 and padding == [1, 1]
+    if usual and winograd.applies(x, self.features):
+      return winograd.conv3x3(x, kernel)
     return lax.conv_general_dilated(
       x,
       kernel,
@@ -88,7 +94,6 @@ class BatchNorm(nn.Module):
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Normalises `x` [batch, ..., channels] over all axes but the last."""
     channels = x.shape[-1]
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels)
     running_var = self.variable('batch_stats', 'var', jnp.ones, channels)
     scale = self.param('scale', nn.initializers.ones, (channels,))
@@ -99,31 +104,27 @@ class BatchNorm(nn.Module):
 
     if not train:
       factor = scale * lax.rsqrt(running_var.value + self.epsilon)
-      y = (x - running_mean.value) * factor + bias
+      y = (_wide(x) - running_mean.value) * factor + bias
       return y.astype(self.dtype or y.dtype)
 
     images = x.shape[0] * self._devices()
     group = self.group if self.group < images else 0
     groups, average = self._grouping(group, x.shape[0])
-    x = x.reshape(groups, -1, *x.shape[1:])
-    axes = tuple(range(1, x.ndim - 1))
-    mean = average(x.mean(axes, keepdims=True))
-    # d(variance)/d(mean) is zero, so the mean is a constant here.
-    centred = x - lax.stop_gradient(mean)
-    var = average(jnp.square(centred).mean(axes, keepdims=True))
+    y, mean, var = normalize(
+      x.reshape(groups, -1, *x.shape[1:]), scale, bias, average, self.epsilon
+    )
+    y = y.reshape(x.shape)
     if not self.is_initializing():
-      count = (group or images) * x[0, 0, ..., 0].size
+      count = (group or images) * x[0, ..., 0].size
       for running, value in (
         (running_mean, mean),
         (running_var, var * (count / max(count - 1, 1))),
       ):
-        value = value.mean(0).reshape(channels)
+        value = lax.stop_gradient(value.mean(0).reshape(channels))
         if group:  # else all devices hold the same
           value = self._average_devices(value)
         new = self.momentum * running.value + (1 - self.momentum) * value
         running.value = new.astype(running.value.dtype)
-    y = (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
-    y = y.reshape(-1, *y.shape[2:])
     return y.astype(self.dtype or y.dtype)
 
   def _devices(self) -> int:
@@ -149,6 +150,67 @@ class BatchNorm(nn.Module):
     return 1, lambda value: self._average_devices(
       value, axis_index_groups=members
     )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalize(
+  x: jax.Array,
+  scale: jax.Array,
+  bias: jax.Array,
+  average: Callable[[jax.Array], jax.Array],
+  epsilon: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Batch normalisation of groups, which has its gradient written out.
+
+  JAX's own keeps more arrays, and passes over them more often.
+
+  Args:
+    x: [groups, positions, channels].
+    scale: and `bias`, [channels].
+    average: of a value over the devices that a group lies on.
+    epsilon: is added to variances.
+
+  Returns:
+    The result, and of each group mean and variance [groups, 1, channels], which
+    have no gradient. All are at least float32.
+  """
+  return _normalize_forward(x, scale, bias, average, epsilon)[0]
+
+
+def _normalize_forward(x, scale, bias, average, epsilon):
+  axes = tuple(range(1, x.ndim - 1))
+  mean = average(_wide(x).mean(axes, keepdims=True))
+  centred = _wide(x) - mean
+  var = average(jnp.square(centred).mean(axes, keepdims=True))
+  inverse = lax.rsqrt(var + epsilon)
+  y = centred * (inverse * scale) + bias
+  return (y, mean, var), (x, scale, mean, inverse)
+
+
+def _normalize_backward(average, _, saved, gradients):
+  """Ioffe and Szegedy, Batch Normalization, ICML 2015, Section 3."""
+  x, scale, mean, inverse = saved
+  gradient, *_ = gradients
+  axes = tuple(range(1, x.ndim - 1))
+  centred = _wide(x) - mean
+  of_bias = gradient.sum(axes, keepdims=True)
+  of_scale = (gradient * centred).sum(axes, keepdims=True) * inverse
+  positions = x[0, ..., 0].size
+  through_mean = average(of_bias / positions)
+  through_var = centred * (inverse * average(of_scale / positions))
+  of_x = (gradient - through_mean - through_var) * (inverse * scale)
+  of_scale, of_bias = (
+    value.sum(0).reshape(scale.shape).astype(scale.dtype)
+    for value in (of_scale, of_bias)
+  )
+  return of_x.astype(x.dtype), of_scale, of_bias
+
+
+normalize.defvjp(_normalize_forward, _normalize_backward)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def check_batch_norm_group(group: int, batch: int, devices: int) -> None:
