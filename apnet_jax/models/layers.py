@@ -24,7 +24,8 @@ class Conv(nn.Module):
 
   A 1x1 convolution is written as the matrix product that it is, of matrices,
   not of maps: XLA's CPU backend then neither makes its input twice nor copies
-  it into another order for the weight gradient.
+  it into another order for the weight gradient. Large 3x3 convolutions have a
+  form of their own there (`winograd.py`).
 
   Attributes:
     kernel_size: height and width, one number for both if they are equal.

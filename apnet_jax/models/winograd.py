@@ -68,7 +68,9 @@ def _lax_conv(x, kernel):
 
 
 def _lax_gradients(x, kernel, gradient):
-  return jax.vjp(_lax_conv, x, kernel)[1](gradient)
+  of_x = jax.linear_transpose(lambda x: _lax_conv(x, kernel), x)(gradient)
+  of_kernel = jax.linear_transpose(lambda k: _lax_conv(x, k), kernel)(gradient)
+  return *of_x, *of_kernel
 
 
 def _winograd(x, kernel):
@@ -76,6 +78,10 @@ def _winograd(x, kernel):
 
 
 def _winograd_gradients(x, kernel, gradient):
+  """Of the input, a convolution with the turned kernel; and of the kernel.
+
+  The latter is the transpose of the forward pass, step by step.
+  """
   turned = _transform(G, kernel[::-1, ::-1])
   tiles = _transform(B_T, _overlapping_tiles(x))
   spread = _transform(_transposed(A_T), _tiles(gradient))

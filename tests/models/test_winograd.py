@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from apnet_jax import complexity
 from apnet_jax.models import layers, winograd
 
 
@@ -53,6 +54,19 @@ def test_rounding_is_that_of_float32(arrays):
   assert errors[0] < 1e-6 * np.abs(exact).max()
 
 
+def test_the_counted_work_is_that_of_the_usual_form(arrays):
+  x, kernel, gradient = arrays
+
+  def count(function):
+    def both(x, kernel):
+      y, back = jax.vjp(function, x, kernel)
+      return y, back(gradient)
+
+    return complexity.count_jaxpr(jax.make_jaxpr(both)(x, kernel))
+
+  assert count(winograd.conv3x3) == count(usual) == 3 * gradient.size * 9 * 5
+
+
 def test_the_cpu_multiplies_less(arrays):
   """16 products for 4 outputs instead of 36."""
   x, kernel, _ = arrays
@@ -66,6 +80,14 @@ def test_the_cpu_multiplies_less(arrays):
     )
     products[platform] = text.count('dot_general'), text.count('convolution(')
   assert products == {'cpu': (16, 0), 'cuda': (0, 1), 'tpu': (0, 1)}
+
+
+def test_other_devices_have_the_usual_gradients(arrays):
+  x, kernel, gradient = arrays
+  ours = winograd._lax_gradients(x, kernel, gradient)
+  _, back = jax.vjp(usual, x, kernel)
+  for a, b in zip(ours, back(gradient), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
