@@ -166,14 +166,15 @@ def normalize(
   JAX's own keeps more arrays, and passes over them more often.
 
   Args:
-    x: [groups, positions, channels].
+    x: [groups, images, ..., channels]. (JAX 0.10 sums slowly over positions of
+      maps that are flattened, on the CPU.)
     scale: and `bias`, [channels].
     average: of a value over the devices that a group lies on.
     epsilon: is added to variances.
 
   Returns:
-    The result, and of each group mean and variance [groups, 1, channels], which
-    have no gradient. All are at least float32.
+    The result, and of each group mean and variance [groups, 1, ..., channels],
+    which have no gradient. All are at least float32.
   """
   return _normalize_forward(x, scale, bias, average, epsilon)[0]
 
