@@ -121,7 +121,7 @@ class BatchNorm(nn.Module):
         (running_mean, mean),
         (running_var, var * (count / max(count - 1, 1))),
       ):
-        value = lax.stop_gradient(value.mean(0).reshape(channels))
+        value = value.mean(0).reshape(channels)
         if group:  # else all devices hold the same
           value = self._average_devices(value)
         new = self.momentum * running.value + (1 - self.momentum) * value
