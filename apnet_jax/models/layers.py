@@ -13,7 +13,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from apnet_jax.models import winograd
+from apnet_jax.models.convolution import convolve
 
 # torchvision initialises the convolutions of its ResNets so.
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -53,16 +53,7 @@ class Conv(nn.Module):
       x = x[:, :: self.stride, :: self.stride]
       y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
       return y.reshape(*x.shape[:-1], -1)
-    usual = size == (3, 3) and self.stride == 1 and padding == [1, 1]
-    if usual and winograd.applies(x, self.features):
-      return winograd.conv3x3(x, kernel)
-    return lax.conv_general_dilated(
-      x,
-      kernel,
-      window_strides=(self.stride, self.stride),
-      padding=[(pad, pad) for pad in padding],
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )
+    return convolve(x, kernel, self.stride, tuple(padding))
 
 
 class BatchNorm(nn.Module):

@@ -13,7 +13,6 @@ differs from the usual one by float32 rounding.
 from collections.abc import Callable, Sequence
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 
 B_T = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
@@ -25,76 +24,46 @@ LEAST = 2**25
 Grid = Sequence[Sequence[jax.Array]]
 
 
-def applies(x: jax.Array, features: int) -> bool:
-  """Whether `conv3x3` takes an input [batch, height, width, channels]."""
+def applies(x: jax.Array, kernel: jax.Array) -> bool:
+  """Whether it is worth its while for these two, of stride 1, padded by 1."""
   return (
-    x.dtype in (jnp.float32, jnp.float64)  # bfloat16 would lose digits
+    kernel.shape[:2] == (3, 3)
+    and x.dtype in (jnp.float32, jnp.float64)  # bfloat16 would lose digits
     and x.shape[1] % 2 == x.shape[2] % 2 == 0
-    and x.size * features >= LEAST
+    and x.size * kernel.shape[3] >= LEAST
   )
 
 
-@jax.custom_vjp
-def conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Convolution of stride 1, zero padded by 1.
 
   Args:
-    x: [batch, height, width, in], of which `applies` says that it fits.
+    x: [batch, height, width, in], height and width even.
     kernel: [3, 3, in, out].
 
   Returns:
-    [batch, height, width, out]; on a GPU or TPU that of `lax`.
+    [batch, height, width, out].
   """
-  return lax.platform_dependent(x, kernel, cpu=_winograd, default=_lax_conv)
-
-
-def _forward(x, kernel):
-  return conv3x3(x, kernel), (x, kernel)
-
-
-def _backward(saved, gradient):
-  return lax.platform_dependent(
-    *saved, gradient, cpu=_winograd_gradients, default=_lax_gradients
-  )
-
-
-conv3x3.defvjp(_forward, _backward)
-
-
-def _lax_conv(x, kernel):
-  return lax.conv_general_dilated(
-    x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-  )
-
-
-def _lax_gradients(x, kernel, gradient):
-  of_x = jax.linear_transpose(lambda x: _lax_conv(x, kernel), x)(gradient)
-  of_kernel = jax.linear_transpose(lambda k: _lax_conv(x, k), kernel)(gradient)
-  return *of_x, *of_kernel
-
-
-def _winograd(x, kernel):
   return _convolve(x, _transform(G, kernel))
 
 
-def _winograd_gradients(x, kernel, gradient):
-  """Of the input, a convolution with the turned kernel; and of the kernel.
-
-  The latter is the transpose of the forward pass, step by step.
-  """
+def input_gradient(kernel: jax.Array, gradient: jax.Array) -> jax.Array:
+  """A convolution with the turned kernel: [batch, height, width, in]."""
   turned = _transform(G, kernel[::-1, ::-1])
+  return _convolve(gradient, _each(jnp.transpose, turned))
+
+
+def kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
+  """The transpose of `convolve`, step by step: [3, 3, in, out]."""
   tiles = _transform(B_T, _overlapping_tiles(x))
   spread = _transform(_transposed(A_T), _tiles(gradient))
   products = _each(lambda a, b: a.T @ b, tiles, spread)
   of_kernel = _transform(_transposed(G), products)
-  return (
-    _convolve(gradient, _each(jnp.transpose, turned)),
-    jnp.stack([jnp.stack(row) for row in of_kernel]),
-  )
+  return jnp.stack([jnp.stack(row) for row in of_kernel])
 
 
 def _convolve(x, kernels: Grid) -> jax.Array:
-  """Of transformed kernels, 4x4 of [in, out]."""
+  """With a transformed kernel, 4x4 of [in, out]."""
   tiles = _transform(B_T, _overlapping_tiles(x))
   y = _transform(A_T, _each(jnp.matmul, tiles, kernels))
   batch, height, width, _ = x.shape
