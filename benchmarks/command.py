@@ -95,12 +95,18 @@ def finish(
 
 
 def hardware() -> str:
-  """The processor, in words."""
-  name = 'an unknown processor'
+  """The processor, in words, and the width of its vectors, which decides."""
+  name, flags = 'an unknown processor', []
   with contextlib.suppress(OSError):
     lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
-    names = [line.split(':')[1] for line in lines if 'model name' in line]
-    name = names[0].strip() if names else name
+    pairs = (line.split(':', 1) for line in lines if ':' in line)
+    values = dict(map(str.strip, pair) for pair in pairs)
+    name = values.get('model name', name)
+    flags = values.get('flags', '').split()
+  for flag, vectors in (('avx512f', 'AVX-512'), ('avx2', 'AVX2')):
+    if flag in flags:
+      name += f' with {vectors}'
+      break
   return f'{count_cores(len(os.sched_getaffinity(0)))} of {name}'
 
 
