@@ -11,6 +11,8 @@ import hypothesis
 import jax
 import pytest
 
+from data.synthetic import draw
+
 hypothesis.settings.register_profile(
   'house',
   deadline=None,  # the first example of a shape compiles
@@ -30,6 +32,28 @@ def compilation_cache(tmp_path_factory):
   path = root / 'compilation_cache'
   jax.config.update('jax_compilation_cache_dir', str(path))
   return path
+
+
+@pytest.fixture(scope='session')
+def raw(tmp_path_factory):
+  """A small drawn data set."""
+  root = tmp_path_factory.mktemp('raw') / 'drawn'
+  draw.draw_dataset(
+    root, train_identities=8, test_identities=4, distractors=2, junk=2,
+    progress=False,
+  )  # fmt: skip
+  return root
+
+
+@pytest.fixture(scope='session')
+def own(raw, compilation_cache):
+  """Flags that keep a command in the folders of this test run."""
+  return (
+    f'--config.data.dir={raw}',
+    '--config.data.allow_other_counts=True',
+    f'--config.data.prepared_dir={raw.parent / "prepared"}',
+    f'--config.compilation_cache_dir={compilation_cache}',
+  )
 
 
 @pytest.fixture

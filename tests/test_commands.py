@@ -21,7 +21,6 @@ from apnet_jax.models.torch_weights import to_state_dict
 from apnet_jax.models.weight_files import write_weights
 from benchmarks import startup
 from data import datasets
-from data.synthetic import draw
 from tests.fakes import small_config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -33,28 +32,6 @@ SMOKE = (
   '--config.train.K=2',
   '--config.train.log_every_steps=1',
 )
-
-
-@pytest.fixture(scope='module')
-def raw(tmp_path_factory):
-  """A small drawn data set."""
-  root = tmp_path_factory.mktemp('raw') / 'drawn'
-  draw.draw_dataset(
-    root, train_identities=8, test_identities=4, distractors=2, junk=2,
-    progress=False,
-  )  # fmt: skip
-  return root
-
-
-@pytest.fixture(scope='module')
-def own(raw, compilation_cache):
-  """Flags that keep a command in the folders of this test run."""
-  return (
-    f'--config.data.dir={raw}',
-    '--config.data.allow_other_counts=True',
-    f'--config.data.prepared_dir={raw.parent / "prepared"}',
-    f'--config.compilation_cache_dir={compilation_cache}',
-  )
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -23,12 +23,12 @@ STATED = 60
 
 
 @pytest.fixture(scope='module')
-def flags(drawn, tmp_path_factory):
+def flags(raw, tmp_path_factory):
   """Of train.py, which prepares and compiles in a folder of this file's own."""
   root = tmp_path_factory.mktemp('processes')
   return (
     '--config=configs/synthetic.py',
-    f'--config.data.dir={drawn}',
+    f'--config.data.dir={raw}',
     '--config.data.allow_other_counts=True',
     f'--config.data.prepared_dir={root / "prepared"}',
     f'--config.compilation_cache_dir={root / "cache"}',
