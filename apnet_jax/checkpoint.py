@@ -18,6 +18,7 @@ import os
 import pathlib
 import re
 import shutil
+import time
 from typing import Any
 
 import jax
@@ -165,8 +166,11 @@ class Checkpoints:
     self.failure = (
       f'the checkpoint after step {step} could not be saved: {_reason(error)}'
     )
-    for part in self.directory.glob(f'{step}.*tmp*'):
-      shutil.rmtree(part, ignore_errors=True)
+    # Writers that are still under way make its folders again.
+    for _ in range(5):
+      for part in self.directory.glob(f'{step}.*tmp*'):
+        shutil.rmtree(part, ignore_errors=True)
+      time.sleep(0.1)
     self._manager.reload()  # it has forgotten those that the new one replaces
     tqdm.write(f'{self.failure}; the run goes on to the next one')
 

@@ -295,6 +295,25 @@ def test_a_run_without_its_last_checkpoint_has_failed(tmp_path):
   assert names(tmp_path) == set()
 
 
+def test_what_late_writers_make_again_is_removed(tmp_path, monkeypatch):
+  removed = []
+  rmtree = shutil.rmtree
+
+  def remove(path, **kwargs):
+    rmtree(path, **kwargs)
+    removed.append(path)
+    if len(removed) < 3:
+      (path / 'late').mkdir(parents=True)
+
+  monkeypatch.setattr(checkpoint.shutil, 'rmtree', remove)
+  with pytest.raises(OSError, match='step 1 could not be saved'):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints, full_disk():
+      checkpoints.save(1, large(1), None)
+      checkpoints.wait()
+  assert len(removed) == 3
+  assert names(tmp_path) == set()
+
+
 def test_the_clock_may_be_moved_back(tmp_path, monkeypatch):
   """An hour before each save, and a day between two runs."""
   now = [2e9]
