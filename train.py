@@ -2,14 +2,14 @@
 
   python train.py --config=configs/market.py --config.data.dir=DIR
 
-The same command goes on where a run was stopped. Any field of the configuration
-can be changed: --config.train.epochs=60. Fields: configs/common.py.
---init_from=WORKDIR fine-tunes what another run has trained, on other people.
+The same command resumes a run that was stopped. Any field of the configuration
+can be changed: --config.train.epochs=60 (apnet_jax/config.py lists them all).
+--init_from=WORKDIR fine-tunes the network of another run on other people.
 
 Exit codes: 2, a mistake of the user, or no room for the last checkpoint; 3, a
 loss or a gradient is not finite; 4, another process of the run is lost; 130 and
-143, SIGINT and SIGTERM, after one checkpoint was saved. A second signal ends
-the run at once.
+143, SIGINT and SIGTERM, which first save a checkpoint. A second signal ends the
+run at once.
 """
 
 import pathlib
@@ -18,12 +18,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from apnet_jax import cli
+from apnet_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file(
   'config', help_string='Configuration file, as configs/market.py.'
 )
 WORKDIR = flags.DEFINE_string(
-  'workdir', '', 'Gets checkpoints and logs; default: runs/<config.name>.'
+  'workdir', '', 'Folder for checkpoints and logs; default: runs/<config.name>.'
 )
 INIT_FROM = flags.DEFINE_string(
   'init_from',
@@ -47,29 +48,30 @@ def main(argv):
   config = CONFIG.value
   if INIT_FROM.value:
     if config.model.pretrained not in ('', INIT_FROM.value):
-      raise ValueError(
+      raise UserError(
         f'--init_from={INIT_FROM.value} and --config.model.pretrained='
         f'{config.model.pretrained} are two things to start from: give one.'
       )
     config.model.pretrained = INIT_FROM.value
-  cli.cache_compilation(config.compilation_cache_dir)
 
-  from apnet_jax import lock, observe, trainer
-  from apnet_jax.interruption import Interruption
+  from apnet_jax.parallel import devices
+  from apnet_jax.training import checks, profiling, trainer
+  from apnet_jax.workdir import lock
+  from apnet_jax.workdir.interruption import Interruption
   from data import datasets
 
-  profile_steps = observe.parse_steps(PROFILE_STEPS.value)
-
-  config.data.name = datasets.find(config.data.name).name  # in full
+  devices.keep_compiled_programs(config.compilation_cache_dir)
+  profile_steps = profiling.parse_steps(PROFILE_STEPS.value)
+  config.data.name = datasets.find(config.data.name).name  # full name
   workdir = WORKDIR.value or f'runs/{config.name}'
-  trainer.check(config, workdir)  # before minutes go into preparing the data
-  # eval.py finds the images from any folder.
+  checks.check(config, workdir)  # before minutes go into preparing the data
+  # With absolute paths, eval.py finds the images from any folder.
   for field in ('dir', 'prepared_dir'):
     if config.data[field]:
       path = pathlib.Path(config.data[field]).expanduser()
       config.data[field] = str(path.absolute())
 
-  with lock.held(workdir):  # likewise
+  with lock.held(workdir):
     with Interruption():
       from data import pipeline
 

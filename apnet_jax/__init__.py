@@ -1,5 +1,6 @@
 """Person re-identification with Attention Pyramid Networks, in JAX."""
 
+from apnet_jax.config import get_config
 from apnet_jax.models.apnet import create_model
 from apnet_jax.models.torch_weights import load_torch_weights
 from apnet_jax.retrieval.metrics import evaluate_retrieval
@@ -10,6 +11,7 @@ __all__ = [
   '__version__',
   'create_model',
   'evaluate_retrieval',
+  'get_config',
   'k_reciprocal_rerank',
   'load_torch_weights',
 ]

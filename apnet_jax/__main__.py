@@ -12,15 +12,16 @@ from apnet_jax import cli
 
 # Each module has `command()`, which defines its flags and returns its main.
 COMMANDS = {
-  'compare': 'apnet_jax.compare',
-  'complexity': 'apnet_jax.complexity',
-  'explain': 'apnet_jax.explain',
-  'export-weights': 'apnet_jax.export_weights',
-  'search': 'apnet_jax.search',
+  'compare': 'apnet_jax.commands.compare',
+  'complexity': 'apnet_jax.commands.complexity',
+  'explain': 'apnet_jax.commands.explain',
+  'export-weights': 'apnet_jax.commands.export_weights',
+  'search': 'apnet_jax.commands.search',
 }
 
 
 def main() -> None:
+  """Runs the command that the first argument names."""
   name, *arguments = sys.argv[1:] or ['--help']
   if name not in COMMANDS:
     print(usage())
@@ -38,6 +39,7 @@ def main() -> None:
 
 
 def usage() -> str:
+  """Returns the list of commands, each with its first docstring line."""
   lines = [__doc__]
   for name, module in COMMANDS.items():
     about = importlib.import_module(module).__doc__.splitlines()[0]

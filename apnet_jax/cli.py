@@ -1,31 +1,30 @@
-"""What the commands share: set-up, and errors a person can read."""
+"""Shared parts of all commands: flags, set-up, errors and exit codes."""
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import os
-import pathlib
 import re
 import sys
 import traceback
 
 from absl import app, flags, logging
-import jax
+from ml_collections import config_flags
 
-from apnet_jax import parallel
+from apnet_jax import config
+from apnet_jax.errors import UserError
+from apnet_jax.parallel import processes
 from apnet_jax.printing import printable
 
-# `--help` shows a flag that is defined here as one of the command's own.
+# `--help` then shows flags defined here as flags of the command itself.
 flags.disclaim_key_flags()
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-  """Parses flags and runs a command; errors as in `errors_as_messages`."""
+  """Parses flags and runs a command; see `errors_as_messages`."""
 
   def main_and_finish(argv):
     main(argv)
-    parallel.finish()
+    processes.finish()
 
   with errors_as_messages():
     app.run(main_and_finish, flags_parser=_parse_flags)
@@ -33,63 +32,45 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 @contextlib.contextmanager
 def errors_as_messages() -> Iterator[None]:
-  """Ends the program as its user can understand.
+  """Ends the program with a message for the user and an exit code.
 
-  A mistake of its user is a message and exit code 2, a loss or a gradient that
-  is not finite 3, another process that is lost 4, an interruption 130 or 143. A
-  `ValueError` that a library raised is a bug, and keeps its traceback.
+  The code is 2 for mistakes of the user and for files that cannot be read or
+  written, 3 for a loss or gradient that is not finite, 4 when another process
+  is lost, 130 or 143 after SIGINT or SIGTERM. Any other error is a fault of the
+  program: it keeps its traceback, and the code is 1.
   """
   try:
-    with parallel.losses_as_errors():
+    with processes.detecting_lost_processes():
       yield
-  except BrokenPipeError:  # whoever read the output has gone, as `head` does
+  except BrokenPipeError:  # the reader of the output has gone, as `head` does
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    _leave(1)
-  except parallel.ProcessLostError as error:
-    _fail(str(error), parallel.LOST)
-  except OSError as error:
+    _exit(1)
+  except processes.ProcessLostError as error:
+    _fail(str(error), processes.LOST_EXIT_CODE)
+  except (UserError, OSError) as error:
     _fail(str(error), 2)
-  except ValueError as error:
-    if _is_ours(error):
-      _fail(str(error), 2)
-    _fail_as_a_bug()
   except FloatingPointError as error:
     _fail(str(error), 3)
   except KeyboardInterrupt as error:
     what = str(error) or 'interrupted'
     _fail(
-      f'{what}; the same command goes on from what was saved',
-      getattr(error, 'code', 130),  # of `interruption.Interrupted`
+      f'{what}; the same command resumes from what was saved',
+      getattr(error, 'code', 130),  # the code of `interruption.Interrupted`
     )
   except Exception:
-    _fail_as_a_bug()
-
-
-def _is_ours(error: Exception) -> bool:
-  """Whether this project raised it, and so wrote its message for a person."""
-  place = traceback.extract_tb(error.__traceback__)[-1].filename
-  place = pathlib.Path(place)
-  if not place.is_relative_to(ROOT):
-    return False
-  # An environment may lie in the project's folder.
-  return 'site-packages' not in place.relative_to(ROOT).parts
+    if not processes.is_distributed():
+      raise
+    traceback.print_exc()
+    _exit(1)
 
 
 def _fail(message: str, code: int) -> None:
   print(f'error: {printable(message)}', file=sys.stderr)
-  _leave(code)
+  _exit(code)
 
 
-def _fail_as_a_bug() -> None:
-  """With the traceback of what is being handled."""
-  if not parallel.several():
-    raise
-  traceback.print_exc()
-  _leave(1)
-
-
-def _leave(code: int) -> None:
-  parallel.leave(code)
+def _exit(code: int) -> None:
+  processes.exit_with(code)
   sys.exit(code)
 
 
@@ -97,31 +78,41 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
-    # Of what a configuration file raises, the message without its traceback.
+    # An error within a configuration file comes with its traceback.
     message = str(error).strip().splitlines()
-    raise ValueError(
-      re.sub(r'^\w+: ', '', message[-1])
+    raise UserError(
+      re.sub(r'^[\w.]+: ', '', message[-1])
       if 'Traceback' in str(error)
       else '\n'.join(message)
     ) from error
   except (AttributeError, KeyError) as error:
-    # From ml_collections, for an unknown field or section.
+    # ml_collections raises these for an unknown field or section.
     name = re.match(r'\W*(\w*)', str(error))[1]
     names = (argument.split('=')[0] for argument in argv)
     given = [given for given in names if name in given.split('.')]
-    raise ValueError(
+    raise UserError(
       f'{", ".join(given) or name}: the configuration has no such field;'
-      ' configs/common.py lists them all.'
+      ' apnet_jax/config.py lists them all.'
     ) from error
 
 
 def no_more_arguments(argv: Sequence[str]) -> None:
+  """Raises UserError for arguments that are not flags."""
   if len(argv) > 1:
-    raise ValueError(f'unexpected arguments: {" ".join(argv[1:])}')
+    raise UserError(f'unexpected arguments: {" ".join(argv[1:])}')
+
+
+def define_config(help_string: str) -> flags.FlagHolder:
+  """Defines the flag --config, whose default is the library's configuration."""
+  return config_flags.DEFINE_config_file(
+    'config',
+    config.__file__,
+    f'{help_string} Default: the defaults of all fields.',
+  )
 
 
 def define_which() -> flags.FlagHolder:
-  """The flag that chooses among the checkpoints of a workdir."""
+  """Defines the flag that chooses a checkpoint of a workdir."""
   return flags.DEFINE_enum(
     'which',
     'last',
@@ -132,15 +123,15 @@ def define_which() -> flags.FlagHolder:
 
 
 def define_network() -> tuple[flags.FlagHolder, ...]:
-  """The flags of commands that tell whether images are of one person."""
+  """Defines the flags of commands that compare images by a network."""
   return (
     flags.DEFINE_string('ckpt', None, 'Workdir of train.py.'),
     define_which(),
     flags.DEFINE_float(
       'threshold',
       None,
-      'Cosine similarity from which two images are of one person; default: what'
-      ' eval.py --choose_threshold has stored.',
+      'Lowest cosine similarity of two images of one person; default: the'
+      ' threshold that eval.py --choose_threshold has stored.',
       lower_bound=-1,
       upper_bound=1,
     ),
@@ -148,44 +139,37 @@ def define_network() -> tuple[flags.FlagHolder, ...]:
 
 
 def define_processes() -> tuple[flags.FlagHolder, ...]:
-  """The flags that start a command in several processes, by hand."""
+  """Defines the flags that start a command in several processes by hand."""
   return (
     flags.DEFINE_string(
       'coordinator_address',
       None,
       'HOST:PORT of process 0, to run in several processes. Not needed on Cloud'
-      ' TPU and under SLURM, where they find each other.',
+      ' TPU and under SLURM, which are detected.',
     ),
-    flags.DEFINE_integer('num_processes', None, 'Number of all processes.'),
-    flags.DEFINE_integer('process_id', None, 'Which of them this is, from 0.'),
+    flags.DEFINE_integer('num_processes', None, 'Number of processes.'),
+    flags.DEFINE_integer('process_id', None, 'Number of this process, from 0.'),
   )
 
 
 def start_processes(*given: flags.FlagHolder) -> None:
   """Joins the other processes of a command, if there are any.
 
-  Only process 0 says something; of the others, errors are heard.
+  Only process 0 prints to standard output; all print errors.
 
   Args:
-    given: the flags of `define_processes`.
+    *given: the flags of `define_processes`.
   """
-  parallel.start(*(flag.value for flag in given))
-  if not parallel.is_first():
-    os.environ['TQDM_DISABLE'] = '1'  # it is imported later
-    # Of the file, not only of Python: libraries in C++ print too.
+  processes.start(*(flag.value for flag in given))
+  if not processes.is_first():
+    os.environ['TQDM_DISABLE'] = '1'  # tqdm is imported later
+    # Redirects the file descriptor, since C++ libraries print to it, too.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def quieten() -> None:
-  """Silences libraries that log every file they write, or cannot write.
+  """Silences libraries that log each file that they write or fail to write.
 
-  They raise the error as well, and it is said in a line.
+  They also raise an exception, which is shown.
   """
   logging.set_verbosity(logging.FATAL)
-
-
-def cache_compilation(folder: str) -> None:
-  """Keeps compiled programs between runs, unless the folder is ''."""
-  if folder:
-    path = pathlib.Path(folder).expanduser()
-    jax.config.update('jax_compilation_cache_dir', str(path))

@@ -1,7 +1,7 @@
-"""What training and evaluation read: any source of numpy arrays will do.
+"""The interface between data and training: sources of numpy arrays.
 
-`data/` makes these from a prepared data set; a machine without TensorFlow can
-make them from whatever it has.
+`data/` implements it for prepared data sets. A machine without TensorFlow can
+implement it for any other source.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,14 +12,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """Images to embed, with their labels.
+  """Images to embed, with their identities and cameras.
 
   Attributes:
     pids: int [images], identities; -1 is junk.
     camids: int [images], cameras.
-    paths: [images], names to show to people.
-    batches: `batches(rows, batch_size)` yields the images of these rows in
-      this order, uint8 [<= batch_size, height, width, 3]; only the last batch
+    paths: [images], names for messages and pictures.
+    batches: `batches(rows, batch_size)` yields the images of these rows, in
+      this order, as uint8 [batch_size, height, width, 3]; only the last batch
       may be smaller.
   """
 
@@ -31,17 +31,17 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-  """What evaluation reads.
+  """The data of an evaluation: queries and a gallery.
 
   Attributes:
-    query: images to look for.
-    gallery: images to find; junk may be among them.
-    fingerprint: identifies the raw images.
-    summary: what was read, for people.
-    as_published: whether the numbers of images, identities and cameras are the
+    query: images to search for.
+    gallery: images to search in, which may include junk.
+    fingerprint: hash that identifies the raw images.
+    summary: counts of images, as text.
+    as_published: whether the counts of images, identities and cameras are the
       published ones; None if none are published.
-    has_cameras: False if no cameras are known. Then each image has a `camid` of
-      its own, under which evaluation removes the query itself and nothing else.
+    has_cameras: False if cameras are unknown. Each image then has a `camid` of
+      its own, so that evaluation removes only the query itself.
   """
 
   query: Split
@@ -54,17 +54,17 @@ class Benchmark:
 
 @dataclasses.dataclass(frozen=True)
 class Feed(Benchmark):
-  """What training reads, and evaluates on.
+  """The data of a training run, with the data of its evaluation.
 
   Attributes:
-    num_classes: identities to train on.
-    steps_per_epoch: batches that make an epoch.
+    num_classes: number of identities to train on.
+    steps_per_epoch: number of batches in an epoch.
     batches: `batches(k)` yields batch k, k + 1, ... without end: `image` uint8
       [P * K, height, width, 3] and `label` int32 [P * K]. Batch k must not
-      depend on where the iteration began. Of several processes, each yields its
-      share: of each of `config.train.accumulate` consecutive parts of the
-      batch, one after the other, as many images as the others.
-    batch_names: `batch_names(k)` names the images of the whole batch k.
+      depend on where the iteration began. With several processes, each yields
+      an equal slice of every micro-batch, concatenated in order; see
+      `apnet_jax.parallel.batch_layout`.
+    batch_names: `batch_names(k)` returns the names of all images of batch k.
   """
 
   num_classes: int

@@ -1,11 +1,11 @@
-"""Text from outside, as names of files, made fit for a terminal."""
+"""Makes outside text, such as file names, safe to print on a terminal."""
 
 
 def printable(text: str) -> str:
-  """Writes as escapes what a terminal would obey, or cannot show.
+  """Escapes characters that a terminal would obey or cannot show.
 
-  A file may be called by an escape sequence that hides lines, and by bytes that
-  are no UTF-8. Ends of lines and tabs stay.
+  A file name may hold an escape sequence that hides lines, or bytes that are
+  not UTF-8. Line breaks and tabs are kept.
   """
   return ''.join(
     c if c.isprintable() or c in '\n\t' else ascii(c)[1:-1] for c in text

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apnet_jax.augment import augment
+from apnet_jax.training.augment import augment
 from benchmarks import measuring
 from configs import common
 from data import decoding, records

@@ -8,10 +8,12 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from apnet_jax import optim, parallel, trainer
 from apnet_jax.models.apnet import create_model
+from apnet_jax.parallel import devices
+from apnet_jax.parallel.devices import AXIS
 from apnet_jax.retrieval.embed import make_embed_batch
-from apnet_jax.train_step import create_state
+from apnet_jax.training import optim, run
+from apnet_jax.training.train_step import create_state
 from benchmarks import measuring
 from benchmarks.work import Work, compiler_figures
 from configs import common
@@ -40,10 +42,10 @@ class Network:
   def __init__(self, config):
     self.config = config
     config.train.learning_rate = 4e-6  # random images are no use to learn
-    model, optimizer, self.train = trainer.make_step(
+    model, optimizer, self.train = run.make_step(
       config, CLASSES, optim.learning_rate_schedule(config.train, 100)
     )
-    self.state = parallel.replicate(
+    self.state = devices.replicate(
       create_state(model, optimizer, config.data.image_size, seed=0)
     )
     model = create_model(config.model, CLASSES)
@@ -53,7 +55,7 @@ class Network:
     rng = np.random.default_rng(0)
     shape = (images, *self.config.data.image_size, 3)
     label = (np.arange(images) // K).astype(np.int32)
-    return parallel.split(
+    return devices.shard_batch(
       {'image': rng.integers(0, 256, shape, np.uint8), 'label': label}
     )
 
@@ -103,7 +105,7 @@ class Network:
     }[what]
     arrays = jax.tree.map(lambda x: np.stack([x] * devices), arrays)
     arrays = jax.pmap(lambda x: x)(arrays)  # to where they belong
-    moved = jax.pmap(move, parallel.AXIS)
+    moved = jax.pmap(move, AXIS)
     return lambda: moved(arrays)
 
   def ceiling(self) -> dict:
@@ -127,7 +129,7 @@ class Network:
 
 
 def average_gradients(gradients):
-  return lax.pmean(gradients, parallel.AXIS)
+  return lax.pmean(gradients, AXIS)
 
 
 def statistics(batch_stats) -> list[jax.Array]:
@@ -140,7 +142,7 @@ def average_statistics(arrays):
   """Forth and back; each waits for the one before, as in a step."""
   before = 0.0
   for array in (*arrays, *arrays[::-1]):
-    before = lax.pmean(array + before, parallel.AXIS)[0]
+    before = lax.pmean(array + before, AXIS)[0]
   return before
 
 
@@ -148,7 +150,7 @@ def gather_features(arrays):
   """What mining needs, and the way back of its gradient."""
 
   def gather(x):
-    return lax.all_gather(x, parallel.AXIS, tiled=True)
+    return lax.all_gather(x, AXIS, tiled=True)
 
   features, labels = arrays
   gathered, back = jax.vjp(gather, features)

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from apnet_jax import complexity, trainer
+from apnet_jax.models import counting
 from apnet_jax.models.apnet import create_model, variable_shapes
 from apnet_jax.retrieval.embed import make_embed_batch
-from apnet_jax.train_step import first_state
+from apnet_jax.training import run
+from apnet_jax.training.train_step import first_state
 
 
 class Work:
@@ -19,7 +20,7 @@ class Work:
 
   def __init__(self, config, classes: int):
     self._size = tuple(config.data.image_size)
-    _, optimizer, step = trainer.make_step(
+    _, optimizer, step = run.make_step(
       config, classes, optax.constant_schedule(config.train.learning_rate)
     )
     model = create_model(config.model, classes)
@@ -44,7 +45,7 @@ class Work:
 
   def multiply_adds(self, part: str, batch: int) -> int:
     """Of convolutions and matrix products, for the batch."""
-    return complexity.count_jaxpr(self.trace(part, batch))
+    return counting.count_jaxpr(self.trace(part, batch))
 
   def _inputs(self, part: str, batch: int):
     images = jax.ShapeDtypeStruct((1, batch, *self._size, 3), jnp.uint8)

@@ -2,28 +2,30 @@
 
 import ml_collections
 
-from configs import common
+from apnet_jax.config import get_config as default_config
+from apnet_jax.errors import UserError
+from apnet_jax.paper import fields
 
 
 def get_config(
   name: str, dataset: str, variant: str
 ) -> ml_collections.ConfigDict:
-  """The configuration of a benchmark.
+  """Returns the configuration of a benchmark.
 
   Args:
-    name: of the configuration's file.
-    dataset: `config.data.name`.
+    name: name of the configuration file.
+    dataset: value of `config.data.name`.
     variant: one of `VARIANTS`.
 
   Raises:
-    ValueError: there is no such variant.
+    UserError: there is no such variant.
   """
-  config = common.get_config()
+  config = default_config()
   config.name = name
   config.data.name = dataset
   config.data.dir = f'datasets/{dataset.split("/")[0]}'
   if variant not in VARIANTS:
-    raise ValueError(
+    raise UserError(
       f'configs/{name}.py:{variant}: {variant!r} is not one of'
       f' ({", ".join(VARIANTS)}).'
     )
@@ -32,11 +34,11 @@ def get_config(
 
 
 def paper(config):
-  """As in configs/common.py."""
+  """The defaults, which are the paper's."""
 
 
 def spatial(config):
-  """The recipe of RGA, "whose settings" the paper adopts for APNet-S."""
+  """The recipe of RGA, "whose settings" the paper uses for APNet-S."""
   config.model.attention = 'spatial'
   config.data.image_size = (256, 128)
   # RGA trains 600 epochs in which each identity gives K images; an epoch here
@@ -51,19 +53,13 @@ def spatial(config):
 
 
 def official(config):
-  """Every departure of the released code (docs/reproducing.md)."""
+  """The recipe of the released code, which departs from the paper.
+
+  docs/reproducing.md lists the departures.
+  """
   config.profile = 'official'
-  model = config.model
-  model.stem_relu = False
-  model.sites = (0, 1, 2, 3, 4)
-  model.order = 'fine_to_coarse'
-  model.split_attention = 'shared'
-  model.norm_after_split = True
-  model.hidden = 8
-  model.batch_norm_group = 40
-  config.augment.erase_fill = (0.485, 0.456, 0.406)
-  config.train.smooth_k = 751
-  config.train.weight_decay = 1e-3
+  for section in fields.FIELDS:
+    config[section].update(fields.released(section))
 
 
 VARIANTS = {'paper': paper, 'spatial': spatial, 'official': official}

@@ -3,11 +3,11 @@
 python train.py --config=configs/synthetic.py
 """
 
-from configs import common
+from apnet_jax.config import get_config as default_config
 
 
 def get_config():
-  config = common.get_config()
+  config = default_config()
   config.name = 'synthetic'
   config.model.backbone = 'resnet14'
   config.data.name = 'synthetic'

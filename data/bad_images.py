@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from apnet_jax.errors import UserError
 from apnet_jax.printing import printable
 from data import decoding
 
@@ -37,12 +38,12 @@ def bear(records, rows: np.ndarray, limit: int, error: Exception) -> None:
     error: what reading the batch has raised; raised again if all are readable.
 
   Raises:
-    ValueError: these are more than may be borne; names the first of them.
+    UserError: these are more than may be borne; names the first of them.
   """
   for row in _unreadable(records, rows, error):
     path = records.paths[row]
     if len(records.bad) >= limit:
-      raise ValueError(
+      raise UserError(
         f'the training image {path} cannot be read, and'
         f' config.data.bad_images={limit} are borne. {WHAT_TO_DO}'
       )
@@ -54,10 +55,10 @@ def bear(records, rows: np.ndarray, limit: int, error: Exception) -> None:
     tqdm.write(printable(said))
 
 
-def refuse(records, rows: np.ndarray, error: Exception) -> ValueError:
+def refuse(records, rows: np.ndarray, error: Exception) -> UserError:
   """What to raise where reading these images for evaluation has failed."""
   path = records.paths[_unreadable(records, rows, error)[0]]
-  return ValueError(
+  return UserError(
     f'the image {path} cannot be read: figures without it would not compare.'
     f' {WHAT_TO_DO}'
   )
@@ -88,4 +89,4 @@ def _stand_in(records, row: int) -> int:
   for other in (*after[same].tolist(), *after[~same].tolist()):
     if _is_readable(records, other):
       return other
-  raise ValueError(f'no training image can be read. {WHAT_TO_DO}')
+  raise UserError(f'no training image can be read. {WHAT_TO_DO}')

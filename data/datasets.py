@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 
+from apnet_jax.errors import FieldError, UserError
 from data import raw
 from data.cuhk03_np import layout as cuhk03_np
 from data.dukemtmc_reid import layout as dukemtmc_reid
@@ -37,7 +38,7 @@ def find(name: str) -> raw.Layout:
     name: as `market1501`, `duke`, `cuhk03_np/labeled`, `msmt17/train`.
 
   Raises:
-    ValueError: there is no such data set; names those that there are.
+    UserError: there is no such data set; names those that there are.
   """
   dataset, _, variant = name.partition('/')
   dataset = SHORT_NAMES.get(dataset, dataset)
@@ -45,10 +46,8 @@ def find(name: str) -> raw.Layout:
   for layout in LAYOUTS:
     if full in (layout.name, layout.dataset):
       return layout
-  raise ValueError(
-    f'config.data.name={name!r} is not one of'
-    f' {", ".join(layout.name for layout in LAYOUTS)}.'
-  )
+  names = ', '.join(layout.name for layout in LAYOUTS)
+  raise FieldError('data.name', f'={name!r} is not one of {names}.')
 
 
 def check_counts(
@@ -60,7 +59,7 @@ def check_counts(
     What to tell a person: '' if nothing differs.
 
   Raises:
-    ValueError: something differs, unless allowed.
+    UserError: something differs, unless allowed.
   """
   counts = dataset.counts()
   if not layout.published or counts == layout.published:
@@ -80,7 +79,7 @@ def check_counts(
     ' want: --config.data.allow_other_counts (of eval.py:'
     ' --allow_other_counts), or configs/folder.py for your own images.'
   )
-  raise ValueError('\n'.join(lines))
+  raise UserError('\n'.join(lines))
 
 
 def _unknown_cameras(layout: raw.Layout, dataset: raw.RawDataset) -> list[str]:

@@ -7,7 +7,8 @@ import os
 import tensorflow as tf
 from tqdm import tqdm
 
-from apnet_jax.images import MOST_PIXELS
+from apnet_jax.errors import UserError
+from apnet_jax.images import MAX_PIXELS
 from data import raw
 
 PNG = b'\x89PNG\r\n\x1a\n'  # how such a file begins
@@ -20,7 +21,7 @@ def decode(encoded: bytes | tf.Tensor) -> tf.Tensor:
 
   Raises:
     tf.errors.InvalidArgumentError: it is no such file, is cut off, or claims
-      more pixels than `MOST_PIXELS`; this is seen before any is decoded.
+      more pixels than `MAX_PIXELS`; this is seen before any is decoded.
   """
   size = tf.cond(
     tf.strings.substr(encoded, 0, len(PNG)) == PNG,
@@ -28,7 +29,7 @@ def decode(encoded: bytes | tf.Tensor) -> tf.Tensor:
     lambda: tf.io.extract_jpeg_shape(encoded)[:2],
   )
   pixels = tf.reduce_prod(tf.cast(size, tf.int64))
-  few = tf.debugging.Assert((0 < pixels) & (pixels <= MOST_PIXELS), [size])
+  few = tf.debugging.Assert((0 < pixels) & (pixels <= MAX_PIXELS), [size])
   with tf.control_dependencies([few] if few is not None else []):
     return tf.io.decode_jpeg(  # reads PNG as well
       encoded, channels=3, dct_method='INTEGER_ACCURATE'
@@ -91,7 +92,7 @@ def check_readable(images: Iterable[raw.RawImage]) -> None:
   """Decodes every image.
 
   Raises:
-    ValueError: some cannot be decoded; names them.
+    UserError: some cannot be decoded; names them.
   """
   images = list(images)
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -106,7 +107,7 @@ def check_readable(images: Iterable[raw.RawImage]) -> None:
       f'{image.where}: {error}' for image, error in zip(images, errors) if error
     ]
   if bad:
-    raise ValueError(
+    raise UserError(
       f'{len(bad)} of {len(images)} images cannot be read:\n{raw.shorten(bad)}'
     )
 
@@ -115,9 +116,7 @@ def _decoding_error(image: raw.RawImage) -> str | None:
   try:
     decode(image.read())
   except tf.errors.InvalidArgumentError:
-    return (
-      f'not a JPEG or PNG image, cut off, or of over {MOST_PIXELS:,} pixels'
-    )
+    return f'not a JPEG or PNG image, cut off, or of over {MAX_PIXELS:,} pixels'
   except OSError as error:
     return str(error)
   return None

@@ -17,6 +17,7 @@ import sys
 import textwrap
 from typing import Any
 
+from apnet_jax.errors import UserError, naming_flags
 from apnet_jax.printing import printable
 from data import datasets, raw
 from data.cuhk03_np.layout import MatImage
@@ -117,7 +118,7 @@ def examine(
     decode: whether to decode every image.
 
   Raises:
-    ValueError: there is no data set of that name.
+    UserError: there is no data set of that name.
     OSError: a folder cannot be read.
   """
   base = _folder(path)
@@ -360,27 +361,24 @@ def make_parser() -> Parser:
 
 
 def check_options(options: argparse.Namespace) -> None:
-  """Raises ValueError for what cannot be done, before anything is."""
+  """Raises UserError for what cannot be done, before anything is."""
   path, picture = options.path, options.samples
   if not path.exists():
-    raise ValueError(f'there is no {path}')
+    raise UserError(f'there is no {path}')
   if not path.is_dir() and path.suffix.lower() != '.csv':
-    raise ValueError(f'{path} is neither a folder nor a CSV file')
+    raise UserError(f'{path} is neither a folder nor a CSV file')
   if options.dataset:
-    try:
+    with naming_flags({'data.name': '--dataset'}):
       datasets.find(options.dataset)
-    except ValueError as error:
-      text = str(error).replace('config.data.name', '--dataset')
-      raise ValueError(text) from error
   if picture and picture.suffix.lower() != '.png':
-    raise ValueError(f'--samples={picture} does not end in .png')
+    raise UserError(f'--samples={picture} does not end in .png')
   if picture and path.resolve() in picture.resolve().parents:
-    raise ValueError(
+    raise UserError(
       f'--samples={picture} lies in {path}, where it would be an image more'
     )
   for flag, file in (('json', options.json), ('samples', picture)):
     if file and not pathlib.Path(file).absolute().parent.is_dir():
-      raise ValueError(f'--{flag}={file} lies in a folder that does not exist')
+      raise UserError(f'--{flag}={file} lies in a folder that does not exist')
 
 
 def draw_samples(report: Report, file: pathlib.Path, seed: int) -> None:
@@ -416,7 +414,7 @@ def main(arguments: list[str] | None = None) -> int:
   options.path = options.path.expanduser()
   try:
     check_options(options)
-  except ValueError as error:
+  except UserError as error:
     parser.error(str(error))
   try:
     report = examine(options.path, options.dataset, options.decode)

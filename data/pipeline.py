@@ -4,8 +4,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from apnet_jax import parallel
+from apnet_jax.config import check
+from apnet_jax.errors import UserError
 from apnet_jax.feed import Benchmark, Feed
+from apnet_jax.parallel import processes
 from data import pk_sampler, raw, records
 from data.prepare import Prepared, prepare
 
@@ -14,16 +16,14 @@ def load(config: ml_collections.ConfigDict) -> Feed:
   """Prepares the data set of a configuration if need be, and opens it.
 
   Raises:
-    ValueError: the raw folder is missing, has another layout or holds images
+    UserError: the raw folder is missing, has another layout or holds images
       that cannot be read, or the batch does not fit the data.
   """
-  if config.seed < 0:
-    raise ValueError(f'config.seed={config.seed} must be at least 0.')
-  records.check_cache(config.data.cache)  # before minutes of preparing
-  with parallel.first_before_others():
+  check(config)  # before minutes of preparing
+  with processes.first_before_others():
     prepared = prepare(config.data)
   if not prepared.dataset.splits['train']:
-    raise ValueError(f'{prepared.dataset.root} has no images to train on.')
+    raise UserError(f'{prepared.dataset.root} has no images to train on.')
   benchmark = open_benchmark(prepared, config)
   train = records.read(prepared.builder, 'train')
   train = records.cached(train, 'train', config.data)

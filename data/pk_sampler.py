@@ -14,6 +14,8 @@ no chunk is used twice, and few are left over.
 
 import numpy as np
 
+from apnet_jax.errors import UserError
+
 
 def steps_per_epoch(labels: np.ndarray, P: int, K: int) -> int:
   """The most batches of P identities that can be made of all chunks.
@@ -24,14 +26,14 @@ def steps_per_epoch(labels: np.ndarray, P: int, K: int) -> int:
     K: images of each identity.
 
   Raises:
-    ValueError: P or K is not positive, or there are fewer than P identities.
+    UserError: P or K is not positive, or there are fewer than P identities.
   """
   for name, value in (('P', P), ('K', K)):
     if value < 1:
-      raise ValueError(f'config.train.{name}={value} must be at least 1.')
+      raise UserError(f'config.train.{name}={value} must be at least 1.')
   _, counts = np.unique(labels, return_counts=True)
   if len(counts) < P:
-    raise ValueError(
+    raise UserError(
       f'config.train.P={P} identities in a batch, but the training set has'
       f' only {len(counts)}.'
     )
@@ -95,28 +97,3 @@ def _chunks(images: np.ndarray, K: int, rng) -> np.ndarray:
     images = np.concatenate([images, extra])
   shuffled = rng.permutation(images)
   return shuffled[: len(images) // K * K].reshape(-1, K)
-
-
-def host_places(
-  batch_size: int, host: int, hosts: int, parts: int = 1
-) -> np.ndarray:
-  """The places of a batch that one of several processes reads.
-
-  A process has its share of each of `parts` consecutive parts of the batch, one
-  after the other, as a device has of `apnet_jax.parallel.split`. The shares of
-  all hosts, in their order, are the part.
-
-  Returns:
-    int [batch_size / hosts].
-
-  Raises:
-    ValueError: the batch does not divide among the hosts.
-  """
-  if batch_size % (hosts * parts):
-    into = f' into {parts} parts, each' if parts > 1 else ''
-    raise ValueError(
-      f'a batch of {batch_size} images (config.train.P times config.train.K)'
-      f' does not divide{into} among {hosts} processes.'
-    )
-  places = np.arange(batch_size).reshape(parts, hosts, -1)
-  return places[:, host].reshape(-1)

@@ -19,6 +19,7 @@ import ml_collections
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from apnet_jax.errors import UserError
 from data import datasets, raw
 from data.folder.layout import write_csv
 
@@ -47,7 +48,7 @@ def prepare(config: ml_collections.ConfigDict) -> Prepared:
   """Reads the raw folder of `config.data` and prepares it if need be.
 
   Raises:
-    ValueError: there is no such data set, its raw folder is missing or has
+    UserError: there is no such data set, its raw folder is missing or has
       another layout or other counts, or holds images that cannot be read; or
       what was prepared of it is damaged.
     OSError: there is no room for it.
@@ -83,7 +84,7 @@ def prepared_root(directory: str) -> pathlib.Path:
 def _open(
   layout: raw.Layout, folder: pathlib.Path, dataset: raw.RawDataset
 ) -> tfds.core.DatasetBuilder:
-  """Its builder; ValueError if something else was prepared than the images."""
+  """Its builder; UserError if something else was prepared than the images."""
   try:
     builder = make_builder(layout, folder, dataset)
     found = {k: s.num_examples for k, s in builder.info.splits.items()}
@@ -115,7 +116,7 @@ def make_builder(
 
 def damaged(
   builder: tfds.core.DatasetBuilder, split: str, error: Exception
-) -> ValueError:
+) -> UserError:
   """What to raise where a split of a prepared data set cannot be read."""
   files = [pathlib.Path(f) for f in builder.info.splits[split].filepaths]
   found = [f'{file} is missing' for file in files if not file.is_file()]
@@ -124,8 +125,8 @@ def damaged(
   return _damaged(builder.data_path, f'{what}: {_first_line(error)}')
 
 
-def _damaged(folder: os.PathLike, what: str) -> ValueError:
-  return ValueError(
+def _damaged(folder: os.PathLike, what: str) -> UserError:
+  return UserError(
     f'the prepared data set {folder} is damaged: {what}.\nDelete this folder:'
     ' it is made anew of the raw images.'
   )

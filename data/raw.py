@@ -13,6 +13,8 @@ import re
 import stat
 from typing import Any
 
+from apnet_jax.errors import FieldError, UserError
+
 SPLITS = ('train', 'query', 'gallery')
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 # Market-1501's naming: 0002_c1s1_000451_03.jpg, -1_c2s3_041407_01.jpg.
@@ -184,24 +186,24 @@ class Layout(abc.ABC):
     """Finds the raw folder in or below `directory` and lists its images.
 
     Raises:
-      ValueError: there is none (says where it was looked for), or what it
+      UserError: there is none (says where it was looked for), or what it
         holds is not a data set (names the files).
     """
     root = self.locate(directory)
     try:
       dataset = self.read_root(root)
       _check_splits(dataset.splits)
-    except ValueError as error:
+    except UserError as error:
       if str(root) in str(error):
         raise
-      raise ValueError(f'{root}: {error}') from error
+      raise UserError(f'{root}: {error}') from error
     return dataset
 
   def locate(self, directory: str | os.PathLike) -> pathlib.Path:
     """The raw folder: `directory` or one of `nested` below it.
 
     Raises:
-      ValueError: neither looks like it; says where it was looked for.
+      UserError: neither looks like it; says where it was looked for.
     """
     base = pathlib.Path(directory).expanduser()
     candidates = [base, *(base / name for name in self.nested)]
@@ -212,9 +214,10 @@ class Layout(abc.ABC):
     looked = '\n'.join(
       f'  {root} ({_lack(root, missing[root])})' for root in candidates
     )
-    raise ValueError(
-      f'config.data.dir={str(directory)!r} does not hold {self.title}.'
-      f' Looked in:\n{looked}\n{self.how_to_get}'
+    raise FieldError(
+      'data.dir',
+      f'={str(directory)!r} does not hold {self.title}. Looked in:\n{looked}\n'
+      f'{self.how_to_get}',
     )
 
   @abc.abstractmethod
@@ -223,7 +226,7 @@ class Layout(abc.ABC):
 
   @abc.abstractmethod
   def read_root(self, root: pathlib.Path) -> RawDataset:
-    """Lists the images of a raw folder; ValueError names bad files."""
+    """Lists the images of a raw folder; UserError names bad files."""
 
 
 def _lack(root: pathlib.Path, missing: list[str]) -> str:
@@ -269,16 +272,16 @@ def read_market_folder(
   """Lists a folder of files named as Market-1501 names them, in name order.
 
   Raises:
-    ValueError: no image, or a name that does not begin `<pid>_c<camera>`.
+    UserError: no image, or a name that does not begin `<pid>_c<camera>`.
   """
   paths = list_images(folder)
   if not paths:
-    raise ValueError(f'{folder} holds no images ({", ".join(IMAGE_SUFFIXES)}).')
+    raise UserError(f'{folder} holds no images ({", ".join(IMAGE_SUFFIXES)}).')
   images = []
   for path in paths:
     match = MARKET_NAME.match(path.name)
     if not match or int(match[2]) < 1:
-      raise ValueError(
+      raise UserError(
         f'{path} is not named as Market-1501 names images: <identity>_c<camera'
         ' from 1>..., as 0002_c1s1_000451_03.jpg.'
       )
@@ -313,13 +316,13 @@ class PathsBelow:
     """The file of a path in the list, or None if it does not exist.
 
     Raises:
-      ValueError: the path is empty, absolute, or leaves the folder.
+      UserError: the path is empty, absolute, or leaves the folder.
     """
     where = f'{self.list_file}, line {line}: the path {relative!r}'
     pure = pathlib.PurePosixPath(relative)
     outside = pure.is_absolute() or '..' in pure.parts or '\0' in relative
     if outside or not pure.name or re.match('[A-Za-z]:|.*\\\\', relative):
-      raise ValueError(
+      raise UserError(
         f'{where} is not one below {self.folder}, as folder/image.jpg.'
       )
     parent, path = self.folder / pure.parent, self.folder / pure
@@ -328,7 +331,7 @@ class PathsBelow:
       self._listed[parent] = self._list(parent)
       links.append(parent)
     if not all(map(self._is_inside, links)):
-      raise ValueError(f'{where} is a link that leads out of {self.folder}.')
+      raise UserError(f'{where} is a link that leads out of {self.folder}.')
     if pure.name not in self._listed[parent]:
       self._absent.append(f'{relative} (line {line})')
       return None
@@ -336,14 +339,14 @@ class PathsBelow:
     return path
 
   def check_all_found(self) -> None:
-    """Raises ValueError if files were missing, or none was asked for."""
+    """Raises UserError if files were missing, or none was asked for."""
     if self._absent:
-      raise ValueError(
+      raise UserError(
         f'{len(self._absent)} images that {self.list_file} names are not in'
         f' {self.folder}:\n{shorten(self._absent)}'
       )
     if not self._found:
-      raise ValueError(f'{self.list_file} is empty: it names no image.')
+      raise UserError(f'{self.list_file} is empty: it names no image.')
 
   def _list(self, parent: pathlib.Path) -> set[str]:
     # Unlike pathlib's, this one takes a name that is too long to exist.
@@ -367,13 +370,13 @@ def _check_splits(splits: Splits) -> None:
   """Checks what every split promises.
 
   Raises:
-    ValueError: query or gallery is empty, an image stands twice in a split or
+    UserError: query or gallery is empty, an image stands twice in a split or
       both in training and test, or it has an identity that its split may not
       hold.
   """
   for split in ('query', 'gallery'):
     if not splits[split]:
-      raise ValueError(f'the {split} split is empty: no image is in it.')
+      raise UserError(f'the {split} split is empty: no image is in it.')
   names = {split: [image.name for image in splits[split]] for split in SPLITS}
   for split in SPLITS:
     seen, twice = set(), []
@@ -382,26 +385,26 @@ def _check_splits(splits: Splits) -> None:
         twice.append(name)
       seen.add(name)
     if twice:
-      raise ValueError(
+      raise UserError(
         f'{len(twice)} images stand twice in the {split} split:\n'
         + shorten(twice)
       )
   both = sorted(set(names['train']) & {*names['query'], *names['gallery']})
   if both:
-    raise ValueError(
+    raise UserError(
       f'{len(both)} images are in both training and test:\n{shorten(both)}'
     )
   for image in (image for split in SPLITS for image in splits[split]):
     _check_image(image)
   for image in (*splits['train'], *splits['query']):
     if image.pid == JUNK_PID:
-      raise ValueError(
+      raise UserError(
         f'{image.path} is junk (identity {image.pid}), which only the gallery'
         ' may hold.'
       )
   for image in splits['query']:
     if image.pid == DISTRACTOR_PID:
-      raise ValueError(
+      raise UserError(
         f'{image.path} has identity 0, which means a distractor: nobody to'
         ' look for. Number people from 1.'
       )
@@ -410,13 +413,13 @@ def _check_splits(splits: Splits) -> None:
 def _check_image(image: RawImage) -> None:
   """What TFDS can store."""
   if not JUNK_PID <= image.pid <= LARGEST_ID or image.camid > LARGEST_ID:
-    raise ValueError(
+    raise UserError(
       f'{image.where} has identity {image.pid} and camera {image.camid}, which'
       f' are not from {JUNK_PID} and 0 to {LARGEST_ID}.'
     )
   try:
     image.name.encode()
   except UnicodeEncodeError as error:
-    raise ValueError(
+    raise UserError(
       f'{ascii(image.name)} is not a name in UTF-8: rename the file.'
     ) from error

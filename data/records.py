@@ -16,12 +16,14 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from apnet_jax import observe
+from apnet_jax.config import check_section
+from apnet_jax.errors import UserError
 from apnet_jax.feed import Split
+from apnet_jax.parallel.batch_layout import shard_positions
+from apnet_jax.training import profiling
 from data import bad_images, decoding, pk_sampler
 from data.prepare import damaged
 
-CACHES = ('encoded', 'decoded')
 READ_AT_ONCE = 64  # records
 DECODED_AT_ONCE = 64  # images
 BATCHES_OF_A_PIPELINE = 1000
@@ -52,7 +54,7 @@ def read(builder: tfds.core.DatasetBuilder, split: str) -> Records:
   """Reads a split. Little more than its encoded images is held at any time.
 
   Raises:
-    ValueError: a prepared file is missing or damaged; names it.
+    UserError: a prepared file is missing or damaged; names it.
   """
   try:
     examples = _examples(builder, split)
@@ -77,7 +79,7 @@ def _examples(builder: tfds.core.DatasetBuilder, split: str) -> list[dict]:
     rows = range(start, min(start + READ_AT_ONCE, len(source)))
     examples += source.__getitems__(list(rows))
   if any(None in example.values() for example in examples):
-    raise ValueError('a record is empty')  # of a file that was cut off
+    raise UserError('a record is empty')  # of a file that was cut off
   return examples
 
 
@@ -95,12 +97,6 @@ def hold(images: list[bytes]) -> tf.Variable:
   return held
 
 
-def check_cache(cache: str) -> None:
-  """Checks `config.data.cache`; ValueError says what is allowed."""
-  if cache not in CACHES:
-    raise ValueError(f'config.data.cache={cache!r} is not one of {CACHES}.')
-
-
 def cached(
   records: Records, split: str, config: ml_collections.ConfigDict
 ) -> Records:
@@ -116,10 +112,10 @@ def cached(
     and without the encoded ones.
 
   Raises:
-    ValueError: there is no such cache, too little memory for it, or more images
+    UserError: there is no such cache, too little memory for it, or more images
       are unreadable than `config.data.bad_images`.
   """
-  check_cache(config.cache)
+  check_section('data', config)
   if config.cache == 'encoded':
     return records
   count = len(records.pids)
@@ -140,16 +136,16 @@ def cached(
 
 
 def _check_memory(split: str, count: int, height: int, width: int) -> None:
-  """Says what a decoded split takes; ValueError if it does not fit."""
+  """Says what a decoded split takes; UserError if it does not fit."""
   needed = math.prod((count, height, width, 3))
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-  held = observe.process_memory()
+  held = profiling.process_memory()
   takes = (
     f'{count:,} {split} images of {height} x {width} take'
     f' {needed / 1e9:.2f} GB decoded'
   )
   if held + needed > memory:
-    raise ValueError(
+    raise UserError(
       f"config.data.cache='decoded': {takes}, beside the {held / 1e9:.2f} GB"
       f' of this process; this machine has {memory / 1e9:.2f} GB of memory.'
       " 'encoded' takes less."
@@ -162,25 +158,33 @@ def train_batches(
   labels: np.ndarray,
   config,
   first_step: int,
-  host: int = 0,
-  hosts: int = 1,
+  process: int = 0,
+  processes: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Batches `first_step`, `first_step` + 1, ... as a `Feed` promises them.
+  """Yields batches `first_step`, `first_step` + 1, ...; see `Feed.batches`.
 
-  Of several hosts, each reads its share of every batch, and of every part that
-  is accumulated.
+  Args:
+    records: the training split.
+    labels: int [images], training labels.
+    config: the whole configuration.
+    first_step: the first batch, from 0.
+    process: number of this process, which reads its shard of every batch.
+    processes: number of processes.
 
   Raises:
-    ValueError: more images are unreadable than `config.data.bad_images`.
+    UserError: more images are unreadable than `config.data.bad_images`, or the
+      batch does not divide among the processes.
   """
   P, K, seed = config.train.P, config.train.K, config.seed
   steps = pk_sampler.steps_per_epoch(labels, P, K)
-  places = pk_sampler.host_places(P * K, host, hosts, config.train.accumulate)
+  positions = shard_positions(P * K, processes, config.train.accumulate)
 
   def rows_of_batches():
     for epoch in itertools.count(first_step // steps):
       batches = pk_sampler.epoch_batches(labels, P, K, seed, epoch)
-      yield from batches[max(first_step - epoch * steps, 0) :, places]
+      yield from batches[
+        max(first_step - epoch * steps, 0) :, positions[process]
+      ]
 
   rows_of_batches = rows_of_batches()
   while True:

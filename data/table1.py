@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from apnet_jax import cli
+from apnet_jax.errors import UserError
 from configs import common
 from data import datasets, raw
 from data.prepare import make_builder, prepare, prepared_root
@@ -142,7 +143,7 @@ def prepare_sets(arguments: list[str], prepared_dir: str) -> None:
   for argument in arguments:
     name, equals, directory = argument.partition('=')
     if not equals:
-      raise ValueError(f'{argument!r} is not NAME=DIR, as market=DIR.')
+      raise UserError(f'{argument!r} is not NAME=DIR, as market=DIR.')
     config = common.get_config().data
     config.update(name=name, dir=directory, prepared_dir=prepared_dir)
     prepare(config)

@@ -24,9 +24,12 @@ from hypothesis import strategies as st
 import numpy as np
 from PIL import Image
 
-from apnet_jax import checkpoint, cli, compare, images
+from apnet_jax import images
+from apnet_jax.commands import compare
+from apnet_jax.errors import UserError
 from apnet_jax.models.weight_files import read_weights, write_weights
-from apnet_jax.retrieval import evaluation, threshold
+from apnet_jax.retrieval import threshold
+from apnet_jax.workdir import json_files, restore, run_files
 from configs import common
 
 DATA = pathlib.Path(__file__).parents[1] / 'data'
@@ -115,8 +118,7 @@ class Reader:
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
       try:
         self.read()
-      except ValueError as error:
-        assert cli._is_ours(error), error
+      except UserError as error:
         # Of lists that make no sense together, the folder.
         assert self.path.name in str(error) or str(self.root) in str(error)
 
@@ -190,7 +192,7 @@ def _weights_reader(suffix: str):
 def _json_reader(name: str, content, read):
   def make(root):
     reader = Reader(root, name, damaged_json)
-    checkpoint.write_json(root, name, content())
+    json_files.write_json(root / name, content())
     reader.read = lambda: read(root)
     return reader
 
@@ -210,8 +212,8 @@ def _read_config(root):
     directory=directory,
     restore_variables=lambda which, variables: (1, variables),
   )
-  config = checkpoint.load_config(root)
-  evaluation.restore_model(stand_in, 'last', config, num_classes=2)
+  config = run_files.load_config(root)
+  restore.restore_model(stand_in, 'last', config, num_classes=2)
 
 
 def _threshold():
@@ -259,7 +261,7 @@ READERS = {
   'run': _json_reader(
     'run.json',
     lambda: {'num_classes': 3, 'fingerprint': 'x', 'versions': {'jax': '0'}},
-    checkpoint.load_run,
+    run_files.load_run,
   ),
   'threshold': _json_reader('threshold.json', _threshold, threshold.load),
   'card': _json_reader('card.json', _card, _compare),

@@ -15,10 +15,12 @@ from PIL import Image
 import pytest
 
 import apnet_jax
-from apnet_jax import __main__, checkpoint
+from apnet_jax import __main__
 from apnet_jax.models.apnet import initialize
 from apnet_jax.models.torch_weights import to_state_dict
 from apnet_jax.models.weight_files import write_weights
+from apnet_jax.workdir import json_files, run_files
+from apnet_jax.workdir.checkpoints import Checkpoints
 from benchmarks import startup
 from data import datasets
 from tests.fakes import small_config
@@ -209,7 +211,7 @@ def check_evaluation(workdir, tmp_path):
   )  # fmt: skip
   assert 'error: no threshold was chosen: 1e-08 of' in err
   assert 'Rank-1' in out and 'Warning' not in err
-  assert not (workdir / checkpoint.THRESHOLD).exists()
+  assert not (workdir / run_files.THRESHOLD_FILE).exists()
   trained = json.loads((workdir / 'result.json').read_text())
   (card,) = (workdir / 'evaluations').iterdir()
   evaluated = json.loads(card.read_text())
@@ -224,7 +226,7 @@ def check_evaluation(workdir, tmp_path):
 
 
 def test_terminated_and_started_again(own, tmp_path):
-  """To the same bits: tests/faults/test_kills.py, tests/test_trainer.py."""
+  """tests/faults/test_kills.py shows that the bits are the same."""
   workdir = tmp_path / 'run'
   command = (
     'train.py',
@@ -245,12 +247,12 @@ def test_terminated_and_started_again(own, tmp_path):
   process.send_signal(signal.SIGTERM)
   _, err = process.communicate()
   assert process.returncode == 143, err[-3000:]
-  assert 'the same command goes on' in err
+  assert 'the same command resumes' in err
   steps = steps_logged(workdir)
   assert 1 <= len(steps) < 12
 
   out, err = run(*command)
-  assert f'Going on after step {steps[-1]} ' in out
+  assert f'Resuming after step {steps[-1]} ' in out
   check_output(out, err)
   assert steps_logged(workdir) == [*range(1, 13)]
   check_evaluation(workdir, tmp_path)
@@ -357,8 +359,8 @@ def test_a_command_that_looks_for_the_network_would_be_seen(attempts):
 )
 def test_mistakes_are_messages(arguments, message, tmp_path):
   if 'WORKDIR' in arguments[1]:
-    checkpoint.write_json(tmp_path, 'config.json', {'data': {'name': ''}})
-    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    json_files.write_json(tmp_path / 'config.json', {'data': {'name': ''}})
+    with Checkpoints(tmp_path) as checkpoints:
       checkpoints.save(1, {'w': np.zeros(1)}, None)
     arguments = ['eval.py', f'--ckpt={tmp_path}', *arguments[2:]]
   _, err = run(*arguments, code=2)

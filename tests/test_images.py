@@ -23,7 +23,7 @@ def test_files_and_folders_are_found(folder):
   names = [p.relative_to(folder).as_posix() for p in images.find_images(folder)]
   assert names == ['a.png', 'b.jpg', 'below/c.JPG']
   assert images.find_images(folder / 'b.jpg') == [folder / 'b.jpg']
-  with pytest.raises(ValueError, match='nowhere is not there'):
+  with pytest.raises(ValueError, match='nowhere does not exist'):
     images.find_images(folder / 'nowhere')
   (folder / 'empty').mkdir()
   with pytest.raises(ValueError, match=r'has no \.jpg or \.png'):
@@ -57,7 +57,7 @@ def test_a_bomb_is_not_decoded(folder, monkeypatch):
 
 def test_a_large_image_is_refused_by_its_header(folder, monkeypatch):
   """Below the limit of Pillow, which may only warn."""
-  monkeypatch.setattr(images, 'MOST_PIXELS', 199)
+  monkeypatch.setattr(images, 'MAX_PIXELS', 199)
   monkeypatch.setattr(Image.Image, 'load', None)  # which decodes
   with pytest.raises(ValueError, match='b.jpg cannot be read: 10 x 20 pixels'):
     images.read_image(folder / 'b.jpg', (16, 8))

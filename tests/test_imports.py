@@ -52,7 +52,8 @@ def test_what_the_package_loads():
     'import pkgutil, sys\n'
     'def tell():\n'
     "  print(*{name.split('.')[0] for name in sys.modules})\n"
-    'import apnet_jax.cli, apnet_jax.complexity, apnet_jax.explain\n'
+    'import apnet_jax.cli, apnet_jax.commands.complexity\n'
+    'import apnet_jax.commands.explain\n'
     'tell()\n'
     "for module in pkgutil.walk_packages(apnet_jax.__path__, 'apnet_jax.'):\n"
     '  __import__(module.name)\n'
@@ -68,11 +69,36 @@ def test_what_the_package_loads():
   assert not TENSORFLOW & set(everything)
 
 
+def mentions(source, name):
+  """Whether a module names `jax.pmap` or the like, however it is imported."""
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Attribute) and node.attr == name:
+      return True
+    if isinstance(node, ast.ImportFrom):
+      if name in (alias.name for alias in node.names):
+        return True
+  return False
+
+
+@pytest.mark.parametrize(
+  'source',
+  [
+    'import jax\njax.pmap(f)',
+    'from jax import pmap',
+    'from jax import pmap as p',
+    'import jax as j\nm = j.pmap',
+  ],
+)
+def test_a_mention_is_found_however_it_is_imported(source):
+  assert mentions(source, 'pmap')
+  assert not mentions(source, 'vmap')
+
+
 def test_pmap_stands_in_one_file():
   package = ROOT / 'apnet_jax'
   users = {
-    path.name
+    path.relative_to(package).as_posix()
     for path in package.rglob('*.py')
-    if 'jax.pmap' in path.read_text()
+    if mentions(path.read_text(), 'pmap')
   }
-  assert users == {'parallel.py'}
+  assert users == {'parallel/devices.py'}

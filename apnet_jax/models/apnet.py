@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from apnet_jax.config import check_section
+from apnet_jax.errors import FieldError, UserError
 from apnet_jax.models.attention import (
   ChannelAttention,
   SharedChannelAttention,
@@ -24,20 +26,12 @@ from apnet_jax.models.heads import (
 )
 from apnet_jax.models.inception import InceptionV3
 from apnet_jax.models.layers import BatchNorm, Conv
+from apnet_jax.models.network_fields import NETWORK_FIELDS, has_pyramids
 from apnet_jax.models.pyramid import AttentionPyramid
 from apnet_jax.models.resnet import STAGE_BLOCKS, STAGE_WIDTHS, ResNet, Stage
 
-BACKBONES = (*STAGE_BLOCKS, *BLOCK_LAYERS, 'inception_v3')
-ATTENTIONS = ('channel', 'spatial', 'none')
-SPLIT_ATTENTIONS = ('per_part', 'shared')
-ORDERS = ('coarse_to_fine', 'fine_to_coarse')
 SITES = (0, 1, 2, 3, 4)
-FIELDS = (
-  'attention', 'backbone', 'batch_norm_group', 'dtype', 'hidden', 'last_stride',
-  'levels', 'multi_part', 'norm_after_split', 'order', 'radix', 'reduction',
-  'se_blocks', 'sites', 'split_attention', 'stacked', 'stem_relu',
-)  # fmt: skip
-DTYPES = ('float32', 'bfloat16', 'float64')
+FIELDS = (*NETWORK_FIELDS, 'batch_norm_group', 'dtype', 'reduction')
 
 
 class APNet(nn.Module):
@@ -87,7 +81,7 @@ class APNet(nn.Module):
 
     Args:
       images: float [batch, height, width, 3], normalised with the mean and
-        standard deviation of ImageNet (`apnet_jax.augment.normalize`).
+        standard deviation of ImageNet (`models.normalization`).
       train: normalises by the batch and updates `batch_stats`.
     """
     x, maps = images.astype(self.dtype), []
@@ -126,7 +120,7 @@ def create_model(
   """Builds the network that `config` describes.
 
   Args:
-    config: the `model` part of a configuration; `configs/common.py` says what
+    config: the `model` part of a configuration; `apnet_jax.config` says what
       each field means.
     num_classes: identities of the classifier.
     axis_name: mapped axis over which batch statistics are synchronised.
@@ -137,7 +131,7 @@ def create_model(
     returns a `ReidOutput`.
 
   Raises:
-    ValueError: a field has a value that is not allowed.
+    UserError: a field has a value that is not allowed.
   """
   _check(config, num_classes)
   dtype = jnp.dtype(config.dtype)
@@ -164,11 +158,6 @@ def create_model(
     dtype=dtype,
     rematerialize=rematerialize,
   )
-
-
-def has_pyramids(config: ml_collections.ConfigDict) -> bool:
-  """Whether the network has any attention pyramid."""
-  return config.attention != 'none' and config.levels > 0
 
 
 def _backbone(config, layers: Mapping) -> Callable[..., nn.Module]:
@@ -263,50 +252,34 @@ def parameter_names(model: nn.Module, image_size: tuple[int, int]) -> list[str]:
 
 
 def _check(config: ml_collections.ConfigDict, num_classes: int) -> None:
-  if missing := [field for field in FIELDS if field not in config]:
-    raise ValueError(
+  """Checks the fields of `config.model`, one by one and together."""
+  if missing := [field for field in sorted(FIELDS) if field not in config]:
+    raise UserError(
       f'the configuration of a model lacks {", ".join(missing)}: it is not the'
       ' `model` part of one, or was written by an older version.'
     )
-  allowed = {
-    'backbone': BACKBONES,
-    'attention': ATTENTIONS,
-    'split_attention': SPLIT_ATTENTIONS,
-    'order': ORDERS,
-    'levels': (0, 1, 2, 3),
-    'last_stride': (1, 2),
-    'dtype': DTYPES,
-  }
-  for field, values in allowed.items():
-    if config[field] not in values:
-      raise ValueError(
-        f'config.model.{field}={config[field]!r} is not one of {values}.'
-      )
-  at_least = {'radix': 1, 'reduction': 1, 'hidden': 0, 'batch_norm_group': 0}
-  for field, low in at_least.items():
-    if config[field] < low:
-      raise ValueError(
-        f'config.model.{field}={config[field]} must be at least {low}.'
-      )
+  check_section('model', config)
   sites = tuple(config.sites)
   if list(sites) != sorted(set(sites) & set(SITES)):
-    raise ValueError(
-      f'config.model.sites={sites} must be some of {SITES}, in this order.'
+    raise FieldError(
+      'model.sites', f'={sites} must be some of {SITES}, in this order.'
     )
   if config.split_attention == 'shared' and config.attention == 'spatial':
-    raise ValueError(
-      "config.model.split_attention='shared' is for channels; with"
-      " config.model.attention='spatial' it must be 'per_part'."
+    raise FieldError(
+      'model.split_attention',
+      "='shared' is for channels; with config.model.attention='spatial' it"
+      " must be 'per_part'.",
     )
   for field, value in (
     ('se_blocks', True), ('multi_part', True), ('stem_relu', False),
   ):  # fmt: skip
     if config[field] == value and config.backbone not in STAGE_BLOCKS:
-      raise ValueError(
-        f'config.model.{field}={value} needs a config.model.backbone of'
-        f' {tuple(STAGE_BLOCKS)}, not {config.backbone!r}.'
+      raise FieldError(
+        f'model.{field}',
+        f'={value} needs a config.model.backbone of {tuple(STAGE_BLOCKS)}, not'
+        f' {config.backbone!r}.',
       )
   if config.dtype == 'float64' and not jax.config.jax_enable_x64:
-    raise ValueError("config.model.dtype='float64' needs JAX_ENABLE_X64=1.")
+    raise FieldError('model.dtype', "='float64' needs JAX_ENABLE_X64=1.")
   if num_classes < 1:
-    raise ValueError(f'num_classes={num_classes} must be at least 1.')
+    raise UserError(f'num_classes={num_classes} must be at least 1.')

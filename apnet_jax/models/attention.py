@@ -13,6 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from apnet_jax.errors import UserError
+
 # PyTorch's default for convolutions and fully-connected layers.
 torch_uniform = nn.initializers.variance_scaling(
   1 / 3, 'fan_in', 'uniform', in_axis=1, out_axis=2, batch_axis=0
@@ -236,7 +238,7 @@ class RelationConv(nn.Module):
     if self.has_variable('params', 'kernel'):
       made_for = self.get_variable('params', 'kernel').shape[1] // 2
       if made_for != positions:
-        raise ValueError(
+        raise UserError(
           f'{"/".join(self.path)}: these weights of spatial attention were made'
           f' for {made_for} positions of a part, and these images give'
           f" {positions}. With config.model.attention='spatial' a network takes"

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from apnet_jax.errors import UserError
 from apnet_jax.models.attention import PartDense
 
 classifier_init = nn.initializers.normal(0.001)
@@ -72,7 +73,7 @@ class LocalBranch(nn.Module):
     x = self.stage(name='layer4')(x, train)
     batch, height, width, channels = x.shape
     if height % self.parts:
-      raise ValueError(
+      raise UserError(
         f'config.model.multi_part=True: {height} rows of the last stage do not'
         f' split into {self.parts} parts; choose a height in'
         ' config.data.image_size that 32 divides.'

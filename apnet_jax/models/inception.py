@@ -13,8 +13,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from apnet_jax.augment import MEAN, STD
+from apnet_jax.errors import UserError
 from apnet_jax.models.layers import Conv, max_pool
+from apnet_jax.models.normalization import MEAN, STD
 
 MIN_SIZE = 75  # of an image; of a smaller one Mixed_7a may leave nothing
 
@@ -183,7 +184,7 @@ def _to_unit_range(images):
   torchvision's model does the same for them (`transform_input`).
   """
   if min(images.shape[1:3]) < MIN_SIZE:
-    raise ValueError(
+    raise UserError(
       f'Inception-V3 needs images of at least {MIN_SIZE} pixels a side, not'
       f' {images.shape[1]}x{images.shape[2]}.'
     )

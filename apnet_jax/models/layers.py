@@ -13,6 +13,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from apnet_jax.errors import UserError
 from apnet_jax.models.convolution import convolve
 
 # torchvision initialises the convolutions of its ResNets so.
@@ -207,7 +208,7 @@ def _wide(x: jax.Array) -> jax.Array:
 
 
 def check_batch_norm_group(group: int, batch: int, devices: int) -> None:
-  """Raises ValueError unless groups of images fit a batch on some devices."""
+  """Raises UserError unless groups of images fit a batch on some devices."""
   local = batch // devices
   fits = (
     group == 0
@@ -216,7 +217,7 @@ def check_batch_norm_group(group: int, batch: int, devices: int) -> None:
     or (group % local == 0 and batch % group == 0)
   )
   if not fits:
-    raise ValueError(
+    raise UserError(
       f'config.model.batch_norm_group={group} does not fit {batch} images at'
       f' a time on {devices} devices: it must divide the {local} images of a'
       f' device, or be a multiple of them that divides {batch}.'

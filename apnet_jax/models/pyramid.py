@@ -6,7 +6,37 @@ import math
 import flax.linen as nn
 import jax
 
+from apnet_jax.errors import UserError
 from apnet_jax.models.attention import average
+
+
+class SplitError(UserError):
+  """A feature map cannot be split into the parts of a pyramid level.
+
+  Attributes:
+    size: number of channels or rows of the map.
+    along: 'channels' or 'rows'.
+    parts: number of parts.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    size: int,
+    along: str,
+    parts: int,
+    *,
+    level: int,
+    radix: int,
+  ):
+    fit = [r for r in range(1, 33) if size % r ** (level - 1) == 0]
+    super().__init__(
+      f'{name}: {size} {along} do not split into {parts} parts at level {level}'
+      f' with config.model.radix={radix}; these radices do:'
+      f' {", ".join(map(str, fit))}'
+      + ('; or change config.data.image_size.' if along == 'rows' else '.')
+    )
+    self.size, self.along, self.parts = size, along, parts
 
 
 def parts_of_level(level: int, radix: int, stacked: bool = False) -> int:
@@ -66,13 +96,8 @@ class AttentionPyramid(nn.Module):
     return seen if all_scores else x
 
   def _check_split(self, x: jax.Array, parts: int, level: int) -> None:
-    axis = {'rows': 1, 'channels': 3}[self.along]
-    size = x.shape[axis]
+    size = x.shape[1 if self.along == 'rows' else 3]
     if size % parts:
-      fit = [r for r in range(1, 33) if size % r ** (level - 1) == 0]
-      raise ValueError(
-        f'{self.name}: {size} {self.along} do not split into {parts}'
-        f' parts at level {level} with config.model.radix={self.radix}; these'
-        f' radices do: {", ".join(map(str, fit))}'
-        + ('; or change config.data.image_size.' if axis == 1 else '.')
+      raise SplitError(
+        self.name, size, self.along, parts, level=level, radix=self.radix
       )

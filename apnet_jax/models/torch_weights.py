@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from apnet_jax.errors import UserError
 from apnet_jax.models.apnet import (
   create_model,
-  has_pyramids,
   initialize,
   variable_shapes,
 )
+from apnet_jax.models.network_fields import has_pyramids
 from apnet_jax.models.weight_files import read_weights
 
 Path = tuple[str, ...]
@@ -97,7 +98,7 @@ def load_torch_weights(
     'params' and 'batch_stats', to be given to `apply`.
 
   Raises:
-    ValueError: the file cannot be read, or its weights are of another network;
+    UserError: the file cannot be read, or its weights are of another network;
       the message lists missing, unexpected and misshapen names.
   """
   model = create_model(config, num_classes)
@@ -122,7 +123,7 @@ def import_weights(
     config: the `model` part of its configuration.
 
   Raises:
-    ValueError: see `load_torch_weights`.
+    UserError: see `load_torch_weights`.
   """
   # Files may hold copies, the state of an optimiser, and a head for ImageNet.
   room = 8 * sum(4 * leaf.size for leaf in jax.tree.leaves(variables)) + 2**26
@@ -141,10 +142,10 @@ def normalize_names(state_dict: Mapping) -> dict[str, np.ndarray]:
     state_dict = inner[0]
   for name, value in state_dict.items():
     if not isinstance(name, str):
-      raise ValueError(f'weights are named by strings, not by {name!r}.')
+      raise UserError(f'weights are named by strings, not by {name!r}.')
     dtype = np.asarray(value).dtype
     if dtype.kind not in 'fiub' and dtype != jnp.bfloat16:
-      raise ValueError(f'the weights {name!r} are not an array of numbers.')
+      raise UserError(f'the weights {name!r} are not an array of numbers.')
   named = {k.removeprefix('module.'): v for k, v in state_dict.items()}
   named = {k: v for k, v in named.items() if not IGNORED.search(k)}
   of_rga = any(k.startswith('backbone.') for k in named)
@@ -355,7 +356,7 @@ def _check_names(state_dict, wanted, shapes, config) -> None:
       ' a part: it is tied to the image size that it was made for'
       ' (config.data.image_size, or image_size=).'
     )
-  raise ValueError('\n'.join(lines))
+  raise UserError('\n'.join(lines))
 
 
 def _image_size(state_dict: Mapping[str, np.ndarray], config):
@@ -370,7 +371,7 @@ def _image_size(state_dict: Mapping[str, np.ndarray], config):
   if kernel is not None and config.backbone != 'inception_v3':
     return np.shape(kernel)[1] // 2, 16
   if any(SPATIAL.search(k) for k in state_dict) or _is_backbone(state_dict):
-    raise ValueError(
+    raise UserError(
       "config.model.attention='spatial' is tied to the size of the images,"
       ' which these weights do not tell: give image_size=(height, width).'
     )

@@ -14,6 +14,8 @@ import zipfile
 
 import numpy as np
 
+from apnet_jax.errors import UserError
+
 FORMATS = ('.pth', '.pt', '.bin', '.safetensors', '.npz')
 HUB = 'hf://'
 HUB_SOURCE = re.compile(
@@ -39,7 +41,7 @@ def read_weights(source, most_bytes: int = MOST_BYTES) -> Mapping:
       may become any number.
 
   Raises:
-    ValueError: the file is not there, is damaged, of an unknown format, too
+    UserError: the file is not there, is damaged, of an unknown format, too
       large, or wants to run code.
   """
   if isinstance(source, Mapping):
@@ -49,7 +51,7 @@ def read_weights(source, most_bytes: int = MOST_BYTES) -> Mapping:
     _download(source) if source.startswith(HUB) else source
   ).expanduser()
   if not path.is_file():
-    raise ValueError(f'the weights {source} are not a file.')
+    raise UserError(f'the weights {source} are not a file.')
   suffix = path.suffix.lower()
   _check_format(suffix, source)
   _check_size(_size_within(path), path, most_bytes)
@@ -64,7 +66,7 @@ def write_weights(path: str | os.PathLike, state_dict: Mapping) -> None:
   """Writes a state dict, as `{'model': ...}` into a .pth.
 
   Raises:
-    ValueError: the name says no known format.
+    UserError: the name says no known format.
   """
   path = pathlib.Path(path).expanduser()
   suffix = path.suffix.lower()
@@ -87,7 +89,7 @@ def write_weights(path: str | os.PathLike, state_dict: Mapping) -> None:
 
 def _check_format(suffix: str, source) -> None:
   if suffix not in FORMATS:
-    raise ValueError(f'the weights {source} do not end in one of {FORMATS}.')
+    raise UserError(f'the weights {source} do not end in one of {FORMATS}.')
 
 
 def _size_within(path: pathlib.Path) -> int:
@@ -104,7 +106,7 @@ def _size_within(path: pathlib.Path) -> int:
 
 def _check_size(size: int, path: pathlib.Path, most_bytes: int) -> None:
   if size > most_bytes:
-    raise ValueError(
+    raise UserError(
       f'the weights {path} take {size:,} bytes: more than the {most_bytes:,}'
       ' that such a network may have.'
     )
@@ -142,7 +144,7 @@ def _read_torch(path: pathlib.Path, most_bytes: int) -> Mapping:
   except pickle.UnpicklingError as error:
     if not _looks_like_torch(path):
       raise _damaged(path, Exception('it is not a file of PyTorch')) from error
-    raise ValueError(
+    raise UserError(
       f'the weights {path} are refused: the file holds more than tensors and'
       ' could run code when it is read. If you trust where it comes from, load'
       ' it in PyTorch and save its state_dict() alone.'
@@ -150,7 +152,7 @@ def _read_torch(path: pathlib.Path, most_bytes: int) -> Mapping:
   except Exception as error:
     raise _damaged(path, error) from error
   if not isinstance(content, Mapping):
-    raise ValueError(
+    raise UserError(
       f'the weights {path} hold a {type(content).__name__}, not a state_dict.'
     )
   try:
@@ -194,7 +196,7 @@ def _download(source: str) -> str:
   ).EntryNotFoundError
   match = HUB_SOURCE.fullmatch(source)
   if not match:
-    raise ValueError(f'{source} is not hf://OWNER/NAME[@REVISION][/FILE].')
+    raise UserError(f'{source} is not hf://OWNER/NAME[@REVISION][/FILE].')
   for file in [match['file']] if match['file'] else HUB_FILES:
     try:
       return hub.hf_hub_download(
@@ -206,7 +208,7 @@ def _download(source: str) -> str:
       problem = error
       break
   reason = (str(problem).splitlines() or [''])[0]
-  raise ValueError(
+  raise UserError(
     f'{source} cannot be fetched from the Hub: {reason}'
   ) from problem
 
@@ -215,12 +217,12 @@ def _library(name: str, extra: str):
   try:
     return importlib.import_module(name)
   except ImportError as error:
-    raise ValueError(
+    raise UserError(
       f'this needs {name.split(".")[0]}, which is not installed:'
       f" pip install '.[{extra}]'."
     ) from error
 
 
-def _damaged(path: pathlib.Path, error: Exception) -> ValueError:
+def _damaged(path: pathlib.Path, error: Exception) -> UserError:
   reason = (str(error).splitlines() or [type(error).__name__])[0]
-  return ValueError(f'the weights {path} cannot be read: {reason}')
+  return UserError(f'the weights {path} cannot be read: {reason}')

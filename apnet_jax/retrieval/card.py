@@ -1,9 +1,11 @@
 """Result cards: figures with the rules they were made under, as JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import contextlib
 import hashlib
 from importlib import metadata
+import os
+import pathlib
 
 import ml_collections
 import numpy as np
@@ -117,16 +119,16 @@ def digest(split: Split) -> str:
   return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
-def chosen(
+def checkpoint_entry(
   step: int, which: str, config: ml_collections.ConfigDict, run: Mapping
 ) -> dict:
-  """What a result card says of a network.
+  """Returns the entry of a result card about the checkpoint of a network.
 
   Args:
-    step: of its checkpoint.
-    which: how that was chosen, 'last' or 'best'.
+    step: step of the checkpoint.
+    which: how it was chosen, 'last' or 'best'.
     config: the whole configuration of its run.
-    run: what run.json says.
+    run: the content of run.json.
   """
   return {
     'step': step,
@@ -158,6 +160,31 @@ def _plain(value):
 def _rounded(values: np.ndarray) -> list[float | None]:
   """For JSON, which has no NaN."""
   return [None if np.isnan(v) else round(float(v), 6) for v in values]
+
+
+def default_path(
+  workdir: str | os.PathLike,
+  step: int,
+  names: Iterable[str],
+  changed_rules: Mapping,
+  reranked: bool,
+) -> pathlib.Path:
+  """Returns where a card is written by default, named by how it was made.
+
+  Args:
+    workdir: workdir of the network.
+    step: step of the checkpoint.
+    names: names of the data sets.
+    changed_rules: fields that differ from the run's, as eval.ap, with values.
+    reranked: whether the card has figures after re-ranking.
+  """
+  changed = [
+    f'{field.removeprefix("eval.")}={value}'
+    for field, value in sorted(changed_rules.items())
+  ]
+  parts = [*names, f'step{step}', *changed, *['reranked'] * reranked]
+  name = '-'.join(parts).replace('/', '-')
+  return pathlib.Path(workdir, 'evaluations', f'{name}.json')
 
 
 def format_table(rows: Mapping[str, Mapping[str, float]]) -> str:

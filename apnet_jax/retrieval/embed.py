@@ -10,9 +10,9 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
-from apnet_jax import parallel
-from apnet_jax.augment import normalize
 from apnet_jax.feed import Split
+from apnet_jax.models.normalization import normalize
+from apnet_jax.parallel import devices, processes
 
 FEATURES = ('embedding', 'feature', 'logits')
 
@@ -32,7 +32,7 @@ def make_embed(
       all devices, rounded up to a multiple of them; `flip`; `feature`, the
       output of the model that is ranked, one of `FEATURES`; `distance`.
   """
-  batch_size = parallel.share_of_batch(rules.batch_size)
+  batch_size = devices.local_batch_size(rules.batch_size)
   embed_batch = make_embed_batch(model, rules)
 
   @_by_all_processes
@@ -42,7 +42,7 @@ def make_embed(
       for images in split.batches(rows, batch_size):
         padded = np.zeros((batch_size, *images.shape[1:]), images.dtype)
         padded[: len(images)] = images
-        output = embed_batch(variables, parallel.split(padded))
+        output = embed_batch(variables, devices.shard_batch(padded))
         output = np.asarray(output).reshape(batch_size, -1)
         embeddings.append(output[: len(images)])
         bar.update(len(images))
@@ -63,7 +63,7 @@ def make_embed_batch(
   def apply(variables, images):
     return getattr(model.apply(variables, images, train=False), rules.feature)
 
-  @parallel.pmap_batch
+  @devices.pmap_batch
   def embed_batch(variables, images):
     images = normalize(images)
     embeddings = apply(variables, images)
@@ -81,8 +81,8 @@ def _by_all_processes(embed: Callable) -> Callable:
 
   @functools.wraps(embed)
   def embed_share(variables, split, rows):
-    share = embed(variables, split, parallel.share_of_rows(rows))
-    return parallel.gather_rows(share, len(rows))
+    share = embed(variables, split, processes.local_rows(rows))
+    return processes.gather_rows(share, len(rows))
 
   return embed_share
 

@@ -4,25 +4,18 @@ import collections
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 
-import flax.linen as nn
-import jax
 import ml_collections
 import numpy as np
 
-from apnet_jax import parallel
-from apnet_jax.checkpoint import Checkpoints, blaming
+from apnet_jax.errors import UserError
 from apnet_jax.feed import Benchmark, Split
-from apnet_jax.models.apnet import create_model, variable_shapes
-from apnet_jax.retrieval.embed import FEATURES, make_embed
+from apnet_jax.parallel import processes
 from apnet_jax.retrieval.metrics import (
-  AP_FORMS,
-  TABLE_RANKS,
   RetrievalResult,
   evaluate_scores,
 )
 from apnet_jax.retrieval.rerank import KReciprocal
 from apnet_jax.retrieval.scores import (
-  DISTANCES,
   JUNK_PID,
   EmbeddingScores,
   Labels,
@@ -62,32 +55,13 @@ class Evaluation:
     return self.result.query_figures(self.rules.ap)
 
 
-def check_rules(rules: ml_collections.ConfigDict) -> None:
-  """Checks `config.eval`.
-
-  Raises:
-    ValueError: names the field, its value and what is allowed.
-  """
-  for field, least in (('batch_size', 1), ('max_rank', max(TABLE_RANKS))):
-    if rules[field] < least:
-      raise ValueError(
-        f'config.eval.{field}={rules[field]} must be at least {least}.'
-      )
-  allowed = {'feature': FEATURES, 'distance': DISTANCES, 'ap': AP_FORMS}
-  for field, values in allowed.items():
-    if rules[field] not in values:
-      raise ValueError(
-        f'config.eval.{field}={rules[field]!r} is not one of {values}.'
-      )
-
-
 def check_benchmark(benchmark: Benchmark) -> int:
   """Returns the number of queries that have no true match.
 
   Raises:
-    ValueError: there is none that has one, or processes have other images.
+    UserError: there is none that has one, or processes have other images.
   """
-  parallel.check_same('the images', benchmark.fingerprint)
+  processes.check_same('the images', benchmark.fingerprint)
   query, gallery = benchmark.query, benchmark.gallery
   cameras = collections.defaultdict(set)
   for pid, camid in zip(gallery.pids.tolist(), gallery.camids.tolist()):
@@ -97,7 +71,7 @@ def check_benchmark(benchmark: Benchmark) -> int:
     for pid, camid in zip(query.pids.tolist(), query.camids.tolist())
   )
   if skipped == len(query.pids):
-    raise ValueError(
+    raise UserError(
       f'none of the {skipped} queries can be evaluated: the gallery shows none'
       ' of their identities under another camera (or, where there are no'
       ' cameras, on another image).'
@@ -120,7 +94,7 @@ def evaluate(
     rules: `config.eval`.
 
   Raises:
-    ValueError: no query can be evaluated, or an embedding is not finite.
+    UserError: no query can be evaluated, or an embedding is not finite.
   """
   check_benchmark(benchmark)
   query, gallery = benchmark.query, benchmark.gallery
@@ -217,49 +191,3 @@ def rerank(evaluation: Evaluation, benchmark: Benchmark) -> RetrievalResult:
   )
   pids = benchmark.gallery.pids[evaluation.gallery_rows]
   return _evaluate(scores, evaluation.labels, pids, evaluation.rules)
-
-
-def restore_embed(
-  checkpoints: Checkpoints,
-  which: str,
-  config: ml_collections.ConfigDict,
-  num_classes: int,
-) -> tuple[int, Callable, Mapping]:
-  """A step, and the `embed` that `evaluate` wants with its variables after it.
-
-  Args:
-    checkpoints: of the run.
-    which: 'last' or 'best'; another one, and it is said, if that is damaged.
-    config: the whole configuration of the run.
-    num_classes: identities the run was trained on.
-
-  Raises:
-    ValueError: no checkpoint can be read, or they are of another model.
-  """
-  step, model, variables = restore_model(
-    checkpoints, which, config, num_classes
-  )
-  return step, make_embed(model, config.eval), variables
-
-
-def restore_model(
-  checkpoints: Checkpoints,
-  which: str,
-  config: ml_collections.ConfigDict,
-  num_classes: int,
-) -> tuple[int, nn.Module, Mapping]:
-  """A step, the model, and its variables after it; see `restore_embed`.
-
-  The variables lie on every device.
-  """
-  with blaming(checkpoints.directory.parent, 'config.json'):
-    model = create_model(config.model, num_classes)
-    shapes = variable_shapes(model, tuple(config.data.image_size))
-  target = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=parallel.replicated()
-    ),
-    shapes,
-  )
-  step, variables = checkpoints.restore_variables(which, target)
-  return step, model, variables

@@ -13,7 +13,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from apnet_jax import parallel
+from apnet_jax.errors import UserError
+from apnet_jax.parallel import devices
 from apnet_jax.retrieval.scores import (
   TILE,
   EmbeddingScores,
@@ -160,7 +161,7 @@ def evaluate_scores(
   if max_rank < 1:
     raise ValueError(f'max_rank={max_rank} must be at least 1.')
   if not labels.num_matches.any():
-    raise ValueError(
+    raise UserError(
       f'none of the {queries} queries has a true match in the gallery: an image'
       ' of the same identity under another camera.'
     )
@@ -229,13 +230,13 @@ def _multiple(number: int, of: int) -> int:
   return -(-int(number) // of) * of
 
 
-@parallel.map_columns
+@devices.map_columns
 def _count_closer(block, matches, left_out, used):
   """Valid gallery images closer than each match.
 
   Args:
     block: float32 [queries, columns], similarities to this device's part of
-      the gallery, in tiles as of `parallel.padded`.
+      the gallery, in tiles as of `devices.padded_rows`.
     matches: int32 [queries, matches], rows of the whole gallery, -1 for none.
     left_out: int32 [queries, left out], the same.
     used: int, how many of the matches are counted for.
@@ -246,7 +247,7 @@ def _count_closer(block, matches, left_out, used):
   columns = block.shape[1]
   tiles = -(-columns // TILE)
   tile = columns // tiles
-  first = lax.axis_index(parallel.AXIS) * columns
+  first = lax.axis_index(devices.AXIS) * columns
 
   def own(items):
     return (items >= first) & (items < first + columns)
@@ -255,7 +256,7 @@ def _count_closer(block, matches, left_out, used):
     """Taken from the block, so that an item ties with itself."""
     place = jnp.clip(items - first, 0, columns - 1)
     values = jnp.where(own(items), jnp.take_along_axis(block, place, 1), 0)
-    return lax.psum(values, parallel.AXIS)
+    return lax.psum(values, devices.AXIS)
 
   match_similarity, left_similarity = similarity(matches), similarity(left_out)
 
@@ -282,7 +283,7 @@ def _count_closer(block, matches, left_out, used):
   counts = jnp.zeros(matches.shape[::-1], jnp.int32)
   counts = lax.fori_loop(0, tiles, count_tile, counts)
   counts = lax.fori_loop(0, used, discount, counts)
-  return lax.psum(counts, parallel.AXIS).T
+  return lax.psum(counts, devices.AXIS).T
 
 
 def _closer(similarities, items, match_similarity, match):

@@ -9,7 +9,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from apnet_jax import parallel
+from apnet_jax.errors import UserError
+from apnet_jax.parallel import devices
 
 JUNK_PID = -1
 DISTANCES = ('cosine', 'euclidean')
@@ -155,12 +156,12 @@ def on_devices(block: np.ndarray) -> jax.Array:
   """Pads similarities [rows, gallery] with -inf, and lays them on all devices.
 
   Returns:
-    float32 [rows, `parallel.padded(gallery, TILE)`], split by columns.
+    float32 [rows, `devices.padded_rows(gallery, TILE)`], split by columns.
   """
   if np.isnan(block).any():
     raise ValueError('similarities to be ranked are NaN.')
-  columns = parallel.padded(block.shape[1], TILE)
-  return parallel.shard_columns(block, columns, fill=-np.inf)
+  columns = devices.padded_rows(block.shape[1], TILE)
+  return devices.shard_columns(block, columns, fill=-np.inf)
 
 
 def check_sizes(scores: Scores, labels: Labels) -> None:
@@ -266,11 +267,11 @@ class EmbeddingScores:
     items = _Prepared('gallery_embeddings', gallery, distance)
     self.queries, self.gallery = len(query), len(kept)
     self._query = queries.rows(np.arange(len(query)))
-    columns = parallel.padded(len(kept), TILE)
-    self._gallery = parallel.shard_rows(
+    columns = devices.padded_rows(len(kept), TILE)
+    self._gallery = devices.shard_rows(
       lambda start, stop: items.rows(kept[start:stop]), len(kept), columns
     )
-    self._bias = parallel.shard_rows(
+    self._bias = devices.shard_rows(
       lambda start, stop: items.bias[kept[start:stop]],
       len(kept),
       columns,
@@ -300,7 +301,7 @@ class _Prepared:
     bad |= cosine & (norms == 0)
     if bad.any():
       rows = np.flatnonzero(bad)
-      raise ValueError(
+      raise UserError(
         f'{name} has {len(rows)} rows that are'
         f' {"zero or " if cosine else ""}not finite: {rows[:5].tolist()}'
         f'{" ..." if len(rows) > 5 else ""}.'

@@ -1,4 +1,4 @@
-"""The threshold that stays with the network whose similarities it is of."""
+"""A similarity threshold stored beside its network."""
 
 from collections.abc import Mapping
 import os
@@ -6,9 +6,13 @@ import pathlib
 
 import ml_collections
 
-from apnet_jax import checkpoint
-from apnet_jax.retrieval.embed import FEATURES
+from apnet_jax.config import CHOICES
+from apnet_jax.errors import UserError
+from apnet_jax.feed import Benchmark
+from apnet_jax.retrieval import verification
+from apnet_jax.retrieval.evaluation import Evaluation
 from apnet_jax.retrieval.verification import LEAST_ERRORS, Verification
+from apnet_jax.workdir import json_files, run_files
 
 FIELDS = {
   'threshold': float, 'wanted_fpr': float, 'step': int, 'feature': str,
@@ -17,32 +21,32 @@ FIELDS = {
 
 
 def choose(
-  verification: Verification | None,
+  counted: Verification | None,
   rate: float,
   config: ml_collections.ConfigDict,
   fingerprint: str,
   step: int,
 ) -> dict:
-  """Chooses the lowest threshold with this FPR.
+  """Chooses the lowest threshold with at most this false positive rate (FPR).
 
   Args:
-    verification: of the network's cosine similarities on some benchmark, None
-      if that has no pairs of different persons.
-    rate: the wanted FPR.
+    counted: counts of the network's cosine similarities on a benchmark;
+      None if it has no pairs of different persons.
+    rate: the largest FPR allowed.
     config: the whole configuration, with `data` and `eval` as evaluated.
-    fingerprint: of the benchmark.
-    step: of the checkpoint.
+    fingerprint: fingerprint of the benchmark.
+    step: step of the checkpoint.
 
   Returns:
-    The threshold with what it was chosen on and for, as `save` wants it.
+    The threshold, the benchmark and the network, as `save` takes them.
 
   Raises:
-    ValueError: the benchmark is too small for the rate.
+    UserError: the benchmark is too small for the rate.
   """
-  point = verification and verification.at_fpr(rate)
+  point = counted and counted.at_fpr(rate)
   if point is None:
-    pairs = verification.impostor.sum() if verification else 0
-    raise ValueError(
+    pairs = counted.impostor.sum() if counted else 0
+    raise UserError(
       f'no threshold was chosen: {rate:g} of {pairs:,} pairs of different'
       f' persons are fewer than {LEAST_ERRORS}, or more are entirely alike.'
     )
@@ -58,26 +62,29 @@ def choose(
 
 
 def save(workdir: str | os.PathLike, chosen: Mapping) -> None:
-  """Stores what `choose` returned in a workdir."""
-  checkpoint.write_json(workdir, checkpoint.THRESHOLD, chosen)
+  """Stores the result of `choose` in a workdir."""
+  json_files.write_json(pathlib.Path(workdir, run_files.THRESHOLD_FILE), chosen)
 
 
 def load(workdir: str | os.PathLike) -> dict | None:
-  """What `save` stored, None if nothing.
+  """Loads the threshold of a workdir; None if none is stored.
 
   Raises:
-    ValueError: the file is damaged.
+    UserError: the file is damaged.
   """
-  path = pathlib.Path(workdir) / checkpoint.THRESHOLD
+  path = pathlib.Path(workdir) / run_files.THRESHOLD_FILE
   if not path.exists():
     return None
-  stored = checkpoint.read_json(workdir, checkpoint.THRESHOLD)
+  stored = json_files.read_fields(path)
   for name, kind in FIELDS.items():
     value = stored.get(name) if isinstance(stored, dict) else None
     if not isinstance(value, (kind, int) if kind is float else kind):
-      raise ValueError(f'{path} is damaged: {name} is {value!r}.')
-  if not -1 <= stored['threshold'] <= 1 or stored['feature'] not in FEATURES:
-    raise ValueError(
+      raise UserError(f'{path} is damaged: {name} is {value!r}.')
+  if (
+    not -1 <= stored['threshold'] <= 1
+    or stored['feature'] not in CHOICES['eval.feature']
+  ):
+    raise UserError(
       f'{path} is damaged: threshold {stored["threshold"]} of the'
       f' {stored["feature"]!r}.'
     )
@@ -87,7 +94,13 @@ def load(workdir: str | os.PathLike) -> dict | None:
 def problem(
   stored: Mapping, step: int, rules: ml_collections.ConfigDict
 ) -> str | None:
-  """Why a stored threshold is not of these similarities; None if it is."""
+  """Returns why a stored threshold does not apply; None if it does.
+
+  Args:
+    stored: the result of `load`.
+    step: step of the checkpoint in use.
+    rules: the `eval` part of the configuration in use.
+  """
   here = {'step': step, 'feature': rules.feature, 'flip': rules.flip}
   different = [
     f'{name} {stored[name]} there, {value} here'
@@ -95,16 +108,99 @@ def problem(
     if stored[name] != value
   ]
   if rules.distance != 'cosine':
-    different.append('distances here')
+    different.append('not cosine similarities here')
   if not different:
     return None
   return f'The stored threshold is not used: {", ".join(different)}.'
 
 
 def describe(stored: Mapping) -> str:
-  """Says what a stored threshold is."""
+  """Returns a sentence about a stored threshold."""
   return (
     f'Threshold {stored["threshold"]:.4f}, chosen on {stored["dataset"]}, where'
     f' at most {stored["wanted_fpr"]:g} of the pairs of different persons are'
     ' as alike.'
   )
+
+
+class Thresholds:
+  """Verifies pairs of images, and chooses or applies a stored threshold.
+
+  Args:
+    workdir: workdir of the network.
+    step: step of its checkpoint.
+    rules: the `eval` part of a configuration.
+    wanted_fpr: the FPR to choose a threshold for; None uses a stored one.
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    step: int,
+    rules: ml_collections.ConfigDict,
+    wanted_fpr: float | None = None,
+  ):
+    self._workdir, self._step = workdir, step
+    self._wanted_fpr, self._failure = wanted_fpr, None
+    self._stored = None if wanted_fpr is not None else load(workdir)
+    reason = self._stored and problem(self._stored, step, rules)
+    if reason:
+      print(reason)
+      self._stored = None
+
+  def verify(
+    self,
+    evaluated: Evaluation,
+    config: ml_collections.ConfigDict,
+    benchmark: Benchmark,
+  ) -> dict | None:
+    """Counts the pairs of a benchmark, prints and returns their error rates.
+
+    If a threshold is wanted, it is chosen and stored first.
+
+    Args:
+      evaluated: an evaluation of the benchmark.
+      config: the whole configuration, with `data` and `eval` as evaluated.
+      benchmark: the benchmark.
+
+    Returns:
+      The part of a result card about pairs; None without cosine similarities,
+      or without pairs of different persons.
+    """
+    if config.eval.distance != 'cosine':
+      return None
+    counted = verification.count_pairs(evaluated.scores, evaluated.labels)
+    if self._wanted_fpr is not None:
+      self._choose(counted, config, benchmark.fingerprint)
+    if counted is None:
+      return None
+    summary = verification.summarize(counted)
+    print('\n'.join(verification.lines(summary)))
+    if self._stored is None:
+      return summary
+    here = counted.at(self._stored['threshold'])
+    print(
+      f'{describe(self._stored)}\n  Here: FPR {here["fpr"]:.2g}, TPR'
+      f' {100 * here["tpr"]:.1f}%; FPIR {here["fpir"]:.2g}, FNIR'
+      f' {100 * here["fnir"]:.1f}%'
+    )
+    return summary | {
+      'stored_threshold': {'chosen': self._stored, 'here': here}
+    }
+
+  def _choose(self, counted, config, fingerprint: str) -> None:
+    try:
+      self._stored = choose(
+        counted, self._wanted_fpr, config, fingerprint, self._step
+      )
+      save(self._workdir, self._stored)
+    except UserError as error:
+      self._failure = error
+
+  def raise_failure(self) -> None:
+    """Raises UserError if a wanted threshold could not be chosen.
+
+    Call it last, so that a failure costs nothing else.
+    """
+    if self._failure:
+      raise self._failure

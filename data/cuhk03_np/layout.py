@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 import scipy.io
 
-from apnet_jax.images import check_size
+from apnet_jax.errors import UserError
+from apnet_jax.images import check_pixels
 from data import raw
 
 RELEASE = ('cuhk03_release/cuhk-03.mat', 'cuhk-03.mat')
@@ -92,7 +93,7 @@ def _read_config(path: pathlib.Path) -> dict[str, list[tuple[str, int, int]]]:
   """Name, identity and camera (from 0) of each split's images.
 
   Raises:
-    ValueError: the file is not such a configuration.
+    UserError: the file is not such a configuration.
   """
   try:
     _check_inflated(path.read_bytes())
@@ -103,19 +104,19 @@ def _read_config(path: pathlib.Path) -> dict[str, list[tuple[str, int, int]]]:
     names = [str(np.asarray(name).item()) for name in config['filelist'].flat]
     rows = {k: _whole(config[v]) for k, v in INDICES.items()}
   except Exception as error:  # whatever SciPy's reader meets in other files
-    raise ValueError(
+    raise UserError(
       f'{path} is not the split of the new protocol, a .mat file with'
       f' {", ".join(INDICES.values())}, labels and filelist: {_first(error)}'
     ) from error
   bad = [name for name in names if not IMAGE_NAME.fullmatch(name)]
   if bad or len(names) != len(labels):
-    raise ValueError(
+    raise UserError(
       f'{path} has {len(labels)} labels and {len(names)} file names, of which'
       f' {len(bad)} are not like 1_001_1_01.png:\n{raw.shorten(bad)}'
     )
   for split, indices in rows.items():
     if indices.size and indices.max() > len(names):
-      raise ValueError(
+      raise UserError(
         f'{path}: {INDICES[split]} goes to {indices.max()}; there are'
         f' {len(names)} images.'
       )
@@ -129,7 +130,7 @@ def _read_config(path: pathlib.Path) -> dict[str, list[tuple[str, int, int]]]:
 
 
 def _check_inflated(content: bytes) -> None:
-  """Raises ValueError for a file that would become larger than `MOST_BYTES`.
+  """Raises UserError for a file that would become larger than `MOST_BYTES`.
 
   After a header, MATLAB 5 files are elements with a kind and a length, each
   perhaps compressed by zlib.
@@ -146,7 +147,7 @@ def _check_inflated(content: bytes) -> None:
       element = content[start - length : start]
       left -= len(inflate.decompress(element, left + 1))
   if left < 0:
-    raise ValueError(f'it would take more than {MOST_BYTES:,} bytes')
+    raise UserError(f'it would take more than {MOST_BYTES:,} bytes')
 
 
 def _whole(values: np.ndarray) -> np.ndarray:
@@ -154,7 +155,7 @@ def _whole(values: np.ndarray) -> np.ndarray:
   numbers = np.asarray(values, np.float64).ravel()
   fit = (numbers >= 1) & (numbers <= raw.LARGEST_ID)
   if not fit.all() or (numbers != numbers.round()).any():
-    raise ValueError('its numbers are not whole numbers from 1')
+    raise UserError('its numbers are not whole numbers from 1')
   return numbers.astype(np.int64)
 
 
@@ -165,7 +166,7 @@ def _files(entries, folder: pathlib.Path, root: pathlib.Path):
     if name not in present
   ]  # fmt: skip
   if absent:
-    raise ValueError(
+    raise UserError(
       f'{len(absent)} images of the split are not in {folder}:\n'
       + raw.shorten(absent)
     )
@@ -200,7 +201,7 @@ def _open(path: pathlib.Path) -> h5py.File:
       if file[boxes].dtype != h5py.ref_dtype or file[boxes].ndim != 2:
         raise TypeError(f'{boxes} is not a cell array')
   except Exception as error:  # h5py raises all kinds
-    raise ValueError(
+    raise UserError(
       f'{path} is not the release of CUHK03, an HDF5 file with cell arrays'
       f' detected and labeled: {_first(error)}'
     ) from error
@@ -216,7 +217,7 @@ def _pixels(path: pathlib.Path, key: tuple[str, int, int, int]) -> np.ndarray:
     image = file[people[number, person]]
     shape, dtype = image.shape, image.dtype
     if dtype == np.uint8 and len(shape) == 3 and shape[0] == 3:
-      check_size(*shape[1:])
+      check_pixels(*shape[1:])
       return np.ascontiguousarray(np.asarray(image).T)
   except Exception as error:  # h5py raises all kinds
     raise OSError(f'it is not there: {_first(error)}') from error

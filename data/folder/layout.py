@@ -9,6 +9,8 @@ import pathlib
 import re
 from typing import Any
 
+from apnet_jax.config import check_section
+from apnet_jax.errors import UserError
 from data import raw
 
 COLUMNS = ('path', 'pid', 'camid', 'split')  # the last two may be missing
@@ -45,13 +47,11 @@ class FolderLayout(raw.Layout):
   test_fraction: float = 0.5
 
   def configured(self, data_config: Mapping[str, Any]) -> 'FolderLayout':
-    fraction = data_config['test_fraction']
-    if not 0 < fraction <= 1:
-      raise ValueError(
-        f'config.data.test_fraction={fraction} must be above 0 and at most 1.'
-      )
+    check_section('data', data_config)
     return dataclasses.replace(
-      self, split_seed=data_config['split_seed'], test_fraction=fraction
+      self,
+      split_seed=data_config['split_seed'],
+      test_fraction=data_config['test_fraction'],
     )
 
   def missing(self, root: pathlib.Path) -> list[str]:
@@ -89,14 +89,14 @@ class FolderLayout(raw.Layout):
 
   def _make_splits(self, entries: list[Entry]) -> tuple[list[Entry], str]:
     if any(entry.pid == raw.DISTRACTOR_PID for entry in entries):
-      raise ValueError(
+      raise UserError(
         'identity 0 means a distractor, of whom splits cannot be made: number'
         ' people from 1.'
       )
     people = {e.identity for e in entries if e.pid != raw.JUNK_PID}
     test = _test_identities(people, self.split_seed, self.test_fraction)
     if not test or (self.test_fraction < 1 and len(people - test) < 2):
-      raise ValueError(
+      raise UserError(
         f'{len(people)} identities are too few to make splits of: at least 3'
         ' are needed, or test_fraction=1 to evaluate only.'
       )
@@ -155,7 +155,7 @@ def _queries(test: list[raw.RawImage], has_cameras: bool) -> list[raw.RawImage]:
     first.setdefault((image.pid, image.camid), image)
   cameras = collections.Counter(pid for pid, _ in first)
   if people and max(cameras.values()) == 1:
-    raise ValueError(
+    raise UserError(
       f'none of the {len(cameras)} identities to test on is seen by two'
       ' cameras. Without camera ids, each image is compared with all others.'
     )
@@ -165,7 +165,7 @@ def _queries(test: list[raw.RawImage], has_cameras: bool) -> list[raw.RawImage]:
 def _check_split_names(names: set[str | None]) -> None:
   both = sorted(names & {'query', 'gallery'})
   if 'test' in names and both:
-    raise ValueError(
+    raise UserError(
       f'the split test, which becomes query and gallery, stands beside'
       f' {" and ".join(both)}.'
     )
@@ -192,7 +192,7 @@ def _reader(root: pathlib.Path):
 def _read_only_csv(root: pathlib.Path):
   files = sorted(root.glob('*.[cC][sS][vV]'))
   if len(files) > 1:
-    raise ValueError(
+    raise UserError(
       f'{root} has several CSV files: give the one that lists the images, as'
       f' config.data.dir.\n{raw.shorten(file.name for file in files)}'
     )
@@ -203,7 +203,7 @@ def _read_csv(file: pathlib.Path) -> tuple[list[Entry], tuple[str, ...]]:
   """Reads columns path, pid and perhaps camid and split.
 
   Raises:
-    ValueError: names the line and what is wrong in it.
+    UserError: names the line and what is wrong in it.
   """
   paths, entries = raw.PathsBelow(file.parent, file), []
   for number, row in _rows(file):
@@ -212,7 +212,7 @@ def _read_csv(file: pathlib.Path) -> tuple[list[Entry], tuple[str, ...]]:
     camid = _number(row, 'camid', 0, where) if row.get('camid') else None
     split = row.get('split') or None
     if split not in (None, *SPLIT_NAMES):
-      raise ValueError(
+      raise UserError(
         f'{where}: split {split!r} is not one of {", ".join(SPLIT_NAMES)}.'
       )
     path = paths.file(row['path'], number)
@@ -223,7 +223,7 @@ def _read_csv(file: pathlib.Path) -> tuple[list[Entry], tuple[str, ...]]:
   for field in ('camid', 'split'):
     given = [getattr(entry, field) is not None for entry in entries]
     if any(given) and not all(given):
-      raise ValueError(
+      raise UserError(
         f'{file}: {given.count(False)} of {len(given)} lines have no {field}:'
         ' either all have one or none has.'
       )
@@ -239,17 +239,17 @@ def _rows(file: pathlib.Path) -> Iterable[tuple[int, dict[str, str]]]:
       header = [name.strip().lower() for name in next(reader, [])]
       missing = [name for name in COLUMNS[:2] if name not in header]
       if missing:
-        raise ValueError(
+        raise UserError(
           f'{file} has no column {" and ".join(missing)}. Its first line must'
           f' name the columns {",".join(COLUMNS)}; the last two are optional.'
           f' It is: {",".join(header)[:200]}'
         )
       twice = sorted({name for name in COLUMNS if header.count(name) > 1})
       if twice:
-        raise ValueError(f'{file} has two columns {" and ".join(twice)}.')
+        raise UserError(f'{file} has two columns {" and ".join(twice)}.')
       for fields in reader:
         if fields and len(fields) != len(header):
-          raise ValueError(
+          raise UserError(
             f'{file}, line {reader.line_num}: {len(fields)} fields instead of'
             f' {len(header)}.'
           )
@@ -257,17 +257,17 @@ def _rows(file: pathlib.Path) -> Iterable[tuple[int, dict[str, str]]]:
           values = (field.strip() for field in fields)
           yield reader.line_num, dict(zip(header, values))
   except UnicodeDecodeError as error:
-    raise ValueError(f'{file} is not a text file in UTF-8: {error}.') from error
+    raise UserError(f'{file} is not a text file in UTF-8: {error}.') from error
   except csv.Error as error:
-    raise ValueError(f'{file}, line {reader.line_num}: {error}.') from error
+    raise UserError(f'{file}, line {reader.line_num}: {error}.') from error
 
 
 def _number(row: Mapping[str, str], name: str, low: int, where: str) -> int:
   text = row[name]
   if not re.fullmatch(r'-?\d{1,10}', text, re.ASCII):
-    raise ValueError(f'{where}: {name} {text!r} is not a whole number.')
+    raise UserError(f'{where}: {name} {text!r} is not a whole number.')
   if not low <= int(text) <= raw.LARGEST_ID:
-    raise ValueError(
+    raise UserError(
       f'{where}: {name} {text} is not from {low} to {raw.LARGEST_ID}.'
     )
   return int(text)
@@ -315,14 +315,14 @@ def _read_folders(root: pathlib.Path):
   if None in folders:
     like_splits = [f.name for f in folders[None] if f.name in SPLIT_NAMES]
     if like_splits:
-      raise ValueError(
+      raise UserError(
         f'{root}: the folders {", ".join(like_splits)} are called as splits,'
         ' but hold images: they must hold a folder of images for each identity.'
       )
   else:
     others = {path.name for path in _image_folders(root)} - {*SPLIT_NAMES}
     if others:
-      raise ValueError(
+      raise UserError(
         f'{root} holds folders of splits ({", ".join(folders)}), and beside'
         f' them folders of images: {", ".join(sorted(others)[:5])}.'
       )

@@ -15,7 +15,7 @@ import warnings
 from PIL import Image
 from tqdm import tqdm
 
-from apnet_jax.images import FORMATS, check_size
+from apnet_jax.images import FORMATS, check_pixels
 from data import raw
 from data.cuhk03_np.layout import MatImage
 
@@ -96,7 +96,7 @@ def load(target: Target) -> Image.Image | None:
   try:
     with _strict_pillow():
       image = Image.open(io.BytesIO(_read(target)), formats=FORMATS)
-      check_size(*image.size)
+      check_pixels(*image.size)
       image.load()
       return image
   except Exception:  # Pillow's readers raise all kinds
@@ -132,7 +132,7 @@ def check_bytes(data: bytes, decode: bool = False) -> Checked:
     return Checked('unreadable', f'broken header: {_first_line(error)}')
   size = image.size
   try:
-    check_size(*size)
+    check_pixels(*size)
   except ValueError as error:
     return Checked('unreadable', str(error), *size)
   if not image.tile or not _has_end(image.format, data):  # or no pixels

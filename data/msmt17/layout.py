@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import re
 
+from apnet_jax.errors import UserError
 from data import raw
 
 # Folders of training and test images: MSMT17_V1, and MSMT17_V2 with its
@@ -67,7 +68,7 @@ def _read_list(
   """Reads lines `0000/0000_000_01_0303morning_0008_0.jpg 0`.
 
   Raises:
-    ValueError: a line is something else, or its file does not exist; names the
+    UserError: a line is something else, or its file does not exist; names the
       list and the lines.
   """
   images, paths = [], raw.PathsBelow(folder, file)
@@ -76,7 +77,7 @@ def _read_list(
       continue
     relative, pid, camera = _parse(line.strip(), f'{file}, line {number}')
     if train and pid >= TRAIN_IDENTITIES:
-      raise ValueError(
+      raise UserError(
         f'{file}, line {number}: identity {pid} is not one of the'
         f' {TRAIN_IDENTITIES:,} to train on, 0 to {TRAIN_IDENTITIES - 1}.'
       )
@@ -95,13 +96,13 @@ def _parse(line: str, where: str) -> tuple[str, int, int]:
   fields = pathlib.PurePosixPath(relative).name.split('_')
   numbers = [pid, *fields[2:3]]
   if len(fields) < 4 or not all(map(DIGITS.fullmatch, numbers)):
-    raise ValueError(
+    raise UserError(
       f'{where}: {line[:80]!r} is not <folder>/<identity>_<number>_<camera>_'
       '<time>...jpg <identity>.'
     )
   camera = int(fields[2])
   if not 1 <= camera <= CAMERAS:
-    raise ValueError(
+    raise UserError(
       f'{where}: camera {camera} of {relative} is not one of 1 to {CAMERAS}.'
     )
   return relative.strip(), int(pid), camera
@@ -111,7 +112,7 @@ def _lines(file: pathlib.Path) -> list[str]:
   try:
     return file.read_text(encoding='utf-8-sig').splitlines()
   except UnicodeDecodeError as error:
-    raise ValueError(f'{file} is not a text file in UTF-8.') from error
+    raise UserError(f'{file} is not a text file in UTF-8.') from error
 
 
 def _layout(variant: str, train: raw.Counts) -> Msmt17Layout:

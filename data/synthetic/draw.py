@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
+from apnet_jax.errors import UserError
 from data.synthetic import person
 
 HEIGHT, WIDTH = 128, 64  # of a written image, pixels
@@ -342,20 +343,20 @@ def draw_dataset(
     progress: whether to show a progress bar.
 
   Raises:
-    ValueError: if a number is out of range or `root` is not an empty folder.
+    UserError: if a number is out of range or `root` is not an empty folder.
   """
   check_least(0, seed=seed, distractors=distractors, junk=junk)
   check_least(
     1, train_identities=train_identities, test_identities=test_identities
   )
   if train_identities + test_identities > MAX_PID:
-    raise ValueError(
+    raise UserError(
       f'train_identities + test_identities exceed {MAX_PID}: '
       f'{train_identities} + {test_identities}'
     )
   root = Path(root).absolute()
   if root.exists() and (not root.is_dir() or any(root.iterdir())):
-    raise ValueError(f'root is not an empty folder: {root}')
+    raise UserError(f'root is not an empty folder: {root}')
   shots = plan_shots(seed, train_identities, test_identities, distractors, junk)
   root.parent.mkdir(parents=True, exist_ok=True)
   prefix = f'.{root.name}.'
@@ -374,7 +375,7 @@ def draw_dataset(
 def check_least(least, **arguments):
   for name, value in arguments.items():
     if value < least:
-      raise ValueError(f'{name} must be at least {least}: {value}')
+      raise UserError(f'{name} must be at least {least}: {value}')
 
 
 def main(arguments=None):

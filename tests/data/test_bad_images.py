@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from apnet_jax.config import CHOICES
 from configs import common
 from data import pipeline, records
 from tests.data.test_decoding import encode, make_image
@@ -45,9 +46,9 @@ def config(bad_images, cache='encoded'):
   return config
 
 
-def batches(split, config, first=0, count=8, **host):
+def batches(split, config, first=0, count=8, **process):
   split = records.cached(split, 'train', config.data)
-  found = records.train_batches(split, LABELS, config, first, **host)
+  found = records.train_batches(split, LABELS, config, first, **process)
   return list(itertools.islice(found, count))
 
 
@@ -56,7 +57,7 @@ def pixels(whole):
   return next(records.make_split(whole, (32, 16)).batches(rows, 10))
 
 
-@pytest.mark.parametrize('cache', records.CACHES)
+@pytest.mark.parametrize('cache', CHOICES['data.cache'])
 def test_others_of_the_identity_stand_in(whole, cache, capsys):
   """In their places; every other image is as it would have been."""
   settings = config(2, cache)
@@ -86,14 +87,14 @@ def test_a_label_is_that_of_the_image(whole):
   assert LABELS[9] not in labels
 
 
-def test_neither_the_start_nor_the_host_matters(whole):
+def test_neither_the_start_nor_the_process_matters(whole):
   settings = config(3)
   split = damage(whole, 1, 6, 7)
   found = batches(split, settings)
   later = batches(damage(whole, 1, 6, 7), settings, first=5, count=3)
   halves = [
-    batches(damage(whole, 1, 6, 7), settings, host=host, hosts=2)
-    for host in range(2)
+    batches(damage(whole, 1, 6, 7), settings, process=process, processes=2)
+    for process in range(2)
   ]
   for name in ('image', 'label'):
     for ours, theirs in zip(later, found[5:]):
@@ -102,7 +103,7 @@ def test_neither_the_start_nor_the_host_matters(whole):
       np.testing.assert_array_equal(np.r_[a[name], b[name]], both[name])
 
 
-@pytest.mark.parametrize('cache', records.CACHES)
+@pytest.mark.parametrize('cache', CHOICES['data.cache'])
 def test_one_more_than_may_be_borne_is_an_error(whole, cache, capsys):
   for limit, rows in ((0, [4]), (1, [1, 4, 6])):
     with pytest.raises(ValueError) as error:

@@ -73,9 +73,9 @@ def test_resizing_stays_within_a_byte(value, size):
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG'])
 def test_no_more_pixels_than_allowed_are_decoded(kind, monkeypatch):
   encoded = encode(make_image(32, 16), kind)
-  monkeypatch.setattr(decoding, 'MOST_PIXELS', 32 * 16)
+  monkeypatch.setattr(decoding, 'MAX_PIXELS', 32 * 16)
   assert decoding.decode(encoded).shape == (32, 16, 3)
-  monkeypatch.setattr(decoding, 'MOST_PIXELS', 32 * 16 - 1)
+  monkeypatch.setattr(decoding, 'MAX_PIXELS', 32 * 16 - 1)
   monkeypatch.setattr(tf.io, 'decode_jpeg', None)
   with pytest.raises(tf.errors.InvalidArgumentError):
     decoding.decode(encoded)

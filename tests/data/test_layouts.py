@@ -328,7 +328,7 @@ def test_a_split_that_grows_is_not_inflated(copy):
 
 
 def test_an_image_of_the_release_that_is_too_large(copy, monkeypatch):
-  monkeypatch.setattr(images, 'MOST_PIXELS', 100)
+  monkeypatch.setattr(images, 'MAX_PIXELS', 100)
   image = CUHK03.read(copy(CUHK03)).splits['train'][0]
   with pytest.raises(OSError, match='pixels are more than 100'):
     image.read()

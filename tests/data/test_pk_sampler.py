@@ -165,30 +165,3 @@ def test_refuses_what_does_not_fit(P, K, message):
     pk_sampler.steps_per_epoch(labels, P, K)
   with pytest.raises(ValueError, match=message):
     pk_sampler.epoch_batches(labels, P, K, 0, 0)
-
-
-@given(problems(), st.data())
-def test_the_shares_of_all_hosts_are_the_batch(problem, data):
-  _, P, K, _, _ = problem
-  sizes = [n for n in range(1, P * K + 1) if P * K % n == 0]
-  hosts = data.draw(st.sampled_from(sizes))
-  for batch in pk_sampler.epoch_batches(*problem):
-    shares = [
-      batch[pk_sampler.host_places(P * K, host, hosts)] for host in range(hosts)
-    ]
-    assert {len(rows) for rows in shares} == {P * K // hosts}
-    np.testing.assert_array_equal(np.concatenate(shares), batch)
-
-
-def test_hosts_share_each_part_of_a_batch():
-  shares = [pk_sampler.host_places(12, host, 2, parts=3) for host in (0, 1)]
-  assert [share.tolist() for share in shares] == [
-    [0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11],
-  ]  # fmt: skip
-
-
-def test_a_batch_that_does_not_divide_among_hosts():
-  with pytest.raises(ValueError, match='of 8 images .* among 3 processes'):
-    pk_sampler.host_places(8, 0, 3)
-  with pytest.raises(ValueError, match='into 3 parts, each among 2 processes'):
-    pk_sampler.host_places(8, 0, 2, parts=3)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from apnet_jax.config import CHOICES
 from configs import common
 from data import decoding, records
 
@@ -156,7 +157,7 @@ def test_training_batches_are_the_same_bit_for_bit(split, config, first_step):
     records.train_batches(
       with_cache(split, config, cache), labels, config, first_step
     )
-    for cache in records.CACHES
+    for cache in CHOICES['data.cache']
   )
   for batch, same in itertools.islice(zip(one, other), 4):
     assert batch['image'].shape == (8, *IMAGE_SIZE, 3)

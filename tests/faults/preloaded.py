@@ -16,7 +16,7 @@ import resource
 import runpy
 import sys
 
-from apnet_jax import trainer  # noqa: F401 - not to be imported each time
+from apnet_jax.training import trainer  # noqa: F401 - not to be imported each time
 from data import pipeline  # noqa: F401
 
 TRAIN = pathlib.Path(__file__).parents[2] / 'train.py'

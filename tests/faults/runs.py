@@ -10,7 +10,7 @@ import sys
 import jax
 import numpy as np
 
-from apnet_jax import checkpoint
+from apnet_jax.workdir.checkpoints import open_for_reading
 
 ROOT = pathlib.Path(__file__).parents[2]
 EPOCH = 5  # steps
@@ -92,7 +92,7 @@ def state(
   workdir: pathlib.Path, which: str
 ) -> tuple[int, Mapping[str, np.ndarray]]:
   """Step of a checkpoint, and everything in it."""
-  with checkpoint.open_for_reading(workdir) as checkpoints:
+  with open_for_reading(workdir) as checkpoints:
     step = checkpoints.step(which)
     state = checkpoints._manager.restore(step)
   leaves = jax.tree_util.tree_leaves_with_path(state)

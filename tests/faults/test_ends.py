@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from apnet_jax import lock
+from apnet_jax.workdir import lock
 from tests.faults.runs import EPOCH, records, state
 
 
@@ -60,13 +60,13 @@ def test_sigterm_saves_and_the_same_command_goes_on_with_other_devices(
   assert train.code() == 143, train.printed()[-2000:]
   step, _ = state(tmp_path, 'last')
   assert 2 <= step < 2 * EPOCH
-  assert f'SIGTERM: step {step} is saved; the same command goes on' in (
+  assert f'SIGTERM: step {step} is saved; the same command resumes' in (
     train.printed()
   )
   train.start(*command, devices=2)
   assert train.code() == 0, train.printed()[-2000:]
-  assert f'Going on after step {step}' in train.printed()
-  assert 'Started with devices 1 x cpu, goes on with 2 x cpu' in train.printed()
+  assert f'Resuming after step {step}' in train.printed()
+  assert 'Started with devices 1 x cpu, resumes with 2 x cpu' in train.printed()
   losses = [
     [r['train/loss'] for r in records(workdir) if 'train/loss' in r]
     for workdir in (tmp_path, whole[0])
@@ -83,7 +83,7 @@ def test_a_signal_while_preparing(train, flags, tmp_path):
   start = time.monotonic()
   assert train.code() == 143, train.printed()[-2000:]
   assert time.monotonic() - start < 10
-  assert 'the same command goes on' in train.printed()
+  assert 'the same command resumes' in train.printed()
   assert 'Traceback' not in train.printed()
 
 

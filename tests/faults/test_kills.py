@@ -39,7 +39,7 @@ def is_evaluating(workdir):
 
 def doing(workdir, printed):
   """What a run was doing when it was killed."""
-  if 'Going on after' not in printed and 'Training:' not in printed:
+  if 'Resuming after' not in printed and 'Training:' not in printed:
     return 'preparing'
   if is_saving(workdir):
     return 'saving'
@@ -120,7 +120,7 @@ def test_twenty_kills_change_nothing(train, flags, tmp_path):
   for workdir in (killed, whole):
     train.start(*flags, *FLAGS, f'--workdir={workdir}')
     assert train.code() == 0, train.printed()[-3000:]
-  assert 'Going on' not in train.printed()
+  assert 'Resuming' not in train.printed()
   for which in ('last', 'best'):
     (step, found), (expected_step, expected) = (
       state(workdir, which) for workdir in (killed, whole)

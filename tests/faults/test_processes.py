@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from apnet_jax import checkpoint
-from apnet_jax.retrieval import evaluation
-from tests.test_parallel import free_port
+from apnet_jax.workdir import restore, run_files
+from apnet_jax.workdir.checkpoints import open_for_reading
+from tests.parallel.test_parallel import free_port
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 2  # in two processes on the CPU one takes half a minute
@@ -78,11 +78,11 @@ def losses(workdir):
 
 def variables(workdir):
   """Those of the last checkpoint, on the devices of this process."""
-  config = checkpoint.load_config(workdir)
-  run = checkpoint.load_run(workdir)
+  config = run_files.load_config(workdir)
+  run = run_files.load_run(workdir)
   with jax.enable_x64(True):
-    with checkpoint.open_for_reading(workdir) as checkpoints:
-      step, _, found = evaluation.restore_model(
+    with open_for_reading(workdir) as checkpoints:
+      step, _, found = restore.restore_model(
         checkpoints, 'last', config, run['num_classes']
       )
   assert step == STEPS
@@ -129,7 +129,7 @@ def workdirs(flags, tmp_path_factory):
   two = start_two(*command, steps)
   (out, _), (other_out, other_err) = outputs(*two, codes=[0, 0])
   assert 'Rank-1' in out and 'in 2 processes' in out
-  assert f'Going on after step {STEPS - 1}' in out
+  assert f'Resuming after step {STEPS - 1}' in out
   assert other_out == ''
   assert 'Training' not in other_err and 'Traceback' not in other_err
   return root / 'one', root / 'two'

@@ -12,11 +12,11 @@ from jax.sharding import Mesh, PartitionSpec
 import numpy as np
 import optax
 
-from apnet_jax import parallel
 from apnet_jax.feed import Benchmark, Split
+from apnet_jax.parallel import devices
 from apnet_jax.retrieval import evaluation
 from apnet_jax.retrieval.embed import make_embed
-from apnet_jax.train_step import create_state, train_step
+from apnet_jax.training.train_step import create_state, train_step
 from configs import _variants, common
 from tests.tiny import tiny_model, widen
 
@@ -77,7 +77,7 @@ class Case:
 
   def __init__(self, attention, group, dtype, learning_rate):
     self.config = make_config(attention, group, dtype)
-    self.model = tiny_model(self.config.model, CLASSES, parallel.AXIS)
+    self.model = tiny_model(self.config.model, CLASSES, devices.AXIS)
     self.state = first_state(attention)
     # By the gradient itself, so that comparing states compares gradients.
     optimizer = optax.sgd(learning_rate)
@@ -86,24 +86,24 @@ class Case:
       model=self.model,
       optimizer=optimizer,
       config=self.config,
-      axis_name=parallel.AXIS,
+      axis_name=devices.AXIS,
     )
 
   def train(self, state, steps):
     """State and the metrics of each step."""
-    state, metrics = parallel.replicate(state), []
-    step = parallel.pmap_step(self.step)
+    state, metrics = devices.replicate(state), []
+    step = devices.pmap_step(self.step)
     for k in range(steps):
-      state, of_step = step(state, parallel.split(make_batch(k)))
+      state, of_step = step(state, devices.shard_batch(make_batch(k)))
       metrics.append(of_step)
     return jax.device_get((state, metrics))
 
   def train_by_shard_map(self):
-    mesh = Mesh(jax.devices(), (parallel.AXIS,))
+    mesh = Mesh(jax.devices(), (devices.AXIS,))
     step = jax.shard_map(
       self.step,
       mesh=mesh,
-      in_specs=(PartitionSpec(), PartitionSpec(parallel.AXIS)),
+      in_specs=(PartitionSpec(), PartitionSpec(devices.AXIS)),
       out_specs=PartitionSpec(),
       check_vma=False,  # with True, gradients are summed over devices twice
     )
@@ -113,7 +113,7 @@ class Case:
   def figures(self, state):
     """Embeddings and figures of drawn noise."""
     embed = make_embed(self.model, self.config.eval)
-    variables = parallel.replicate(
+    variables = devices.replicate(
       {'params': state.params, 'batch_stats': state.batch_stats}
     )
     found = evaluation.evaluate(embed, variables, BENCHMARK, self.config.eval)

@@ -21,9 +21,11 @@ from tests import conftest  # noqa: F401 - the devices and flags of the tests
 
 import jax  # isort: skip
 
-from apnet_jax import checkpoint, parallel, trainer
 from apnet_jax.models.apnet import APNet, create_model, variable_shapes
+from apnet_jax.parallel import devices
 from apnet_jax.retrieval.embed import make_embed_batch
+from apnet_jax.training import trainer
+from apnet_jax.workdir.checkpoints import Checkpoints
 from benchmarks.work import Work, compiler_figures
 from tests.fakes import make_feed, small_config
 
@@ -71,7 +73,8 @@ def measure_stage() -> dict[str, int]:
 def measure_run(steps: int) -> dict:
   """Trains, evaluates after the third and last step, tells what was compiled.
 
-  The step is that of tests/test_trainer.py, which leaves it in the cache.
+  tests/training/test_trainer.py compiles the same step, and leaves it in the
+  cache.
 
   Args:
     steps: more than three.
@@ -93,11 +96,11 @@ def measure_run(steps: int) -> dict:
     counting() as programs,
     tempfile.TemporaryDirectory() as workdir,
     mock.patch.object(trainer, 'Run', keep),
-    mock.patch.object(checkpoint.Checkpoints, 'save'),  # Orbax compiles too
+    mock.patch.object(Checkpoints, 'save'),  # Orbax compiles too
   ):
     state = trainer.train(config, feed, workdir).state
   programs = dict(sorted(programs.items()))
-  batch = parallel.split(next(feed.batches(0)))
+  batch = devices.shard_batch(next(feed.batches(0)))
   embed = make_embed_batch(runs[0].model, config.eval)
   variables = {'params': state.params, 'batch_stats': state.batch_stats}
   return {

@@ -4,17 +4,11 @@ import numpy as np
 import pytest
 
 import apnet_jax
-from apnet_jax import variants
-from apnet_jax.models.apnet import (
-  ATTENTIONS,
-  BACKBONES,
-  ORDERS,
-  SPLIT_ATTENTIONS,
-  initialize,
-  variable_shapes,
-)
-from apnet_jax.train_step import reid_loss
-from apnet_jax.variants import VARIANTS
+from apnet_jax.config import CHOICES
+from apnet_jax.models.apnet import initialize, variable_shapes
+from apnet_jax.paper import variants
+from apnet_jax.paper.variants import VARIANTS
+from apnet_jax.training.train_step import reid_loss
 from configs import common
 
 # Parameters of the trunks: those that torchvision states, less its classifiers.
@@ -151,10 +145,14 @@ def test_number_of_parameters(name):
 def test_no_variant_is_left_out():
   assert NUM_PARAMETERS.keys() == VARIANTS.keys()
   used = [variant.model for variant in VARIANTS.values()]
-  assert {m['backbone'] for m in used} == set(BACKBONES) - {'resnet14'}
-  assert {m['attention'] for m in used} == set(ATTENTIONS)
-  assert {m['split_attention'] for m in used} == set(SPLIT_ATTENTIONS)
-  assert {m['order'] for m in used} == set(ORDERS)
+  assert {m['backbone'] for m in used} == set(CHOICES['model.backbone']) - {
+    'resnet14'
+  }
+  assert {m['attention'] for m in used} == set(CHOICES['model.attention'])
+  assert {m['split_attention'] for m in used} == set(
+    CHOICES['model.split_attention']
+  )
+  assert {m['order'] for m in used} == set(CHOICES['model.order'])
 
 
 def test_number_of_parameters_of_the_small_network():

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from apnet_jax import complexity
-from apnet_jax.models import layers, winograd
+from apnet_jax.models import counting, layers, winograd
 from apnet_jax.models.convolution import convolve
 
 # Kernel size, stride, padding, and height and width of the input.
@@ -133,7 +132,7 @@ def test_the_counted_work_is_that_of_the_usual_form(
       y, back = jax.vjp(lambda *a: function(*a, stride, padding), x, kernel)
       return y, back(gradient)[wanted]
 
-    return complexity.count_jaxpr(jax.make_jaxpr(both)(x, kernel))
+    return counting.count_jaxpr(jax.make_jaxpr(both)(x, kernel))
 
   of_a_tap = gradient.size * size[0] * size[1] * 5
   assert count(convolve, 1) == count(usual, 1) == 2 * of_a_tap

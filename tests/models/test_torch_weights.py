@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import apnet_jax
-from apnet_jax.export_weights import is_released, released_copies
+from apnet_jax.commands.export_weights import is_released, released_copies
 from apnet_jax.models import torch_weights
 from apnet_jax.models.apnet import initialize, variable_shapes
 from apnet_jax.models.torch_weights import (

@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pytest
 
-from apnet_jax.augment import normalize
 from apnet_jax.models.apnet import create_model, initialize
+from apnet_jax.models.normalization import normalize
 from apnet_jax.retrieval.embed import embed_pixels, make_embed
 from tests.fakes import SIZE, make_split, small_config
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import apnet_jax
+from apnet_jax.config import check_section
 from apnet_jax.feed import Benchmark
 from apnet_jax.retrieval import card, diagnosis, evaluation, rerank
 from configs import common
@@ -155,7 +156,7 @@ def test_the_rules_of_a_configuration_are_followed(benchmark):
 )
 def test_rules_that_do_not_exist(field, value, message):
   with pytest.raises(ValueError, match=message):
-    evaluation.check_rules(rules(**{field: value}))
+    check_section('eval', rules(**{field: value}))
 
 
 def test_reranking_follows_the_rules(benchmark):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from apnet_jax import evaluate_retrieval
-from apnet_jax.parallel import AXIS
+from apnet_jax.parallel.devices import AXIS
 from apnet_jax.retrieval import metrics, scores
 from apnet_jax.retrieval.scores import on_devices
 

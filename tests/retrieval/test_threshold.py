@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from apnet_jax import checkpoint
 from apnet_jax.retrieval import threshold
 from apnet_jax.retrieval.verification import BINS, HALF, Verification
+from apnet_jax.workdir import run_files
 from configs import common
 
 
@@ -43,7 +43,7 @@ def test_it_is_of_one_network_and_one_way_of_embedding():
   for field, value, words in (
     ('flip', False, 'flip True there, False here'),
     ('feature', 'logits', 'feature embedding there, logits here'),
-    ('distance', 'euclidean', 'distances here'),
+    ('distance', 'euclidean', 'not cosine similarities here'),
   ):
     rules = config().eval
     rules[field] = value
@@ -78,6 +78,6 @@ def test_a_damaged_file_is_named(change, message, tmp_path):
   [('{', 'cannot be read'), ('[]', 'damaged'), ('{}', 'threshold is None')],
 )
 def test_what_is_no_threshold_is_named(text, message, tmp_path):
-  (tmp_path / checkpoint.THRESHOLD).write_text(text)
+  (tmp_path / run_files.THRESHOLD_FILE).write_text(text)
   with pytest.raises(ValueError, match=message):
     threshold.load(tmp_path)

@@ -1,0 +1,200 @@
+"""Parameters and multiply-adds of the paper's networks, beside its Table III.
+
+  python -m apnet_jax complexity
+  python -m apnet_jax complexity --variant=apnet_c2 --variant=official2
+
+Counted from the traced computation: nothing is computed or allocated.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+import dataclasses
+import pathlib
+import textwrap
+from typing import Any
+
+from absl import flags
+import ml_collections
+import tqdm
+
+from apnet_jax import cli
+from apnet_jax.models.apnet import create_model
+from apnet_jax.models.counting import count
+from apnet_jax.models.pyramid import SplitError
+from apnet_jax.paper import variants
+from apnet_jax.paper.variants import VARIANTS
+from apnet_jax.workdir.json_files import write_json
+
+TABLE_III_SIZE = (224, 224)
+# Networks of Table III that are not built here, in GFLOPs.
+FIGURES_OF_THE_PAPER = {'Pyramid ReID': 9.96, 'SCSN': 7.24}
+
+
+def measure(name: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What is known of a variant, under the names of the JSON file.
+
+  Args:
+    name: of `VARIANTS`.
+    config: a `config.model`, for what the variant leaves open.
+  """
+  variant = VARIANTS[name]
+  model = create_model(variants.apply(variant, config), num_classes=1)
+  trained = count(model, variant.image_size)
+  result = {
+    'network': name,
+    'title': variant.title,
+    'where': variant.where,
+    'parameters': trained.parameters,
+    'image_size': variant.image_size,
+    'multiply_adds': trained.multiply_adds,
+    'paper_gflops': variant.gflops,
+  }
+  try:
+    square = count(model, TABLE_III_SIZE)
+  except SplitError as error:  # the pyramid does not divide 224x224 pixels
+    failure = {'size': error.size, 'along': error.along, 'parts': error.parts}
+    return result | {'at_224': None, 'why': str(error), 'no_split': failure}
+  at_224 = dataclasses.asdict(square) | {'operations': square.operations}
+  return result | {'at_224': at_224}
+
+
+# Heading, unit and width of the columns; the first two to the left.
+COLUMNS = (
+  ('network', '', -23),
+  ('in the paper', '', -22),
+  ('param.', 'M', 6),
+  ('224x224', 'G', 8),
+  ('paper', 'G', 6),
+  ('off by', '', 7),
+  ('OpCounter', 'G', 11),
+  ('trained at', 'G', 16),
+)
+WIDTH = sum(abs(width) for _, _, width in COLUMNS)
+
+
+def format_table(rows: list[Mapping[str, Any]]) -> str:
+  """The table, its rows under headings with their place in the paper."""
+  lines = [
+    _columns([heading for heading, _, _ in COLUMNS]),
+    _columns([unit for _, unit, _ in COLUMNS]),
+  ]
+  for where in dict.fromkeys(row['where'] for row in rows):
+    lines += ['', where]
+    lines += [_format_row(row) for row in rows if row['where'] == where]
+  return '\n'.join(lines)
+
+
+def _columns(cells: Iterable[str]) -> str:
+  return ''.join(
+    f'{cell:{"<" if width < 0 else ">"}{abs(width)}}'
+    for cell, (_, _, width) in zip(cells, COLUMNS)
+  ).rstrip()
+
+
+def _format_row(row: Mapping[str, Any]) -> str:
+  height, width = row['image_size']
+  at_224, figure = row['at_224'], row['paper_gflops']
+  cells = [
+    f'  {row["network"]}',
+    row['title'],
+    f'{row["parameters"] / 1e6:.2f}',
+    f'{at_224["multiply_adds"] / 1e9:.3f}' if at_224 else '',
+    f'{figure:.2f}' if figure else '',
+    f'{_difference(row):+.1%}' if figure else '',
+    f'{at_224["operations"] / 1e9:.3f}' if at_224 else '',
+    f'{height}x{width}{row["multiply_adds"] / 1e9:7.3f}',
+  ]
+  line = _columns(cells)
+  if not at_224:  # the reason stands where the figures would
+    start = sum(abs(width) for _, _, width in COLUMNS[:3]) + 2
+    reason = '{size} {along} do not split into {parts}'.format(
+      **row['no_split']
+    )
+    line = line[:start] + reason + line[start + len(reason) :]
+  return line
+
+
+def _difference(row: Mapping[str, Any]) -> float:
+  """Of the multiply-adds from the paper's figure, as a fraction of it."""
+  return row['at_224']['multiply_adds'] / (1e9 * row['paper_gflops']) - 1
+
+
+def notes(rows: list[Mapping[str, Any]]) -> list[str]:
+  """What a reader needs to compare the rows with the paper."""
+  result = [
+    'Multiply-adds of convolutions and matrix products to embed one image, and'
+    ' trainable parameters. Without the classifier, which training alone needs'
+    ' and which has (features x identities) of both.'
+  ]
+  compared = [row for row in rows if row['paper_gflops'] and row['at_224']]
+  if compared:
+    result.append(_note_on_opcounter(compared))
+  fewer = []
+  models = [VARIANTS[row['network']].model for row in rows]
+  if any(model['attention'] == 'spatial' for model in models):
+    fewer.append('spatial attention never forms its relations')
+  if any(model['backbone'] == 'densenet169' for model in models):
+    fewer.append("DenseNet's transitions average before they convolve")
+  if fewer:
+    result.append(
+      f'Counted is what is computed here: {" and ".join(fewer)}, and the usual'
+      ' code takes more.'
+    )
+  return result
+
+
+def _note_on_opcounter(rows: list[Mapping[str, Any]]) -> str:
+  first = rows[0]['at_224']
+  equal, unequal = [], []
+  for row in rows:
+    shown = round(row['at_224']['operations'] / 1e9, 2)
+    if shown == row['paper_gflops']:
+      equal.append(row['network'])
+    else:
+      unequal.append(f'{row["network"]}, {shown} for {row["paper_gflops"]}')
+  return (
+    'OpCounter: PyTorch-OpCounter, with which the paper counted, adds 2 for'
+    ' each element that a batch normalisation reads and 1 for each that goes'
+    f' into or out of a global average: for {rows[0]["network"]},'
+    f' {first["multiply_adds"] / 1e9:.4f} + 2 x {first["normalized"] / 1e9:.4f}'
+    f' + {first["pooled"] / 1e9:.4f} = {first["operations"] / 1e9:.4f} G.'
+    f" Rounded, that is the paper's figure of {', '.join(equal) or 'none'}"
+    + (f', but not of {"; ".join(unequal)}.' if unequal else '.')
+  )
+
+
+def command() -> Callable:
+  """Defines the flags of the command; returns its main function."""
+  config = cli.define_config(
+    'Configuration whose model the variants change; what the paper leaves open'
+    ' is taken from it (config.model.reduction).',
+  )
+  names = flags.DEFINE_multi_enum(
+    'variant', [], list(VARIANTS), 'Counts this network; repeat it for more.'
+  )
+  json = flags.DEFINE_string('json', '', 'Also writes the counts to this file.')
+
+  def main(argv):
+    cli.no_more_arguments(argv)
+    rows = [
+      measure(name, config.value.model)
+      for name in tqdm.tqdm(
+        names.value or VARIANTS, 'Counting', unit=' networks', leave=False
+      )
+    ]
+    print(format_table(rows))
+    if not names.value:
+      print('\nTable III, figures of the paper')
+      for title, gflops in FIGURES_OF_THE_PAPER.items():
+        print(_columns(['', title, '', '', f'{gflops:.2f}']))
+    for note in notes(rows):
+      print('\n' + textwrap.fill(note, WIDTH))
+    if json.value:
+      _write(pathlib.Path(json.value), rows)
+
+  return main
+
+
+def _write(path: pathlib.Path, rows: list[Mapping[str, Any]]) -> None:
+  write_json(
+    path, {'networks': rows, 'figures_of_the_paper': FIGURES_OF_THE_PAPER}
+  )

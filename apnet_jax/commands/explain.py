@@ -1,0 +1,314 @@
+"""What a configuration is, layer by layer and field by field.
+
+  python -m apnet_jax explain --config=configs/market.py:official
+  python -m apnet_jax explain --config.model.levels=3
+
+Ends with the points in which it differs from the paper.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+import dataclasses
+import itertools
+import textwrap
+from typing import Any
+
+import flax.linen as nn
+import jax
+import ml_collections
+
+from apnet_jax import cli
+from apnet_jax.models import counting
+from apnet_jax.models.apnet import create_model
+from apnet_jax.models.attention import (
+  ChannelAttention,
+  SharedChannelAttention,
+  SpatialAttention,
+)
+from apnet_jax.models.densenet import DenseLayer
+from apnet_jax.models.layers import BatchNorm
+from apnet_jax.models.pyramid import AttentionPyramid
+from apnet_jax.models.resnet import Bottleneck
+from apnet_jax.paper.fields import DEPARTURES, FIELDS, SILENT
+from apnet_jax.paper.variants import VARIANTS, name_of
+
+WIDTH = 92
+# Of a line about a layer: text, output, parameters, millions of multiply-adds.
+LAYER_COLUMNS = (52, 14, 13, 13)
+# Of one about a field: field, value here, the paper's, its place there.
+FIELD_COLUMNS = (26, 20, 18, 10)
+
+# What the modules are that stand beside the backbone and the pyramids.
+OUTER = {
+  'bottleneck': 'batch norm without shift: the embedding',
+  'classifier': 'features x identities, no bias; for training only',
+  'local': 'a layer4 from stage 3, two halves',
+}
+
+Path = tuple[str, ...]
+
+
+@dataclasses.dataclass
+class Row:
+  """A call of a module that has a line of its own.
+
+  Attributes:
+    module: that is called.
+    stage: of a backbone, which is called once for each; else None.
+    output: shape of its output without the batch, () if it is not one array.
+    called: the modules called for it, by path, but for those of other rows.
+    params: trainable parameters that the embedding needs, by path.
+    multiply_adds: for one image.
+  """
+
+  module: nn.Module
+  stage: int | None = None
+  output: tuple[int, ...] = ()
+  called: dict[Path, nn.Module] = dataclasses.field(default_factory=dict)
+  params: dict[Path, jax.ShapeDtypeStruct] = dataclasses.field(
+    default_factory=dict
+  )
+  multiply_adds: int = 0
+
+  def kernel(self, *path: str) -> tuple[int, ...]:
+    """Shape of the kernel of a module below this one."""
+    return self.params[*self.module.path, *path, 'kernel'].shape
+
+
+def layers(model: nn.Module, image_size: tuple[int, int]) -> list[Row]:
+  """The rows of a network, in the order of their calls.
+
+  Their parameters and multiply-adds add up to those of `counting.count`.
+
+  Args:
+    model: made by `create_model`; the number of its classes does not matter.
+    image_size: height and width.
+  """
+  rows, active = [], []
+
+  def watch(call, args, kwargs, context):
+    module = context.module
+    if context.method_name != '__call__' or not module.path:
+      return call(*args, **kwargs)
+    if len(module.path) > 1 and not _is_level(module):
+      active[-1].called[module.path] = module
+      return call(*args, **kwargs)
+    row = Row(module, args[1] if module.path == ('base',) else None)
+    row.called[module.path] = module
+    rows.append(row)
+    active.append(row)
+    with jax.named_scope(_scope(len(rows) - 1)):
+      out = call(*args, **kwargs)
+    row.output = getattr(out, 'shape', ())[1:]
+    active.pop()
+    return out
+
+  params, equations = counting.trace(model, image_size, watch)
+  for path, leaf in params.items():
+    (row,) = (row for row in rows if path[:-1] in row.called)
+    row.params[path] = leaf
+  for equation in equations:
+    scopes = str(equation.source_info.name_stack).split('/')
+    numbers = [i for i in range(len(rows)) if _scope(i) in scopes]
+    if numbers:  # the innermost is the one that started last
+      rows[numbers[-1]].multiply_adds += counting.multiply_adds(equation)
+  return rows
+
+
+def _is_level(module: nn.Module) -> bool:
+  """Whether it is an attention or a normalisation of a pyramid."""
+  return isinstance(module.parent, AttentionPyramid)
+
+
+def _scope(number: int) -> str:
+  return f'row{number}'
+
+
+def explain(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """Lines of text about a whole configuration."""
+  yield from _network(config)
+  yield from _fields(config)
+  yield from _list('Where the paper is silent', choices(config))
+  yield from _list('Where this differs from the paper', differences(config))
+
+
+def _network(config) -> Iterator[str]:
+  name = name_of(config.model)
+  height, width = config.data.image_size
+  rows = layers(create_model(config.model, num_classes=1), (height, width))
+  if name:
+    yield f'{name}: {VARIANTS[name].title} ({VARIANTS[name].where})'
+  else:
+    yield 'A network that the paper does not have'
+  yield ''
+  yield _layer(
+    f'Layer by layer, {height}x{width}', 'output', 'parameters', 'M mult-adds'
+  )
+  for row in rows:
+    text, *more = describe(row)
+    is_map = not _is_level(row.module) and row.module.name != 'classifier'
+    output = row.output if is_map else ()
+    yield _layer(text, 'x'.join(map(str, output)), *_sums([row]))
+    yield from more
+  yield _layer('To embed an image', '', *_sums(rows))
+
+
+def _layer(text: str, *cells: str) -> str:
+  widths = LAYER_COLUMNS[1:]
+  right = ''.join(f'{cell:>{width}}' for cell, width in zip(cells, widths))
+  # A long text runs on over the cells that are empty.
+  space = sum(LAYER_COLUMNS) - len(text)
+  return f'{text}{" " + right.lstrip():>{space}}'.rstrip()
+
+
+def _sums(rows: Iterable[Row]) -> tuple[str, str]:
+  parameters = sum(p.size for row in rows for p in row.params.values())
+  millions = sum(row.multiply_adds for row in rows) / 1e6
+  return (
+    f'{parameters:,}' if parameters else '',
+    f'{millions:,.2f}' if millions else '',
+  )
+
+
+def describe(row: Row) -> list[str]:
+  """Says in one line or more what a module is."""
+  module = row.module
+  if row.stage is not None:
+    name = f'stage {row.stage}' if row.stage else 'stem'
+    lines = [_backbone_parts(row)]
+  elif _is_level(module):
+    name = f'  {module.name}'
+    lines = _attention(row)
+  else:
+    name = module.name
+    lines = [OUTER.get(name, 'attention pyramid')]
+  return [f'{title:11}{text}' for title, text in zip([name, ''], lines)]
+
+
+def _backbone_parts(row: Row) -> str:
+  """Names of what a stage calls; of blocks, how many."""
+  depth = 2 if ('base', 'features') in row.called else 1  # as in torchvision
+  parts = {}
+  for path, module in row.called.items():
+    if len(path) > depth:
+      blocks = parts.setdefault(path[depth], [])
+      blocks += [module] * isinstance(module, (Bottleneck, DenseLayer))
+  if len(parts) > 3:  # of Inception-V3
+    first, *_, last = parts
+    return f'{first} to {last}'
+  return ', '.join(
+    f'{name}: {_number(len(blocks), "block")}' if blocks else name
+    for name, blocks in parts.items()
+  )
+
+
+def _attention(row: Row) -> list[str]:
+  """Parts, widths of the layers and what normalises the scores."""
+  module = row.module
+  match module:
+    case BatchNorm():
+      return ['batch norm without shift']
+    case ChannelAttention():
+      parts, size, hidden = row.kernel('fc1')
+      return [f'{_number(parts, "part")} of {size}, {hidden} hidden, sigmoid']
+    case SharedChannelAttention():
+      _, size, hidden = row.kernel('fc1')
+      return [
+        f'{_number(module.parts, "part")} of {size} summed, {hidden} hidden,'
+        ' softmax over parts'
+      ]
+    case SpatialAttention():
+      parts, size, embedded = row.kernel('theta_spatial', '0')
+      _, relations, summary = row.kernel('gg_spatial', '0')
+      _, joined, hidden = row.kernel('W_spatial', '0')
+      return [
+        f'{_number(parts, "part")} of {relations // 2} positions, sigmoid',
+        f'embedding {size} -> {embedded}; relations {relations} -> {summary};'
+        f' scores {joined} -> {hidden} -> 1',
+      ]
+
+
+def _number(number: int, noun: str) -> str:
+  return f'{number} {noun}{"s" * (number > 1)}'
+
+
+def _fields(config) -> Iterator[str]:
+  yield ''
+  yield _field('Field by field', 'here', 'paper', '', 'released code')
+  for section, fields in FIELDS.items():
+    yield f'config.{section}'
+    for field in fields:
+      mark = '*' if field.differs(config) else ' '
+      paper = field.paper_value(config)
+      yield _field(
+        f'{mark if field.used(config) else "-"} {field.name}',
+        _show(field.value(config)),
+        'silent' if paper is SILENT else _show(paper),
+        field.place(config),
+        '' if field.released is None else _show(field.released),
+      )
+  yield '* differs from the paper   - has no effect here'
+
+
+def _field(*cells: str) -> str:
+  *cells, last = cells
+  left = ''.join(f'{cell:{w}}' for cell, w in zip(cells, FIELD_COLUMNS))
+  return (left + last).rstrip()
+
+
+def _show(value: Any) -> str:
+  """As it is typed on a command line, but for long tuples."""
+  if isinstance(value, tuple):
+    items = [_show(item) for item in value]
+    if len(items) > 5:
+      items[2:-1] = ['...']
+    return f'({",".join(items)}{"," * (len(items) == 1)})'
+  return f'{value:g}' if isinstance(value, float) else str(value) or "''"
+
+
+def _list(title: str, items: Iterable[str]) -> Iterator[str]:
+  yield ''
+  yield title
+  for number, item in enumerate(items, start=1):
+    yield textwrap.fill(
+      item,
+      WIDTH,
+      initial_indent=f'{number:3}. ',
+      subsequent_indent=' ' * 5,
+      break_on_hyphens=False,
+    )
+
+
+def choices(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """What was chosen for each field of which the paper says nothing."""
+  for field in itertools.chain(*FIELDS.values()):
+    if field.is_choice(config):
+      value = _show(field.value(config))
+      yield f'{field.field}: {value}, {field.source(config)}.'
+
+
+def differences(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """Every point in which a configuration differs from the paper."""
+  for field in itertools.chain(*FIELDS.values()):
+    if field.differs(config):
+      yield (
+        f'{field.field}: paper: {_show(field.paper_value(config))}'
+        f' ({field.place(config)}); here: {_show(field.value(config))},'
+        f' {field.source(config)}.'
+      )
+  for departure in DEPARTURES:
+    if departure.when(config):
+      yield (
+        f'Paper: {departure.paper}; here: {departure.here}, because'
+        f' {departure.because}.'
+      )
+
+
+def command() -> Callable:
+  """Defines the flags of the command; returns its main function."""
+  config = cli.define_config('Configuration to explain.')
+
+  def main(argv):
+    cli.no_more_arguments(argv)
+    print('\n'.join(explain(config.value)))
+
+  return main

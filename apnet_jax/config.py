@@ -1,0 +1,245 @@
+"""All fields of a configuration, with their defaults and allowed values.
+
+The defaults are the values of the paper's APNet-C (Section IV.B) where the
+paper states them; a comment says what was chosen where it does not. The files
+in `configs/` change a few fields for each benchmark. Any field can be changed
+on the command line: `--config.train.epochs=60`.
+"""
+
+from collections.abc import Mapping
+
+import ml_collections
+
+from apnet_jax.errors import FieldError
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns a configuration with the default of every field."""
+  config = ml_collections.ConfigDict()
+  config.name = ''  # name of the benchmark; names the default workdir
+  config.profile = 'paper'  # paper or official; stands on result cards
+  config.seed = 0
+  # Folder that keeps compiled programs between runs; '' keeps none.
+  config.compilation_cache_dir = '~/.cache/apnet_jax'
+  config.model = _model()
+  config.data = _data()
+  config.augment = _augment()
+  config.train = _train()
+  config.eval = _eval()
+  return config
+
+
+def _model() -> ml_collections.ConfigDict:
+  model = ml_collections.ConfigDict()
+  # resnet50, or resnet101, densenet169, inception_v3 (Table V); or resnet14,
+  # which has one block in each stage and is meant for CPUs.
+  model.backbone = 'resnet50'
+  # Initial weights: a file (.pth, .safetensors, .npz),
+  # hf://timm/resnet50.tv_in1k, or the workdir of another run, to fine-tune it;
+  # '' is random. The paper starts from ImageNet.
+  model.pretrained = ''
+  model.last_stride = 1  # Section IV.B
+  model.stem_relu = True  # the released code lacks this ReLU by mistake
+  model.se_blocks = False  # SE-ResNet: attention in every block (Table II)
+  model.multi_part = False  # a second, local branch; for CUHK03 (Section IV.D)
+  model.attention = 'channel'  # Eq. (5); or spatial, Eq. (4); or none
+  model.levels = 2  # pyramid levels, 0 to 3; Table II is best at 2
+  # Growth of the number of attention parts from a level to the next; Fig. 5 is
+  # best at 2.
+  model.radix = 2
+  model.stacked = False  # repeats level 1 without splitting (Table II)
+  # Stages that are followed by a pyramid: "the bottom of each residual block".
+  # The released code has one after the stem (0), too.
+  model.sites = (1, 2, 3, 4)
+  model.order = 'coarse_to_fine'  # Eq. (1); released code: fine_to_coarse
+  # Eq. (2): each part has its own attention. Released code: shared, one
+  # attention for all parts, with a softmax over parts instead of the sigmoid.
+  model.split_attention = 'per_part'
+  # A batch normalisation after each split level, as in the released code.
+  model.norm_after_split = False
+  # Input width over hidden width of an attention. Paper: "the settings in [6]",
+  # whose code is not public; here: the ratio of Squeeze-and-Excitation.
+  model.reduction = 16
+  # Hidden width for any input width; 0 uses `reduction`. Released code: 8.
+  model.hidden = 0
+  # Images that share batch statistics; 0 is the whole batch. Paper: 40, on each
+  # of two GPUs; here: a number that does not depend on the machine.
+  model.batch_norm_group = 0
+  model.dtype = 'float32'  # of convolutions; bfloat16 suits accelerators
+  return model
+
+
+def _data() -> ml_collections.ConfigDict:
+  data = ml_collections.ConfigDict()
+  # Folder of the data set in data/, and a variant of it, as msmt17/train.
+  data.name = ''
+  data.dir = ''  # folder of the raw images
+  # Accepts raw images whose counts differ from the published ones.
+  data.allow_other_counts = False
+  # Folder of the prepared data set; '' is the default of TFDS, $TFDS_DATA_DIR
+  # or ~/tensorflow_datasets.
+  data.prepared_dir = ''
+  # How images are held in memory: encoded, as in their files; or decoded, which
+  # takes more memory and less time.
+  data.cache = 'encoded'
+  # Unreadable images that training replaces by others, if images rot after the
+  # set was prepared. 0 stops at the first.
+  data.bad_images = 0
+  data.image_size = (384, 192)  # height, width; Section IV.B
+  # For own images without splits: the share of identities in the test half,
+  # and the seed that chooses them.
+  data.test_fraction = 0.5
+  data.split_seed = 0
+  return data
+
+
+def _augment() -> ml_collections.ConfigDict:
+  """Paper: "random cropping, horizontal flipping, and erasing"; no numbers.
+
+  Here: the numbers of the released recipe.
+  """
+  augment = ml_collections.ConfigDict()
+  augment.flip = 0.5  # probability
+  augment.pad = 10  # pixels on each side before the crop
+  augment.erase = 0.5  # probability
+  # Colour of the erased rectangle in normalised units. Paper: silent; here:
+  # the mean, as RGA does. (The released code fills with 0.485, 0.456, 0.406.)
+  augment.erase_fill = (0.0, 0.0, 0.0)
+  return augment
+
+
+def _train() -> ml_collections.ConfigDict:
+  train = ml_collections.ConfigDict()
+  train.P = 20  # identities in a batch
+  train.K = 4  # images of each identity
+  # Number of micro-batches that a batch is computed in, to save memory. This is
+  # gradient caching (GradCache, Gao et al., arXiv:2101.06983), not gradient
+  # accumulation: the losses see the whole batch, at the cost of a second
+  # forward pass. Batch statistics see at most a micro-batch.
+  train.accumulate = 1
+  # Computes maps within a stage again instead of storing them, to save memory.
+  train.rematerialize = False
+  train.epochs = 160
+  train.steps = 0  # ends the run after this many steps; 0 for all epochs
+  train.learning_rate = 4e-4
+  train.milestones = (40, 80, 120)  # epochs
+  train.decay_factor = 0.1  # of the learning rate at each milestone
+  # Paper: silent; here: the warm-up of the released recipe.
+  train.warmup_epochs = 10
+  train.warmup_factor = 0.01  # first learning rate over the full one
+  # Paper: silent; here: as in the recipe it follows (Luo et al., 2019). The
+  # released code uses 1e-3.
+  train.weight_decay = 5e-4
+  train.margin = 0.3  # m of Eq. (6)
+  train.label_smoothing = 0.1  # epsilon of Eq. (8)
+  # K of Eq. (8); 0 is the number of identities. Released code: always 751.
+  train.smooth_k = 0
+  train.triplet_weight = 1.0  # lambda of Eq. (9); the paper gives no value
+  # When a loss or a gradient is not finite: stop the run; skip the update; or
+  # roll_back to the weights of the last checkpoint and use other batches.
+  train.not_finite = 'stop'
+  train.not_finite_limit = 10  # steps that may be skipped or rolled back
+  train.log_every_steps = 20
+  train.eval_every_epochs = 40  # and at the end; 0 for the end only
+  train.checkpoint_every_epochs = 1
+  return train
+
+
+def _eval() -> ml_collections.ConfigDict:
+  rules = ml_collections.ConfigDict()
+  rules.batch_size = 128
+  rules.flip = True  # averages with the mirrored image (Section IV.B)
+  # What is ranked: embedding, after the BN neck (Section IV.B); feature, before
+  # it; or logits, as the released code ranks on MSMT17.
+  rules.feature = 'embedding'
+  rules.distance = 'cosine'  # Section IV.B; or euclidean
+  # The area under the precision-recall curve: step, as in most code of the
+  # field; or trapezoid, as in the code of Market-1501 and RGA. Cards have both.
+  rules.ap = 'step'
+  # Removes gallery images of identities that no query has. The released loader
+  # removed these 2,798 images of Market-1501 until 2022.
+  rules.drop_distractors = False
+  # CMC as on the old split of CUHK03: one gallery image of each identity.
+  rules.single_gallery_shot = False
+  rules.max_rank = 50  # length of the CMC curve
+  rules.pixel_baseline = False  # also ranks raw pixels, on small sets
+  return rules
+
+
+# Values that a field may have.
+CHOICES = {
+  'model.backbone': (
+    'resnet14', 'resnet50', 'resnet101', 'densenet169', 'inception_v3',
+  ),
+  'model.attention': ('channel', 'spatial', 'none'),
+  'model.split_attention': ('per_part', 'shared'),
+  'model.order': ('coarse_to_fine', 'fine_to_coarse'),
+  'model.levels': (0, 1, 2, 3),
+  'model.last_stride': (1, 2),
+  'model.dtype': ('float32', 'bfloat16', 'float64'),
+  'data.cache': ('encoded', 'decoded'),
+  'train.not_finite': ('stop', 'skip', 'roll_back'),
+  'eval.feature': ('embedding', 'feature', 'logits'),
+  'eval.distance': ('cosine', 'euclidean'),
+  'eval.ap': ('step', 'trapezoid'),
+}  # fmt: skip
+# Least values of numbers.
+AT_LEAST = {
+  'model.radix': 1,
+  'model.reduction': 1,
+  'model.hidden': 0,
+  'model.batch_norm_group': 0,
+  'data.bad_images': 0,
+  'augment.pad': 0,
+  'train.P': 2,  # a triplet needs two identities
+  'train.K': 2,  # and two images of one of them
+  'train.accumulate': 1,
+  'train.epochs': 1,
+  'train.steps': 0,
+  'train.warmup_epochs': 0,
+  'train.not_finite_limit': 0,
+  'train.log_every_steps': 1,
+  'train.eval_every_epochs': 0,
+  'train.checkpoint_every_epochs': 0,
+  'eval.batch_size': 1,
+  'eval.max_rank': 10,  # the last rank of the tables
+}
+PROBABILITIES = ('augment.flip', 'augment.erase')
+
+
+def check_section(section: str, values: Mapping) -> None:
+  """Checks each field of a section on its own.
+
+  Args:
+    section: 'model', 'data', 'augment', 'train' or 'eval'.
+    values: this part of a configuration.
+
+  Raises:
+    FieldError: names the field, its value and what is allowed.
+  """
+  for name in values:
+    field, value = f'{section}.{name}', values[name]
+    if field in CHOICES and value not in CHOICES[field]:
+      raise FieldError(field, f'={value!r} is not one of {CHOICES[field]}.')
+    if field in AT_LEAST and value < AT_LEAST[field]:
+      raise FieldError(field, f'={value} must be at least {AT_LEAST[field]}.')
+    if field in PROBABILITIES and not 0 <= value <= 1:
+      raise FieldError(field, f'={value} is not a probability.')
+    if field == 'data.test_fraction' and not 0 < value <= 1:
+      raise FieldError(field, f'={value} must be above 0 and at most 1.')
+    if field == 'data.image_size' and not _is_size(tuple(value)):
+      raise FieldError(
+        field, f'={tuple(value)} is not a height and a width in pixels.'
+      )
+
+
+def _is_size(size: tuple) -> bool:
+  return len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Checks all fields of a whole configuration; see `check_section`."""
+  if config.seed < 0:
+    raise FieldError('seed', f'={config.seed} must be at least 0.')
+  for section in ('model', 'data', 'augment', 'train', 'eval'):
+    check_section(section, config[section])

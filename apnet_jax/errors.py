@@ -1,0 +1,52 @@
+"""Errors that the user can correct, and how they are shown."""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+
+
+class UserError(ValueError):
+  """A mistake of the user: commands print its message and exit with code 2.
+
+  Any other `ValueError` is a fault of the program and keeps its traceback.
+  """
+
+
+class FieldError(UserError):
+  """A configuration field has a value that is not allowed.
+
+  Attributes:
+    field: path of the field, as `data.dir`.
+    problem: the rest of the message, from the character after the field's name.
+  """
+
+  def __init__(self, field: str, problem: str):
+    super().__init__(f'config.{field}{problem}')
+    self.field, self.problem = field, problem
+
+  def named(self, name: str) -> UserError:
+    """Returns the same error under the name by which the user set the field."""
+    return UserError(f'{name}{self.problem}')
+
+
+@contextlib.contextmanager
+def naming_flags(flags: Mapping[str, str]) -> Iterator[None]:
+  """Re-raises errors about fields under the flags that set these fields.
+
+  Args:
+    flags: names of flags by field, as {'data.dir': '--data_dir'}.
+  """
+  try:
+    yield
+  except FieldError as error:
+    if error.field not in flags:
+      raise
+    raise error.named(flags[error.field]) from error
+
+
+def first_line(error: BaseException) -> str:
+  """Returns the first line of an error's message, at most 200 characters.
+
+  The name of the error's class stands in for an empty message.
+  """
+  lines = str(error).strip().splitlines() or ['']
+  return lines[0][:200] or type(error).__name__

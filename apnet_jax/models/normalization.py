@@ -1,0 +1,21 @@
+"""Mean and standard deviation of ImageNet, and the normalisation of images."""
+
+import jax
+import jax.numpy as jnp
+
+# Of RGB values in 0..1, as in torchvision.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def normalize(images: jax.Array) -> jax.Array:
+  """Normalises images by the mean and standard deviation of ImageNet.
+
+  Args:
+    images: uint8 [..., 3], RGB.
+
+  Returns:
+    float32 [..., 3].
+  """
+  scale = 1 / (255 * jnp.array(STD))
+  return images.astype(jnp.float32) * scale - jnp.array(MEAN) / jnp.array(STD)

@@ -1,0 +1,212 @@
+"""Data parallelism on devices: pmap, and where arrays lie.
+
+`jax.pmap` maps a function over the batch of this process, laid out as [devices,
+images, ...]. The state goes in and comes out as one replicated array: nothing
+is stacked for the devices, and no copy is singled out.
+
+With several processes, each holds the whole state on its own devices, reads and
+embeds its share of the images, and ranks on its own devices. Only the training
+step and the functions of `processes` need the other processes.
+"""
+
+from collections.abc import Callable
+import functools
+import pathlib
+
+import jax
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from apnet_jax.parallel import batch_layout
+
+AXIS = 'batch'
+
+
+def pmap_step(step: Callable) -> Callable:
+  """Maps `step(state, batch) -> state, metrics` over all devices.
+
+  The old state is donated. The results of `step` must be equal on all devices
+  of all processes.
+  """
+  return jax.pmap(
+    step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0
+  )
+
+
+def pmap_batch(function: Callable) -> Callable:
+  """Maps `function(state, batch) -> values` over the devices of this process.
+
+  The batch is [devices, images, ...]. No other process takes part.
+  """
+  return jax.pmap(
+    function,
+    axis_name=AXIS,
+    in_axes=(None, 0),
+    devices=jax.local_devices(),
+  )
+
+
+@functools.cache
+def _any() -> Callable:
+  return jax.pmap(
+    lambda x: lax.pmax(x.astype(np.int32), AXIS), axis_name=AXIS, out_axes=None
+  )
+
+
+def on_any_device(value: bool) -> jax.Array:
+  """Returns whether a value is true in any process, as an array to wait for.
+
+  All processes must call this.
+  """
+  return _any()(np.full(jax.local_device_count(), value))
+
+
+def replicated() -> NamedSharding:
+  """Returns the sharding of the state: a copy on each local device."""
+  return NamedSharding(_mesh(), PartitionSpec())
+
+
+def replicate(tree):
+  """Copies arrays to all local devices, sharded as `pmap_step` returns them."""
+  return jax.device_put(tree, replicated())
+
+
+def replicated_shapes(shapes):
+  """Adds the replicated sharding to a tree of `jax.ShapeDtypeStruct`."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated()),
+    shapes,
+  )
+
+
+def as_global_arrays(tree):
+  """Declares replicated arrays as arrays of all processes, as Orbax saves them.
+
+  Nothing is copied or sent.
+  """
+  if jax.process_count() == 1:
+    return tree
+  everywhere = NamedSharding(Mesh(jax.devices(), (AXIS,)), PartitionSpec())
+
+  def as_global(x):
+    return jax.make_array_from_single_device_arrays(
+      x.shape, everywhere, [shard.data for shard in x.addressable_shards]
+    )
+
+  return jax.tree.map(as_global, tree)
+
+
+def shard_batch(tree, micro_batches: int = 1):
+  """Lays the batch of this process out over its devices.
+
+  Args:
+    tree: arrays [batch, ...].
+    micro_batches: see `batch_layout`.
+
+  Returns:
+    Arrays [devices, batch / devices, ...].
+  """
+  devices = jax.local_device_count()
+  return jax.tree.map(
+    lambda x: batch_layout.shard(np.asarray(x), devices, micro_batches), tree
+  )
+
+
+def local_batch_size(images: int) -> int:
+  """Returns the share of this process in a batch of `images` on all devices.
+
+  The batch is first rounded up to a multiple of the number of devices.
+  """
+  return -(-images // jax.device_count()) * jax.local_device_count()
+
+
+def keep_compiled_programs(folder: str) -> None:
+  """Keeps compiled programs in a folder between runs; '' keeps none."""
+  if folder:
+    path = pathlib.Path(folder).expanduser()
+    jax.config.update('jax_compilation_cache_dir', str(path))
+
+
+def describe() -> str:
+  """Returns number and kind of the devices, and the number of processes."""
+  found = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
+  processes = jax.process_count()
+  return found if processes == 1 else f'{found} in {processes} processes'
+
+
+# The gallery is sharded over the devices of this process, equally.
+
+
+def _mesh() -> Mesh:
+  return Mesh(jax.local_devices(), (AXIS,))
+
+
+def padded_rows(items: int, tile: int) -> int:
+  """Returns the number of rows that hold `items` in equal tiles on all devices.
+
+  A device that holds `share` items has `ceil(share / tile)` tiles. The length
+  of a tile is a multiple of 16 and at most `tile`, itself a multiple of 16.
+  """
+  devices = _mesh().size
+  share = max(1, -(-items // devices))
+  tiles = -(-share // tile)
+  return devices * tiles * 16 * -(-share // (16 * tiles))
+
+
+def shard_rows(
+  make: Callable[[int, int], np.ndarray],
+  items: int,
+  rows: int,
+  fill: float = 0,
+) -> jax.Array:
+  """Shards the rows of an array over all devices.
+
+  Args:
+    make: `make(start, stop)` returns these items, float32 [stop - start, ...].
+      It is called for few items at a time, so that the whole array is never
+      held twice.
+    items: number of items.
+    rows: number of rows of the array; see `padded_rows`.
+    fill: value of the rows beyond the items.
+  """
+  shape = make(0, 0).shape[1:]
+
+  def shard(index: tuple[slice, ...]) -> np.ndarray:
+    first, last, _ = index[0].indices(rows)
+    array = np.full((last - first, *shape), fill, np.float32)
+    for start in range(first, min(last, items), 1024):
+      stop = min(start + 1024, last, items)
+      array[start - first : stop - first] = make(start, stop)
+    return array
+
+  sharding = NamedSharding(_mesh(), PartitionSpec(AXIS))
+  return jax.make_array_from_callback((rows, *shape), sharding, shard)
+
+
+def shard_columns(array: np.ndarray, columns: int, fill: float) -> jax.Array:
+  """Shards [rows, items] by columns, as float32, padded to `columns`."""
+  whole = np.full((len(array), columns), fill, np.float32)
+  whole[:, : array.shape[1]] = array
+  sharding = NamedSharding(_mesh(), PartitionSpec(None, AXIS))
+  return jax.device_put(whole, sharding)
+
+
+def map_columns(function: Callable) -> Callable:
+  """Maps `function(array, *others)` over the columns that each device holds.
+
+  The other arguments are replicated. The result must be equal on all devices.
+  """
+
+  @jax.jit
+  def mapped(array, *others):
+    specs = (PartitionSpec(None, AXIS), *[PartitionSpec()] * len(others))
+    return jax.shard_map(
+      function,
+      mesh=_mesh(),
+      in_specs=specs,
+      out_specs=PartitionSpec(),
+      check_vma=False,
+    )(array, *others)
+
+  return mapped

@@ -1,0 +1,293 @@
+"""The processes of one run: start, barriers, agreement to stop, exit codes."""
+
+from collections.abc import Iterator
+import contextlib
+import ctypes
+import itertools
+import os
+import re
+import signal
+import sys
+import zlib
+
+import jax
+from jax._src import distributed  # its barriers use no device
+from jax.experimental import multihost_utils
+import numpy as np
+
+from apnet_jax.errors import UserError, first_line
+from apnet_jax.parallel import devices
+
+# Seconds without a heartbeat after which a process counts as lost.
+HEARTBEAT_TIMEOUT = 30
+# Seconds that a failing process waits for others that fail for the same reason.
+GRACE = 5
+DAY = 24 * 60 * 60
+LOST_EXIT_CODE = 4  # of a process that has lost another one
+
+
+class ProcessLostError(RuntimeError):
+  """Another process of this run has ended or cannot be reached."""
+
+
+def start(
+  coordinator_address: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+) -> None:
+  """Joins the processes of a run; call it before JAX looks for devices.
+
+  Without arguments JAX detects the cluster (Cloud TPU, SLURM and others).
+  Outside of a cluster nothing happens.
+
+  Args:
+    coordinator_address: HOST:PORT of process 0; the port must be free there.
+    num_processes: number of processes.
+    process_id: number of this process, from 0.
+
+  Raises:
+    UserError: an argument is missing or impossible.
+    ProcessLostError: the other processes do not connect.
+  """
+  flags = {
+    '--coordinator_address': coordinator_address,
+    '--num_processes': num_processes,
+    '--process_id': process_id,
+  }
+  missing = [flag for flag, value in flags.items() if value is None]
+  if 0 < len(missing) < len(flags):
+    raise UserError(
+      f'{" and ".join(missing)} missing: give {", ".join(flags)}, all three,'
+      ' or none in a cluster that JAX detects.'
+    )
+  if not missing:
+    port = coordinator_address.rpartition(':')[2]
+    if ':' not in coordinator_address or not port.isdecimal():
+      raise UserError(
+        f'--coordinator_address={coordinator_address} is not HOST:PORT.'
+      )
+    if not 0 <= process_id < num_processes:
+      raise UserError(
+        f'--process_id={process_id} must be at least 0 and less than'
+        f' --num_processes={num_processes}.'
+      )
+  # `agree_to_stop` decides when to stop. The preemption service of the runtime
+  # would replace our handler of SIGTERM.
+  jax.config.update('jax_enable_preemption_service', False)
+  try:
+    jax.distributed.initialize(
+      coordinator_address,
+      num_processes,
+      process_id,
+      heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+    )
+  except ValueError as error:
+    # This is how JAX says that it has found no cluster.
+    if missing and 'coordinator_address should be defined' in str(error):
+      return
+    raise UserError(f'the processes cannot be started: {error}') from error
+  except jax.errors.JaxRuntimeError as error:
+    raise ProcessLostError(_lost(error)) from error
+  if is_distributed():
+    _exit_with_message_on_abort()
+
+
+def _exit_with_message_on_abort() -> None:
+  """Turns an abort of the runtime into a message and an exit code.
+
+  When a heartbeat fails, the runtime aborts from a C++ thread. Its own hook
+  cannot be a Python function, so SIGABRT is caught instead.
+  """
+
+  @ctypes.CFUNCTYPE(None, ctypes.c_int)
+  def on_abort(_):
+    if _exit_code is None:
+      reason = RuntimeError('the JAX runtime has aborted, see above')
+      print(f'error: {_lost(reason)}', file=sys.stderr, flush=True)
+    os._exit(_exit_code or LOST_EXIT_CODE)
+
+  # A handler set by Python's `signal` module would run after the abort.
+  ctypes.CDLL(None).signal(signal.SIGABRT, on_abort)
+  _kept_alive.append(on_abort)
+
+
+_exit_code: int | None = None  # of a process that is about to exit
+_kept_alive = []  # callbacks of C++, which must not be garbage-collected
+
+
+def is_distributed() -> bool:
+  """Returns whether the run has several processes; needs no devices."""
+  return distributed.global_state.num_processes > 1
+
+
+def is_first() -> bool:
+  """Returns whether this is process 0, which prints and writes for all."""
+  return distributed.global_state.process_id == 0
+
+
+def this_process() -> str:
+  """Returns the number of this process in words."""
+  return f'process {jax.process_index()} of {jax.process_count()}'
+
+
+def check_processes() -> None:
+  """Raises UserError unless all processes have the same number of devices."""
+  processes = range(jax.process_count())
+  counts = [len(jax.local_devices(process_index=i)) for i in processes]
+  if len(set(counts)) > 1:
+    raise UserError(
+      f'the processes have {counts} devices: each must have the same number.'
+    )
+
+
+def check_same(name: str, value: str) -> None:
+  """Raises UserError unless a text is the same in all processes."""
+  if jax.process_count() > 1:
+    code = np.uint32(zlib.crc32(value.encode()))
+    codes = multihost_utils.process_allgather(code)
+    if len(set(codes.tolist())) > 1:
+      raise UserError(
+        f'{name} differ between the processes; {this_process()} has {value!r}.'
+      )
+
+
+_barriers = itertools.count()
+
+
+def wait_for_all(timeout: float = DAY) -> None:
+  """Waits for all processes; they must reach their barriers in the same order.
+
+  Args:
+    timeout: in seconds.
+
+  Raises:
+    ProcessLostError: a process has ended, or does not arrive in time.
+  """
+  if is_distributed():
+    name = f'apnet_jax/{next(_barriers)}'
+    with detecting_lost_processes():
+      distributed.global_state.client.wait_at_barrier(name, int(timeout * 1e3))
+
+
+@contextlib.contextmanager
+def first_before_others() -> Iterator[None]:
+  """Lets process 0 run the block first, and then all other processes.
+
+  The others find the files that process 0 has left. Where they do not share its
+  disk, they write their own.
+  """
+  if not is_first():
+    wait_for_all()
+  yield
+  if is_first():
+    wait_for_all()
+
+
+def local_rows(rows: np.ndarray) -> np.ndarray:
+  """Returns this process's share of rows: equal shares, at least one row.
+
+  The last row is repeated where the shares do not divide; `gather_rows` drops
+  the repetitions.
+  """
+  each = -(-len(rows) // jax.process_count())
+  first = jax.process_index() * each
+  return rows[np.minimum(np.arange(first, first + each), len(rows) - 1)]
+
+
+def gather_rows(share: np.ndarray, rows: int) -> np.ndarray:
+  """Joins the results of all processes for their `local_rows`; [rows, ...]."""
+  if jax.process_count() == 1:
+    return share
+  return multihost_utils.process_allgather(share, tiled=True)[:rows]
+
+
+class _Agreement:
+  """Asks all processes at each step, and reads the answer at the next step.
+
+  By then the devices have answered, so nobody waits for them.
+  """
+
+  def __init__(self):
+    self._step, self._answer = None, None
+
+  def __call__(self, step: int, wanted: bool) -> bool:
+    if jax.process_count() == 1:
+      return wanted
+    answer = self._answer if self._step == step - 1 else None
+    self._step, self._answer = step, devices.on_any_device(wanted)
+    return answer is not None and bool(answer)
+
+
+_agreement = _Agreement()
+
+
+def agree_to_stop(step: int, wanted: bool) -> bool:
+  """Returns whether all processes stop after this step.
+
+  A single process stops when it wants to. Several processes stop together, one
+  step after any of them wanted to; they must call this after every step.
+
+  Args:
+    step: the step that was completed, the same in all processes.
+    wanted: whether this process wants to stop.
+  """
+  return _agreement(step, wanted)
+
+
+# Words by which a runtime error shows that another process has caused it.
+SIGNS_OF_LOSS = re.compile(
+  'Gloo|NCCL|coordination|heartbeat|UNAVAILABLE|Connection (closed|reset)'
+)
+
+
+@contextlib.contextmanager
+def detecting_lost_processes() -> Iterator[None]:
+  """Raises ProcessLostError for runtime errors that a lost process causes."""
+  try:
+    yield
+  except ProcessLostError:
+    raise
+  except Exception as error:
+    if not is_distributed():
+      raise
+    cause = error
+    while cause is not None:
+      if isinstance(cause, jax.errors.JaxRuntimeError) and (
+        SIGNS_OF_LOSS.search(str(cause))
+      ):
+        raise ProcessLostError(_lost(cause)) from error
+      cause = cause.__cause__ or cause.__context__
+    raise
+
+
+def _lost(reason: BaseException) -> str:
+  return (
+    'another process of this run has ended or cannot be reached'
+    f' ({first_line(reason)}). Its own output says why. Start all of them'
+    ' again: the same command continues from the last checkpoint.'
+  )
+
+
+def finish() -> None:
+  """Waits until all processes have finished their work, such as reports."""
+  wait_for_all()
+
+
+def exit_with(code: int) -> None:
+  """Exits if this is one of several processes, without waiting for the others.
+
+  The others wait for a process that fails alone, so it must not wait for them.
+  Processes that fail for the same reason exit together, so that each can say
+  why.
+  """
+  global _exit_code
+  if not is_distributed():
+    return
+  _exit_code = code
+  sys.stdout.flush()
+  sys.stderr.flush()
+  with contextlib.suppress(Exception):
+    distributed.global_state.client.wait_at_barrier(
+      'apnet_jax/leave', GRACE * 1000
+    )
+  os._exit(code)

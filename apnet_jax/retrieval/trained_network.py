@@ -1,0 +1,104 @@
+"""A trained network that embeds image files, with its similarity threshold."""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+
+import ml_collections
+import numpy as np
+
+from apnet_jax import images
+from apnet_jax.parallel import devices
+from apnet_jax.retrieval import threshold
+from apnet_jax.retrieval.embed import make_embed
+from apnet_jax.workdir import run_files
+from apnet_jax.workdir.checkpoints import open_for_reading
+from apnet_jax.workdir.restore import restore_model
+
+SAME, OTHER = 'same person', 'another'
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A trained network with its similarity threshold.
+
+  Attributes:
+    embed: `embed(paths) -> float32 [images, features]`, of length 1.
+    threshold: lowest cosine similarity of two images of one person; None if
+      unknown.
+    about: a sentence about the threshold.
+  """
+
+  embed: Callable[[list], np.ndarray]
+  threshold: float | None
+  about: str
+
+
+def open_network(workdir: str, which: str, given: float | None) -> Network:
+  """Opens the network of a workdir of `train.py`.
+
+  If a threshold is stored for this checkpoint, images are embedded as they were
+  when it was chosen. Otherwise they are embedded as in the run's evaluation.
+
+  Args:
+    workdir: workdir of the run.
+    which: checkpoint to open, 'last' or 'best'.
+    given: threshold given by the user; None uses the stored one.
+  """
+  with open_for_reading(workdir) as checkpoints:
+    config = run_files.load_config(workdir)
+    devices.keep_compiled_programs(config.compilation_cache_dir)
+    stored = threshold.load(workdir)
+    classes = run_files.load_run(workdir)['num_classes']
+    step, model, variables = restore_model(checkpoints, which, config, classes)
+  rules = config.eval.copy_and_resolve_references()
+  rules.distance = 'cosine'  # thresholds apply to cosine similarities
+  if stored and stored['step'] == step:
+    rules.update(feature=stored['feature'], flip=stored['flip'])
+
+  def embed(paths):
+    split = images.make_split(paths, tuple(config.data.image_size))
+    few = ml_collections.ConfigDict(rules)
+    few.batch_size = min(rules.batch_size, len(paths))
+    return make_embed(model, few)(variables, split, np.arange(len(paths)))
+
+  return Network(embed, *_threshold(stored, given, step, rules))
+
+
+def _threshold(stored, given, step, rules) -> tuple[float | None, str]:
+  """Returns the threshold to use, and a sentence about it."""
+  if given is not None:
+    return given, f'Threshold {given:g}, as given.'
+  if stored is None:
+    return None, (
+      'No threshold is known: give --threshold, or let eval.py choose one'
+      ' (--choose_threshold).'
+    )
+  problem = threshold.problem(stored, step, rules)
+  if problem:
+    return None, problem
+  return stored['threshold'], threshold.describe(stored)
+
+
+def search(
+  network: Network, queries: list, gallery: list, top: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields rows and cosine similarities of the closest images, for each query.
+
+  Args:
+    network: embeds the images.
+    queries: paths of images to search for.
+    gallery: paths of images to search in.
+    top: number of images to find for each query.
+  """
+  embeddings = network.embed([*queries, *gallery])  # one call compiles once
+  found, items = np.split(embeddings, [len(queries)])
+  for similarity in found @ items.T:
+    order = np.argsort(-similarity, kind='stable')[:top]
+    yield order, similarity[order]
+
+
+def verdict(similarity: float, threshold: float | None) -> str:
+  """Returns in words whether two images show one person; '' if unknown."""
+  if threshold is None:
+    return ''
+  return SAME if similarity >= threshold else OTHER

@@ -1,0 +1,89 @@
+"""Augmentation on the device: flip, crop, normalise, erase.
+
+Order and settings are those of the released recipe. All random numbers of an
+image are drawn from the key of the step and the position of the image in the
+global batch, so that a batch is the same on any number of devices.
+"""
+
+import chex
+import jax
+from jax import lax
+import jax.numpy as jnp
+import ml_collections
+
+from apnet_jax.models.normalization import normalize
+
+# Random erasing (Zhong et al., AAAI 2020), the settings of the field.
+ERASED_AREA = (0.02, 0.4)  # of the image
+ASPECT_RATIO = (0.3, 1 / 0.3)  # height over width, drawn uniformly
+ERASING_TRIES = 100
+
+
+def augment(
+  key: jax.Array,
+  images: jax.Array,
+  positions: jax.Array,
+  config: ml_collections.ConfigDict,
+) -> jax.Array:
+  """Flips, pads and crops, normalises and erases each image on its own.
+
+  Args:
+    key: random key of the step, the same on all devices.
+    images: uint8 [batch, height, width, 3].
+    positions: int [batch], positions of the images in the global batch.
+    config: the `augment` part of a configuration.
+
+  Returns:
+    float32 [batch, height, width, 3].
+  """
+  chex.assert_shape(images, (None, None, None, 3))
+  chex.assert_shape(positions, (len(images),))
+
+  def one(image, position):
+    flip, crop, erase = jax.random.split(jax.random.fold_in(key, position), 3)
+    image = _flip(flip, image, config.flip)
+    image = _pad_and_crop(crop, image, config.pad)
+    return _erase(erase, normalize(image), config.erase, config.erase_fill)
+
+  return jax.vmap(one)(images, positions)
+
+
+def _flip(key, image, probability):
+  flip = jax.random.bernoulli(key, probability)
+  return jnp.where(flip, image[:, ::-1], image)
+
+
+def _pad_and_crop(key, image, pad):
+  """Shifts an image by up to `pad` pixels; pixels from outside are black."""
+  offset = jax.random.randint(key, (2,), 0, 2 * pad + 1)
+  padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+  return lax.dynamic_slice(padded, (*offset, 0), image.shape)
+
+
+def _erase(key, image, probability, fill):
+  """Fills one random rectangle with `fill`, in normalised units."""
+  height, width, _ = image.shape
+  keys = jax.random.split(key, 5)
+  tries = (ERASING_TRIES,)
+  area = (
+    height
+    * width
+    * jax.random.uniform(
+      keys[0], tries, minval=ERASED_AREA[0], maxval=ERASED_AREA[1]
+    )
+  )
+  aspect = jax.random.uniform(
+    keys[1], tries, minval=ASPECT_RATIO[0], maxval=ASPECT_RATIO[1]
+  )
+  h = jnp.round(jnp.sqrt(area * aspect)).astype(int)
+  w = jnp.round(jnp.sqrt(area / aspect)).astype(int)
+  fits = (h < height) & (w < width)
+  first = jnp.argmax(fits)
+  h, w = h[first], w[first]
+  top = jax.random.randint(keys[2], (), 0, jnp.maximum(height - h, 0) + 1)
+  left = jax.random.randint(keys[3], (), 0, jnp.maximum(width - w, 0) + 1)
+  rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
+  inside = (rows >= top) & (rows < top + h)
+  inside &= (columns >= left) & (columns < left + w)
+  erase = jax.random.bernoulli(keys[4], probability) & fits[first]
+  return jnp.where((inside & erase)[..., None], jnp.array(fill), image)

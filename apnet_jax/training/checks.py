@@ -1,0 +1,61 @@
+"""Checks of a configuration before a run makes anything."""
+
+import os
+
+import jax
+import ml_collections
+
+from apnet_jax import config as config_fields
+from apnet_jax.errors import FieldError, UserError
+from apnet_jax.models.apnet import create_model, variable_shapes
+from apnet_jax.models.layers import check_batch_norm_group
+from apnet_jax.parallel import processes
+from apnet_jax.training import pretrained
+from apnet_jax.workdir import run_files
+
+
+def check(
+  config: ml_collections.ConfigDict, workdir: str | os.PathLike
+) -> None:
+  """Checks all fields, and whether they fit each other and the devices.
+
+  Args:
+    config: the whole configuration.
+    workdir: workdir of the run. If the run resumes, pre-trained weights are not
+      needed.
+
+  Raises:
+    UserError: names the field, its value and what is allowed.
+  """
+  config_fields.check(config)
+  processes.check_processes()
+  _check_batch(config)
+  size = tuple(config.data.image_size)
+  shapes = variable_shapes(create_model(config.model, num_classes=1), size)
+  if config.model.pretrained and not run_files.can_resume(workdir):
+    try:
+      pretrained.import_pretrained(shapes, config.model)
+    except UserError as error:
+      raise FieldError(
+        'model.pretrained', f'={config.model.pretrained!r}: {error}'
+      ) from error
+
+
+def _check_batch(config: ml_collections.ConfigDict) -> None:
+  """Checks that a batch divides among micro-batches and devices."""
+  images, devices = config.train.P * config.train.K, jax.device_count()
+  micro_batches = config.train.accumulate
+  if images % (micro_batches * devices):
+    into = (
+      f' into config.train.accumulate={micro_batches} micro-batches, each'
+      if micro_batches > 1
+      else ''
+    )
+    raise UserError(
+      f'a batch of config.train.P={config.train.P} times'
+      f' config.train.K={config.train.K} = {images} images does not divide'
+      f'{into} among {devices} devices.'
+    )
+  check_batch_norm_group(
+    config.model.batch_norm_group, images // micro_batches, devices
+  )

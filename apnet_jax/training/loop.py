@@ -1,0 +1,174 @@
+"""The training loop: steps, logs, evaluations, checkpoints, early ends."""
+
+from collections.abc import Mapping
+from functools import partial
+import math
+
+import jax.numpy as jnp
+from tqdm import tqdm
+
+from apnet_jax.parallel import devices
+from apnet_jax.retrieval.metrics import RetrievalResult
+from apnet_jax.training import optim, profiling
+from apnet_jax.training.not_finite import Guard
+from apnet_jax.training.run import Run, StartingPoint
+from apnet_jax.training.train_step import TrainState
+from apnet_jax.workdir.checkpoints import Checkpoints
+from apnet_jax.workdir.interruption import Interruption
+from apnet_jax.workdir.metric_writer import MetricWriter, NullMetricWriter
+
+
+class Loop:
+  """The remaining steps of a run.
+
+  Args:
+    run: the run.
+    start: the state to train from. A step donates it, so use it no more.
+    checkpoints: checkpoints of the workdir.
+    interruption: tells whether to end early.
+    writer: writes metrics.
+    profile: traces some steps.
+  """
+
+  def __init__(
+    self,
+    run: Run,
+    start: StartingPoint,
+    checkpoints: Checkpoints,
+    interruption: Interruption,
+    writer: MetricWriter | NullMetricWriter,
+    profile: profiling.Profile,
+  ):
+    self._run, self._checkpoints = run, checkpoints
+    self._interruption, self._writer = interruption, writer
+    self._profile = profile
+    self._state, self._start = start.state, int(start.state.step)
+    self._timer = profiling.StepTimer(run.config.train.P * run.config.train.K)
+    self._guard = Guard(
+      run.config.train,
+      start.not_finite,
+      run.parameter_names,
+      run.feed.batch_names,
+      self._describe_saved,
+      self._note,
+    )
+
+  def run_steps(
+    self,
+  ) -> tuple[TrainState, Mapping[str, float], RetrievalResult]:
+    """Returns the state, the metrics logged last, and the final result."""
+    run, guard = self._run, self._guard
+    batches = run.feed.batches(self._start)
+    lay_out = partial(
+      devices.shard_batch, micro_batches=run.config.train.accumulate
+    )
+    metrics, result, unchecked, on_device = {}, None, None, None
+    progress = tqdm(
+      total=run.total_steps,
+      initial=self._start,
+      desc='Training',
+      unit=' steps',
+    )
+    with progress as self._bar, self._interruption.deferred():
+      for step in range(self._start + 1, run.total_steps + 1):
+        with self._profile.step(step, on_device):
+          batch = lay_out(self._timer.fetch(batches))
+          self._state, on_device = run.step(self._state, batch)
+        # Checking the last step while this one runs keeps the device busy.
+        guard.check(step - 1, unchecked)
+        unchecked = on_device
+        self._timer.count()
+        self._bar.update()
+        self._profile.end(step, on_device)
+        logs, saves = run.logs(step), run.saves(step)
+        stops = self._interruption.wanted(step)
+        if logs or saves or stops or guard.rolls_back:
+          unchecked = None
+          finite = guard.check(step, on_device)
+          if guard.rolls_back and not finite:
+            self._roll_back(step)
+        if logs:
+          metrics = self._log(step, on_device)
+        if stops:
+          self._stop(step)
+        if saves:
+          result = self._evaluate_and_save(step)
+    with self._interruption.at_once():
+      return self._state, metrics, result or run.evaluate(self._state)
+
+  def _log(self, step: int, on_device: Mapping) -> dict[str, float]:
+    """Writes and returns the metrics of a step that are finite."""
+    run = self._run
+    metrics = {k: float(v) for k, v in on_device.items() if not v.ndim}
+    metrics |= {
+      'learning_rate': float(run.learning_rate(step - 1)),
+      'epoch': step / run.feed.steps_per_epoch,
+      **self._timer.figures(),
+      **profiling.memory(),
+    }
+    metrics = {k: v for k, v in metrics.items() if math.isfinite(v)}
+    self._writer.write(step, {f'train/{k}': v for k, v in metrics.items()})
+    self._bar.set_postfix_str(
+      f'loss {metrics.get("loss", math.nan):.3f},'
+      f' {metrics["images_per_second"]:.0f} images/s, data wait'
+      f' {metrics["data_wait"]:.0%}'
+    )
+    return metrics
+
+  def _evaluate_and_save(self, step: int) -> RetrievalResult | None:
+    """Saves a checkpoint, after an evaluation if one is due; its result."""
+    result = figures = None
+    if self._run.evaluates(step):
+      with self._interruption.at_once(), self._timer.phase('evaluation'):
+        result = self._run.evaluate(self._state)
+      figures = self._run.figures(result)
+      self._writer.write(step, {f'eval/{k}': v for k, v in figures.items()})
+      shown = ', '.join(f'{k} {100 * v:.1f}' for k, v in figures.items())
+      self._bar.write(f'step {step}: {shown}')
+    self._save(step, figures)
+    return result
+
+  def _save(self, step: int, figures: Mapping[str, float] | None) -> None:
+    with self._timer.phase('save'):
+      self._checkpoints.save(step, self._state, figures, self._guard.count)
+
+  def _stop(self, step: int) -> None:
+    """Ends the run with a checkpoint, unless it would lack an evaluation."""
+    if not self._run.evaluates(step):
+      self._save(step, None)
+    saved = self._checkpoints.wait()
+    failure = self._checkpoints.failure
+    what = (
+      'nothing was saved yet' if saved is None else f'step {saved} is saved'
+    )
+    self._interruption.stop(failure or what)
+
+  def _roll_back(self, step: int) -> None:
+    """Restores weights and moments of the last scheduled checkpoint."""
+    self._checkpoints.wait()
+    source = self._checkpoints.latest_scheduled_step
+    if source is None:
+      state, _ = self._run.initial_state()
+    else:
+      state = self._checkpoints.restore(source, self._state)
+    # Two arrays, since a step donates each.
+    here, there = (
+      devices.replicate(jnp.asarray(step, state.step.dtype)) for _ in range(2)
+    )
+    opt_state = optim.at_step(state.opt_state, there)
+    self._state = state.replace(step=here, opt_state=opt_state)
+    self._bar.write(
+      f'  weights and moments are those after {source or 0} steps'
+    )
+
+  def _note(self, step: int, record: Mapping, message: str) -> None:
+    self._writer.write(step, record)
+    self._bar.write(message)
+
+  def _describe_saved(self) -> str:
+    """Waits for the save in progress; returns which checkpoint is kept."""
+    step = self._checkpoints.wait()
+    if step is None:
+      return 'No checkpoint was saved yet.'
+    folder = self._checkpoints.directory / str(step)
+    return f'The checkpoint after step {step} is kept: {folder}.'

@@ -1,0 +1,102 @@
+"""The policy for losses and gradients that are not finite."""
+
+from collections.abc import Callable, Mapping
+import math
+
+import ml_collections
+import numpy as np
+
+RECORD = 'train/not_finite'  # in metrics.jsonl: number of such steps so far
+
+
+class Guard:
+  """Checks the metrics of steps, and counts the steps that are not finite.
+
+  Args:
+    config: the `train` part of a configuration.
+    count: number of such steps of the run so far.
+    parameter_names: returns the names in order of use, and in order of their
+      tree; called only if something is not finite.
+    batch_names: see `Feed`.
+    describe_saved: returns a sentence about the checkpoint that is kept.
+    note: `note(step, {RECORD: count}, message)` logs a step that the run
+      survives.
+  """
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    count: int,
+    parameter_names: Callable[[], tuple[list[str], list[str]]],
+    batch_names: Callable[[int], list[str]],
+    describe_saved: Callable[[], str],
+    note: Callable[[int, Mapping[str, float], str], None],
+  ):
+    self.count = count
+    self._policy, self._limit = config.not_finite, config.not_finite_limit
+    self._parameter_names, self._batch_names = parameter_names, batch_names
+    self._describe_saved, self._note = describe_saved, note
+
+  @property
+  def rolls_back(self) -> bool:
+    """Whether the caller must roll back after a step that is not finite.
+
+    Each step must then be checked before the next one begins.
+    """
+    return self._policy == 'roll_back'
+
+  def check(self, step: int, metrics: Mapping | None) -> bool:
+    """Returns whether a step is finite; counts and logs it if it is not.
+
+    Args:
+      step: number of the step.
+      metrics: metrics of the step; None counts as finite.
+
+    Raises:
+      FloatingPointError: the step is not finite, and the run must end.
+    """
+    if metrics is None or is_finite(metrics):
+      return True
+    self.count += 1
+    what = f'step {step} is not finite, first {self._first_bad(metrics)}'
+    over = self._policy != 'stop' and self.count > self._limit
+    if over or self._policy == 'stop':
+      raise FloatingPointError(self._final_message(step, what, over))
+    done = 'skipped' if self._policy == 'skip' else 'rolled back'
+    self._note(step, {RECORD: self.count}, f'{what}; {done}')
+    return False
+
+  def _first_bad(self, metrics: Mapping) -> str:
+    """Names the first value that is not finite, in order of computation.
+
+    Gradients are computed from the last layer to the first.
+    """
+    for name in ('cross_entropy', 'triplet', 'loss'):
+      if not math.isfinite(value := float(metrics[name])):
+        return f'the {name.replace("_", "-")}, which is {value}'
+    in_use, in_tree = self._parameter_names()
+    bad = np.asarray(metrics['bad_gradients']) > 0
+    bad = {name for name, is_bad in zip(in_tree, bad) if is_bad}
+    for name in reversed(in_use):
+      if name in bad:
+        return f'the gradient of {name}'
+    return f'the norm of all gradients, {float(metrics["gradient_norm"])}'
+
+  def _final_message(self, step: int, what: str, over: bool) -> str:
+    advice = (
+      f'It is number {self.count} of such steps, and'
+      f' config.train.not_finite_limit={self._limit}.'
+      if over
+      else 'A lower config.train.learning_rate may help; with'
+      " config.train.not_finite='skip' or 'roll_back' a run continues."
+    )
+    names = ', '.join(self._batch_names(step - 1))
+    saved = self._describe_saved()
+    return f'{what}.\n{saved} {advice}\nImages of the batch: {names}'
+
+
+def is_finite(metrics: Mapping) -> bool:
+  """Returns whether the loss and the gradient of a step are finite."""
+  return all(
+    math.isfinite(float(metrics[name])) for name in ('loss', 'gradient_norm')
+  )

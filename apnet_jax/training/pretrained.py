@@ -1,0 +1,132 @@
+"""Initial weights of a run: a file, the Hugging Face Hub, or another run."""
+
+from collections.abc import Mapping
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from apnet_jax.errors import UserError
+from apnet_jax.models.torch_weights import (
+  DESCRIBED,
+  Imported,
+  import_weights,
+  to_state_dict,
+)
+from apnet_jax.retrieval import card
+from apnet_jax.workdir import restore, run_files
+from apnet_jax.workdir.checkpoints import open_for_reading
+
+# Fields of `config.model` that change neither weights nor the computation.
+WITHOUT_EFFECT = ('pretrained', 'dtype', 'batch_norm_group')
+
+
+class TrainedWeights(NamedTuple):
+  """The network of a run: its configuration, last step and state_dict."""
+
+  config: ml_collections.ConfigDict
+  step: int
+  state_dict: dict[str, np.ndarray]
+
+
+def is_workdir(source: str) -> bool:
+  """Returns whether `config.model.pretrained` names a workdir, not weights."""
+  return os.path.isdir(os.path.expanduser(source))
+
+
+def read_workdir(
+  workdir: str | os.PathLike, which: str = 'last'
+) -> TrainedWeights:
+  """Reads the network of a workdir of `train.py`.
+
+  Args:
+    workdir: workdir of the run.
+    which: checkpoint to read, 'last' or 'best'.
+
+  Raises:
+    UserError: it is no workdir, has no checkpoint, or is damaged.
+  """
+  with open_for_reading(workdir) as checkpoints:
+    config = run_files.load_config(workdir)
+    classes = run_files.load_run(workdir)['num_classes']
+    step, _, variables = restore.restore_model(
+      checkpoints, which, config, classes
+    )
+  return TrainedWeights(config, step, to_state_dict(variables))
+
+
+def import_pretrained(
+  variables: Mapping, model: ml_collections.ConfigDict
+) -> Imported:
+  """Puts the weights of `model.pretrained` into a network's variables.
+
+  Args:
+    variables: variables of the network. A classifier for another number of
+      identities is not replaced, and a note says so.
+    model: the `model` part of its configuration.
+
+  Raises:
+    UserError: there are no such weights, or they belong to another network. If
+      that is another run's, the message names the fields that differ.
+  """
+  if not is_workdir(model.pretrained):
+    return import_weights(model.pretrained, variables, model)
+  workdir = pathlib.Path(model.pretrained).expanduser()
+  if not (workdir / run_files.CONFIG_FILE).is_file():
+    raise UserError(
+      f'the folder {workdir} is not a workdir of train.py: it has no'
+      ' config.json.'
+    )
+  trained = read_workdir(workdir)
+  try:
+    imported = import_weights(trained.state_dict, variables, model)
+  except ValueError as error:
+    different = _differences(trained.config.model, model, DESCRIBED)
+    if not different:
+      raise
+    raise UserError(
+      'this run has another network:\n' + '\n'.join(different)
+    ) from error
+  notes = (f'of {trained.config.data.name}, after step {trained.step}',)
+  fields = [name for name in model if name not in WITHOUT_EFFECT]
+  different = _differences(trained.config.model, model, fields)
+  return Imported(imported.variables, (*notes, *different, *imported.notes))
+
+
+def _differences(theirs, ours, fields) -> list[str]:
+  saved = {name: theirs.get(name, 'absent') for name in fields}
+  here = {name: ours[name] for name in fields}
+  return [
+    f'config.model.{name}: {saved[name]!r} there, {here[name]!r} here'
+    for name in fields
+    if _plain(saved[name]) != _plain(here[name])
+  ]
+
+
+def _plain(value):
+  """Returns tuples as lists, as JSON reads them back."""
+  return list(value) if isinstance(value, tuple) else value
+
+
+def started_from(source: str) -> dict[str, Any] | None:
+  """Describes `config.model.pretrained` for run.json and result cards.
+
+  Returns:
+    None for random weights.
+  """
+  if not source:
+    return None
+  if not is_workdir(source):
+    return {'weights': source}
+  workdir = pathlib.Path(source).expanduser()
+  with open_for_reading(workdir) as checkpoints:
+    return {
+      'workdir': source,
+      'step': checkpoints.latest_step,
+      'trained_on': card.trained_on(
+        run_files.load_config(workdir),
+        run_files.load_run(workdir)['fingerprint'],
+      ),
+    }

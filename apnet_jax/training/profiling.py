@@ -1,0 +1,176 @@
+"""Measures a run: speed, waiting times, memory, and a profile of steps."""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import os
+import pathlib
+import re
+import resource
+import sys
+import time
+
+import jax
+
+from apnet_jax.errors import UserError
+
+PHASES = ('data', 'save', 'evaluation')
+
+
+class StepTimer:
+  """Measures steps and the phases between them; the first step compiles."""
+
+  def __init__(self, batch_size: int):
+    self._batch_size = batch_size
+    self._start = None
+
+  def fetch(self, batches: Iterator) -> Mapping:
+    """Returns the next batch; its time counts as waiting for data."""
+    with self.phase('data'):
+      return next(batches)
+
+  @contextlib.contextmanager
+  def phase(self, name: str) -> Iterator[None]:
+    """Counts the time of the block for one of `PHASES`, and not for steps."""
+    start = time.perf_counter()
+    try:
+      yield
+    finally:
+      if self._start is not None:
+        self._seconds[name] += time.perf_counter() - start
+
+  def count(self) -> None:
+    """Counts a step; time is measured from the end of the first step."""
+    if self._start is None:
+      self._restart()
+    else:
+      self._steps += 1
+
+  def _restart(self) -> None:
+    self._start, self._steps = time.perf_counter(), 0
+    self._seconds = dict.fromkeys(PHASES, 0.0)
+
+  def figures(self) -> dict[str, float]:
+    """Returns averages since the last call; 0 if no step was counted.
+
+    `seconds_step` and `seconds_PHASE` are averages for a step. `data_wait` is
+    the share of time spent waiting for batches, without saves and evaluations.
+    The device computes the step before meanwhile, so it idles for at most this
+    share.
+    """
+    total = time.perf_counter() - self._start
+    others = self._seconds['save'] + self._seconds['evaluation']
+    training = max(total - others, 1e-9)
+    seconds = {'step': training - self._seconds['data'], **self._seconds}
+    result = {
+      'images_per_second': self._steps * self._batch_size / training,
+      'data_wait': self._seconds['data'] / training,
+    } | {f'seconds_{k}': v / max(self._steps, 1) for k, v in seconds.items()}
+    self._restart()
+    return result
+
+
+def memory() -> dict[str, float]:
+  """Returns the peak memory in bytes.
+
+  It is `device_memory` of the first device of this process, if its backend
+  reports it, and `process_memory` (resident) otherwise.
+  """
+  stats = jax.local_devices()[0].memory_stats()
+  if stats and 'peak_bytes_in_use' in stats:
+    return {'device_memory': stats['peak_bytes_in_use']}
+  return {'process_memory': process_memory()}
+
+
+def process_memory() -> int:
+  """Returns the peak resident memory of this process in bytes."""
+  unit = 1 if sys.platform == 'darwin' else 1024  # bytes, or KiB
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def parse_steps(text: str) -> tuple[int, int] | None:
+  """Parses the value of `--profile_steps`, as a:b; returns None for ''.
+
+  Raises:
+    UserError: the text is not a first and a last step.
+  """
+  if not text:
+    return None
+  match = re.fullmatch(r'(\d+):(\d+)', text)
+  first, last = map(int, match.groups()) if match else (0, 0)
+  if not 1 <= first <= last:
+    raise UserError(
+      f'--profile_steps={text} is not a:b, the first and the last step to'
+      ' trace, from 1 on.'
+    )
+  return first, last
+
+
+class Profile:
+  """Traces some steps into WORKDIR/profile, for XProf.
+
+  Args:
+    steps: the first and the last step to trace, inclusive; None for no trace.
+    workdir: workdir of the run.
+    start: number of steps that are done already.
+    total: number of steps of the run.
+
+  Raises:
+    UserError: the run has fewer steps.
+  """
+
+  def __init__(
+    self,
+    steps: tuple[int, int] | None,
+    workdir: str | os.PathLike,
+    start: int,
+    total: int,
+  ):
+    self.folder = pathlib.Path(workdir) / 'profile'
+    self._first, self._last = steps or (0, 0)
+    self._stack = contextlib.ExitStack()
+    if self._last > total:
+      raise UserError(
+        f'--profile_steps={self._first}:{self._last}: the run has'
+        f' {total} steps.'
+      )
+    if steps and self._first <= start:
+      print(f'No trace: step {self._first} of --profile_steps is done.')
+      self._first = self._last = 0
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self._stack.close()  # if the run ends within the traced steps
+
+  @contextlib.contextmanager
+  def step(self, step: int, before) -> Iterator[None]:
+    """Traces the block if `step` is to be traced.
+
+    Args:
+      step: number of the step.
+      before: arrays that the device still computes; a trace waits for them.
+    """
+    if step == self._first:
+      jax.block_until_ready(before)
+      self._stack.enter_context(jax.profiler.trace(str(self.folder)))
+    if self._first <= step <= self._last:
+      with jax.profiler.StepTraceAnnotation('train', step_num=step):
+        yield
+    else:
+      yield
+
+  def end(self, step: int, result) -> None:
+    """Ends the trace after its last step, when `result` is computed."""
+    if step == self._last:
+      jax.block_until_ready(result)
+      self._stack.close()
+
+  def describe(self) -> str:
+    """Returns how to view the trace, '' if there is none."""
+    if not self._last:
+      return ''
+    return (
+      f'Trace of the steps {self._first} to {self._last} in {self.folder}. To'
+      f' look at it: pip install xprof; xprof --logdir={self.folder}'
+    )

@@ -1,0 +1,218 @@
+"""What a configuration and a data set define: model, step and evaluation."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import ml_collections
+import optax
+
+from apnet_jax.feed import Feed
+from apnet_jax.models import apnet
+from apnet_jax.models.apnet import create_model
+from apnet_jax.parallel import devices
+from apnet_jax.retrieval import card, evaluation
+from apnet_jax.retrieval.embed import embed_pixels, make_embed
+from apnet_jax.retrieval.metrics import RetrievalResult
+from apnet_jax.training import optim, pretrained
+from apnet_jax.training.train_step import (
+  TrainState,
+  create_state,
+  state_shapes,
+  train_step,
+)
+from apnet_jax.workdir.checkpoints import Checkpoints
+
+
+class StartingPoint(NamedTuple):
+  """The state from which a run trains.
+
+  Attributes:
+    state: state before the next step, on all devices.
+    not_finite: number of steps so far that were not finite.
+    notes: lines that tell the user where the state comes from.
+  """
+
+  state: TrainState
+  not_finite: int
+  notes: list[str]
+
+
+class Run:
+  """The model, the training step and the evaluation of a configuration.
+
+  Args:
+    config: the whole configuration.
+    feed: data to train and evaluate on.
+
+  Attributes:
+    total_steps: number of steps from the beginning to the end.
+    model: the network.
+    step: `step(state, batch) -> state, metrics` on all devices.
+    learning_rate: learning rate as a function of the step.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict, feed: Feed):
+    self.config, self.feed = config, feed
+    self.total_steps = (
+      config.train.steps or config.train.epochs * feed.steps_per_epoch
+    )
+    schedule = optim.learning_rate_schedule(config.train, feed.steps_per_epoch)
+    self.learning_rate = jax.jit(schedule)  # one program instead of six
+    self.model, optimizer, self.step = make_step(
+      config, feed.num_classes, schedule
+    )
+    self._embed = make_embed(self.model, config.eval)
+    network = (self.model, optimizer, tuple(config.data.image_size))
+    self._create_state = partial(create_state, *network, config.seed)
+    self._state_shapes = partial(state_shapes, *network)
+
+  def random_state(self) -> TrainState:
+    """Returns a state with random weights, a function of the seed alone."""
+    return devices.replicate(self._create_state())
+
+  def initial_state(self) -> tuple[TrainState, list[str]]:
+    """Returns the state before the first step, and notes on its weights."""
+    state, model = self.random_state(), self.config.model
+    return start_from(model, state) if model.pretrained else (state, [])
+
+  def state_shapes(self) -> TrainState:
+    """Returns the shapes, types and sharding of a state; computes nothing."""
+    return devices.replicated_shapes(self._state_shapes())
+
+  def starting_point(self, checkpoints: Checkpoints) -> StartingPoint:
+    """Restores the last whole checkpoint, or returns the initial state."""
+    if checkpoints.latest_step is None:
+      state, notes = self.initial_state()
+      return StartingPoint(state, 0, notes)
+    state, not_finite = checkpoints.restore_latest(self.state_shapes())
+    workdir = checkpoints.directory.parent
+    note = f'Resuming after step {int(state.step)} of {workdir}.'
+    return StartingPoint(state, not_finite, [note])
+
+  def describe(self, state: TrainState) -> str:
+    """Returns lines about the network and the length of the run."""
+    config = self.config
+    parameters = sum(p.size for p in jax.tree.leaves(state.params))
+    return (
+      f'{config.model.backbone}, attention {config.model.attention}, level'
+      f' {config.model.levels}, radix {config.model.radix}:'
+      f' {parameters:,} parameters on {devices.describe()}\n'
+      f'{self.total_steps:,} steps of {config.train.P} x {config.train.K}'
+      f' images, {self.feed.steps_per_epoch} an epoch'
+      f'{describe_micro_batches(config)}'
+    )
+
+  def is_due(self, step: int, every_epochs: int) -> bool:
+    """Returns whether something done every few epochs, and last, is due."""
+    every = every_epochs * self.feed.steps_per_epoch
+    return step == self.total_steps or (every > 0 and step % every == 0)
+
+  def logs(self, step: int) -> bool:
+    """Returns whether the metrics of a step are logged."""
+    every = self.config.train.log_every_steps
+    return step % every == 0 or step == self.total_steps
+
+  def evaluates(self, step: int) -> bool:
+    """Returns whether an evaluation is due after a step."""
+    return self.is_due(step, self.config.train.eval_every_epochs)
+
+  def saves(self, step: int) -> bool:
+    """Returns whether a checkpoint is due; each evaluation has one."""
+    every = self.config.train.checkpoint_every_epochs
+    return self.evaluates(step) or self.is_due(step, every)
+
+  def evaluate(self, state: TrainState) -> RetrievalResult:
+    """Evaluates a state on the query and gallery of the feed."""
+    variables = {'params': state.params, 'batch_stats': state.batch_stats}
+    return evaluation.evaluate(
+      self._embed, variables, self.feed, self.config.eval
+    ).result
+
+  def parameter_names(self) -> tuple[list[str], list[str]]:
+    """Returns names of parameters, in order of use and in order of the tree."""
+    size = tuple(self.config.data.image_size)
+    names = apnet.parameter_names(self.model, size)
+    return names, sorted(names, key=lambda name: name.split('/'))
+
+  def figures(self, result: RetrievalResult) -> dict[str, float]:
+    """Returns the figures of a result that tables show."""
+    return result.figures(self.config.eval.ap)
+
+  def closing_table(self, result: RetrievalResult) -> str:
+    """Returns the table of figures that ends a run."""
+    rows = {'trained network': self.figures(result)}
+    if self.config.eval.pixel_baseline:
+      pixels = evaluation.evaluate(
+        embed_pixels, {}, self.feed, self.config.eval
+      ).result
+      rows = {'raw pixels': self.figures(pixels), **rows}
+    return card.format_table(rows)
+
+
+def make_step(
+  config: ml_collections.ConfigDict, num_classes: int, schedule: optax.Schedule
+) -> tuple[nn.Module, optax.GradientTransformation, Callable]:
+  """Returns the model and the optimiser of a configuration, and their step.
+
+  Args:
+    config: the whole configuration.
+    num_classes: number of identities of the classifier.
+    schedule: learning rate as a function of the step.
+
+  Returns:
+    The model, the optimiser, and `step(state, batch) -> state, metrics` on all
+    devices.
+  """
+  model = create_model(
+    config.model, num_classes, devices.AXIS, config.train.rematerialize
+  )
+  optimizer = optim.create_optimizer(config.train, schedule)
+  step = partial(
+    train_step,
+    model=model,
+    optimizer=optimizer,
+    config=config,
+    axis_name=devices.AXIS,
+  )
+  return model, optimizer, devices.pmap_step(step)
+
+
+def describe_micro_batches(config: ml_collections.ConfigDict) -> str:
+  """Returns how a batch is computed, and what it does to batch statistics."""
+  micro_batches = config.train.accumulate
+  group = config.model.batch_norm_group
+  if micro_batches == 1:
+    return ''
+  images = config.train.P * config.train.K // micro_batches
+  fits = 0 < group <= images
+  return (
+    f'\neach batch in {micro_batches} micro-batches of {images} images, '
+    + (
+      'with the losses of the whole batch at once'
+      if fits
+      else f'each with batch statistics of its own: the losses are those of'
+      f' config.model.batch_norm_group={images}, not of {group}'
+    )
+  )
+
+
+def start_from(
+  config: ml_collections.ConfigDict, state: TrainState
+) -> tuple[TrainState, list[str]]:
+  """Puts the weights of `config.model.pretrained` into a state.
+
+  Args:
+    config: the `model` part of a configuration.
+    state: the state before the first step.
+
+  Returns:
+    The state, and notes on the weights.
+  """
+  variables = {'params': state.params, 'batch_stats': state.batch_stats}
+  imported = pretrained.import_pretrained(variables, config)
+  notes = [f'Starting from the weights {config.pretrained}']
+  notes += [f'  {note}' for note in imported.notes]
+  return state.replace(**devices.replicate(imported.variables)), notes

@@ -1,0 +1,263 @@
+"""The training step, a pure function of state and batch."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from flax import struct
+import flax.linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from apnet_jax.models.apnet import initialize, variable_shapes
+from apnet_jax.parallel.batch_layout import shard_positions
+from apnet_jax.training import losses, optim
+from apnet_jax.training.augment import augment
+
+
+@struct.dataclass
+class TrainState:
+  """Everything that a training step changes, as a pytree."""
+
+  step: jax.Array  # int32 []
+  params: Mapping
+  batch_stats: Mapping
+  opt_state: optax.OptState
+
+
+def create_state(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  image_size: tuple[int, int],
+  seed: int,
+) -> TrainState:
+  """Returns the initial state; parameters depend on `seed` alone."""
+  make = partial(first_state, optimizer=optimizer)
+  return initialize(model, image_size, seed, make)
+
+
+def state_shapes(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  image_size: tuple[int, int],
+) -> TrainState:
+  """Returns the shapes and types of `create_state`; computes nothing."""
+  make = partial(first_state, optimizer=optimizer)
+  return jax.eval_shape(make, variable_shapes(model, image_size))
+
+
+def first_state(
+  variables: Mapping, optimizer: optax.GradientTransformation
+) -> TrainState:
+  """Returns the state before the first step, with the given variables."""
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=variables['params'],
+    batch_stats=variables['batch_stats'],
+    opt_state=optimizer.init(variables['params']),
+  )
+
+
+def train_step(
+  state: TrainState,
+  batch: Mapping[str, jax.Array],
+  *,
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  config: ml_collections.ConfigDict,
+  axis_name: str,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """Augments the batch, computes Eq. (9) and its gradient, updates the state.
+
+  The step runs on each device of `axis_name` with its shard of the batch. Batch
+  normalisation and mining see the global batch, so that the number of devices
+  does not change the result. With several micro-batches
+  (`config.train.accumulate`), batch normalisation sees one micro-batch of all
+  devices, and mining still sees the whole batch.
+
+  Args:
+    state: the same on all devices.
+    batch: `image` uint8 [images, height, width, 3] and `label` int [images], a
+      shard as of `apnet_jax.parallel.devices.shard_batch`.
+    model: a model with the same `axis_name`.
+    optimizer: see `create_optimizer`.
+    config: the whole configuration.
+    axis_name: name of the mapped axis over devices.
+
+  Returns:
+    The next state, and metrics averaged over the global batch. The metric
+    `bad_gradients` is [parameters], in the order of their tree: 1 where a
+    gradient is not finite, else 0. If the loss or a gradient is not finite and
+    `config.train.not_finite` is 'skip', only the step of the state changes.
+  """
+  key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+
+  def forward(params, images, positions):
+    output, changed = model.apply(
+      {'params': params, 'batch_stats': state.batch_stats},
+      augment(key, images, positions, config.augment),
+      train=True,
+      mutable=['batch_stats'],
+    )
+    return output, changed['batch_stats']
+
+  def loss(output):
+    return reid_loss(output, batch['label'], config.train, axis_name)
+
+  images = _micro_batches(batch['image'], config.train.accumulate)
+  gradients, batch_stats, metrics = _differentiate(
+    forward, loss, state.params, (images, _positions(images, axis_name))
+  )
+  gradients, metrics = lax.pmean((gradients, metrics), axis_name)
+  metrics['gradient_norm'] = optax.tree.norm(gradients)
+  metrics['bad_gradients'] = _not_finite(gradients)
+  updates, opt_state = optimizer.update(
+    gradients, state.opt_state, state.params
+  )
+  new = TrainState(
+    step=state.step + 1,
+    params=optax.apply_updates(state.params, updates),
+    batch_stats=batch_stats,
+    opt_state=opt_state,
+  )
+  if config.train.not_finite == 'skip':
+    finite = jnp.isfinite(metrics['loss'] + metrics['gradient_norm'])
+    kept = jax.tree.map(partial(jnp.where, finite), new, state)
+    opt_state = optim.at_step(kept.opt_state, new.step)
+    new = kept.replace(step=new.step, opt_state=opt_state)
+  return new, metrics
+
+
+def _not_finite(gradients: Mapping) -> jax.Array:
+  """Returns for each array 1 if it or its norm is not finite, else 0."""
+  norms = [optax.tree.norm(g, squared=True) for g in jax.tree.leaves(gradients)]
+  return 1 - jnp.isfinite(jnp.stack(norms)).astype(norms[0].dtype)
+
+
+def _micro_batches(tree, number: int):
+  """Reshapes [images, ...] to [micro_batches, images / micro_batches, ...]."""
+  return jax.tree.map(lambda x: x.reshape(number, -1, *x.shape[1:]), tree)
+
+
+def _positions(images: jax.Array, axis_name: str) -> jax.Array:
+  """Returns the positions of this device's images in the global batch.
+
+  Args:
+    images: [micro_batches, images, ...].
+    axis_name: name of the mapped axis over devices.
+
+  Returns:
+    int [micro_batches, images].
+  """
+  micro_batches, local = images.shape[:2]
+  devices = lax.axis_size(axis_name)
+  positions = shard_positions(
+    micro_batches * local * devices, devices, micro_batches
+  )
+  mine = jnp.asarray(positions)[lax.axis_index(axis_name)]
+  return mine.reshape(micro_batches, local)
+
+
+def _differentiate(
+  forward: Callable, loss: Callable, params: Mapping, inputs: tuple
+) -> tuple[Mapping, Mapping, dict[str, jax.Array]]:
+  """Differentiates the loss of a batch, with the memory of one micro-batch.
+
+  This is gradient caching (Gao et al., arXiv:2101.06983). First the outputs of
+  all micro-batches are computed, and nothing else is stored. Then the loss of
+  the whole batch is differentiated with respect to these outputs. Then each
+  micro-batch is computed again and backpropagates its share of that gradient.
+  A single micro-batch is computed once.
+
+  Args:
+    forward: `forward(params, *micro_batch) -> outputs, batch_stats`.
+    loss: `loss(outputs of the batch) -> loss, metrics`.
+    params: parameters to differentiate with respect to.
+    inputs: arrays [micro_batches, images, ...].
+
+  Returns:
+    The gradient, the mean of `batch_stats` over the micro-batches, and the
+    metrics.
+  """
+  gradient_of_loss = jax.grad(loss, has_aux=True)
+
+  def pullback_of(micro_batch):
+    return jax.vjp(lambda p: forward(p, *micro_batch), params, has_aux=True)
+
+  number = len(inputs[0])
+  if number == 1:
+    outputs, pullback, batch_stats = pullback_of([x[0] for x in inputs])
+    cotangents, metrics = gradient_of_loss(outputs)
+    return *pullback(cotangents), batch_stats, metrics
+
+  outputs, batch_stats = lax.map(lambda x: forward(params, *x), inputs)
+  outputs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
+  cotangents, metrics = gradient_of_loss(outputs)
+
+  def add(gradients, micro_batch_and_cotangents):
+    micro_batch, cotangents = micro_batch_and_cotangents
+    _, pullback, _ = pullback_of(micro_batch)
+    return optax.tree.add(gradients, *pullback(cotangents)), None
+
+  gradients, _ = lax.scan(
+    add,
+    optax.tree.zeros_like(params),
+    (inputs, _micro_batches(cotangents, number)),
+  )
+  return gradients, jax.tree.map(_mean, batch_stats), metrics
+
+
+def _mean(x: jax.Array) -> jax.Array:
+  """Averages over the first axis, exactly where all values are equal."""
+  return x[0] + (x - x[0]).mean(0)
+
+
+def reid_loss(
+  output, labels: jax.Array, config: ml_collections.ConfigDict, axis_name: str
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Computes Eq. (9) for the images of this device, mined in the global batch.
+
+  The triplet loss is the mean over branches, and the cross-entropy is the mean
+  over all classifiers, as in fast-reid's `MGN`. Distances in the metrics belong
+  to the global branch.
+
+  Args:
+    output: a `ReidOutput` for the images of this device.
+    labels: int [images].
+    config: the `train` part of a configuration.
+    axis_name: name of the mapped axis over devices.
+
+  Returns:
+    The loss, whose mean over the devices is the loss of the batch, and metrics.
+  """
+  gather = partial(lax.all_gather, axis_name=axis_name, tiled=True)
+  all_hardest = [
+    losses.hardest_distances(
+      branch.feature, labels, gather(branch.feature), gather(labels)
+    )
+    for branch in output.branches
+  ]
+  triplet = sum(
+    losses.triplet(hardest, config.margin) for hardest in all_hardest
+  ) / len(all_hardest)
+  logits = jnp.concatenate([branch.logits for branch in output.branches], 1)
+  cross_entropy = losses.cross_entropy(
+    logits.reshape(-1, logits.shape[-1]),
+    jnp.repeat(labels, logits.shape[1]),
+    config.label_smoothing,
+    config.smooth_k,
+  )
+  hardest = all_hardest[0]
+  loss = cross_entropy + config.triplet_weight * triplet
+  violations = hardest.positive + config.margin > hardest.negative
+  return loss, {
+    'loss': loss,
+    'cross_entropy': cross_entropy,
+    'triplet': triplet,
+    'accuracy': (output.logits.argmax(-1) == labels).mean(),
+    'hardest_positive': hardest.positive.mean(),
+    'hardest_negative': hardest.negative.mean(),
+    'active_triplets': violations.mean(),
+  }

@@ -1,0 +1,123 @@
+"""Trains a run from its configuration to its result card."""
+
+from collections.abc import Mapping
+import dataclasses
+import os
+import pathlib
+
+import ml_collections
+
+from apnet_jax.errors import UserError
+from apnet_jax.feed import Feed
+from apnet_jax.parallel import devices, processes
+from apnet_jax.retrieval import card, evaluation
+from apnet_jax.training import pretrained, profiling
+from apnet_jax.training.checks import check
+from apnet_jax.training.loop import Loop
+from apnet_jax.training.run import Run
+from apnet_jax.training.train_step import TrainState
+from apnet_jax.workdir import json_files, lock, run_files
+from apnet_jax.workdir.checkpoints import Checkpoints
+from apnet_jax.workdir.interruption import Interruption
+from apnet_jax.workdir.metric_writer import open_writer
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """The outcome of a run.
+
+  Attributes:
+    state: state after the last step.
+    metrics: metrics logged last; empty if no step was left to train.
+    card: the result card of the final state.
+  """
+
+  state: TrainState
+  metrics: Mapping[str, float]
+  card: Mapping
+
+
+def train(
+  config: ml_collections.ConfigDict,
+  feed: Feed,
+  workdir: str | os.PathLike,
+  profile_steps: tuple[int, int] | None = None,
+) -> Summary:
+  """Trains the run of a workdir, or resumes it, and evaluates it.
+
+  SIGTERM and SIGINT end it after a checkpoint of the current step.
+
+  Args:
+    config: the whole configuration; see `apnet_jax.get_config`.
+    feed: data to train and evaluate on.
+    workdir: folder for checkpoints and logs; made if needed.
+    profile_steps: the first and the last step to trace into the workdir.
+
+  Raises:
+    UserError: the configuration does not fit the data, the devices or the
+      workdir; or the workdir is another run's, or cannot be written to.
+    FloatingPointError: a loss or a gradient is not finite, and
+      `config.train.not_finite` says to stop.
+    OSError: the last checkpoint could not be saved.
+    Interrupted: a signal ended the run.
+  """
+  check(config, workdir)
+  skipped = evaluation.check_benchmark(feed)
+  with lock.held(workdir), Interruption() as interruption:
+    _claim(workdir, config, feed)
+    print(feed.summary)
+    if skipped:
+      print(f'  {skipped} queries have no true match and are skipped')
+    run = Run(config, feed)
+    with Checkpoints(workdir, is_scheduled=run.saves) as checkpoints:
+      start = run.starting_point(checkpoints)
+      print('\n'.join([run.describe(start.state), *start.notes]), flush=True)
+      done = int(start.state.step)
+      profile = profiling.Profile(profile_steps, workdir, done, run.total_steps)
+      with profile, open_writer(workdir, done) as writer:
+        loop = Loop(run, start, checkpoints, interruption, writer, profile)
+        state, metrics, result = loop.run_steps()
+      checkpoint = card.checkpoint_entry(
+        int(state.step), 'last', config, run_files.load_run(workdir)
+      )
+      result_card = card.result_card(result, config, feed, checkpoint)
+      if processes.is_first():
+        json_files.write_json(pathlib.Path(workdir, 'result.json'), result_card)
+    print(run.closing_table(result))
+    if text := profile.describe():
+      print(text)
+  return Summary(state, metrics, result_card)
+
+
+def _claim(
+  workdir: str | os.PathLike, config: ml_collections.ConfigDict, feed: Feed
+) -> None:
+  """Lets process 0 claim the workdir, and checks that the others see it.
+
+  Raises:
+    UserError: the workdir belongs to another run, or is not shared.
+  """
+  if processes.is_first():
+    run_files.claim_workdir(workdir, config, run_facts(feed, config, workdir))
+  processes.wait_for_all()
+  if not pathlib.Path(workdir, run_files.CONFIG_FILE).exists():
+    raise UserError(
+      f'--workdir={workdir}: {processes.this_process()} does not see what'
+      ' process 0 wrote there. It must lie on a file system that all share.'
+    )
+
+
+def run_facts(
+  feed: Feed, config: ml_collections.ConfigDict, workdir: str | os.PathLike
+) -> dict:
+  """Returns the content of run.json."""
+  # A run that resumes does not need its initial weights again.
+  resumes = run_files.can_resume(workdir)
+  source = '' if resumes else config.model.pretrained
+  return {
+    'started_from': pretrained.started_from(source),
+    'num_classes': feed.num_classes,
+    'fingerprint': feed.fingerprint,
+    'devices': devices.describe(),
+    'versions': card.versions(),
+  }

@@ -1,0 +1,366 @@
+"""Checkpoints of a workdir, saved by Orbax in the background.
+
+WORKDIR/checkpoints/N/           the state after N steps
+WORKDIR/checkpoints/N.damaged/   a checkpoint that could not be read
+
+Kept are the last two checkpoints, the best by mAP, and the last scheduled one,
+to which a run may have to roll back. (A signal saves one off schedule.)
+"""
+
+from collections.abc import Callable, Mapping
+import contextlib
+import dataclasses
+from functools import partial
+import json
+import os
+import pathlib
+import re
+import shutil
+import time
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+from tqdm import tqdm
+
+from apnet_jax.errors import UserError, first_line
+from apnet_jax.parallel import devices
+from apnet_jax.workdir.run_files import CONFIG_FILE, checkpoint_folders
+
+
+class Checkpoints:
+  """The checkpoints of a workdir, ordered by their steps and not by a clock.
+
+  A checkpoint that cannot be saved is given up: the run continues, and older
+  checkpoints stay until a newer one is whole.
+
+  Args:
+    workdir: workdir of the run.
+    read_only: writes nothing, as beside a run that is still training.
+    is_scheduled: tells whether a checkpoint is scheduled after some step.
+
+  Attributes:
+    failure: why the last save failed; None if it did not.
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    read_only: bool = False,
+    is_scheduled: Callable[[int], bool] = lambda step: True,
+  ):
+    self.directory = pathlib.Path(workdir).absolute() / 'checkpoints'
+    self.failure = None
+    self._is_scheduled, self._saving = is_scheduled, None
+    if not read_only:
+      self._set_aside_damaged_metrics()
+    keep = policies.AnyPreservationPolicy(
+      [
+        policies.LatestN(2),
+        _LatestScheduled(is_scheduled),
+        policies.BestN(
+          n=1, get_metric_fn=_mAP, keep_checkpoints_without_metrics=False
+        ),
+      ]
+    )
+    self._manager = ocp.CheckpointManager(
+      self.directory,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=keep,
+        best_fn=_mAP,
+        create=not read_only,
+        read_only=read_only,
+        cleanup_tmp_directories=not read_only,  # of a run that was killed
+        # Orbax would fail on damaged metrics; `candidates` accepts them.
+        lightweight_initialize=read_only,
+      ),
+    )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, *_):
+    self._finish()
+    self._manager.close()
+    if self.failure and kind is None:
+      raise OSError(f'{self.failure}. It was the last one of this run.')
+
+  def save(
+    self,
+    step: int,
+    state,
+    metrics: Mapping[str, float] | None,
+    not_finite: int = 0,
+  ) -> None:
+    """Saves a state in the background; prints if the previous save failed.
+
+    Args:
+      step: number of steps that led to the state.
+      state: a pytree of arrays.
+      metrics: figures with `mAP`; None if the state was not evaluated.
+      not_finite: number of steps of the run that were not finite.
+    """
+    self._finish()
+    self._saving = step
+    state = devices.as_global_arrays(state)
+    try:
+      self._manager.save(
+        step,
+        args=ocp.args.StandardSave(state),
+        metrics=metrics,
+        force=True,
+        custom_metadata={'not_finite': not_finite},
+      )
+    except Exception as error:  # Orbax raises whatever its writers raise
+      self._give_up(error)
+
+  def wait(self) -> int | None:
+    """Waits for the save in progress; returns the last whole step, if any."""
+    self._finish()
+    return self.latest_step
+
+  def _finish(self) -> None:
+    if self._saving is None:
+      return
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      self._give_up(error)
+    else:
+      self._saving, self.failure = None, None
+
+  def _give_up(self, error: Exception) -> None:
+    """Reports a failed save, and frees the disk space that it took."""
+    step, self._saving = self._saving, None
+    self.failure = (
+      f'the checkpoint after step {step} could not be saved: {_reason(error)}'
+    )
+    # Writers that are still running make its folders again.
+    for _ in range(5):
+      for part in self.directory.glob(f'{step}.*tmp*'):
+        shutil.rmtree(part, ignore_errors=True)
+      time.sleep(0.1)
+    # Orbax already counts the checkpoints as gone that this one replaces.
+    self._manager.reload()
+    tqdm.write(f'{self.failure}; the run continues to the next one')
+
+  @property
+  def latest_step(self) -> int | None:
+    """The step of the last checkpoint, None if there is none."""
+    return self._manager.latest_step()
+
+  @property
+  def latest_scheduled_step(self) -> int | None:
+    """The step of the last scheduled checkpoint, None if there is none."""
+    steps = filter(self._is_scheduled, self._manager.all_steps())
+    return max(steps, default=None)
+
+  def step(self, which: str) -> int | None:
+    """Returns the step of the 'last' or the 'best' checkpoint.
+
+    'best' is the last one if no checkpoint was evaluated.
+    """
+    return next(iter(self.candidates(which)), None)
+
+  def candidates(self, which: str) -> list[int]:
+    """Returns the steps of all checkpoints, in the order to try them.
+
+    The first is the 'last' or the 'best'; the others may replace it if it is
+    damaged.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    if which == 'best':
+      maps = {step: self._read_mAP(step) for step in steps}
+      steps.sort(key=maps.get, reverse=True)
+    return steps
+
+  def _read_mAP(self, step: int) -> float:
+    """Returns the mAP of a checkpoint, -1 if it was not evaluated."""
+    try:
+      return _mAP(json.loads(self._metrics_file(step).read_text()))
+    except FileNotFoundError:
+      return -1.0
+    except (OSError, ValueError, KeyError, TypeError):
+      print(f'{self._metrics_file(step)} is damaged: its mAP is unknown.')
+      return -1.0
+
+  def _metrics_file(self, step: int) -> pathlib.Path:
+    return self.directory / str(step) / 'metrics' / 'metrics'
+
+  def _set_aside_damaged_metrics(self) -> None:
+    """Sets checkpoints aside whose metrics Orbax would fail to read."""
+    steps = [int(path.name) for path in checkpoint_folders(self.directory)]
+    damaged = []
+    for step in steps:
+      try:
+        json.loads(self._metrics_file(step).read_text())
+      except FileNotFoundError:
+        pass  # not evaluated
+      except (OSError, ValueError) as error:
+        damaged.append((step, f'its metrics cannot be read: {error}'))
+    if damaged and len(damaged) == len(steps):
+      raise UserError(_all_damaged(self.directory, damaged))
+    for step, reason in damaged:
+      self._set_aside(step, reason)
+
+  def _set_aside(self, step: int, reason: str) -> None:
+    """Renames a damaged checkpoint, so that its step can be saved again."""
+    path = self.directory / str(step)
+    aside = path.with_name(f'{step}.damaged')
+    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+      path.rename(aside)
+    print(
+      f'The checkpoint after step {step} is damaged and was moved to {aside}:'
+      f' {reason}',
+      flush=True,
+    )
+
+  def restore(self, step: int, state):
+    """Restores the state after `step` steps.
+
+    Args:
+      step: step of a checkpoint.
+      state: arrays, or `jax.ShapeDtypeStruct`s, of the same structure, shapes,
+        types and sharding.
+
+    Raises:
+      UserError: the checkpoint cannot be read.
+    """
+    return self._read(step, ocp.args.StandardRestore(_abstract(state)))
+
+  def restore_latest(self, state):
+    """Restores the last whole state, and its count of steps not finite.
+
+    Damaged checkpoints after it are set aside. See `restore`.
+
+    Raises:
+      UserError: no checkpoint can be read. Then none is set aside.
+    """
+
+    def read(step):
+      return self.restore(step, state), self._read_not_finite(step)
+
+    _, found, damaged = self._first_whole('last', read)
+    for later, reason in damaged:
+      self._set_aside(later, reason)
+    if damaged:
+      self._manager.reload()
+    return found
+
+  def _read_not_finite(self, step: int) -> int:
+    """Reads the file itself, since Orbax would read more than this."""
+    path = self.directory / str(step) / '_CHECKPOINT_METADATA'
+    try:
+      metadata = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+      raise UserError(f'{path} cannot be read: {error}') from error
+    return (metadata.get('custom_metadata') or {}).get('not_finite', 0)
+
+  def restore_variables(
+    self, which: str, variables: Mapping
+  ) -> tuple[int, Mapping]:
+    """Restores `params` and `batch_stats` alone, and returns their step too.
+
+    Args:
+      which: 'last' or 'best'. If that checkpoint is damaged, the next of
+        `candidates` is restored and a message says so.
+      variables: arrays of the same structure, shapes, types and sharding.
+
+    Raises:
+      UserError: no checkpoint can be read.
+    """
+    target = _abstract(variables)
+    args = ocp.args.PyTreeRestore(
+      target,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+      partial_restore=True,
+    )
+    read = partial(self._read, args=args)
+    step, variables, damaged = self._first_whole(which, read)
+    for other, reason in damaged:
+      print(
+        f'The checkpoint after step {other} is damaged; the one after step'
+        f' {step} is used: {reason}',
+        flush=True,
+      )
+    return step, variables
+
+  def _first_whole(self, which: str, read: Callable):
+    """Reads the first candidate that is whole.
+
+    Returns:
+      Its step, what `read` returned, and (step, reason) of damaged candidates.
+    """
+    damaged = []
+    for step in self.candidates(which):
+      try:
+        return step, read(step), damaged
+      except UserError as error:
+        damaged.append((step, str(error)))
+    raise UserError(_all_damaged(self.directory, damaged))
+
+  def _read(self, step: int, args):
+    try:
+      return self._manager.restore(step, args=args)
+    except Exception as error:  # Orbax raises whatever its readers raise
+      raise UserError(
+        f'{self.directory / str(step)} cannot be read; it is damaged or of'
+        f' another model: {_reason(error)}'
+      ) from error
+
+
+@dataclasses.dataclass
+class _LatestScheduled:
+  """An Orbax policy that keeps the last scheduled checkpoint."""
+
+  is_scheduled: Callable[[int], bool]
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    del context
+    steps = [each.step for each in checkpoints]
+    last = max(filter(self.is_scheduled, steps), default=None)
+    return [step == last for step in steps]
+
+
+def _all_damaged(
+  directory: pathlib.Path, damaged: list[tuple[int, str]]
+) -> str:
+  reasons = ''.join(f'\n  {reason}' for _, reason in damaged)
+  return (
+    f'no checkpoint in {directory} can be read:{reasons}\nTo start again,'
+    ' delete that folder.'
+  )
+
+
+def open_for_reading(workdir: str | os.PathLike) -> Checkpoints:
+  """Opens the checkpoints of a finished or running workdir.
+
+  Raises:
+    UserError: there are none.
+  """
+  path = pathlib.Path(workdir)
+  if not (path / CONFIG_FILE).is_file():
+    raise UserError(
+      f'--ckpt={workdir} is not a workdir of train.py: it has no config.json.'
+    )
+  if (path / 'checkpoints').is_dir():
+    checkpoints = Checkpoints(workdir, read_only=True)
+    if checkpoints.latest_step is not None:
+      return checkpoints
+  raise UserError(f'{path / "checkpoints"} holds no whole checkpoint.')
+
+
+def _reason(error: Exception) -> str:
+  """Returns what the operating system says, or the first line of the error."""
+  if code := re.search(r"os_error_code='(\d+)'", str(error)):
+    return os.strerror(int(code[1]))
+  return first_line(error)
+
+
+def _mAP(metrics: Mapping[str, float]) -> float:
+  return metrics['mAP']
+
+
+def _abstract(tree):
+  return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)

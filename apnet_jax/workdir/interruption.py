@@ -1,0 +1,95 @@
+"""Signals that end a run: SIGTERM, as on a preempted machine, and SIGINT.
+
+While nothing needs saving, a signal ends the run at once. During training it is
+recorded, and the training loop asks for it after each step. A second signal
+always ends the run at once.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import signal
+import threading
+
+from apnet_jax.parallel import processes
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+  """A signal has ended the run.
+
+  Attributes:
+    code: exit code of the program: 128 plus the number of the signal.
+  """
+
+  def __init__(self, signum: int, what: str):
+    super().__init__(f'{signal.Signals(signum).name}: {what}')
+    self.code = 128 + signum
+
+
+class Interruption:
+  """A context in which `SIGNALS` are handled; only in the main thread."""
+
+  def __init__(self):
+    self._received = None  # number of the signal
+    self._deferred = False
+    self._handlers = {}
+
+  def __enter__(self):
+    if threading.current_thread() is threading.main_thread():
+      for signum in SIGNALS:
+        self._handlers[signum] = signal.signal(signum, self._handle)
+    return self
+
+  def __exit__(self, *_):
+    for signum, handler in self._handlers.items():
+      signal.signal(signum, handler)
+    self._handlers = {}
+
+  @contextlib.contextmanager
+  def deferred(self) -> Iterator[None]:
+    """Records signals within the block; `wanted` then returns True."""
+    before, self._deferred = self._deferred, True
+    try:
+      yield
+    finally:
+      self._deferred = before
+
+  @contextlib.contextmanager
+  def at_once(self) -> Iterator[None]:
+    """Raises `Interrupted` for signals within the block and recorded ones."""
+    before, self._deferred = self._deferred, False
+    try:
+      self.stop_if_received('nothing more was saved')
+      yield
+    finally:
+      self._deferred = before
+
+  def wanted(self, step: int) -> bool:
+    """Returns whether the run must end after `step`.
+
+    All processes of a run call this after every step and get the same answer.
+    """
+    return processes.agree_to_stop(step, self._received is not None)
+
+  def stop(self, what: str) -> None:
+    """Ends the run; `what` tells the user what was saved."""
+    raise Interrupted(self._received or signal.SIGTERM, what)
+
+  def stop_if_received(self, what: str) -> None:
+    """Ends the run if a signal was received."""
+    if self._received is not None:
+      self.stop(what)
+
+  def _handle(self, signum: int, frame) -> None:
+    del frame
+    self._received = signum
+    for each in SIGNALS:
+      signal.signal(each, signal.SIG_DFL)
+    if not self._deferred:
+      self.stop('nothing more was saved')
+    # `print` may be what the signal has interrupted, so it must not be used.
+    name = signal.Signals(signum).name
+    text = f'\n{name}: ends after this step; a second signal ends at once\n'
+    os.write(2, text.encode())

@@ -1,0 +1,67 @@
+"""JSON files: written whole or not at all, read within bounds."""
+
+from collections.abc import Mapping
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+from apnet_jax.errors import UserError
+
+# Bounds on files from elsewhere. The largest files of this project are result
+# cards with a figure for each query.
+MAX_BYTES = 64 * 2**20
+MAX_DEPTH = 20
+# A list of numbers, which may be long, is written on one line. (JSON strings
+# hold no line breaks.)
+_NUMBERS = re.compile(r'\[\n[\s\d.,eE+\-nul]*\]')
+
+
+def write_json(path: str | os.PathLike, content: Mapping) -> None:
+  """Writes a JSON file whole or not at all; makes its folder if needed."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_suffix('.part')
+  text = json.dumps(content, indent=2, allow_nan=False)
+  part.write_text(_NUMBERS.sub(lambda m: ' '.join(m[0].split()), text) + '\n')
+  part.replace(path)
+
+
+def read_json(path: str | os.PathLike) -> Any:
+  """Reads a JSON file.
+
+  Raises:
+    UserError: the file cannot be read, is larger than `MAX_BYTES`, or is nested
+      deeper than `MAX_DEPTH`, which recursive functions could not walk.
+  """
+  path = pathlib.Path(path)
+  try:
+    if path.stat().st_size > MAX_BYTES:
+      raise UserError(f'it is larger than {MAX_BYTES:,} bytes')
+    content = json.loads(path.read_text())
+    if _is_deep(content):
+      raise UserError('it is nested too deeply')
+    return content
+  except (OSError, ValueError, RecursionError) as error:
+    raise UserError(f'{path} cannot be read as JSON: {error}') from error
+
+
+def read_fields(path: str | os.PathLike) -> dict[str, Any]:
+  """Reads a JSON object; raises UserError if the file is damaged."""
+  content = read_json(path)
+  if not isinstance(content, dict):
+    raise UserError(f'{path} is damaged: it holds no fields.')
+  return content
+
+
+def _is_deep(content) -> bool:
+  level = [content]
+  for _ in range(MAX_DEPTH):
+    level = [
+      child
+      for value in level
+      if isinstance(value, dict | list)
+      for child in (value.values() if isinstance(value, dict) else value)
+    ]
+  return bool(level)

@@ -1,0 +1,80 @@
+"""A lock that lets one run at a time use a workdir."""
+
+from collections.abc import Iterator
+import contextlib
+import fcntl
+import os
+import pathlib
+import socket
+
+import jax
+
+from apnet_jax.errors import UserError
+
+FILE = 'run.lock'
+
+
+@contextlib.contextmanager
+def held(workdir: str | os.PathLike) -> Iterator[None]:
+  """Holds the lock of a workdir; this process may take it several times.
+
+  The system frees the lock when the process ends for any reason. If the file
+  system has no locks, a message says so and the run continues. Process 0 takes
+  the lock for all processes of a run.
+
+  Args:
+    workdir: made if needed; removed again if nothing was written into it.
+
+  Raises:
+    UserError: another run holds the lock, or the workdir cannot be written to.
+  """
+  if jax.process_index():
+    yield
+    return
+  path = pathlib.Path(workdir) / FILE
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open('a+')
+  except OSError as error:
+    raise UserError(
+      f'--workdir={workdir} cannot be written to: {error.strerror}.'
+    ) from error
+  with file:
+    taken = _take(file, workdir)
+    if taken:
+      file.truncate(0)
+      file.write(_this_process())
+      file.flush()
+    try:
+      yield
+    finally:
+      if taken and os.listdir(path.parent) == [FILE]:
+        path.unlink()
+        path.parent.rmdir()
+
+
+def _take(file, workdir) -> bool:
+  """Takes the lock; returns False if it is held already or not available."""
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    file.seek(0)
+    holder = file.read()
+    if holder == _this_process():
+      return False
+    raise UserError(
+      f'--workdir={workdir} is in use by {holder or "another process"}. Wait'
+      ' for it, or give another --workdir.'
+    ) from error
+  except OSError as error:
+    print(
+      f'{workdir} cannot be locked ({error.strerror}): make sure that no other'
+      ' run uses it.',
+      flush=True,
+    )
+    return False
+  return True
+
+
+def _this_process() -> str:
+  return f'process {os.getpid()} on {socket.gethostname()}'

@@ -1,0 +1,154 @@
+"""Writes the metrics of a run as JSON lines and TensorBoard events."""
+
+from collections.abc import Mapping
+import errno
+import json
+import os
+import pathlib
+import time
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+from tqdm import tqdm
+
+from apnet_jax.parallel import processes
+
+
+class MetricWriter:
+  """Writes `metrics.jsonl` and TensorBoard events into a workdir.
+
+  When the disk is full, records are kept in memory and written as soon as there
+  is room. They are lost if the run ends before that.
+
+  Args:
+    workdir: an existing folder.
+    step: step after which the run resumes; records of later steps are dropped.
+  """
+
+  def __init__(self, workdir: str | os.PathLike, step: int):
+    path = pathlib.Path(workdir) / 'metrics.jsonl'
+    lines = path.read_text().splitlines(True) if path.exists() else []
+    kept = [line for line in lines if _step_of(line) <= step]
+    part = path.with_suffix('.part')
+    part.write_text(''.join(kept))
+    part.replace(path)
+    self._file = path.open('ab', buffering=0)
+    self._size = path.stat().st_size  # of complete lines
+    self._unwritten = []
+    self._events = _Events(path.parent / 'tensorboard', step + 1)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+  def close(self) -> None:
+    self._flush()
+    self._file.close()
+    self._events.close()
+
+  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Writes the metrics after `step` steps; names may hold a `/`."""
+    metrics = {k: float(v) for k, v in metrics.items()}
+    self._unwritten.append((step, metrics))
+    self._flush()
+
+  def _flush(self) -> None:
+    lines = [
+      json.dumps({'step': step} | metrics) + '\n'
+      for step, metrics in self._unwritten
+    ]
+    try:
+      self._append(''.join(lines).encode())
+      written, self._unwritten = self._unwritten, []
+      self._events.write(written)
+    except OSError as error:
+      tqdm.write(f'metrics cannot be written: {error}; the run continues')
+
+  def _append(self, data: bytes) -> None:
+    """Appends all of the data, or nothing and raises OSError."""
+    try:
+      if self._file.write(data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+      self._file.truncate(self._size)
+      raise
+    self._size += len(data)
+
+
+class _Events:
+  """Writes TensorBoard event files.
+
+  TensorBoard reads the files in the order of their names, so names begin with a
+  number: the clock may have been moved back.
+
+  Args:
+    folder: made if needed.
+    first_step: step from which TensorBoard ignores the records of older files.
+  """
+
+  def __init__(self, folder: pathlib.Path, first_step: int):
+    self._folder, self._first_step = folder, first_step
+    self._writer = None
+    folder.mkdir(exist_ok=True)
+
+  def write(self, records: list[tuple[int, Mapping[str, float]]]) -> None:
+    try:
+      if self._writer is None:
+        self._open()
+      for step, metrics in records:
+        for name, value in metrics.items():
+          self._add(step=step, summary=scalar(name, value))
+        self._first_step = step + 1
+      self._writer.flush()
+    except OSError:
+      self._writer = None  # its file ends within an event
+      raise
+
+  def _open(self) -> None:
+    number = len(list(self._folder.iterdir()))
+    self._writer = EventsWriter(str(self._folder / f'events.{number:06d}'))
+    start = SessionLog(status=SessionLog.START)
+    self._add(step=self._first_step, session_log=start)
+
+  def _add(self, **fields) -> None:
+    self._writer.write_event(Event(wall_time=time.time(), **fields))
+
+  def close(self) -> None:
+    if self._writer is not None:
+      self._writer.close()
+
+
+class NullMetricWriter:
+  """A metric writer that writes nothing, for processes other than the first."""
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Does nothing."""
+
+  def close(self) -> None:
+    """Does nothing."""
+
+
+def open_writer(
+  workdir: str | os.PathLike, step: int
+) -> MetricWriter | NullMetricWriter:
+  """Opens the metric writer of a run; only process 0 writes."""
+  if processes.is_first():
+    return MetricWriter(workdir, step)
+  return NullMetricWriter()
+
+
+def _step_of(line: str) -> float:
+  """Returns the step of a record, infinity if a crash cut the line off."""
+  try:
+    return json.loads(line)['step']
+  except (json.JSONDecodeError, KeyError):
+    return float('inf')

@@ -1,0 +1,42 @@
+"""Restores a trained network from the checkpoints of a workdir."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import ml_collections
+
+from apnet_jax.models.apnet import create_model, variable_shapes
+from apnet_jax.parallel import devices
+from apnet_jax.workdir.checkpoints import Checkpoints
+from apnet_jax.workdir.run_files import CONFIG_FILE, naming_damaged_file
+
+
+def restore_model(
+  checkpoints: Checkpoints,
+  which: str,
+  config: ml_collections.ConfigDict,
+  num_classes: int,
+) -> tuple[int, nn.Module, Mapping]:
+  """Restores a network.
+
+  Args:
+    checkpoints: checkpoints of the run.
+    which: 'last' or 'best'. If that checkpoint is damaged, another one is
+      restored and a message says so.
+    config: the whole configuration of the run.
+    num_classes: number of identities that the run was trained on.
+
+  Returns:
+    The step of the checkpoint, the model, and its variables, replicated on all
+    devices.
+
+  Raises:
+    UserError: no checkpoint can be read, or they belong to another model.
+  """
+  with naming_damaged_file(checkpoints.directory.parent / CONFIG_FILE):
+    model = create_model(config.model, num_classes)
+    shapes = variable_shapes(model, tuple(config.data.image_size))
+  step, variables = checkpoints.restore_variables(
+    which, devices.replicated_shapes(shapes)
+  )
+  return step, model, variables

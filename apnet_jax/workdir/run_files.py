@@ -1,0 +1,166 @@
+"""The files config.json and run.json of a workdir, and who may use it.
+
+WORKDIR/config.json      the configuration
+WORKDIR/run.json         what was trained on, and with which software
+WORKDIR/threshold.json   the similarity threshold, if one was chosen
+WORKDIR/checkpoints/     see `checkpoints`
+WORKDIR/run.lock         the process that trains here; see `lock`
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import os
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from apnet_jax.config import get_config
+from apnet_jax.errors import UserError, first_line
+from apnet_jax.workdir.json_files import read_fields, write_json
+
+CONFIG_FILE, RUN_FILE = 'config.json', 'run.json'
+THRESHOLD_FILE = 'threshold.json'
+# Fields that may change when a run resumes. Any other change makes another run.
+MAY_CHANGE = (
+  'compilation_cache_dir',
+  'data.allow_other_counts',
+  'data.bad_images',
+  'data.cache',
+  'data.dir',  # the fingerprint in run.json tells whether the images changed
+  'data.prepared_dir',
+  'eval.',
+  'train.epochs',
+  'train.rematerialize',
+  'train.steps',
+  'train.not_finite',  # and not_finite_limit
+  'train.log_every_steps',
+  'train.eval_every_epochs',
+  'train.checkpoint_every_epochs',
+)
+
+
+def claim_workdir(
+  workdir: str | os.PathLike, config: ml_collections.ConfigDict, run: Mapping
+) -> None:
+  """Writes config.json and run.json, or checks that they belong to this run.
+
+  Args:
+    workdir: made if it does not exist.
+    config: the whole configuration.
+    run: the content of run.json; `fingerprint` and `num_classes` must not
+      change when a run resumes.
+
+  Raises:
+    UserError: the workdir belongs to another configuration or data set.
+  """
+  path = pathlib.Path(workdir)
+  if can_resume(workdir):  # otherwise nothing can be lost
+    _check_same_run(workdir, config, run)
+  else:
+    write_json(path / RUN_FILE, run)
+    # A threshold there belongs to a network that is gone.
+    (path / THRESHOLD_FILE).unlink(missing_ok=True)
+  write_json(path / CONFIG_FILE, config.to_dict())
+
+
+def _check_same_run(workdir, config, run) -> None:
+  different = _differences(load_config(workdir), config)
+  saved_run = load_run(workdir)
+  different += [
+    f'  {name}: {saved_run.get(name)!r} there, {run[name]!r} here'
+    for name in ('fingerprint', 'num_classes')
+    if saved_run.get(name) != run[name]
+  ]
+  if different:
+    raise UserError(
+      f'--workdir={workdir} holds a run of another configuration:\n'
+      + '\n'.join(different)
+      + '\nGive another --workdir, or delete this one.'
+    )
+  for name in ('devices', 'versions'):
+    if saved_run.get(name) != run[name]:
+      print(
+        f'Started with {name} {saved_run.get(name)}, resumes with'
+        f' {run[name]}: results may differ in the last bits.'
+      )
+
+
+def can_resume(workdir: str | os.PathLike) -> bool:
+  """Returns whether a workdir holds a checkpoint to resume from."""
+  return bool(checkpoint_folders(pathlib.Path(workdir) / 'checkpoints'))
+
+
+def checkpoint_folders(directory: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the folders of whole checkpoints, which are named by their step."""
+  return [path for path in directory.glob('*') if path.name.isdigit()]
+
+
+def _differences(
+  saved: ml_collections.ConfigDict, given: ml_collections.ConfigDict
+) -> list[str]:
+  saved, given = _leaves(saved), _leaves(given)
+  return [
+    f'  config.{name}: {saved.get(name, "absent")!r} there,'
+    f' {given.get(name, "absent")!r} here'
+    for name in sorted(saved.keys() | given.keys())
+    if saved.get(name) != given.get(name) and not name.startswith(MAY_CHANGE)
+  ]
+
+
+def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
+  """Loads the configuration of a workdir; nothing in it is evaluated as code.
+
+  Raises:
+    UserError: the file is damaged.
+  """
+  path = pathlib.Path(workdir) / CONFIG_FILE
+  content = read_fields(path)
+  with naming_damaged_file(path):
+    return ml_collections.ConfigDict(content)
+
+
+def load_full_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
+  """Loads the configuration of a workdir, with defaults for newer fields.
+
+  Raises:
+    UserError: the file is damaged.
+  """
+  config, saved = get_config(), load_config(workdir)
+  with naming_damaged_file(pathlib.Path(workdir) / CONFIG_FILE):
+    config.update(saved)
+  return config
+
+
+def load_run(workdir: str | os.PathLike) -> dict[str, Any]:
+  """Loads run.json of a workdir; raises UserError if the file is damaged."""
+  path = pathlib.Path(workdir) / RUN_FILE
+  run = read_fields(path)
+  for name, kind in (('num_classes', int), ('fingerprint', str)):
+    if not isinstance(run.get(name), kind) or isinstance(run[name], bool):
+      raise UserError(f'{path} is damaged: {name} is {run.get(name)!r}.')
+  return run
+
+
+@contextlib.contextmanager
+def naming_damaged_file(path: str | os.PathLike) -> Iterator[None]:
+  """Re-raises any exception as a UserError that names the damaged file.
+
+  The file was valid when the run began. If fields are missing now, or values
+  are wrong, it was changed since.
+  """
+  try:
+    yield
+  except Exception as error:  # a wrong value may fail anywhere
+    raise UserError(f'{path} is damaged: {first_line(error)}') from error
+
+
+def _leaves(config: ml_collections.ConfigDict, prefix='') -> dict[str, Any]:
+  leaves = {}
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      leaves |= _leaves(value, f'{prefix}{name}.')
+    else:
+      # JSON has no tuples.
+      leaves[prefix + name] = list(value) if isinstance(value, tuple) else value
+  return leaves

@@ -1,0 +1,48 @@
+"""The benchmarks of evaluation and re-ranking, at a small size."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run(script, *arguments):
+  return subprocess.run(
+    [sys.executable, f'benchmarks/{script}.py', *arguments],
+    cwd=ROOT, capture_output=True, text=True,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize('script', ['retrieval', 'rerank'])
+def test_both_sides_agree_and_a_record_says_how(script, tmp_path):
+  file = tmp_path / 'record.json'
+  result = run(script, '--size=40x300x16', f'--json={file}')
+  assert result.returncode == 0, result.stderr
+  record = json.loads(file.read_text())
+  assert record['command'].startswith(f'python benchmarks/{script}.py --size')
+  for field in ('hardware', 'date', 'versions', 'figures'):
+    assert record[field]
+  figures = record['figures']
+  if script == 'rerank':
+    assert figures['largest difference'] < 1e-5
+  else:
+    expected = pytest.approx(figures['usual evaluation']['mAP'], rel=1e-5)
+    for devices in ('1 device', '2 devices', '4 devices'):
+      assert figures[f'this project, {devices}']['mAP'] == expected
+
+
+@pytest.mark.parametrize(
+  ('flag', 'message'),
+  [
+    ('--size=axb', "'axb' is none of market, msmt17 and not QUERIESxGALLERYx"),
+    ('--json=/nowhere/x.json', '--json=/nowhere/x.json: no such folder'),
+  ],
+)
+def test_mistakes_are_messages(flag, message):
+  result = run('rerank', flag)
+  assert result.returncode == 2
+  assert message in result.stderr and 'Traceback' not in result.stderr

@@ -1,0 +1,202 @@
+import copy
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from apnet_jax.commands import compare
+from apnet_jax.feed import Benchmark
+from apnet_jax.retrieval import comparison
+from apnet_jax.retrieval.card import result_card
+from apnet_jax.retrieval.metrics import evaluate_retrieval
+from apnet_jax.workdir import json_files
+from configs import common
+from tests.fakes import make_split
+
+QUERIES = 60
+
+
+def make_card(noise, seed=0, **rules):
+  rng = np.random.default_rng(seed)
+  pids = np.concatenate([np.arange(QUERIES), np.repeat(np.arange(QUERIES), 3)])
+  embeddings = np.eye(QUERIES)[pids] + noise * rng.normal(size=(240, QUERIES))
+  camids = np.repeat([0, 1], [QUERIES, 180])
+  camids[QUERIES : QUERIES + 3] = 0  # the first has no match
+  config = common.get_config()
+  config.data.name = 'noise'
+  config.eval.update(rules)
+  halves = [slice(0, QUERIES), slice(QUERIES, None)]
+  query, gallery = (make_split(pids[h], camids[h]) for h in halves)
+  result = evaluate_retrieval(
+    embeddings[halves[0]], query.pids, query.camids,
+    embeddings[halves[1]], gallery.pids, gallery.camids,
+  )  # fmt: skip
+  benchmark = Benchmark(query, gallery, 'print', '')
+  return result_card(result, config, benchmark, {'step': seed})
+
+
+@pytest.fixture(scope='module')
+def cards():
+  return make_card(0.3), make_card(0.25, seed=1)
+
+
+def write(folder, **cards):
+  for name, card in cards.items():
+    json_files.write_json(folder / f'{name}.json', card)
+  return [str(folder / f'{name}.json') for name in cards]
+
+
+def run(a, b, unlike=False):
+  compare.compare_files(a, b, unlike, level=0.95, samples=500, seed=0)
+
+
+def test_a_table_of_two_cards(cards, tmp_path, capsys):
+  a, b = cards
+  run(*write(tmp_path, A=a, B=b))
+  out = capsys.readouterr().out
+  assert 'checkpoint.step: 0 | 1' in out
+  assert 'In one file only' not in out
+  assert f'{QUERIES - 1} queries, drawn 500 times' in out
+  for name in ('mAP', 'mINP', 'Rank-1', 'Rank-5', 'Rank-10'):
+    (line,) = (x for x in out.splitlines() if x.startswith(f'{name} '))
+    one, two = (100 * card['figures'][name] for card in cards)
+    low, _, high = line.split()[4:7]
+    assert f'{one:8.1f}{two:8.1f}{two - one:+9.1f}' in line
+    assert float(low) <= two - one + 0.05 and two - one - 0.05 <= float(high)
+    assert line.endswith('*') == (float(low) > 0 or float(high) < 0)
+
+
+def test_the_interval_is_that_of_scipy(cards):
+  names, values = comparison.paired_differences(*cards)
+  assert names == ['mAP', 'mINP', 'Rank-1', 'Rank-5', 'Rank-10']
+  assert len(values) == QUERIES - 1
+  found = comparison.bootstrap_intervals(values, 0.9, samples=4000, seed=0)
+  for column, (low, high) in zip(values.T[:2], found):
+    expected = scipy.stats.bootstrap(
+      (column,), np.mean, confidence_level=0.9, n_resamples=4000,
+      method='percentile', rng=np.random.default_rng(1),
+    ).confidence_interval  # fmt: skip
+    np.testing.assert_allclose((low, high), expected, atol=0.05 * column.std())
+
+
+def test_the_same_card_differs_by_nothing(cards):
+  lines = comparison.compare(cards[0], cards[0], 0.95, 100, 0)
+  assert all('+0.0 to +0.0' in line for line in lines[2:-1])
+
+
+def test_unlike_cards_are_refused(cards, tmp_path, capsys):
+  other = make_card(0.25, drop_distractors=True, ap='trapezoid')
+  files = write(tmp_path, A=cards[0], B=other)
+  with pytest.raises(ValueError, match='cannot be compared') as error:
+    run(*files)
+  message = str(error.value)
+  assert 'protocol.distractors: kept | dropped' in message
+  assert 'protocol.ap:' in message and 'flip' not in message
+  run(*files, unlike=True)
+  assert 'NOT MADE ALIKE' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda c: c.update(fingerprint='another'), 'fingerprint: print | another'),
+    (lambda c: c['queries'].update(skipped=3), 'queries.skipped: 1 | 3'),
+    (lambda c: c['queries'].update(names='x'), 'queries.names'),
+    (lambda c: c['gallery'].update(distractors=9), 'gallery.distractors'),
+  ],
+)
+def test_other_images_are_refused(cards, change, message, tmp_path):
+  other = copy.deepcopy(cards[0])
+  change(other)
+  with pytest.raises(ValueError) as error:
+    run(*write(tmp_path, A=cards[0], B=other))
+  assert message in str(error.value)
+
+
+def test_without_queries_there_is_no_interval(cards, tmp_path, capsys):
+  old = copy.deepcopy(cards[0])
+  del old['queries']['figures']
+  run(*write(tmp_path, A=old, B=cards[1]))
+  assert 'No interval' in capsys.readouterr().out
+
+
+def test_queries_that_do_not_count_in_both_make_no_interval(
+  cards, tmp_path, capsys
+):
+  other = copy.deepcopy(cards[1])
+  for values in other['queries']['figures'].values():
+    values[5] = None
+  run(*write(tmp_path, A=cards[0], B=other))
+  assert 'No interval' in capsys.readouterr().out
+
+
+def test_several_data_sets_by_name(cards, tmp_path, capsys):
+  """As eval.py calls them for its user, the cards by their full names."""
+
+  def of(name):
+    return cards[0] | {'dataset': name}
+
+  several = {'duke': of('dukemtmc_reid'), 'market': of('market1501')}
+  run(*write(tmp_path, A=several, B=of('market1501')))
+  out = capsys.readouterr().out
+  assert '\nmarket1501\n' in out
+  assert 'In one file only: dukemtmc_reid' in out
+  with pytest.raises(ValueError, match='no data set in common: dukemtmc_reid,'):
+    run(*write(tmp_path, A=several, B={'x': of('x'), 'y': of('y')}))
+
+
+def test_reranked_figures_stand_below(cards, tmp_path, capsys):
+  figures = dict.fromkeys(('mAP', 'Rank-1'), 0.5)
+  both = [
+    card | {'reranked': {'variant': 'v', 'figures': figures}} for card in cards
+  ]
+  run(*write(tmp_path, A=both[0], B=both[1]))
+  out = capsys.readouterr().out
+  (line,) = (x for x in out.splitlines() if x.startswith('mAP, re-ranked'))
+  assert line.split()[2:] == ['50.0', '50.0', '+0.0']
+
+
+def test_a_record_with_a_card_is_read(cards, tmp_path):
+  (path,) = write(tmp_path, record={'command': 'make demo', 'card': cards[0]})
+  assert comparison.read_cards(path) == {
+    'noise': json.loads(json.dumps(cards[0]))
+  }
+
+
+@pytest.mark.parametrize(
+  ('content', 'message'),
+  [
+    ('{"figures": ', 'cannot be read as JSON'),
+    ('\xff', 'cannot be read as JSON'),
+    ('[' * 100_000, 'cannot be read as JSON'),
+    ('[1, 2]', 'holds no result card'),
+    ('{}', 'holds no result card'),
+    ('{"figures": {"mAP": 0.5}}', 'it has no protocol'),
+    ('{"market": {"mAP": 3}}', 'market is not a result card'),
+  ],
+)
+def test_what_is_no_card_is_named(content, message, tmp_path):
+  path = tmp_path / 'card.json'
+  path.write_bytes(content.encode('latin-1'))
+  with pytest.raises(ValueError, match=message):
+    comparison.read_cards(path)
+
+
+@pytest.mark.parametrize(
+  ('part', 'figures', 'message'),
+  [
+    ('figures', {}, 'it has no mAP'),
+    ('figures', {'mAP': '0.5'}, "mAP is '0.5', not a share"),
+    ('figures', {'Rank-1': 96.2}, 'Rank-1 is 96.2, not a share'),
+    ('queries', {'figures': [1]}, 'are not by name'),
+    ('queries', {'figures': {'mAP': [2]}}, 'mAP of the queries is not a list'),
+    ('queries', {'figures': {'mAP': 'all'}}, 'mAP of the queries is not a'),
+  ],
+)
+def test_figures_that_are_none_are_named(
+  cards, part, figures, message, tmp_path
+):
+  card = copy.deepcopy(cards[0]) | {part: figures}
+  with pytest.raises(ValueError, match=message):
+    comparison.read_cards(*write(tmp_path, card=card))

@@ -1,0 +1,141 @@
+"""Processes, at smoke size; tests/faults/test_processes.py trains in two."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from apnet_jax import cli
+from apnet_jax.parallel import devices, processes
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def free_port():
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    return free.getsockname()[1]
+
+
+@pytest.fixture(scope='module')
+def two(tmp_path_factory):
+  """What each of two processes of two devices came to, started as by SLURM."""
+  folder = tmp_path_factory.mktemp('processes')
+  cluster = {
+    'JAX_COORDINATOR_PORT': f'{free_port()}',
+    'SLURM_JOB_ID': '1',
+    'SLURM_STEP_NODELIST': 'localhost',
+    'SLURM_NTASKS': '2',
+    'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
+  }
+  processes = [
+    subprocess.Popen(
+      [sys.executable, '-m', 'tests.parallel.two_processes', folder],
+      cwd=ROOT,
+      env=os.environ
+      | cluster
+      | {'SLURM_PROCID': f'{i}', 'SLURM_LOCALID': f'{i}'},
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]
+  outputs = [process.communicate(timeout=100)[0] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0]
+  return [json.loads(out.splitlines()[-1]) for out in outputs]
+
+
+def test_only_one_process_is_the_first(two):
+  assert [found['is_first'] for found in two] == [True, False]
+
+
+def test_a_step_sees_the_images_of_all_processes(two):
+  for found in two:
+    assert found['train'] == {
+      'state': 56.0,
+      'images': [float(i) for i in range(8)],
+      'devices': 4,
+      'whole': 56.0,
+    }
+
+
+def test_processes_share_rows(two):
+  for found in two:
+    for rows, values in found['embed'].items():
+      assert values == [2.0 * i for i in range(int(rows))]
+
+
+def test_the_first_process_prepares_before_others(two):
+  assert [found['prepare'] for found in two] == ['01', '01']
+
+
+def test_wrong_combinations_are_errors_in_each_process(two):
+  for found in two:
+    batch, group, fits = found['check']
+    assert 'config.train.K=2 = 6 images does not divide among 4' in batch
+    assert 'config.model.batch_norm_group=3 does not fit 8 images' in group
+    assert fits is None
+
+
+def test_processes_stop_at_the_same_step(two):
+  """The next after SIGTERM has reached one of them."""
+  assert [found['stop'] for found in two] == [6, 6]
+
+
+def test_one_process_stops_when_it_wants_to():
+  assert not processes.agree_to_stop(1, False)
+  assert processes.agree_to_stop(2, True)
+
+
+def test_outside_of_a_cluster_nothing_is_started(monkeypatch):
+  monkeypatch.setattr(
+    'jax._src.xla_bridge.backends_are_initialized', lambda: False
+  )
+  processes.start()
+  assert processes.is_first() and not processes.is_distributed()
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    (
+      ('localhost:1234', None, None),
+      '--num_processes and --process_id missing',
+    ),
+    ((None, 2, 1), '--coordinator_address missing: give .* all three'),
+    (('localhost', 2, 1), '--coordinator_address=localhost is not HOST:PORT'),
+    (('localhost:port', 2, 1), 'address=localhost:port is not HOST:PORT'),
+    (('localhost:1234', 2, 2), '--process_id=2 .* --num_processes=2'),
+    (('localhost:1234', 2, -1), '--process_id=-1 must be at least 0'),
+  ],
+)
+def test_wrong_flags_are_named(given, message):
+  with pytest.raises(ValueError, match=message):
+    processes.start(*given)
+
+
+def test_a_lost_process_is_told_from_other_errors(monkeypatch):
+  monkeypatch.setattr(processes.distributed.global_state, 'num_processes', 2)
+  lost = devices.jax.errors.JaxRuntimeError('Gloo all-reduce failed: closed')
+  with pytest.raises(
+    processes.ProcessLostError, match='Gloo all-reduce failed'
+  ):
+    with processes.detecting_lost_processes():
+      try:
+        raise lost
+      except Exception as error:
+        raise ValueError('the checkpoint cannot be read') from error
+  with pytest.raises(ValueError, match='mine'):
+    with processes.detecting_lost_processes():
+      raise ValueError('mine')
+
+
+def test_a_lost_process_has_an_exit_code(capsys):
+  with pytest.raises(SystemExit) as exit, cli.errors_as_messages():
+    raise processes.ProcessLostError('gone')
+  assert exit.value.code == 4
+  assert 'error: gone' in capsys.readouterr().err

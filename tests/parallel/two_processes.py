@@ -1,0 +1,107 @@
+"""What one of two processes of two devices does; `test_parallel` starts both.
+
+  python -m tests.parallel.two_processes FOLDER
+
+within the variables of a cluster. Prints what it came to as JSON.
+"""
+
+import json
+import pathlib
+import signal
+import sys
+import time
+
+import jax
+from jax import lax
+import numpy as np
+
+from apnet_jax.parallel import devices, processes
+from apnet_jax.training import checks
+from tests.fakes import small_config
+
+
+def step(state, batch):
+  """Sums over all images of all devices, and how they lie on the devices."""
+  total = lax.psum(batch.sum(), devices.AXIS)
+  images = lax.all_gather(batch, devices.AXIS, tiled=True)
+  return state + total, {'images': images}
+
+
+def train():
+  """Two steps with the share of a batch that this process reads."""
+  share = np.arange(8.0).reshape(2, 4)[jax.process_index()]
+  state, mapped = devices.replicate(np.float32(0)), devices.pmap_step(step)
+  for _ in range(2):
+    state, metrics = mapped(state, devices.shard_batch(share))
+  whole = devices.as_global_arrays(state)
+  return {
+    'state': float(state),
+    'images': metrics['images'].tolist(),
+    'devices': len(whole.sharding.device_set),
+    'whole': float(whole),
+  }
+
+
+def embed(rows):
+  """A process does its share, on its own devices."""
+  share = processes.local_rows(np.arange(rows))
+  double = devices.pmap_batch(lambda factor, x: factor * x)
+  local = np.repeat(share, 2)[:, None]  # divides between two devices
+  done = np.asarray(double(np.float32(2), devices.shard_batch(local)))
+  done = done.reshape(-1, 2)
+  return processes.gather_rows(done, rows)[:, 0].tolist()
+
+
+def prepare(folder):
+  """The order in which processes are here."""
+  order = folder / 'order.txt'
+  with processes.first_before_others():
+    if processes.is_first():
+      time.sleep(0.2)
+    with order.open('a') as file:
+      file.write(f'{jax.process_index()}')
+  processes.wait_for_all()
+  return order.read_text()
+
+
+def check(**fields):
+  """What the checks before training say of a configuration."""
+  config = small_config()
+  config.update_from_flattened_dict(fields)
+  try:
+    checks.check(config, 'nowhere')
+  except ValueError as error:
+    return str(error)
+
+
+def stop():
+  """Process 1 is told to stop during step 5, by a signal as of a cluster."""
+  told = []
+  signal.signal(signal.SIGTERM, lambda *_: told.append(None))
+  for k in range(1, 20):
+    if k == 5 and jax.process_index() == 1:
+      signal.raise_signal(signal.SIGTERM)
+    if processes.agree_to_stop(k, bool(told)):
+      return k
+
+
+def main(folder):
+  processes.start()
+  found = {
+    'is_first': processes.is_first(),
+    'train': train(),
+    'embed': {rows: embed(rows) for rows in (1, 2, 5)},
+    'prepare': prepare(pathlib.Path(folder)),
+    'check': [
+      check(**{'train.P': 3}),
+      check(**{'model.batch_norm_group': 3}),
+      check(),
+    ],
+    'stop': stop(),
+  }
+  print(json.dumps(found))
+  processes.finish()
+
+
+if __name__ == '__main__':
+  main(sys.argv[1])

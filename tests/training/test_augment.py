@@ -1,0 +1,97 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from apnet_jax.models.normalization import MEAN, STD, normalize
+from apnet_jax.training.augment import augment
+from configs import common
+
+
+@pytest.fixture
+def config():
+  config = common.get_config().augment
+  config.update(flip=0.0, pad=0, erase=0.0)
+  return config
+
+
+@pytest.fixture(scope='module')
+def images():
+  rng = np.random.default_rng(0)
+  return rng.integers(1, 256, (64, 24, 12, 3), np.uint8)  # nothing is black
+
+
+def run(config, images, key=0, positions=None):
+  if positions is None:
+    positions = jnp.arange(len(images))
+  function = jax.jit(lambda k, x, p: augment(k, x, p, config))
+  return np.asarray(function(jax.random.key(key), images, positions))
+
+
+def test_normalize(images):
+  expected = (images / 255 - np.array(MEAN)) / np.array(STD)
+  np.testing.assert_allclose(normalize(images), expected, atol=1e-5)
+
+
+def test_nothing_asked_nothing_changed(config, images):
+  np.testing.assert_allclose(run(config, images), normalize(images), atol=1e-6)
+
+
+def test_flips_half(config, images):
+  config.flip = 0.5
+  out, plain = run(config, images), np.asarray(normalize(images))
+  flipped = np.array([np.allclose(o, p[:, ::-1], atol=1e-6)
+                      for o, p in zip(out, plain)])  # fmt: skip
+  kept = np.array([np.allclose(o, p, atol=1e-6) for o, p in zip(out, plain)])
+  assert (flipped ^ kept).all()
+  assert 16 < flipped.sum() < 48
+
+
+def test_pads_and_crops(config, images):
+  """Every image is moved by at most `pad`, with black where nothing is."""
+  config.pad = 3
+  out, shifts = run(config, images), set()
+  padded = np.pad(images, ((0, 0), (3, 3), (3, 3), (0, 0)))
+  for image, source in zip(out, np.asarray(normalize(padded))):
+    places = [
+      (i, j)
+      for i in range(7)
+      for j in range(7)
+      if np.allclose(image, source[i : i + 24, j : j + 12], atol=1e-6)
+    ]
+    assert len(places) == 1
+    shifts.add(places[0])
+  rows, columns = zip(*shifts)
+  assert set(rows) == set(columns) == set(range(7))
+
+
+def test_erases_one_rectangle(config, images):
+  config.erase, config.erase_fill = 0.5, (9.0, 8.0, 7.0)
+  images = np.tile(images, (8, 1, 1, 1))
+  out = run(config, images)
+  erased = (out == np.array([9, 8, 7])).all(-1)
+  some = erased.any((1, 2))
+  assert 0.4 < some.mean() < 0.6
+  for mask, image, plain in zip(erased, out, np.asarray(normalize(images))):
+    np.testing.assert_allclose(image[~mask], plain[~mask], atol=1e-6)
+    if mask.any():
+      rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+      box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+      assert box.all() and mask.sum() == box.size
+      assert box.shape[0] < 24 and box.shape[1] < 12
+  share = erased[some].mean((1, 2))
+  assert share.min() < 0.06 and 0.3 < share.max() < 0.45
+  # All places are reached.
+  assert erased.any(0).all()
+
+
+def test_depends_on_key_and_position_alone(images):
+  """So a batch looks the same on any number of devices, and after resume."""
+  config = common.get_config().augment
+  whole = run(config, images)
+  part = run(config, images[48:], positions=jnp.arange(48, 64))
+  np.testing.assert_array_equal(part, whole[48:])
+  np.testing.assert_array_equal(run(config, images), whole)
+  assert not np.array_equal(run(config, images, key=1), whole)
+  same = np.tile(images[:1], (64, 1, 1, 1))
+  assert len({image.tobytes() for image in run(config, same)}) > 60

@@ -1,0 +1,144 @@
+"""Fine-tuning: what a run starts from."""
+
+import dataclasses
+import shutil
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from apnet_jax.models.torch_weights import to_state_dict
+from apnet_jax.models.weight_files import write_weights
+from apnet_jax.retrieval import card
+from apnet_jax.training import checks, pretrained, run, trainer
+from apnet_jax.workdir import run_files
+from apnet_jax.workdir.checkpoints import Checkpoints
+from tests.fakes import CLASSES, make_feed, small_config
+
+
+def other_people(config):
+  """The same images, said to be of more identities."""
+  return dataclasses.replace(
+    make_feed(config), num_classes=CLASSES + 3, fingerprint='others'
+  )
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+  """The workdir of a run that has not got far, and its variables."""
+  workdir = tmp_path_factory.mktemp('source')
+  config = small_config()
+  config.seed = 1
+  feed = make_feed(config)
+  state = run.Run(config, feed).random_state()
+  run_files.claim_workdir(
+    workdir, config, trainer.run_facts(feed, config, workdir)
+  )
+  with Checkpoints(workdir) as checkpoints:
+    checkpoints.save(1, state, None)
+  return workdir, {'params': state.params, 'batch_stats': state.batch_stats}
+
+
+@pytest.fixture(scope='module')
+def initial():
+  """The state of a run on more people, before it starts from anything."""
+  config = small_config()
+  return run.Run(config, other_people(config)).random_state()
+
+
+def test_a_run_starts_from_another_ones_weights(source, initial):
+  workdir, theirs = source
+  config = small_config()
+  config.model.pretrained = str(workdir)
+  state, notes = run.start_from(config.model, initial)
+  chex.assert_trees_all_equal(state.params['base'], theirs['params']['base'])
+  chex.assert_trees_all_equal(state.batch_stats, theirs['batch_stats'])
+  chex.assert_trees_all_equal(
+    state.params['classifier'], initial.params['classifier']
+  )
+  assert int(state.step) == 0
+  out = '\n'.join(notes)
+  assert f'Starting from the weights {workdir}' in out
+  assert 'of noise, after step 1' in out
+  assert 'classifier.weight left as initialised: 6 identities in the' in out
+
+
+def test_a_file_of_the_run_is_the_same(source, tmp_path):
+  workdir, theirs = source
+  config = small_config()
+  file = tmp_path / 'weights.npz'
+  write_weights(file, to_state_dict(theirs))
+  blank = jax.tree.map(jnp.zeros_like, theirs)
+  for name in (workdir, file):
+    config.model.pretrained = str(name)
+    imported = pretrained.import_pretrained(blank, config.model).variables
+    chex.assert_trees_all_equal(imported, theirs)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'backbone': 'resnet50'}, "backbone: 'resnet14' there, 'resnet50' here"),
+    ({'attention': 'none'}, "attention: 'channel' there, 'none' here"),
+    ({'levels': 2}, 'levels: 1 there, 2 here'),
+  ],
+)
+def test_another_network_is_named_by_its_fields(
+  source, fields, message, tmp_path
+):
+  config = small_config()
+  config.model.update(pretrained=str(source[0]), **fields)
+  with pytest.raises(ValueError, match=f'config.model.{message}') as error:
+    checks.check(config, tmp_path)
+  assert 'config.model.pretrained=' in str(error.value)
+  assert 'config.model.dtype' not in str(error.value)
+
+
+def test_what_weights_do_not_tell_is_said(source, tmp_path):
+  config = small_config()
+  config.model.update(pretrained=str(source[0]), last_stride=2)
+  imported = pretrained.import_pretrained(source[1], config.model)
+  assert 'config.model.last_stride: 1 there, 2 here' in imported.notes
+
+
+def test_a_folder_that_is_no_workdir(tmp_path):
+  config = small_config()
+  config.model.pretrained = str(tmp_path)
+  with pytest.raises(ValueError, match='pretrained=.*has no config.json'):
+    checks.check(config, tmp_path / 'run')
+
+
+def test_a_begun_run_needs_its_source_no_more(source, tmp_path):
+  """And run.json, of which cards take it, keeps telling what it was."""
+  gone, workdir = tmp_path / 'gone', tmp_path / 'run'
+  shutil.copytree(source[0], gone)
+  config = small_config()
+  config.model.pretrained = str(gone)
+  feed = other_people(config)
+
+  def start():
+    checks.check(config, workdir)
+    facts = trainer.run_facts(feed, config, workdir)
+    run_files.claim_workdir(workdir, config, facts)
+    return run_files.load_run(workdir)
+
+  started = {
+    'workdir': str(gone),
+    'step': 1,
+    'trained_on': {'dataset': 'noise', 'fingerprint': 'noise'},
+  }
+  assert start()['started_from'] == started
+  (workdir / 'checkpoints' / '1').mkdir(parents=True)
+  shutil.rmtree(gone)
+  chosen = card.checkpoint_entry(1, 'last', config, start())
+  assert chosen['started_from'] == started
+  assert chosen['trained_on']['fingerprint'] == 'others'
+
+
+def test_runs_that_start_anew_and_from_files_say_so(source, tmp_path):
+  run = run_files.load_run(source[0])
+  assert run['started_from'] is None
+  assert pretrained.started_from('a.npz') == {'weights': 'a.npz'}
+  np.testing.assert_equal(pretrained.is_workdir('hf://timm/resnet50'), False)

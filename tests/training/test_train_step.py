@@ -1,0 +1,150 @@
+import functools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from apnet_jax.models.apnet import create_model
+from apnet_jax.parallel import batch_layout
+from apnet_jax.parallel.devices import AXIS
+from apnet_jax.training.train_step import create_state, train_step
+from configs import common
+from tests.tiny import difference, tiny_model, widen
+
+SIZE, CLASSES = (80, 40), 6
+
+
+def make_config(**model):
+  config = common.get_config()
+  config.model.backbone = 'resnet14'
+  config.model.update(model)
+  config.data.image_size = SIZE
+  return config
+
+
+def make_batch():
+  rng = np.random.default_rng(0)
+  return {
+    'image': rng.integers(0, 256, (8, *SIZE, 3), np.uint8),
+    'label': np.repeat(rng.permutation(CLASSES)[:4], 2).astype(np.int32),
+  }
+
+
+# The parameters move by the gradient itself, so that comparing states compares
+# gradients; Adam would blow up what is rounding in tiny ones.
+SGD = optax.sgd(1.0)
+
+
+def bind(config, model=None):
+  """`step(state, batch)` of one device."""
+  return partial(
+    train_step,
+    model=model or create_model(config.model, CLASSES, AXIS),
+    optimizer=SGD,
+    config=config,
+    axis_name=AXIS,
+  )
+
+
+def pmapped(config, devices, model=None):
+  """The step on the first so many devices."""
+  return jax.pmap(
+    bind(config, model),
+    axis_name=AXIS,
+    in_axes=(None, 0),
+    out_axes=None,
+    devices=jax.devices()[:devices],
+  )
+
+
+def lay_out(batch, devices, micro_batches=1):
+  """The batch as the step takes it on so many devices."""
+  return jax.tree.map(
+    lambda x: batch_layout.shard(x, devices, micro_batches), batch
+  )
+
+
+def step_on(devices, config, state, model=None):
+  """State and metrics after one step, from a state on the host."""
+  step = pmapped(config, devices, model)
+  batch = lay_out(make_batch(), devices, config.train.accumulate)
+  return jax.device_get(step(state, batch))
+
+
+def initial_state(config):
+  model = create_model(config.model, CLASSES)
+  return jax.device_get(create_state(model, SGD, SIZE, seed=0))
+
+
+@functools.cache
+def tiny_step(devices, group, **train):
+  """State and metrics after a step in float64, with groups of images."""
+  config = make_config(
+    attention='none', batch_norm_group=group, dtype='float64'
+  )
+  config.train.update(train)
+  model = tiny_model(config.model, CLASSES, AXIS, config.train.rematerialize)
+  state = widen(jax.device_get(create_state(model, SGD, SIZE, seed=0)))
+  # A shift that came with weights, and is frozen.
+  state.batch_stats['bottleneck']['bias'] = np.linspace(0, 1, 16)
+  return step_on(devices, config, state, model)
+
+
+def test_devices_do_not_change_the_step(x64):
+  """Short for tests/faults/test_devices.py; a group lies on two devices."""
+  expected, expected_metrics = tiny_step(1, 4)
+  new, metrics = tiny_step(4, 4)
+  assert {x.dtype for x in jax.tree.leaves(new.params)} == {np.dtype('f8')}
+  assert difference(metrics, expected_metrics) < 1e-9
+  assert difference(new, expected) < 1e-9
+
+
+@pytest.mark.parametrize(
+  ('train', 'devices', 'group', 'group_of_batch'),
+  [
+    ({'accumulate': 2}, 4, 2, 2),  # a group lies on two devices
+    ({'accumulate': 2, 'rematerialize': True}, 1, 0, 4),  # the part is a group
+    ({'rematerialize': True}, 1, 2, 2),
+  ],
+)
+def test_less_memory_is_the_same_step(
+  train, devices, group, group_of_batch, x64
+):
+  expected, expected_metrics = tiny_step(1, group_of_batch)
+  new, metrics = tiny_step(devices, group, **train)
+  assert difference(metrics, expected_metrics) < 1e-9
+  assert difference(new, expected) < 1e-9
+  bias = new.batch_stats['bottleneck']['bias']
+  assert (bias == np.linspace(0, 1, 16)).all()
+
+
+def test_micro_batches_are_the_same_on_any_number_of_devices():
+  images = np.arange(12)
+  one, two = (batch_layout.shard(images, devices, 3) for devices in (1, 2))
+  assert one.tolist() == [list(range(12))]
+  assert two.tolist() == [[0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11]]
+
+
+def test_bfloat16_keeps_state_and_losses_in_float32():
+  config = make_config(dtype='bfloat16')
+  batch = lay_out(make_batch(), 4)
+  new, metrics = jax.eval_shape(
+    pmapped(config, 4), initial_state(config), batch
+  )
+  dtypes = {x.dtype for x in jax.tree.leaves((new.params, new.batch_stats))}
+  assert dtypes == {np.dtype('float32')}
+  assert {x.dtype for x in metrics.values()} == {np.dtype('float32')}
+
+
+def test_initial_state_is_a_function_of_the_seed():
+  config = make_config()
+  model = create_model(config.model, CLASSES)
+  first, same, other = (
+    jax.tree.leaves(create_state(model, SGD, SIZE, seed).params)
+    for seed in (0, 0, 1)
+  )
+  assert all(jnp.array_equal(a, b) for a, b in zip(first, same))
+  assert not all(jnp.array_equal(a, b) for a, b in zip(first, other))

@@ -1,0 +1,308 @@
+import dataclasses
+import functools
+import itertools
+import json
+import re
+
+import chex
+import numpy as np
+import optax
+import pytest
+
+from apnet_jax.models.apnet import create_model
+from apnet_jax.models.torch_weights import to_state_dict
+from apnet_jax.models.weight_files import write_weights
+from apnet_jax.retrieval import evaluation
+from apnet_jax.retrieval.embed import make_embed
+from apnet_jax.training import checks, run, trainer
+from apnet_jax.training.train_step import create_state
+from apnet_jax.workdir import run_files
+from apnet_jax.workdir.checkpoints import open_for_reading
+from apnet_jax.workdir.restore import restore_model
+from tests.fakes import make_feed, make_split, small_config
+from tests.tiny import tiny_model
+
+
+class Stopped(Exception):
+  """Stands for whatever ends a run."""
+
+
+def stopping_after(feed, step):
+  """A feed that breaks when batch `step` (from 0) is asked for."""
+
+  def batches(first):
+    for k, batch in enumerate(feed.batches(first), first):
+      if k == step:
+        raise Stopped
+      yield batch
+
+  return dataclasses.replace(feed, batches=batches)
+
+
+STEPS = 12
+
+
+@pytest.fixture(scope='module')
+def whole_run(tmp_path_factory):
+  """Twelve steps in one go, evaluated every three."""
+  workdir = tmp_path_factory.mktemp('whole')
+  config = small_config(epochs=4, eval_every_epochs=1)
+  return config, workdir, trainer.train(config, make_feed(config), workdir)
+
+
+def records(workdir):
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def without_speed(records):
+  measured = re.compile('train/(images_per_|data_wait|seconds_|.*_memory)')
+  return [
+    {k: v for k, v in record.items() if not measured.match(k)}
+    for record in records
+  ]
+
+
+def test_a_run_leaves_what_it_promises(whole_run):
+  config, workdir, summary = whole_run
+  assert int(summary.state.step) == STEPS
+  assert np.isfinite(summary.metrics['loss'])
+  assert 0 < summary.metrics['data_wait'] < 1
+  assert summary.metrics['process_memory'] > 1e8
+  assert all(
+    r['train/seconds_evaluation'] > 0 and r['train/seconds_save'] > 0
+    for r in records(workdir)
+    if r['step'] in (4, 7, 10) and 'train/loss' in r
+  )
+  steps = [*range(1, STEPS + 1), *range(3, STEPS + 1, 3)]
+  assert [r['step'] for r in records(workdir)] == sorted(steps)
+  card = json.loads((workdir / 'result.json').read_text())
+  assert card == summary.card
+  assert (card['queries']['valid'], card['queries']['skipped']) == (5, 0)
+  assert card['gallery'] == {
+    'of_query_identities': 10, 'distractors': 2, 'junk_left_out': 1,
+  }  # fmt: skip
+  evaluated = [r['eval/mAP'] for r in records(workdir) if 'eval/mAP' in r]
+  assert card['figures']['mAP'] == evaluated[-1]
+  assert run_files.load_config(workdir).to_dict() == json.loads(
+    json.dumps(config.to_dict())
+  )
+  assert list((workdir / 'tensorboard').iterdir())
+
+
+def test_a_run_learns_in_parts(tmp_path, monkeypatch, capsys):
+  """Ever the same images, as they are."""
+  monkeypatch.setattr(run, 'create_model', tiny_model)
+  config = small_config(
+    epochs=4, accumulate=2, rematerialize=True, learning_rate=1e-2
+  )
+  config.augment.update(flip=0.0, pad=0, erase=0.0)
+  feed = make_feed(config)
+  batch = next(feed.batches(0))
+  feed = dataclasses.replace(feed, batches=lambda _: itertools.repeat(batch))
+  trainer.train(config, feed, tmp_path)
+  losses = [r['train/loss'] for r in records(tmp_path) if 'train/loss' in r]
+  assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
+  assert (
+    'each batch in 2 micro-batches of 4 images, each with batch statistics of'
+    ' its own: the losses are those of config.model.batch_norm_group=4, not'
+    ' of 0'
+  ) in capsys.readouterr().out
+
+
+def test_parts_of_whole_groups_are_said_to_change_nothing():
+  config = small_config(accumulate=2)
+  config.model.batch_norm_group = 4
+  assert run.describe_micro_batches(config).endswith(
+    '2 micro-batches of 4 images, with the losses of the whole batch at once'
+  )
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(
+  whole_run, tmp_path, monkeypatch
+):
+  config, whole, summary = whole_run
+  feed = make_feed(config)
+  traces, train_step = [], run.train_step
+
+  @functools.wraps(train_step)
+  def traced(*args, **kwargs):
+    traces.append(None)
+    return train_step(*args, **kwargs)
+
+  monkeypatch.setattr(run, 'train_step', traced)
+  with pytest.raises(Stopped):
+    trainer.train(config, stopping_after(feed, 8), tmp_path)
+  resumed = trainer.train(config, feed, tmp_path)
+  assert len(traces) == 2  # a run compiles its step once
+  chex.assert_trees_all_equal(resumed.state, summary.state)
+  assert resumed.card == summary.card
+  assert without_speed(records(tmp_path)) == without_speed(records(whole))
+
+
+def test_a_finished_run_is_only_evaluated(whole_run, capsys):
+  config, workdir, summary = whole_run
+  before = records(workdir)
+  again = trainer.train(config, make_feed(config), workdir)
+  assert again.card == summary.card and again.metrics == {}
+  assert records(workdir) == before
+  assert 'Rank-1' in capsys.readouterr().out
+
+
+def test_a_checkpoint_evaluates_as_the_run_did(whole_run):
+  config, workdir, summary = whole_run
+  feed = make_feed(config)
+  with open_for_reading(workdir) as checkpoints:
+    assert checkpoints.latest_step == STEPS
+    maps = {
+      r['step']: r['eval/mAP'] for r in records(workdir) if 'eval/mAP' in r
+    }
+    assert maps[checkpoints.step('best')] == max(maps.values())
+    step, model, variables = restore_model(
+      checkpoints, 'last', run_files.load_config(workdir), feed.num_classes
+    )
+  embed = make_embed(model, config.eval)
+  evaluated = evaluation.evaluate(embed, variables, feed, config.eval)
+  assert evaluated.result.mAP == summary.card['figures']['mAP']
+
+
+def test_a_damaged_checkpoint_is_named(whole_run, tmp_path):
+  config, _, _ = whole_run
+  config = config.copy_and_resolve_references()
+  config.train.steps = 1
+  feed = make_feed(config)
+  trainer.train(config, feed, tmp_path)
+  for file in (tmp_path / 'checkpoints' / '1').rglob('*'):
+    if file.is_file() and '/d/' in str(file):
+      file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+  with open_for_reading(tmp_path) as checkpoints:
+    with pytest.raises(ValueError, match='checkpoints/1 cannot be read; it is'):
+      restore_model(checkpoints, 'last', config, feed.num_classes)
+
+
+def test_a_run_goes_on_from_before_a_damaged_checkpoint(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(run, 'create_model', tiny_model)
+  config = small_config(epochs=3)
+  feed = make_feed(config)
+  whole = trainer.train(config, feed, tmp_path / 'whole')
+  workdir = tmp_path / 'run'
+  with pytest.raises(Stopped):
+    trainer.train(config, stopping_after(feed, 8), workdir)
+  (workdir / 'checkpoints' / '6' / 'default' / 'manifest.ocdbt').unlink()
+  capsys.readouterr()
+  resumed = trainer.train(config, feed, workdir)
+  out = capsys.readouterr().out
+  assert 'after step 6 is damaged' in out and 'Resuming after step 3' in out
+  chex.assert_trees_all_equal(resumed.state, whole.state)
+  assert without_speed(records(workdir)) == without_speed(
+    records(tmp_path / 'whole')
+  )
+  names = {path.name for path in (workdir / 'checkpoints').iterdir()}
+  assert names == {'6', '9', '6.damaged'}
+
+
+def test_a_workdir_of_another_run_is_refused(whole_run):
+  config, workdir, _ = whole_run
+  other = config.copy_and_resolve_references()
+  other.train.margin = 0.5
+  other.model.levels = 2
+  with pytest.raises(ValueError) as error:
+    trainer.train(other, make_feed(other), workdir)
+  assert 'config.train.margin: 0.3 there, 0.5 here' in str(error.value)
+  assert 'config.model.levels: 1 there, 2 here' in str(error.value)
+
+  feed = dataclasses.replace(make_feed(config), fingerprint='other')
+  with pytest.raises(ValueError, match="fingerprint: 'noise' there, 'other'"):
+    trainer.train(config, feed, workdir)
+
+
+def test_a_benchmark_without_a_valid_query_is_refused(tmp_path):
+  """As own data with one camera: said before the first step."""
+  config = small_config()
+  one_camera = make_split(np.arange(100, 105), np.zeros(5, int))
+  feed = dataclasses.replace(make_feed(config), gallery=one_camera)
+  with pytest.raises(ValueError, match='none of the 5 queries can be'):
+    trainer.train(config, feed, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_workdir_without_a_checkpoint_may_be_claimed_anew(tmp_path):
+  config = small_config()
+  with pytest.raises(Stopped):
+    trainer.train(config, stopping_after(make_feed(config), 0), tmp_path)
+  config.train.margin = 0.5
+  with pytest.raises(Stopped):
+    trainer.train(config, stopping_after(make_feed(config), 0), tmp_path)
+  assert run_files.load_config(tmp_path).train.margin == 0.5
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('train.P', 1, 'config.train.P=1 must be at least 2'),
+    ('train.K', 1, 'config.train.K=1 must be at least 2'),
+    ('model.radix', 3, r'att1: 256 channels.*radix=3'),
+    ('model.backbone', 'vgg', 'config.model.backbone'),
+    ('model.batch_norm_group', 3, 'batch_norm_group=3 does not fit 8 images'),
+    ('train.accumulate', 0, 'config.train.accumulate=0 must be at least 1'),
+    (
+      'train.accumulate',
+      4,
+      '8 images .*accumulate=4 micro-batches, .* 4 devices',
+    ),
+    ('train.P', 3, r'P=3 times config.train.K=2 = 6 images .* 4 devices'),
+    ('train.epochs', 0, 'config.train.epochs=0 must be at least 1'),
+    ('train.log_every_steps', 0, 'config.train.log_every_steps=0'),
+    ('eval.batch_size', 0, 'config.eval.batch_size=0'),
+    ('augment.pad', -1, 'config.augment.pad=-1'),
+    ('augment.erase', 1.5, 'config.augment.erase=1.5 is not a probability'),
+    ('data.image_size', (32, 16, 3), r'image_size=\(32, 16, 3\) is not a'),
+    ('data.image_size', (32, 0), r'image_size=\(32, 0\) is not a height'),
+  ],
+)
+def test_bad_fields_are_named(field, value, message, tmp_path):
+  config = small_config()
+  config.model.levels = 2
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(ValueError, match=message):
+    trainer.train(config, make_feed(config), tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_weights_to_start_from_are_checked_before_a_run_begins(tmp_path):
+  """A run that goes on does not need them any more."""
+  config = small_config()
+  config.model.pretrained = str(tmp_path / 'weights.npz')
+  with pytest.raises(ValueError, match='config.model.pretrained=.*not a file'):
+    checks.check(config, tmp_path)
+  np.savez(config.model.pretrained, **{'conv1.weight': np.zeros(3)})
+  with pytest.raises(
+    ValueError, match=r'(?s)pretrained=.*missing.*1 misshapen'
+  ):
+    checks.check(config, tmp_path)
+  (tmp_path / 'checkpoints' / '1').mkdir(parents=True)
+  checks.check(config, tmp_path)
+
+
+def test_a_state_starts_from_weights(tmp_path):
+  config = small_config()
+  model = create_model(config.model, 6)
+  state = create_state(model, optax.sgd(0.1), (32, 16), seed=0)
+  other = create_state(model, optax.sgd(0.1), (32, 16), seed=1)
+  state_dict = to_state_dict(
+    {'params': other.params, 'batch_stats': other.batch_stats}
+  )
+  state_dict['classifier.weight'] = np.zeros((9, 2048), np.float32)
+  config.model.pretrained = str(tmp_path / 'weights.npz')
+  write_weights(config.model.pretrained, state_dict)
+  started, notes = run.start_from(config.model, state)
+  chex.assert_trees_all_equal(started.params['base'], other.params['base'])
+  chex.assert_trees_all_equal(started.batch_stats, other.batch_stats)
+  chex.assert_trees_all_equal(
+    started.params['classifier'], state.params['classifier']
+  )
+  leaf = started.params['base']['conv1']['kernel']
+  assert leaf.sharding.is_fully_replicated and len(leaf.devices()) == 4
+  assert '9 identities in the weights, 6 here' in '\n'.join(notes)

@@ -1,0 +1,342 @@
+import contextlib
+import datetime
+import json
+import pathlib
+import resource
+import shutil
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from apnet_jax.workdir import json_files, run_files
+from apnet_jax.workdir.checkpoints import Checkpoints, open_for_reading
+from configs import common
+
+
+def state(value):
+  return {'w': jnp.full(3, float(value)), 'step': jnp.int32(value)}
+
+
+def test_keeps_the_last_two_and_the_best(tmp_path):
+  with Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.step('last') is None and checkpoints.step('best') is None
+    for step, mAP in ((1, 0.2), (2, 0.9), (3, None), (4, 0.4), (5, None)):
+      metrics = None if mAP is None else {'mAP': mAP}
+      checkpoints.save(step, state(step), metrics)
+  kept = {int(path.name) for path in (tmp_path / 'checkpoints').iterdir()}
+  assert kept == {2, 4, 5}
+  (tmp_path / 'config.json').write_text('{}')
+  with open_for_reading(tmp_path) as checkpoints:
+    assert (checkpoints.step('best'), checkpoints.latest_step) == (2, 5)
+    restored = checkpoints.restore(5, state(0))
+  np.testing.assert_array_equal(restored['w'], [5, 5, 5])
+  assert int(restored['step']) == 5
+
+
+def test_without_an_evaluation_the_last_is_the_best(tmp_path):
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(7, state(7), None)
+    assert checkpoints.step('best') == 7
+
+
+def test_missing_checkpoints_are_named(tmp_path):
+  with pytest.raises(ValueError, match=r'--ckpt=.*no config.json'):
+    open_for_reading(tmp_path / 'nowhere')
+  (tmp_path / 'config.json').write_text('{}')
+  with pytest.raises(ValueError, match='holds no whole checkpoint'):
+    open_for_reading(tmp_path)
+
+
+def test_a_checkpoint_of_another_shape_is_an_error(tmp_path):
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, state(1), None)
+  with Checkpoints(tmp_path) as checkpoints:
+    with pytest.raises(ValueError, match='1 cannot be read'):
+      checkpoints.restore(1, {'w': jnp.zeros(4), 'step': jnp.int32(0)})
+
+
+@pytest.mark.parametrize('name', ['config.json', 'run.json'])
+def test_a_damaged_file_of_a_workdir_is_named(tmp_path, name):
+  (tmp_path / name).write_text('{"seed": ')
+  load = run_files.load_config if name[0] == 'c' else run_files.load_run
+  with pytest.raises(ValueError, match=f'{name} cannot be read'):
+    load(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('name', 'content', 'message'),
+  [
+    ('config.json', [1], 'holds no fields'),
+    ('config.json', {'a.b': 1}, 'config.json.*dots'),
+    (
+      'run.json',
+      {'num_classes': 2},
+      'run.json is damaged: fingerprint is None',
+    ),
+    (
+      'run.json',
+      {'num_classes': True, 'fingerprint': 'x'},
+      'num_classes is Tr',
+    ),
+  ],
+)
+def test_what_is_no_file_of_a_workdir_is_named(
+  tmp_path, name, content, message
+):
+  (tmp_path / name).write_text(json.dumps(content))
+  load = run_files.load_config if name[0] == 'c' else run_files.load_run
+  with pytest.raises(ValueError, match=message):
+    load(tmp_path)
+
+
+def test_json_that_is_too_deep_or_too_large(tmp_path, monkeypatch):
+  path = tmp_path / 'x.json'
+  path.write_text('[' * 21 + ']' * 21)
+  with pytest.raises(ValueError, match='x.json cannot be read.*too deep'):
+    json_files.read_json(path)
+  path.write_text('[' * 20 + ']' * 20)
+  json_files.read_json(path)
+  monkeypatch.setattr(json_files, 'MAX_BYTES', 39)
+  with pytest.raises(ValueError, match='x.json cannot be read.*than 39 bytes'):
+    json_files.read_json(path)
+
+
+def test_a_configuration_is_data(tmp_path):
+  """Text in it stays text, whatever it looks like."""
+  text = '__import__("pathlib").Path("harm").touch()'
+  content = {'name': text, 'model': {'levels': text, 'py/object': text}}
+  json_files.write_json(tmp_path / 'config.json', content)
+  config = run_files.load_config(tmp_path)
+  assert config.to_dict() == content
+
+
+def test_what_may_change_in_a_workdir(tmp_path):
+  run = {
+    'fingerprint': 'a', 'num_classes': 3, 'devices': '1 x cpu', 'versions': {},
+  }  # fmt: skip
+  config = common.get_config()
+  run_files.claim_workdir(tmp_path, config, run)
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, state(1), None)
+  config.train.epochs = 200
+  config.eval.flip = False
+  config.data.dir = 'elsewhere'
+  run_files.claim_workdir(tmp_path, config, run)
+  assert run_files.load_config(tmp_path).train.epochs == 200
+  assert run_files.load_run(tmp_path) == run
+  config.seed = 1
+  with pytest.raises(ValueError, match='config.seed: 0 there, 1 here'):
+    run_files.claim_workdir(tmp_path, config, run)
+  saved = json.loads((tmp_path / 'config.json').read_text())
+  assert saved['seed'] == 0  # a refusal changes nothing
+
+
+def test_a_new_run_in_an_old_workdir_has_no_threshold(tmp_path):
+  run = {'fingerprint': 'x', 'num_classes': 2, 'devices': '1', 'versions': {}}
+  for begun in (False, True):
+    json_files.write_json(
+      tmp_path / run_files.THRESHOLD_FILE, {'threshold': 0.5}
+    )
+    run_files.claim_workdir(tmp_path, common.get_config(), run)
+    assert (tmp_path / run_files.THRESHOLD_FILE).exists() == begun
+    (tmp_path / 'checkpoints' / '1').mkdir(parents=True, exist_ok=True)
+
+
+def test_lists_of_numbers_stand_on_a_line(tmp_path):
+  content = {
+    'numbers': [1, -2.5e-7, None],
+    'pairs': [[1, 2], [3]],
+    'name': 'a [1  2].jpg',
+    'empty': [],
+    'names': ['a', 'b'],
+  }
+  json_files.write_json(tmp_path / 'x.json', content)
+  text = (tmp_path / 'x.json').read_text()
+  assert '"numbers": [ 1, -2.5e-07, null ]' in text
+  assert json.loads(text) == content
+
+
+def test_a_checkpoint_of_a_signal_takes_no_regular_ones_place(tmp_path):
+  """As many as there may be: a run may have to roll back to that one."""
+  with Checkpoints(
+    tmp_path, is_scheduled=lambda step: step % 3 == 0
+  ) as checkpoints:
+    for step in (3, 6, 7, 8):
+      checkpoints.save(step, state(step), None)
+    assert checkpoints.wait() == 8
+    assert checkpoints.latest_scheduled_step == 6
+  assert names(tmp_path) == {'6', '7', '8'}
+
+
+def names(workdir):
+  return {path.name for path in (workdir / 'checkpoints').iterdir()}
+
+
+@pytest.fixture(scope='module')
+def two(tmp_path_factory):
+  """A workdir with two evaluated checkpoints."""
+  workdir = tmp_path_factory.mktemp('two')
+  with Checkpoints(workdir) as checkpoints:
+    checkpoints.save(1, state(1), {'mAP': 0.5}, not_finite=1)
+    checkpoints.save(2, state(2), {'mAP': 0.6}, not_finite=2)
+  (workdir / 'config.json').write_text('{}')
+  return workdir
+
+
+def truncate(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize('damage', [pathlib.Path.unlink, truncate])
+def test_whatever_is_damaged_the_older_checkpoint_is_used(
+  damage, two, tmp_path, capsys
+):
+  """Each file in turn: either it does not matter, or it is noticed."""
+  root = two / 'checkpoints' / '2'
+  files = [path.relative_to(root) for path in root.rglob('*') if path.is_file()]
+  noticed = set()
+  for i, file in enumerate(files):
+    workdir = tmp_path / str(i)
+    shutil.copytree(two, workdir)
+    damage(workdir / 'checkpoints' / '2' / file)
+    with open_for_reading(workdir) as checkpoints:
+      step, read = checkpoints.restore_variables('last', {'w': state(0)['w']})
+      assert read['w'].tolist() == [step] * 3
+      assert checkpoints.step('last') == 2  # reading changes nothing
+    said = capsys.readouterr().out
+    assert ('the one after step 1 is used' in said) == (step == 1)
+    with Checkpoints(workdir) as checkpoints:
+      restored, not_finite = checkpoints.restore_latest(state(0))
+      step = int(restored['step'])
+      assert restored['w'].tolist() == [step] * 3
+      assert not_finite == step
+      if step == 1:
+        noticed.add(file.name)
+        assert '2.damaged' in capsys.readouterr().out
+        assert names(workdir) == {'1', '2.damaged'}
+        checkpoints.save(2, state(2), None)
+    assert names(workdir) >= {'1', '2'}
+  assert 'manifest.ocdbt' in noticed and len(noticed) > 1
+
+
+def test_a_best_checkpoint_that_is_damaged_gives_way_to_the_next(
+  two, tmp_path, capsys
+):
+  shutil.copytree(two, tmp_path / 'run')
+  with Checkpoints(tmp_path / 'run') as checkpoints:
+    checkpoints.save(3, state(3), None)
+  root = tmp_path / 'run' / 'checkpoints'
+  (root / '2' / 'default' / 'manifest.ocdbt').unlink()
+  with open_for_reading(tmp_path / 'run') as checkpoints:
+    assert checkpoints.candidates('best') == [2, 3]  # 3 has no mAP
+    step, _ = checkpoints.restore_variables('best', {'w': state(0)['w']})
+  assert step == 3 and 'after step 2 is damaged' in capsys.readouterr().out
+
+
+def test_if_all_are_damaged_none_is_touched(two, tmp_path):
+  shutil.copytree(two, tmp_path / 'run')
+  for step in '12':
+    root = tmp_path / 'run' / 'checkpoints' / step
+    truncate(root / 'default' / 'manifest.ocdbt')
+  with Checkpoints(tmp_path / 'run') as checkpoints:
+    with pytest.raises(ValueError, match='(?s)no checkpoint.*/2 cannot.*/1 ca'):
+      checkpoints.restore_latest(state(0))
+  for step in '12':
+    root = tmp_path / 'run' / 'checkpoints' / step
+    truncate(root / 'metrics' / 'metrics')
+  with pytest.raises(ValueError, match='(?s)no checkpoint in .* can be read'):
+    Checkpoints(tmp_path / 'run')
+  assert names(tmp_path / 'run') == {'1', '2'}
+
+
+@contextlib.contextmanager
+def full_disk():
+  """No file grows beyond 100 kB."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def large(step):
+  noise = np.random.default_rng(step).standard_normal(200_000)
+  return {'w': jnp.asarray(noise, jnp.float32)}
+
+
+def test_a_full_disk_costs_a_checkpoint_and_no_older_one(tmp_path, capsys):
+  with Checkpoints(tmp_path) as checkpoints:
+    for step in (1, 2):
+      checkpoints.save(step, large(step), None)
+    checkpoints.wait()
+    with full_disk():
+      checkpoints.save(3, large(3), None)
+      assert checkpoints.wait() == 2
+    assert (
+      'step 3 could not be saved: File too large;' in capsys.readouterr().out
+    )
+    assert names(tmp_path) == {'1', '2'}
+    checkpoints.save(4, large(4), None)
+    assert checkpoints.wait() == 4 and checkpoints.failure is None
+  assert names(tmp_path) == {'2', '4'}
+  with Checkpoints(tmp_path) as checkpoints:
+    restored, _ = checkpoints.restore_latest(large(0))
+  np.testing.assert_array_equal(restored['w'], large(4)['w'])
+
+
+def test_a_run_without_its_last_checkpoint_has_failed(tmp_path):
+  with pytest.raises(
+    OSError, match='step 1 could not be saved: File too.*last one'
+  ):
+    with Checkpoints(tmp_path) as checkpoints, full_disk():
+      checkpoints.save(1, large(1), None)
+      checkpoints.wait()
+  assert names(tmp_path) == set()
+
+
+def test_what_late_writers_make_again_is_removed(tmp_path, monkeypatch):
+  removed = []
+  rmtree = shutil.rmtree
+
+  def remove(path, **kwargs):
+    rmtree(path, **kwargs)
+    removed.append(path)
+    if len(removed) < 3:
+      (path / 'late').mkdir(parents=True)
+
+  monkeypatch.setattr(shutil, 'rmtree', remove)
+  with pytest.raises(OSError, match='step 1 could not be saved'):
+    with Checkpoints(tmp_path) as checkpoints, full_disk():
+      checkpoints.save(1, large(1), None)
+      checkpoints.wait()
+  assert len(removed) == 3
+  assert names(tmp_path) == set()
+
+
+def test_the_clock_may_be_moved_back(tmp_path, monkeypatch):
+  """An hour before each save, and a day between two runs."""
+  now = [2e9]
+
+  class Clock(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+      return datetime.datetime.fromtimestamp(now[0], tz)
+
+  monkeypatch.setattr(ocp.checkpoint_manager.datetime, 'datetime', Clock)
+  monkeypatch.setattr(time, 'time', lambda: now[0])
+  monkeypatch.setattr(time, 'time_ns', lambda: int(now[0] * 1e9))
+  maps = {1: 0.2, 2: 0.9, 3: None, 4: 0.4, 5: None}
+  for steps in ((1, 2, 3), (4, 5)):
+    now[0] -= 86400
+    with Checkpoints(tmp_path) as checkpoints:
+      for step in steps:
+        now[0] -= 3600
+        metrics = maps[step] and {'mAP': maps[step]}
+        checkpoints.save(step, state(step), metrics)
+      assert checkpoints.wait() == steps[-1]
+      assert checkpoints.step('best') == 2
+  assert names(tmp_path) == {'2', '4', '5'}

@@ -1,0 +1,94 @@
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from apnet_jax.workdir import lock
+
+HOLD = (
+  'import sys, time\n'
+  'from apnet_jax.workdir import lock\n'
+  'with lock.held(sys.argv[1]):\n'
+  "  open(sys.argv[1] + '/file', 'w').close()\n"
+  "  print('held', flush=True)\n"
+  '  time.sleep(60)\n'
+)
+
+
+@contextlib.contextmanager
+def another_run(workdir):
+  process = subprocess.Popen(
+    [sys.executable, '-c', HOLD, str(workdir)],
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  with process:
+    assert process.stdout.readline() == 'held\n'
+    yield process
+    process.kill()
+
+
+def test_the_second_run_is_refused_until_the_first_is_killed(tmp_path):
+  with another_run(tmp_path) as process:
+    with pytest.raises(ValueError) as error:
+      with lock.held(tmp_path):
+        pass
+    holder = f'process {process.pid} on {socket.gethostname()}'
+    assert f'is in use by {holder}' in str(error.value)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with lock.held(tmp_path), lock.held(tmp_path):  # the same process
+      pass
+  assert (tmp_path / 'file').exists()
+
+
+def test_a_workdir_that_nothing_was_written_to_goes_again(tmp_path):
+  with lock.held(tmp_path / 'run'):
+    with lock.held(tmp_path / 'run'):
+      pass
+    assert (tmp_path / 'run').is_dir()
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
+  def flock(*_):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+  monkeypatch.setattr(fcntl, 'flock', flock)
+  with lock.held(tmp_path / 'run'):
+    pass
+  assert 'cannot be locked' in capsys.readouterr().out
+
+
+def test_a_workdir_that_cannot_be_written_to_is_named(tmp_path):
+  (tmp_path / 'file').touch()
+  with pytest.raises(ValueError, match=r'--workdir=.*/run cannot be written'):
+    with lock.held(tmp_path / 'file' / 'run'):
+      pass
+  # Of another user: the system refuses nothing to root.
+  code = (
+    'import os, sys\n'
+    'from apnet_jax.workdir import lock\n'
+    'os.getuid() or os.setuid(65534)\n'
+    'try:\n'
+    '  with lock.held(sys.argv[1]): pass\n'
+    'except ValueError as error: print(error)\n'
+  )
+  folder = tmp_path / 'folder'
+  folder.mkdir()
+  os.chmod(folder, 0o555)
+  for parent in folder.parents:
+    with contextlib.suppress(PermissionError):
+      os.chmod(parent, os.stat(parent).st_mode | 0o055)
+  out = subprocess.run(
+    [sys.executable, '-c', code, str(folder)], capture_output=True, text=True
+  )
+  assert out.stdout == (
+    f'--workdir={folder} cannot be written to: Permission denied.\n'
+  ), out.stderr

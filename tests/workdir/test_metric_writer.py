@@ -1,0 +1,82 @@
+import json
+import resource
+import struct
+import time
+
+from tensorboardX.proto import event_pb2
+
+from apnet_jax.workdir.metric_writer import MetricWriter
+
+
+def test_writes_json_lines_and_events(tmp_path):
+  with MetricWriter(tmp_path, 0) as writer:
+    writer.write(1, {'train/loss': 2.5})
+    # A line is there as soon as it is written.
+    line = (tmp_path / 'metrics.jsonl').read_text()
+  assert json.loads(line) == {'step': 1, 'train/loss': 2.5}
+  (events,) = (tmp_path / 'tensorboard').iterdir()
+  assert b'train/loss' in events.read_bytes()
+
+
+def test_what_was_written_after_the_checkpoint_is_dropped(tmp_path):
+  with MetricWriter(tmp_path, 0) as writer:
+    for step in range(1, 6):
+      writer.write(step, {'loss': step})
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text(path.read_text() + '{"step": 3, "lo')  # cut by a crash
+  with MetricWriter(tmp_path, 3) as writer:
+    writer.write(4, {'loss': 40})
+  steps = [json.loads(line) for line in path.read_text().splitlines()]
+  assert [(r['step'], r['loss']) for r in steps] == [
+    (1, 1), (2, 2), (3, 3), (4, 40),
+  ]  # fmt: skip
+
+
+def files_of_events(workdir):
+  """Steps and values of each file, in the order in which they are read."""
+  found = []
+  for path in sorted((workdir / 'tensorboard').iterdir()):
+    data, events = path.read_bytes(), []
+    while data:
+      (length,) = struct.unpack('Q', data[:8])
+      event = event_pb2.Event.FromString(data[12 : 12 + length])
+      events += [(event.step, v.simple_value) for v in event.summary.value]
+      data = data[16 + length :]
+    found.append(events)
+  return found
+
+
+def test_the_clock_may_be_moved_back(tmp_path, monkeypatch):
+  """TensorBoard reads files by their names, and the later one counts."""
+  for hours, steps in ((10, (1, 2, 3)), (2, (3, 4))):
+    monkeypatch.setattr(time, 'time', lambda hours=hours: 1e9 + 3600 * hours)
+    with MetricWriter(tmp_path, steps[0] - 1) as writer:
+      for step in steps:
+        writer.write(step, {'loss': step * hours})
+  first, second = files_of_events(tmp_path)
+  assert first == [(1, 10), (2, 20), (3, 30)]
+  assert second == [(3, 6), (4, 8)]
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert [json.loads(line)['loss'] for line in lines] == [10, 20, 6, 8]
+
+
+def test_a_full_disk_delays_metrics(tmp_path, capsys):
+  """The limit is of the system: no file may grow beyond it."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  long = {'a_long_name' * 20: 1}
+  with MetricWriter(tmp_path, 0) as writer:
+    writer.write(1, {'loss': 1})
+    size = (tmp_path / 'metrics.jsonl').stat().st_size
+    try:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))
+      writer.write(2, long)  # there is room for a part of it
+      writer.write(3, long)
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / 'metrics.jsonl').stat().st_size == size
+    writer.write(4, {'loss': 4})
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert [json.loads(line)['step'] for line in lines] == [1, 2, 3, 4]
+  steps = [step for events in files_of_events(tmp_path) for step, _ in events]
+  assert steps == [1, 2, 3, 4]
+  assert 'metrics cannot be written' in capsys.readouterr().out
