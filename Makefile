@@ -1,9 +1,5 @@
-# make demo   train and evaluate on drawn pedestrians (minutes on a laptop CPU)
-# make test   run the tests
-# make test-faults   kill, fuzz and count devices: up to 20 minutes more
-# make lint   check style
-# make format rewrite files in the style of the house
 # Another interpreter: make test PYTHON=python3.12
+# More flags for pytest: make test PYTEST_FLAGS='-k pyramid -x'
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,23 +9,30 @@ INSTALLED := $(VENV)/installed-$(VERSION)
 
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
-.PHONY: demo test test-faults lint format clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-faults test-all lint format clean
 
-demo: $(INSTALLED)
+help:  ## list these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
+	  awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: $(INSTALLED)  ## train and evaluate on drawn people (minutes on a laptop CPU)
 	$(BIN)/python train.py --config=configs/synthetic.py
 	$(BIN)/python eval.py --ckpt=runs/synthetic --report=runs/synthetic/report
 
-test: $(INSTALLED)
+test: $(INSTALLED)  ## run the tests
 	$(PYTEST) --ignore=tests/faults $(PYTEST_FLAGS)
 
-test-faults: $(INSTALLED)  # of which some wait more than they compute
-	$(PYTEST) --numprocesses=3 tests/faults $(PYTEST_FLAGS)
+test-faults: $(INSTALLED)  ## kill runs, fuzz readers, count devices and processes
+	$(PYTEST) --numprocesses=3 tests/faults $(PYTEST_FLAGS)  # some tests only wait
 
-lint: $(INSTALLED)
+test-all: test test-faults  ## run both
+
+lint: $(INSTALLED)  ## check the style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(INSTALLED)
+format: $(INSTALLED)  ## rewrite files in this style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -43,5 +46,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-clean:  # but not datasets/ and runs/, which may hold days of work
+clean:  ## remove the environment and caches, but not datasets/ and runs/
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
