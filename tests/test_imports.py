@@ -46,6 +46,39 @@ def test_the_package_imports_neither_configs_nor_data(path):
   assert not imported((ROOT / path).read_text()) & {'configs', 'data'}
 
 
+# Rooms of the library; each may import those before it, and itself.
+ROOMS = (
+  ('config', 'errors', 'feed', 'images', 'printing', 'version'),
+  ('models',), ('parallel',), ('paper',), ('workdir',), ('retrieval',),
+  ('training',), ('visualize',), ('cli', 'commands', '__main__'),
+)  # fmt: skip
+
+
+def rooms_imported(source):
+  """The rooms of the library that a module imports, wherever in it."""
+  names = set()
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      names |= {f'{node.module}.{alias.name}' for alias in node.names}
+  parts = [name.split('.') for name in names]
+  return {p[1] for p in parts if p[0] == 'apnet_jax' and len(p) > 1}
+
+
+def test_rooms_import_only_rooms_before_them():
+  level = {room: i for i, rooms in enumerate(ROOMS) for room in rooms}
+  seen = set()
+  for path in (ROOT / 'apnet_jax').rglob('*.py'):
+    room = path.relative_to(ROOT / 'apnet_jax').parts[0].removesuffix('.py')
+    if room != '__init__':  # the public interface, which is on top of all
+      imported = rooms_imported(path.read_text())
+      above = {i for i in imported if level[i] > level[room]}
+      assert not above, f'{path} imports {above}'
+      seen |= {room, *imported}
+  assert seen == level.keys()
+
+
 def test_what_the_package_loads():
   """By all that is imported: packages that are slow, or are not needed."""
   code = (
