@@ -154,7 +154,7 @@ def _by_tensorflow(path):
 def _by_doctor(path):
   from data.health import images
 
-  images.check(path, decode=True)
+  images.check_image(path, decode=True)
 
 
 def _layout_reader(name: str, file: str):

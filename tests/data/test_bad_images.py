@@ -25,7 +25,7 @@ def whole():
 
 def make_records(images):
   return records.Records(
-    encoded=records.hold(list(images)),
+    encoded=records.to_variable(list(images)),
     pids=PIDS,
     camids=np.zeros(10, int),
     paths=np.array([f'{row}.png' for row in range(10)]),
@@ -47,7 +47,7 @@ def config(bad_images, cache='encoded'):
 
 
 def batches(split, config, first=0, count=8, **process):
-  split = records.cached(split, 'train', config.data)
+  split = records.apply_cache(split, 'train', config.data)
   found = records.train_batches(split, LABELS, config, first, **process)
   return list(itertools.islice(found, count))
 
@@ -73,7 +73,7 @@ def test_others_of_the_identity_stand_in(whole, cache, capsys):
   out = capsys.readouterr().out
   for row, other in stand_ins.items():
     assert out.count(f'training image {row}.png cannot be read') == 1
-    assert f'config.data.bad_images=2): {other}.png stands in' in out
+    assert f'config.data.bad_images=2); {other}.png is used in its place' in out
 
 
 def test_a_label_is_that_of_the_image(whole):
@@ -110,9 +110,9 @@ def test_one_more_than_may_be_borne_is_an_error(whole, cache, capsys):
       batches(damage(whole, *rows), config(limit, cache), count=20)
     named = int(re.search(r'training image (\d)\.png', str(error.value))[1])
     assert named in rows
-    assert f'config.data.bad_images={limit} are borne' in str(error.value)
+    assert f'config.data.bad_images={limit} allows' in str(error.value)
     assert 'Delete the prepared data set' in str(error.value)
-    assert capsys.readouterr().out.count('stands in') == limit
+    assert capsys.readouterr().out.count('is used in its place') == limit
 
 
 def test_nothing_is_left_to_stand_in(whole):
@@ -124,7 +124,9 @@ def test_evaluation_bears_none(whole):
   split = records.make_split(damage(whole, 6), (32, 16))
   found = split.batches(np.array([0, 1, 2, 6, 3]), 2)
   assert len(next(found)) == 2
-  with pytest.raises(ValueError, match='the image 6.png cannot be read: fig'):
+  with pytest.raises(
+    ValueError, match='the image 6.png cannot be read, and fig'
+  ):
     next(found)
 
 
@@ -153,9 +155,9 @@ class Files:
     ('market1501-train', lambda b: b'', 'train.* is damaged'),
     ('market1501-query', lambda b: b[: len(b) // 2], 'query.* is damaged'),
     ('market1501-gallery', lambda b: flip(b, 200), 'gallery.* is damaged'),
-    ('dataset_info', lambda b: None, 'dataset_info.json tells of {} images'),
+    ('dataset_info', lambda b: None, 'dataset_info.json lists {} images'),
     ('dataset_info', lambda b: b[:90], 'dataset_info.json cannot be read'),
-    ('dataset_info', lambda b: b.replace(b'train', b'brain'), 'tells of'),
+    ('dataset_info', lambda b: b.replace(b'train', b'brain'), 'lists'),
   ],
 )
 def test_a_damaged_prepared_file_is_named(prepared, file, damaged, message):
@@ -169,7 +171,7 @@ def test_a_damaged_prepared_file_is_named(prepared, file, damaged, message):
       path.write_bytes(bad)
     with pytest.raises(ValueError, match=message) as error:
       pipeline.load(settings)
-    assert 'Delete this folder: it is made anew' in str(error.value)
+    assert 'Delete this folder: it is made again' in str(error.value)
     assert str(files.folder) in str(error.value)
   finally:
     path.write_bytes(content)

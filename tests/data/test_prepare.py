@@ -146,7 +146,7 @@ def test_one_process_prepares_at_a_time(config, capsys, monkeypatch):
   thread = threading.Thread(
     target=lambda: prepared.append(prepare.prepare(config))
   )
-  with prepare._alone(root):
+  with prepare._locked(root):
     thread.start()
     deadline, said = time.time() + 60, ''
     while 'Waiting for another process' not in said and time.time() < deadline:
@@ -180,7 +180,7 @@ def test_splits_that_were_made_are_saved(config, tmp_path, capsys):
   out = capsys.readouterr().out
   assert f'these splits as a list: {saved}' in out
   assert 'splits made by identity, seed 0' in out
-  assert 'no cameras: each query against all other images' in out
+  assert 'no cameras: each query is compared with all images' in out
   images = prepared.dataset.splits
   assert len(saved.read_text().splitlines()) == 1 + sum(
     map(len, images.values())

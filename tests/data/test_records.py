@@ -39,7 +39,7 @@ def split():
     Image.fromarray(pixels).save(file, 'JPEG')
     encoded.append(file.getvalue())
   return records.Records(
-    encoded=records.hold(encoded),
+    encoded=records.to_variable(encoded),
     pids=np.repeat([3, 4, 9], 5),
     camids=np.arange(15) % 2,
     paths=np.array([f'{row:02}.jpg' for row in range(15)]),
@@ -48,7 +48,7 @@ def split():
 
 def with_cache(split, config, cache):
   config.data.cache = cache
-  return records.cached(split, 'train', config.data)
+  return records.apply_cache(split, 'train', config.data)
 
 
 # Reading
@@ -82,7 +82,7 @@ class FakeBuilder:
 
 
 def test_reads_all_in_the_order_of_the_paths():
-  count = records.READ_AT_ONCE + 10
+  count = records.RECORDS_PER_READ + 10
   read = records.read(FakeBuilder(count, 5), 'train')
   assert list(read.paths) == [f'{row:05}.jpg' for row in range(1, count + 1)]
   rows = count - 1 - np.arange(count)
@@ -93,8 +93,8 @@ def test_reads_all_in_the_order_of_the_paths():
 
 def test_encoded_images_are_held_as_they_are():
   images = [b'', b'\0', b'a\0\0', *(b'%d' % i for i in range(200))]
-  assert list(records.hold(images.copy()).numpy()) == images
-  assert records.hold([]).shape == (0,)
+  assert list(records.to_variable(images.copy()).numpy()) == images
+  assert records.to_variable([]).shape == (0,)
 
 
 @pytest.mark.skipif(
@@ -134,7 +134,7 @@ def test_batches_come_in_order_and_again(split):
 
 
 def test_decoded_images_are_the_same_bit_for_bit(split, config, monkeypatch):
-  monkeypatch.setattr(records, 'DECODED_AT_ONCE', 4)
+  monkeypatch.setattr(records, 'IMAGES_PER_DECODING', 4)
   encoded = with_cache(split, config, 'encoded')
   decoded = with_cache(split, config, 'decoded')
   assert encoded is split
@@ -170,7 +170,7 @@ def test_one_pipeline_goes_on_where_another_ended(split, config, monkeypatch):
   labels = np.repeat(np.arange(3), 5)
   whole = records.train_batches(split, labels, config, 1)
   whole = list(itertools.islice(whole, 7))
-  monkeypatch.setattr(records, 'BATCHES_OF_A_PIPELINE', 3)
+  monkeypatch.setattr(records, 'BATCHES_PER_PIPELINE', 3)
   parts = records.train_batches(split, labels, config, 1)
   for batch, same in zip(whole, parts):
     for name in batch:
