@@ -17,8 +17,8 @@ DIR holds `bounding_box_train`, `query` and `bounding_box_test`. Variants, as in
 
 The paper used two RTX 2080 Ti and started from weights pre-trained on ImageNet
 (`--config.model.pretrained`). Its gallery probably lacked the 2,798
-distractors; see docs/reproducing.md. `python -m apnet_jax explain` describes a variant and
-its differences from the paper.
+distractors; see docs/reproducing.md. `python -m apnet_jax explain` describes a
+variant and its differences from the paper.
 """
 
 from configs import _variants

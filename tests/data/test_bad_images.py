@@ -1,4 +1,4 @@
-"""Images that rot after they were prepared."""
+"""Tests of images and files that are damaged after preparing."""
 
 import dataclasses
 import itertools
@@ -14,7 +14,7 @@ from tests.data.test_decoding import encode, make_image
 
 PIDS = np.array([3, 3, 3, 4, 4, 9, 9, 9, 9, 7])
 LABELS = np.unique(PIDS, return_inverse=True)[1]
-SOME_BYTES = 40  # of the header: nothing can be decoded without them
+HEADER_BYTES = 40  # an image cut off here cannot be decoded
 
 
 @pytest.fixture(scope='module')
@@ -35,7 +35,7 @@ def make_records(images):
 def damage(whole, *rows):
   images = whole.encoded.numpy().tolist()
   for row in rows:
-    images[row] = images[row][:SOME_BYTES]
+    images[row] = images[row][:HEADER_BYTES]
   return make_records(images)
 
 
@@ -59,25 +59,25 @@ def pixels(whole):
 
 @pytest.mark.parametrize('cache', CHOICES['data.cache'])
 def test_others_of_the_identity_stand_in(whole, cache, capsys):
-  """In their places; every other image is as it would have been."""
+  """Replacements keep the position; all other images are unchanged."""
   settings = config(2, cache)
-  stand_ins = {1: 2, 8: 5}  # the next, and around the end
+  replacements = {1: 2, 8: 5}  # the next row of the identity, cyclically
   images = pixels(whole)
   row_of = {image.tobytes(): row for row, image in enumerate(images)}
   found = batches(damage(whole, 1, 8), settings)
   for ours, theirs in zip(found, batches(whole, settings)):
     rows = [row_of[image.tobytes()] for image in theirs['image']]
-    rows = [stand_ins.get(row, row) for row in rows]
+    rows = [replacements.get(row, row) for row in rows]
     np.testing.assert_array_equal(ours['image'], images[rows])
     np.testing.assert_array_equal(ours['label'], theirs['label'])
   out = capsys.readouterr().out
-  for row, other in stand_ins.items():
+  for row, other in replacements.items():
     assert out.count(f'training image {row}.png cannot be read') == 1
     assert f'config.data.bad_images=2); {other}.png is used in its place' in out
 
 
 def test_a_label_is_that_of_the_image(whole):
-  """Of an identity without another image, the next one stands in."""
+  """The next image replaces an identity's only image, with its own label."""
   images = pixels(whole)
   label_of = {im.tobytes(): label for im, label in zip(images, LABELS)}
   found = batches(damage(whole, 9), config(1), count=20)
@@ -131,7 +131,7 @@ def test_evaluation_bears_none(whole):
 
 
 def test_a_bomb_is_not_decoded(whole):
-  """Its header claims 4 TB, which nothing may be reserved for."""
+  """The header claims 4 TB, which must not be allocated."""
   images = whole.encoded.numpy().tolist()
   images[1] = images[1][:16] + (2**20).to_bytes(4, 'big') * 2 + images[1][24:]
   assert batches(make_records(images), config(1))
@@ -139,7 +139,7 @@ def test_a_bomb_is_not_decoded(whole):
 
 @dataclasses.dataclass
 class Files:
-  """Of a prepared data set, by their names' beginnings."""
+  """The files of a prepared data set, by the beginnings of their names."""
 
   folder: object
 

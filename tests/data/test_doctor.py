@@ -1,4 +1,4 @@
-"""Every fault that the doctor knows, by making it happen."""
+"""Tests of the doctor: every finding, on data that has the fault."""
 
 import dataclasses
 import io
@@ -24,13 +24,13 @@ from data.health import findings, folders, images, samples
 ROOT = pathlib.Path(__file__).parents[2]
 REAL = ROOT.parent / 'shared' / 'data' / 'cuhk03_pair1'
 TRAIN, QUERY, GALLERY = raw.MARKET_FOLDERS.values()
-# What the small sets of these tests are said of in any case.
+# Findings that all small data sets of these tests have.
 USUAL = {'few_identities', 'few_images', 'one_camera', 'own_images'}
 
 
 @pytest.fixture
 def copied(drawn, tmp_path):
-  """Own images in Market-1501's layout, which a test may change."""
+  """A copy of own images in Market-1501's layout, which a test may change."""
   return pathlib.Path(shutil.copytree(drawn, tmp_path / 'own'))
 
 
@@ -47,7 +47,7 @@ def copy(tmp_path):
 
 @pytest.fixture
 def publish(monkeypatch):
-  """A function that makes counts the published ones of data sets."""
+  """A function that replaces the published counts of data sets."""
 
   def published(**counts):
     monkeypatch.setattr(
@@ -69,13 +69,13 @@ def counts_of(name, root):
 
 
 def kinds(report):
-  """The findings beside the usual ones: kind and severity."""
+  """Returns severity by kind of all findings except the usual ones."""
   found = {x.kind: x.severity for x in report.findings if x.kind not in USUAL}
   return found
 
 
 def find(report, kind):
-  """The finding of a kind, of which there is one; with advice, like all."""
+  """Returns the only finding of a kind; every finding has advice."""
   assert all(x.advice and x.message for x in report.findings)
   (finding,) = (x for x in report.findings if x.kind == kind)
   return finding
@@ -92,7 +92,7 @@ def encoded(size=(64, 128), form='JPEG'):
   return file.getvalue()
 
 
-# What it is
+# Which data set it is
 
 
 def test_own_images_are_healthy(drawn, capsys):
@@ -124,7 +124,7 @@ def test_knows_every_data_set(name, what, asked, copy, publish, tmp_path):
   below = layout.nested[0] if layout.nested else ''
   root = copy(layout.dataset, f'raw/{below}')
   if layout.published:
-    # Two variants have the same dummy images, of which one is published here.
+    # Two variants have the same dummy images; only one is published here.
     publish(**{layout.dataset: counts_of(name, root)})
   if not asked and name == 'synthetic':
     what = 'Market-1501 layout, not Market-1501'
@@ -150,7 +150,7 @@ def test_counts_both_variants(copy):
   report = doctor.examine(copy('msmt17', 'other'))
   images_of = {r.layout.name: r.counts['train'].images for r in report.datasets}
   assert images_of == {'msmt17/trainval': 6, 'msmt17/train': 5}
-  # Every image is of both variants, and spoken of once.
+  # Findings about images of both variants are reported once.
   assert [x.kind for x in report.findings].count('few_images') == 1
   assert 'msmt17/trainval: ' in doctor.to_text(report)
 
@@ -163,7 +163,7 @@ def test_tells_the_versions_of_msmt17(copy):
 
 
 def test_counts_tell_sets_of_one_layout_apart(copy, publish):
-  """A folder called Occluded_Duke that holds plain DukeMTMC-reID."""
+  """A folder named Occluded-Duke holds the images of DukeMTMC-reID."""
   root = copy('dukemtmc_reid', 'Occluded-Duke-2019')
   publish(dukemtmc_reid=counts_of('duke', root))
   report = doctor.examine(root)
@@ -236,7 +236,7 @@ def test_own_images_are_no_claim(copied):
 
 @pytest.mark.parametrize('asked', ['', 'market', 'synthetic'])
 def test_no_layout_at_all(tmp_path, asked):
-  """Nor is the synthetic set drawn."""
+  """The synthetic set is not drawn either."""
   (tmp_path / 'market.zip').touch()
   report = doctor.examine(tmp_path, asked)
   assert report.verdict() == f'No known data set: {tmp_path}'
@@ -322,11 +322,11 @@ def test_list_entries_without_a_file(copy):
   shutil.rmtree(root / 'test')
   (root / 'test').mkdir()
   report = doctor.examine(root, 'msmt17')
-  # Of both variants, which have one test half.
+  # Both variants have the same test half.
   for finding in (x for x in report.findings if x.kind == 'missing_files'):
     assert finding.files == tuple(sorted(map(str, absent)))
     assert 'list_gallery.txt, list_query.txt' in finding.message
-  assert len(report.checks) == 6  # those that are left
+  assert len(report.checks) == 6  # the training images
   assert 'unused_images' not in kinds(report)
 
 
@@ -444,21 +444,21 @@ def test_a_folder_called_like_an_image(copied):
 
 @pytest.mark.parametrize('form', ['JPEG', 'PNG'])
 def test_images_that_are_cut_off(copied, form):
-  """Wherever; also where Pillow would not mind."""
+  """Images cut off anywhere are found, also if Pillow would read them."""
   whole = encoded(form=form)
   lengths = [len(whole) - 1, len(whole) - 2, len(whole) - 12, len(whole) // 2]
   paths = [some_image(copied, TRAIN, i) for i in range(6)]
   for path, length in zip(paths, lengths):
     path.write_bytes(whole[:length])
   paths[4].write_bytes(whole[:-2] + bytes(100))
-  paths[5].write_bytes(whole + bytes(100))  # that one is whole
+  paths[5].write_bytes(whole + bytes(100))  # this one is whole
   finding = find(doctor.examine(copied), 'truncated_images')
   assert finding.severity == findings.PROBLEM
   assert finding.files == tuple(f'{TRAIN}/{path.name}' for path in paths[:5])
 
 
 def test_the_end_of_a_thumbnail_is_not_the_end():
-  """In the header, where cameras put it."""
+  """Cameras store a thumbnail with its own end marker in the header."""
   whole = encoded()
   header = b'\xff\xe1' + (len(whole) + 2).to_bytes(2, 'big') + whole
   nested = whole[:2] + header + whole[2:]
@@ -630,7 +630,7 @@ def test_identical_files(copied, publish, source, target, kind):
   harmless = kind in ('query_in_gallery', 'within_split')
   assert (found.severity == findings.NOTE) == harmless
   assert ' = '.join(sorted([source, target])) in doctor.to_text(report)
-  # Published figures are of the set as it is.
+  # Published figures include identical files.
   publish(market1501=counts_of('market', copied))
   (found,) = (
     x for x in doctor.examine(copied).findings if x.kind.endswith(kind)
@@ -639,7 +639,7 @@ def test_identical_files(copied, publish, source, target, kind):
 
 
 def test_a_query_that_is_also_listed_in_the_gallery_is_one_file(copy):
-  """As where splits are made of own images."""
+  """Splits made of own images have each query in the gallery as well."""
   root = copy('folder')
   list_file = root / 'people.csv'
   lines = list_file.read_text().replace(',query', ',test')
@@ -740,7 +740,7 @@ def test_samples(copied, tmp_path, capsys):
   assert doctor.main(arguments) == 0
   first = file.read_bytes()
   with Image.open(file) as picture:
-    # 4 of 5 people to train on; 3 to test, and in the gallery two kinds more.
+    # 4 of 5 training people; 3 test people; also distractors and junk.
     rows = 4 + 3 + (3 + 2)
     assert picture.size == (
       samples.WIDTH,
@@ -754,7 +754,7 @@ def test_samples(copied, tmp_path, capsys):
 
 
 def test_samples_of_odd_images(copied, tmp_path):
-  """Of any size, or none."""
+  """Samples may have extreme sizes, or be unreadable."""
   for i, path in enumerate(sorted((copied / TRAIN).iterdir())):
     path.write_bytes([b'', encoded((300, 2)), encoded((2, 300))][i % 3])
   dataset = datasets.find('market').read(copied)

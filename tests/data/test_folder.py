@@ -1,4 +1,4 @@
-"""Own images: CSV files, folders of identities, splits and cameras."""
+"""Tests of own images: CSV files, folders of identities, splits, cameras."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ def write(root, text, name='people.csv', **options):
 
 
 def table(dataset):
-  """(name, pid, camid) by split."""
+  """Returns (name, pid, camid) of all images by split."""
   return {
     split: [(i.name, i.pid, i.camid) for i in rows]
     for split, rows in dataset.splits.items()
@@ -172,7 +172,7 @@ def test_several_csv_files_are_a_question(tmp_path):
 
 @given(st.binary(max_size=120) | st.text(max_size=120))
 def test_any_csv_file_is_read_or_refused(content):
-  """Also behind a good beginning."""
+  """Any content is read or refused, also after valid lines."""
   for start in ('', LISTED):
     with tempfile.TemporaryDirectory() as directory:
       root = pathlib.Path(directory)
@@ -295,7 +295,7 @@ def test_a_folder_of_nothing_is_refused(tmp_path):
 
 
 def test_without_cameras_only_the_query_itself_is_removed(tmp_path):
-  """As `evaluate_retrieval` removes: same identity and same camera."""
+  """Evaluation removes images of the same identity and the same camera."""
   text = 'path,pid,split\n'
   for i in range(6):
     images(tmp_path, f'{i}.jpg')

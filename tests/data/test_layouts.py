@@ -1,4 +1,4 @@
-"""What is read of raw folders in all layouts, and what is said of bad ones."""
+"""Tests of reading raw folders in all layouts, and of messages on bad ones."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ MSMT17, MSMT17_TRAIN = datasets.find('msmt17'), datasets.find('msmt17/train')
 
 @pytest.fixture
 def copy(tmp_path):
-  """A function that copies a set's dummy data where it may be changed."""
+  """A function that copies the dummy data of a layout, to be changed."""
 
   def copied(layout, below='raw'):
     source = DATA / layout.dataset / 'dummy_data'
@@ -110,7 +110,7 @@ def test_withdrawn_sets_are_not_offered():
 
 
 def test_counts_of_the_paper():
-  """Table I, with its slips (data/table1.py) put right."""
+  """Table I, with its mistakes (data/table1.py) corrected."""
   table = {
     layout: {
       split: (counts.images, counts.identities)
@@ -128,7 +128,7 @@ def test_counts_of_the_paper():
 
 
 def with_counts(layout, dataset, **changes):
-  """The layout as if what is there were what was published."""
+  """Returns the layout with the data set's counts as the published ones."""
   published = dataset.counts() | changes
   return type(layout)(
     **{
@@ -170,7 +170,7 @@ def test_other_counts_are_an_error_unless_allowed(field):
 
 
 def test_the_counts_of_another_set_are_recognised(monkeypatch):
-  """DukeMTMC-reID in the place of Occluded-DukeMTMC, above all."""
+  """As DukeMTMC-reID in the place of Occluded-DukeMTMC."""
   dataset = DUKE.read(DATA / 'dukemtmc_reid' / 'dummy_data')
   duke = with_counts(DUKE, dataset)
   monkeypatch.setattr(datasets, 'LAYOUTS', (duke, OCCLUDED))
@@ -320,7 +320,7 @@ def test_an_image_that_the_release_lacks(copy):
 
 
 def test_a_split_that_grows_is_not_inflated(copy):
-  """Little of a file that zlib makes a thousand times larger."""
+  """A small file that zlib inflates a thousandfold is refused."""
   root = copy(CUHK03)
   file, content = config_of(root)
   content['labels'] = np.ones((2**23 + 1, 1))  # just more than 64 MiB

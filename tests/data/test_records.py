@@ -1,4 +1,4 @@
-"""A split in memory: as encoded images and as decoded ones."""
+"""Tests of a split in memory, as encoded and as decoded images."""
 
 import gc
 import io
@@ -30,7 +30,7 @@ def config():
 
 @pytest.fixture(scope='module')
 def split():
-  """Images of all sizes; five of each of three identities."""
+  """Five images of each of three identities, in various sizes."""
   rng = np.random.default_rng(0)
   encoded = []
   for _ in range(15):
@@ -55,7 +55,7 @@ def with_cache(split, config, cache):
 
 
 class FakeBuilder:
-  """Gives examples as TFDS does, in an order of its own."""
+  """A builder that returns examples like TFDS, not in the order of paths."""
 
   def __init__(self, count, size):
     self.count = count
@@ -101,7 +101,7 @@ def test_encoded_images_are_held_as_they_are():
   not os.path.exists('/proc/self/clear_refs'), reason='not on Linux'
 )
 def test_reading_holds_the_images_once():
-  """Of all memory of the process: what TensorFlow takes counts as well."""
+  """Measured for the whole process, so that TensorFlow's memory counts."""
   builder = FakeBuilder(2_000, 50_000)
   gc.collect()
   pathlib.Path('/proc/self/clear_refs').write_text('5')  # forgets the peak
@@ -113,7 +113,7 @@ def test_reading_holds_the_images_once():
 
 
 def resident(field):
-  """Bytes."""
+  """Returns a field of the process's memory in bytes."""
   status = pathlib.Path('/proc/self/status').read_text()
   return int(re.search(rf'{field}:\s+(\d+) kB', status)[1]) * 1024
 
@@ -185,9 +185,9 @@ def test_batches_may_be_changed(split, config):
 
 
 def test_memory_is_used_again(split, config):
-  """Batches do not give it back to the system, which takes it image by image.
+  """Freed memory is used for the next images, not returned to the system.
 
-  `Dataset.from_generator` would make them do so.
+  `Dataset.from_generator` would have it returned.
   """
   config.data.image_size = (384, 192)
   config.train.P = 3

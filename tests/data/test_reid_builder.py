@@ -1,4 +1,4 @@
-"""Every way in which raw images can be wrong, and what is said about it."""
+"""Tests of the messages about every kind of wrong raw images."""
 
 import pathlib
 import re
@@ -179,7 +179,7 @@ def test_names_every_image_that_cannot_be_read(copied, config, tmp_path):
 
 
 def test_checks_as_the_pipeline_decodes(copied, config):
-  """PIL overlooks the missing end of some of these; TensorFlow does not."""
+  """Pillow reads some of these images without their ends, TensorFlow none."""
   paths = list(copied.rglob('*.jpg'))
   for path in paths:
     path.write_bytes(path.read_bytes()[:-2])
