@@ -342,7 +342,9 @@ def make_parser() -> Parser:
     epilog=EPILOG,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument('path', metavar='PATH', type=pathlib.Path)
+  parser.add_argument(
+    'path', metavar='PATH', type=pathlib.Path, help='folder or CSV file'
+  )
   names = [layout.name for layout in datasets.LAYOUTS]
   parser.add_argument(
     '--dataset', metavar='NAME', default='',

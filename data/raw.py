@@ -461,8 +461,9 @@ def _find_mistake(splits: Splits) -> str:
       )
   both = sorted(set(names['train']) & {*names['query'], *names['gallery']})
   if both:
-    return f'{len(both)} images are in both training and test:\n' + (
-      format_lines(both)
+    return (
+      f'{len(both)} images are in both training and test:\n'
+      + format_lines(both)
     )
   for image in (image for split in SPLITS for image in splits[split]):
     if mistake := _find_mistake_of_image(image):

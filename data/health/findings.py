@@ -199,8 +199,8 @@ def _misnamed(facts: Facts) -> Iterator[Finding]:
       advice += f"; remove those of macOS: find {root} -name '._*' -delete"
     yield Finding(
       'misnamed_images', PROBLEM,
-      f'{quantity(len(misnamed), "image")} without identity and camera in the'
-      " name, in Market-1501's form",
+      f'{quantity(len(misnamed), "image")} not named with identity and camera as'
+      ' in Market-1501',
       advice, facts.names(misnamed),
     )  # fmt: skip
 
@@ -253,7 +253,7 @@ def _missing_files(facts: Facts) -> Iterator[Finding]:
     files = [path for paths in missing.values() for path in paths]
     yield Finding(
       'missing_files', PROBLEM,
-      f'{quantity(len(files), "image")} missing that {lists} names',
+      f'{quantity(len(files), "image")} missing, listed in {lists}',
       'download them again, or remove their lines from the list',
       facts.names(files),
     )  # fmt: skip

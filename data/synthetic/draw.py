@@ -405,7 +405,7 @@ def main(arguments=None):
     parser.add_argument(flag, type=int, default=default, help=text)
   parser.add_argument(
     '--no-progress', dest='progress', action='store_false',
-    help='show no progress bar',
+    default=argparse.SUPPRESS, help='show no progress bar',
   )  # fmt: skip
   options = parser.parse_args(arguments)
   try:
