@@ -199,8 +199,8 @@ def _misnamed(facts: Facts) -> Iterator[Finding]:
       advice += f"; remove those of macOS: find {root} -name '._*' -delete"
     yield Finding(
       'misnamed_images', PROBLEM,
-      f'{quantity(len(misnamed), "image")} not named with identity and camera as'
-      ' in Market-1501',
+      f'{quantity(len(misnamed), "image")} not named with identity and camera'
+      ' as in Market-1501',
       advice, facts.names(misnamed),
     )  # fmt: skip
 
