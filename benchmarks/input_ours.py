@@ -75,12 +75,14 @@ def open_pipeline(folder: pathlib.Path, config) -> Pipeline:
   paths = measuring.list_images(folder)
   labels = measuring.label(paths, config.train.K)
   split = records.Records(
-    encoded=records.hold([path.read_bytes() for path in paths]),
+    encoded=records.to_variable([path.read_bytes() for path in paths]),
     pids=labels,
     camids=np.zeros_like(labels),
     paths=np.array([path.name for path in paths]),
   )
-  return Pipeline(records.cached(split, 'train', config.data), labels, config)
+  return Pipeline(
+    records.apply_cache(split, 'train', config.data), labels, config
+  )
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The variants that every benchmark has: `configs/NAME.py:VARIANT`."""
+"""Variants of all benchmarks, chosen by `configs/NAME.py:VARIANT`."""
 
 import ml_collections
 
@@ -34,17 +34,21 @@ def get_config(
 
 
 def paper(config):
-  """The defaults, which are the paper's."""
+  """Changes nothing: the defaults are the paper's settings."""
 
 
 def spatial(config):
-  """The recipe of RGA, "whose settings" the paper uses for APNet-S."""
+  """Sets APNet-S: spatial attention, trained with the settings of RGA.
+
+  The paper says that APNet-S uses these settings.
+  """
   config.model.attention = 'spatial'
   config.data.image_size = (256, 128)
-  # RGA trains 600 epochs in which each identity gives K images; an epoch here
-  # is about four of those on Market-1501 (12,936 images; 751 x 4), so all its
-  # numbers are divided by 4: warm-up 20, half the rate at 80, 120, ..., 360.
-  # (On CUHK03-NP an epoch is 2.4 of those, on MSMT17 7.8.)
+  # RGA trains for 600 epochs, each with K images of every identity. Its warm-up
+  # ends at epoch 20; the learning rate is halved at 80, 120, ..., 360. On
+  # Market-1501, an epoch here has about four times as many images (12,936 over
+  # 751 x 4), so that these numbers are divided by 4. (The ratio is 2.4 on
+  # CUHK03-NP and 7.8 on MSMT17.)
   config.train.epochs = 150
   config.train.learning_rate = 8e-4
   config.train.warmup_epochs = 5
@@ -53,9 +57,9 @@ def spatial(config):
 
 
 def official(config):
-  """The recipe of the released code, which departs from the paper.
+  """Sets the network and recipe of the released code.
 
-  docs/reproducing.md lists the departures.
+  docs/reproducing.md lists its differences from the paper.
   """
   config.profile = 'official'
   for section in fields.FIELDS:

@@ -2,7 +2,7 @@
 
   python train.py --config=configs/cuhk03.py --config.data.dir=DIR
 
-uses the detected boxes of the 767/700 split; for those drawn by hand, add
+uses the detected boxes of the 767/700 split. For boxes drawn by hand, add
 `--config.data.name=cuhk03_np/labeled`. DIR holds the release's .mat files or
 folders made from them (data/cuhk03_np/README.md). Variants, as in
 `--config=configs/cuhk03.py:official`:
@@ -12,12 +12,12 @@ folders made from them (data/cuhk03_np/README.md). Variants, as in
   spatial   APNet-S at 256x128 with the multi-part head. 78.1 and 81.1 mAP,
             80.9 and 83.5 Rank-1.
   official  The network and recipe of the released PyTorch code, with the
-            multi-part head; the release has neither this data set nor that
-            head, so that no published figure belongs to it.
+            multi-part head. The release has neither this data set nor this
+            head, so that there is no published figure.
 
 The paper used two RTX 2080 Ti and started from weights pre-trained on ImageNet
-(`--config.model.pretrained`). The multi-part head is our reading of one
-sentence (apnet_jax/models/heads.py).
+(`--config.model.pretrained`). The multi-part head is our interpretation of
+one sentence of the paper (apnet_jax/models/heads.py).
 """
 
 from configs import _variants

@@ -6,18 +6,18 @@ DIR is a CSV file with the columns path,pid,camid,split, the folder that holds
 it, a folder with a folder of images for each identity, or a folder in
 Market-1501's layout (data/folder/README.md). Cameras and splits are optional:
 
-- without cameras, each query is compared with all other images, itself removed;
-- without splits, half of the identities (`--config.data.test_fraction`) are
-  tested on, chosen by `--config.data.split_seed`.
+- without cameras, each query is compared with all images except itself;
+- without splits, a test half is made of half of the identities
+  (`--config.data.test_fraction`), chosen by `--config.data.split_seed`.
 
-Variants are those of configs/market.py, as in
+The variants are those of configs/market.py, as in
 `--config=configs/folder.py:spatial`. The settings are the paper's, for 384x192
-pixels and a GPU; on a CPU, add
+pixels and a GPU. On a CPU, add
 
   --config.model.backbone=resnet14 --config.data.image_size='(128,64)'
 
 Start from weights of ImageNet (`--config.model.pretrained`) unless there are
-tens of thousands of images. What figure to expect depends on them.
+tens of thousands of images. The accuracy depends on the images.
 """
 
 from configs import _variants

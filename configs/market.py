@@ -11,14 +11,14 @@ DIR holds `bounding_box_train`, `query` and `bounding_box_test`. Variants, as in
             mAP, 35.9 Rank-1, 50.1 Rank-5, 56.9 Rank-10.
   spatial   APNet-S, spatial attention at 256x128. Table II, level 2: 89.0 mAP,
             96.1 Rank-1, 98.7 Rank-5.
-  official  APNet-C as the released PyTorch code has it, which departs from the
-            paper in its architecture and recipe; the published figures come
-            from this code.
+  official  APNet-C as in the released PyTorch code, which differs from the
+            paper in architecture and recipe. The published figures come from
+            this code.
 
 The paper used two RTX 2080 Ti and started from weights pre-trained on ImageNet
-(`--config.model.pretrained`); its gallery was probably without the 2,798
-distractors. See docs/reproducing.md; `python -m apnet_jax explain` prints what
-a variant is and where it differs from the paper.
+(`--config.model.pretrained`). Its gallery probably lacked the 2,798
+distractors; see docs/reproducing.md. `python -m apnet_jax explain` describes a
+variant and its differences from the paper.
 """
 
 from configs import _variants

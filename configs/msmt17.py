@@ -11,7 +11,7 @@ lists (data/msmt17/README.md). Variants, as in
             Rank-5.
   spatial   APNet-S at 256x128. Table II, level 2: 58.9 mAP, 80.8 Rank-1, 89.7
             Rank-5.
-  official  APNet-C as the released PyTorch code has it: trained on
+  official  APNet-C as in the released PyTorch code: trained on
             list_train.txt alone, ranked by the logits of the classifier.
 
 The paper used two RTX 2080 Ti and started from weights pre-trained on ImageNet

@@ -1,4 +1,4 @@
-"""The demo: a small APNet-C on drawn pedestrians, for a CPU.
+"""The demo: a small APNet-C on synthetic pedestrians, for a CPU.
 
 python train.py --config=configs/synthetic.py
 """
@@ -15,7 +15,7 @@ def get_config():
   config.data.prepared_dir = 'datasets/prepared'
   config.data.image_size = (80, 40)
   config.augment.pad = 4
-  config.augment.erase = 0.0  # too few epochs for it to pay
+  config.augment.erase = 0.0  # too few epochs to profit from erasing
   config.train.P = 8
   config.train.epochs = 4
   config.train.milestones = (3,)

@@ -1,10 +1,11 @@
-"""Images that turn out to be unreadable in the middle of a run.
+"""Replaces training images that can no longer be decoded.
 
-All were decoded when the set was prepared. Bytes may rot after that, or another
-version of a library may read less. Training bears some (`config.data.
-bad_images`): another image stands in for each. Which one depends on the bytes
-alone, not on when it was met, so that batch k is the same after a resume and
-for every host. Evaluation bears none: its figures would not compare.
+All images were decoded when the data set was prepared. Files may be damaged
+later, or another version of a library may refuse an image. Training replaces up
+to `config.data.bad_images` of them by other images. The replacement depends on
+the files alone, not on when the damage was found: batch k is the same after a
+resume and in every process. Evaluation replaces none, because its figures would
+not be comparable.
 """
 
 import numpy as np
@@ -15,52 +16,62 @@ from apnet_jax.errors import UserError
 from apnet_jax.printing import printable
 from data import decoding
 
-WHAT_TO_DO = (
-  'Delete the prepared data set (train.py and eval.py tell where it is): it is'
-  ' made anew of the raw images.'
+ADVICE = (
+  'Delete the prepared data set, whose folder train.py and eval.py print: it is'
+  ' made again from the raw images.'
 )
 
 
-def replaced(records, rows: np.ndarray) -> np.ndarray:
-  """`rows`, with others in place of those known to be unreadable."""
-  if not records.bad:
+def apply_replacements(records, rows: np.ndarray) -> np.ndarray:
+  """Returns `rows` with the replacements of rows known to be unreadable."""
+  if not records.replacements:
     return rows
-  return np.array([records.bad.get(row, row) for row in rows.tolist()])
+  return np.array([records.replacements.get(row, row) for row in rows.tolist()])
 
 
-def bear(records, rows: np.ndarray, limit: int, error: Exception) -> None:
-  """Finds what is unreadable among the images of a batch, and stand-ins.
+def replace_unreadable(
+  records, rows: np.ndarray, limit: int, error: Exception
+) -> None:
+  """Finds the unreadable images of a batch, and replacements for them.
 
   Args:
-    records: `bad` gets them.
-    rows: of the batch, without those that are known.
+    records: the training split; its `replacements` are extended.
+    rows: rows of the batch, with known replacements applied.
     limit: `config.data.bad_images`.
-    error: what reading the batch has raised; raised again if all are readable.
+    error: error of reading the batch; raised again if all images are readable.
 
   Raises:
-    UserError: these are more than may be borne; names the first of them.
+    UserError: more images are unreadable than the limit allows; names the first
+      one above it.
   """
   for row in _unreadable(records, rows, error):
     path = records.paths[row]
-    if len(records.bad) >= limit:
+    if len(records.replacements) >= limit:
       raise UserError(
-        f'the training image {path} cannot be read, and'
-        f' config.data.bad_images={limit} are borne. {WHAT_TO_DO}'
+        f'the training image {path} cannot be read: one more than'
+        f' config.data.bad_images={limit} allows. {ADVICE}'
       )
-    other = records.bad[row] = _stand_in(records, row)
-    said = (
-      f'The training image {path} cannot be read ({len(records.bad)} of at most'
-      f' config.data.bad_images={limit}): {records.paths[other]} stands in.'
+    other = records.replacements[row] = _find_replacement(records, row)
+    message = (
+      f'The training image {path} cannot be read ({len(records.replacements)}'
+      f' of at most config.data.bad_images={limit}); {records.paths[other]} is'
+      ' used in its place.'
     )
-    tqdm.write(printable(said))
+    tqdm.write(printable(message))
 
 
-def refuse(records, rows: np.ndarray, error: Exception) -> UserError:
-  """What to raise where reading these images for evaluation has failed."""
+def evaluation_error(records, rows: np.ndarray, error: Exception) -> UserError:
+  """Returns the error to raise when images of an evaluation are unreadable.
+
+  Args:
+    records: the split.
+    rows: rows that were read.
+    error: error of reading them; raised if all of them are readable.
+  """
   path = records.paths[_unreadable(records, rows, error)[0]]
   return UserError(
-    f'the image {path} cannot be read: figures without it would not compare.'
-    f' {WHAT_TO_DO}'
+    f'the image {path} cannot be read, and figures without it would not be'
+    f' comparable. {ADVICE}'
   )
 
 
@@ -79,14 +90,14 @@ def _is_readable(records, row: int) -> bool:
   return True
 
 
-def _stand_in(records, row: int) -> int:
-  """The next readable image of the identity, or else of any.
+def _find_replacement(records, row: int) -> int:
+  """Returns the next readable image of the same identity, or else of any.
 
-  Labels go by rows, so that it has its own.
+  Labels are looked up by row, so that the replacement gets its own label.
   """
-  after = np.roll(np.arange(len(records.pids)), -row - 1)[:-1]
-  same = records.pids[after] == records.pids[row]
-  for other in (*after[same].tolist(), *after[~same].tolist()):
+  following = np.roll(np.arange(len(records.pids)), -row - 1)[:-1]
+  same = records.pids[following] == records.pids[row]
+  for other in (*following[same].tolist(), *following[~same].tolist()):
     if _is_readable(records, other):
       return other
-  raise UserError(f'no training image can be read. {WHAT_TO_DO}')
+  raise UserError(f'no training image can be read. {ADVICE}')

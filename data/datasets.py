@@ -1,4 +1,4 @@
-"""The data sets there are, by name, and what their counts should be."""
+"""All data sets by name, and the comparison with their published counts."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -13,7 +13,7 @@ from data.msmt17 import layout as msmt17
 from data.occluded_duke import layout as occluded_duke
 from data.synthetic import layout as synthetic
 
-# Of several variants of a data set, the first is meant by its bare name.
+# The name of a data set alone means the first of its variants.
 LAYOUTS = (
   market1501.LAYOUT,
   dukemtmc_reid.LAYOUT,
@@ -23,7 +23,7 @@ LAYOUTS = (
   synthetic.LAYOUT,
   folder.LAYOUT,
 )
-# As the configurations are called.
+# The names of the configurations in configs/.
 SHORT_NAMES = {
   'market': 'market1501',
   'duke': 'dukemtmc_reid',
@@ -32,13 +32,13 @@ SHORT_NAMES = {
 
 
 def find(name: str) -> raw.Layout:
-  """The layout of a data set.
+  """Returns the layout of a data set.
 
   Args:
     name: as `market1501`, `duke`, `cuhk03_np/labeled`, `msmt17/train`.
 
   Raises:
-    UserError: there is no such data set; names those that there are.
+    FieldError: there is no such data set; lists all names.
   """
   dataset, _, variant = name.partition('/')
   dataset = SHORT_NAMES.get(dataset, dataset)
@@ -53,13 +53,18 @@ def find(name: str) -> raw.Layout:
 def check_counts(
   layout: raw.Layout, dataset: raw.RawDataset, allow_other_counts: bool
 ) -> str:
-  """Compares what was read with the published counts.
+  """Compares the counts of a data set with the published ones.
+
+  Args:
+    layout: layout of the data set.
+    dataset: its images.
+    allow_other_counts: whether other counts are allowed.
 
   Returns:
-    What to tell a person: '' if nothing differs.
+    The differences as text for people; '' if there are none.
 
   Raises:
-    UserError: something differs, unless allowed.
+    UserError: the counts differ, and this is not allowed.
   """
   counts = dataset.counts()
   if not layout.published or counts == layout.published:
@@ -67,41 +72,52 @@ def check_counts(
   lines = [
     f'{dataset.root} is not {layout.title} as published:',
     counts_table(counts, layout.published),
-    *_unknown_cameras(layout, dataset),
   ]
+  unknown = [
+    f'{image.name}: camera {image.camid + 1}'
+    for image in unknown_cameras(layout, dataset.splits)
+  ]
+  if unknown:
+    lines += [
+      f'{len(unknown)} images have cameras other than 1 to'
+      f' {published_cameras(layout)}:',
+      raw.format_lines(unknown),
+    ]
   for other in LAYOUTS:
     if other.published == counts:
       lines.append(f'These are the counts of {other.title} ({other.name}).')
   if allow_other_counts:
     return '\n'.join(lines)
   lines.append(
-    'Figures on it would not compare with published ones. If that is what you'
-    ' want: --config.data.allow_other_counts (of eval.py:'
-    ' --allow_other_counts), or configs/folder.py for your own images.'
+    'Figures on it would not be comparable with published ones. If you accept'
+    ' that, set --config.data.allow_other_counts (eval.py:'
+    ' --allow_other_counts). For your own images, use configs/folder.py.'
   )
   raise UserError('\n'.join(lines))
 
 
-def _unknown_cameras(layout: raw.Layout, dataset: raw.RawDataset) -> list[str]:
-  cameras = max(counts.cameras for counts in layout.published.values())
-  unknown = [
-    f'{image.name}: camera {image.camid + 1}'
-    for split in raw.SPLITS
-    for image in dataset.splits[split]
-    if image.camid >= cameras
-  ]
-  if not unknown:
-    return []
+def published_cameras(layout: raw.Layout) -> int:
+  """Returns the number of cameras of a published data set."""
+  return max(counts.cameras for counts in layout.published.values())
+
+
+def unknown_cameras(
+  layout: raw.Layout, splits: raw.Splits
+) -> list[raw.RawImage]:
+  """Returns the images of cameras that a published data set does not have."""
+  cameras = published_cameras(layout)
   return [
-    f'{len(unknown)} images are of cameras that are not 1 to {cameras}:',
-    raw.shorten(unknown),
+    image
+    for split in raw.SPLITS
+    for image in splits[split]
+    if image.camid >= cameras
   ]
 
 
 def counts_table(
   counts: Mapping[str, raw.Counts], published: Mapping[str, raw.Counts]
 ) -> str:
-  """Counts by split, the published ones beside them, and where they differ."""
+  """Returns counts beside the published ones as text; marks differences."""
   lines = [f'  {"":21}{"here":>9}{"published":>11}']
   for split in raw.SPLITS:
     for field in dataclasses.fields(raw.Counts):

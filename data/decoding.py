@@ -1,4 +1,4 @@
-"""From encoded images to pixels, the same as PIL makes."""
+"""Decodes and resizes images as Pillow does."""
 
 from collections.abc import Iterable
 from concurrent import futures
@@ -11,17 +11,23 @@ from apnet_jax.errors import UserError
 from apnet_jax.images import MAX_PIXELS
 from data import raw
 
-PNG = b'\x89PNG\r\n\x1a\n'  # how such a file begins
+PNG = b'\x89PNG\r\n\x1a\n'  # the first bytes of a PNG file
 
 
 def decode(encoded: bytes | tf.Tensor) -> tf.Tensor:
-  """A JPEG or PNG file -> uint8 [height, width, 3], the same as PIL makes.
+  """Decodes a JPEG or PNG file to the same pixels as Pillow.
 
-  TensorFlow's other ways of decoding are about a grey level too dark.
+  TensorFlow's other decoding methods are about a grey level too dark.
+
+  Args:
+    encoded: content of the file.
+
+  Returns:
+    uint8 [height, width, 3].
 
   Raises:
-    tf.errors.InvalidArgumentError: it is no such file, is cut off, or claims
-      more pixels than `MAX_PIXELS`; this is seen before any is decoded.
+    tf.errors.InvalidArgumentError: the bytes are no such file, are cut off, or
+      claim more than `MAX_PIXELS` pixels, which is found before decoding.
   """
   size = tf.cond(
     tf.strings.substr(encoded, 0, len(PNG)) == PNG,
@@ -29,50 +35,51 @@ def decode(encoded: bytes | tf.Tensor) -> tf.Tensor:
     lambda: tf.io.extract_jpeg_shape(encoded)[:2],
   )
   pixels = tf.reduce_prod(tf.cast(size, tf.int64))
-  few = tf.debugging.Assert((0 < pixels) & (pixels <= MAX_PIXELS), [size])
-  with tf.control_dependencies([few] if few is not None else []):
+  check = tf.debugging.Assert((0 < pixels) & (pixels <= MAX_PIXELS), [size])
+  with tf.control_dependencies([check] if check is not None else []):
     return tf.io.decode_jpeg(  # reads PNG as well
       encoded, channels=3, dct_method='INTEGER_ACCURATE'
     )
 
 
 def _png_size(encoded: tf.Tensor) -> tf.Tensor:
-  """int32 [2], width and height: big-endian, at a fixed place."""
+  """Reads width and height, int32 [2], from the header of a PNG file."""
   return tf.io.decode_raw(
     tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False
   )
 
 
 def resize(image: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
-  """Resizes by bilinear interpolation, as PIL does.
+  """Resizes an image by bilinear interpolation, as Pillow does.
 
   Args:
     image: uint8 [height, width, 3] of any size.
-    image_size: height and width to make.
+    image_size: height and width of the result.
 
   Returns:
-    uint8 [*image_size, 3], within a grey level of PIL's.
+    uint8 [*image_size, 3], within one grey level of Pillow's.
   """
   height, width = image_size
   shape = tf.shape(image)
-  # Weights sum to one: the half, for rounding, passes through interpolation,
-  # and nothing leaves 0..255. (Floats are also interpolated faster.)
+  # Adding 0.5 makes the cast to integers round. The weights of interpolation
+  # sum to one, so that the 0.5 survives it and no value leaves 0..255. (Floats
+  # are also interpolated faster than integers.)
   images = tf.cast(image, tf.float32)[None] + 0.5
   resized = tf.cond(
     (shape[0] <= height) & (shape[1] <= width),
     lambda: _enlarge(images, height, width),
-    # Antialias matters only where something shrinks, and is slow.
+    # Antialiasing is slow and matters only where the image shrinks.
     lambda: tf.image.resize(images, (height, width), antialias=True),
   )
   return tf.reshape(tf.cast(resized, tf.uint8), (height, width, 3))
 
 
 def _enlarge(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
-  """First along the width, then along the height.
+  """Enlarges along the width and then along the height, for speed.
 
-  TensorFlow interpolates a pixel at a time: along the width the three channels
-  of each, but only for the few rows of the small image; along the height a
-  whole row is one pixel of many channels, which goes much faster.
+  TensorFlow interpolates pixel by pixel. Along the width, a pixel has only
+  three channels, but the small image has few rows. Along the height, a whole
+  row is passed as one pixel with many channels, which is much faster.
   """
   rows = tf.shape(images)[1]
   wide = _interpolate(images, (rows, width))
@@ -82,17 +89,17 @@ def _enlarge(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
 
 
 def _interpolate(images: tf.Tensor, image_size) -> tf.Tensor:
-  """float32 [batch, height, width, channels]; for growing sizes."""
+  """Enlarges float32 [batch, height, width, channels] without antialiasing."""
   return tf.raw_ops.ResizeBilinear(
     images=images, size=image_size, half_pixel_centers=True
   )
 
 
 def check_readable(images: Iterable[raw.RawImage]) -> None:
-  """Decodes every image.
+  """Decodes every image once.
 
   Raises:
-    UserError: some cannot be decoded; names them.
+    UserError: images cannot be decoded; names them.
   """
   images = list(images)
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -104,15 +111,19 @@ def check_readable(images: Iterable[raw.RawImage]) -> None:
       leave=False,
     )
     bad = [
-      f'{image.where}: {error}' for image, error in zip(images, errors) if error
+      f'{image.location}: {error}'
+      for image, error in zip(images, errors)
+      if error
     ]
   if bad:
     raise UserError(
-      f'{len(bad)} of {len(images)} images cannot be read:\n{raw.shorten(bad)}'
+      f'{len(bad)} of {len(images)} images cannot be read:\n'
+      + raw.format_lines(bad)
     )
 
 
 def _decoding_error(image: raw.RawImage) -> str | None:
+  """Returns why an image cannot be decoded, or None if it can."""
   try:
     decode(image.read())
   except tf.errors.InvalidArgumentError:

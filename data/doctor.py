@@ -1,9 +1,9 @@
-"""Looks at a folder of images: which data set it is, and what is wrong with it.
+"""Examines a folder of images: which data set it is, and what is wrong with it.
 
-Counts images, identities and cameras beside the published figures; finds files
-that are broken, cut off, misnamed or there twice, identities in both training
-and test, queries without a match, lists without images; and says of each what
-to do about it. Nothing is changed.
+Compares the counts of images, identities and cameras with the published ones.
+Finds files that are broken, cut off, misnamed or duplicated, identities in both
+training and test, queries without a match, and listed files that do not exist;
+and gives advice on each. No file is changed.
 """
 
 import argparse
@@ -22,10 +22,11 @@ from apnet_jax.printing import printable
 from data import datasets, raw
 from data.cuhk03_np.layout import MatImage
 from data.health import findings, folders, images, samples
+from data.health.findings import Finding
 
 EPILOG = """\
-PATH is the raw folder, or one that holds it under a usual name (as datasets/
-holds Market-1501-v15.09.15), or a CSV file that lists images of your own.
+PATH is the raw folder; or a folder that holds it under a usual name, as
+datasets/ may hold Market-1501-v15.09.15; or a CSV file that lists own images.
 
 examples:
   python -m data.doctor datasets/market1501
@@ -35,278 +36,281 @@ examples:
 
 exit codes:
   0  healthy, perhaps with notes
-  1  problems, which should be mended before training
+  1  problems, which should be solved before training
   2  the command is wrong
 
-Other counts than the published ones are a problem where it is claimed that they
-are those: by --dataset; by the folder's name (Market-1501, duke, Occluded_Duke,
-...); by a layout that one data set alone has (CUHK03-NP, MSMT17); or by numbers
-of images within 5% of them. Elsewhere they are a note: the images are your own.
-Files with the same bytes are a problem where they spoil figures or labels, but
-not in a set with the published counts: figures are of the set as it is. Queries
-without a match are a problem if they are all, or the set is a published one.
+Counts that differ from the published ones are a problem if the data set should
+be a published one: by --dataset; by the folder's name (Market-1501, duke,
+Occluded_Duke, ...); by a layout that no other data set has (CUHK03-NP, MSMT17);
+or because all numbers of images are within 5% of the published ones. Otherwise
+they are a note: the images are your own. Identical files are a problem if they
+distort figures or labels, but not in a data set with the published counts, as
+published figures include them. Queries without a match are a problem if no
+query has a match, or if the data set should be a published one.
 
-Each file is read once, and its header and end are looked at; what is broken
-between the two is seen with --decode only. A file without its end is a problem
-even if other programs show it: TensorFlow, which reads the images, refuses it.
+Each file is read once, and its header and its end are checked; only --decode
+finds damage between the two. A file without its end is a problem even if other
+programs show it: TensorFlow, which reads the images for training, refuses it.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What the doctor says.
+  """The result of an examination.
 
   Attributes:
-    path: what was asked for.
-    asked: the name of the data set that it should be, or ''.
-    readings: what it is: one for each variant of a data set.
-    found: problems first.
-    checked: what is known of each image.
-    decoded: whether images were decoded.
+    path: folder or file that was examined.
+    name: value of --dataset, or ''.
+    datasets: each variant of the data set that was found.
+    findings: all findings, problems first.
+    checks: result of checking each image.
+    decoded: whether the images were decoded.
   """
 
   path: pathlib.Path
-  asked: str
-  readings: list[folders.Reading]
-  found: list[findings.Finding]
-  checked: dict[images.Target, images.Checked]
+  name: str
+  datasets: list[folders.FoundDataset]
+  findings: list[Finding]
+  checks: dict[images.Source, images.ImageCheck]
   decoded: bool
 
-  def of(self, severity: str) -> list[findings.Finding]:
-    return [finding for finding in self.found if finding.severity == severity]
+  def with_severity(self, severity: str) -> list[Finding]:
+    """Returns the findings of a severity."""
+    return [one for one in self.findings if one.severity == severity]
 
   @property
   def healthy(self) -> bool:
-    return not self.of(findings.PROBLEM)
+    """Whether there are no problems."""
+    return not self.with_severity(findings.PROBLEM)
 
   def verdict(self) -> str:
-    """What it is, in a line."""
-    what = '; '.join(dict.fromkeys(r.what() for r in self.readings))
-    root = self.readings[0].root if self.readings else self.path
-    return f'{what or "No data set that is known"}: {root}'
+    """Returns a line that says which data set this is."""
+    what = '; '.join(dict.fromkeys(one.describe() for one in self.datasets))
+    root = self.datasets[0].root if self.datasets else self.path
+    return f'{what or "No known data set"}: {root}'
 
   def sizes(self) -> dict[str, dict[str, float]]:
-    """Least, median and greatest width and height; empty without images."""
-    known = [x for x in self.checked.values() if x.width]
+    """Returns minimum, median and maximum of widths and heights, if known."""
+    known = [x for x in self.checks.values() if x.width]
     return {
-      name: images.range_of(getattr(x, name) for x in known)
+      name: images.summarize(getattr(x, name) for x in known)
       for name in ('width', 'height')
       if known
     }
 
-  def commands(self) -> list[str]:
-    """What to do next."""
+  def next_commands(self) -> list[str]:
+    """Returns commands to run next: to train, or to examine again."""
     if self.healthy:
-      return [c for reading in self.readings for c in reading.commands()]
+      return [c for one in self.datasets for c in one.train_commands()]
     again = ['python -m data.doctor', shlex.quote(str(self.path))]
-    again += [f'--dataset={self.asked}'] if self.asked else []
+    again += [f'--dataset={self.name}'] if self.name else []
     again += ['--decode'] if self.decoded else []
     return [' '.join(again)]
 
 
-# Looking
+# Examination
 
 
-def examine(
-  path: pathlib.Path, asked: str = '', decode: bool = False
-) -> Report:
-  """Looks at everything in or below a folder.
+def examine(path: pathlib.Path, name: str = '', decode: bool = False) -> Report:
+  """Examines everything in or below a folder.
 
   Args:
     path: a folder, or a CSV file.
-    asked: the name of the data set that it should be, or ''.
+    name: name of the data set that it should be, or ''.
     decode: whether to decode every image.
 
   Raises:
-    UserError: there is no data set of that name.
+    UserError: there is no data set of this name.
     OSError: a folder cannot be read.
   """
-  base = _folder(path)
-  readings, others = folders.find(path, asked)
-  files = _files_below(readings[0].folder if readings else base)
-  targets = dict.fromkeys(
-    images.target_of(image)
-    for reading in readings
-    for image in _images(reading)
+  base = _base_folder(path)
+  found, other_folders = folders.find_datasets(path, name)
+  files = _files_below(found[0].folder if found else base)
+  sources = dict.fromkeys(
+    images.source_of(image)
+    for dataset in found
+    for image in _images(dataset)
     if decode or not isinstance(image, MatImage)
   )
-  if not readings or any(reading.error for reading in readings):
-    targets |= dict.fromkeys(  # whatever they are images of
+  if not found or any(dataset.error for dataset in found):
+    # Which images belong to the data set is unknown, so that all are checked.
+    sources |= dict.fromkeys(
       file for file in files if file.suffix.lower() in raw.IMAGE_SUFFIXES
     )
-  checked = images.check_all(targets, decode)
-  cases = [findings.Case(base, asked, r, checked) for r in readings]
-  found = [*_of_variants(cases), *_of_files(base, cases, files, checked)]
-  if not readings:
-    found.append(findings.no_layout(path, asked))
-  if others:
-    found.append(findings.several_datasets(base, readings[0].root, others))
-  found.sort(key=lambda finding: finding.severity != findings.PROBLEM)
-  return Report(path, asked, readings, found, checked, decode)
+  checks = images.check_images(sources, decode)
+  facts = [findings.Facts(base, name, dataset, checks) for dataset in found]
+  results = [
+    *_dataset_findings(facts),
+    *_file_findings(base, facts, files, checks),
+  ]
+  if not found:
+    results.append(findings.no_layout(path, name))
+  if other_folders:
+    results.append(
+      findings.several_datasets(base, found[0].root, other_folders)
+    )
+  results.sort(key=lambda finding: finding.severity != findings.PROBLEM)
+  return Report(path, name, found, results, checks, decode)
 
 
-def _folder(path: pathlib.Path) -> pathlib.Path:
-  """What file names are relative to."""
+def _base_folder(path: pathlib.Path) -> pathlib.Path:
+  """Returns the folder that file names are relative to."""
   return path if path.is_dir() else path.parent
 
 
-def _images(reading: folders.Reading) -> Iterator[raw.RawImage]:
-  if reading.dataset:
-    for split in raw.SPLITS:
-      yield from reading.dataset.splits[split]
+def _images(dataset: folders.FoundDataset) -> Iterator[raw.RawImage]:
+  for split in raw.SPLITS:
+    yield from dataset.splits[split]
 
 
 def _files_below(folder: pathlib.Path) -> list[pathlib.Path]:
   return [
-    pathlib.Path(place, name)
-    for place, _, names in os.walk(folder)
+    pathlib.Path(parent, name)
+    for parent, _, names in os.walk(folder)
     for name in names
   ]
 
 
-def _of_variants(cases: list[findings.Case]) -> Iterator[findings.Finding]:
-  """What concerns the data set, or one of its variants."""
+def _dataset_findings(all_facts: list[findings.Facts]) -> Iterator[Finding]:
+  """Yields findings about the data set, or about one of its variants."""
   seen = set()
-  for case in cases:
-    found = [*findings.about_layout(case), *findings.about_counts(case)]
-    names = {image.name for image in _images(case.reading)}
-    if not names <= seen:  # as those of msmt17/train are, after trainval
-      found += [*findings.about_labels(case), *findings.about_copies(case)]
+  for facts in all_facts:
+    results = [
+      *findings.layout_findings(facts),
+      *findings.count_findings(facts),
+    ]
+    names = {image.name for image in _images(facts.found)}
+    # The images of msmt17/train are a part of those of msmt17/trainval.
+    if not names <= seen:
+      results += findings.label_findings(facts)
+      results += findings.duplicate_findings(facts)
     seen |= names
-    name = f'{case.reading.layout.name}: ' if len(cases) > 1 else ''
-    for finding in found:
-      yield dataclasses.replace(finding, message=name + finding.message)
+    variant = f'{facts.found.layout.name}: ' if len(all_facts) > 1 else ''
+    for finding in results:
+      yield dataclasses.replace(finding, message=variant + finding.message)
 
 
-def _of_files(
+def _file_findings(
   base: pathlib.Path,
-  cases: list[findings.Case],
+  all_facts: list[findings.Facts],
   files: list[pathlib.Path],
-  checked: dict[images.Target, images.Checked],
-) -> Iterator[findings.Finding]:
-  """What concerns files, whichever variant they are of."""
-  yield from findings.about_images(base, checked)
-  inside = [
-    image
-    for case in cases
-    for image in _images(case.reading)
-    if isinstance(image, MatImage)
-  ]
-  if inside and inside[0] not in checked:
+  checks: dict[images.Source, images.ImageCheck],
+) -> Iterator[Finding]:
+  """Yields findings about files, in all variants together."""
+  yield from findings.image_findings(base, checks)
+  listed = [image for facts in all_facts for image in _images(facts.found)]
+  inside = [image for image in listed if isinstance(image, MatImage)]
+  if inside and inside[0] not in checks:
     yield findings.not_checked(len(inside), inside[0].path)
-  used = {
-    image.path
-    for case in cases
-    for image in _images(case.reading)
-    if not isinstance(image, MatImage)
-  }
-  used |= {path for case in cases for path in case.reading.misnamed}
-  if not all(case.reading.dataset for case in cases) or not cases:
-    used |= {*checked}  # nobody knows which are used
-  yield from findings.about_files(base, used, files)
+  used = {image.path for image in listed if not isinstance(image, MatImage)}
+  used |= {path for facts in all_facts for path in facts.found.misnamed}
+  if not all_facts or not all(facts.found.images for facts in all_facts):
+    used |= {*checks}  # which images are used is unknown
+  yield from findings.other_file_findings(base, used, files)
 
 
-# Telling
+# Output
 
 
 def to_json(report: Report) -> dict[str, Any]:
-  """Everything, for programs; files are relative to the folder asked for."""
+  """Returns the whole report; files are relative to the examined folder."""
   return {
     'path': str(report.path),
     'verdict': report.verdict(),
     'healthy': report.healthy,
     'datasets': [
-      _reading_to_json(reading, _folder(report.path))
-      for reading in report.readings
+      _dataset_to_json(dataset, _base_folder(report.path))
+      for dataset in report.datasets
     ],
     'images': {
-      'checked': len(report.checked),
+      'checked': len(report.checks),
       'decoded': report.decoded,
       **report.sizes(),
     },
-    'findings': [dataclasses.asdict(finding) for finding in report.found],
-    'next': report.commands(),
+    'findings': [dataclasses.asdict(finding) for finding in report.findings],
+    'next': report.next_commands(),
   }
 
 
-def _reading_to_json(
-  reading: folders.Reading, base: pathlib.Path
+def _dataset_to_json(
+  dataset: folders.FoundDataset, base: pathlib.Path
 ) -> dict[str, Any]:
-  def counts(of):
-    return {k: dataclasses.asdict(v) for k, v in of.items()} if of else None
+  def counts(by_split):
+    if not by_split:
+      return None
+    return {k: dataclasses.asdict(v) for k, v in by_split.items()}
 
-  dataset = reading.dataset
   return {
-    'layout': reading.layout.name,
-    'root': findings.name_of(reading.root, base),
-    'is': reading.exact.name if reading.exact else None,
-    'expected': reading.expected.name if reading.expected else None,
-    'because': reading.because,
-    'as_published': reading.is_as_published,
-    'counts': counts(reading.counts),
-    'published': counts(reading.published),
-    'notes': list(dataset.notes) if dataset else [],
-    'has_cameras': dataset.has_cameras if dataset else None,
-    'error': reading.error,
+    'layout': dataset.layout.name,
+    'root': findings.file_name(dataset.root, base),
+    'is': dataset.exact.name if dataset.exact else None,
+    'expected': dataset.expected.name if dataset.expected else None,
+    'because': dataset.because,
+    'as_published': dataset.is_as_published,
+    'counts': counts(dataset.counts),
+    'published': counts(dataset.published),
+    'notes': list(dataset.images.notes) if dataset.images else [],
+    'has_cameras': dataset.images.has_cameras if dataset.images else None,
+    'error': dataset.error,
   }
 
 
 def to_text(report: Report) -> str:
-  """A page for people."""
+  """Returns the report as text for people."""
   lines = [report.verdict()]
-  for reading in report.readings:
-    lines += _counts_lines(reading, len(report.readings) > 1)
-  how = 'decoded' if report.decoded else 'looked at'
-  lines += ['', f'{findings.many(len(report.checked), "image")} {how}']
+  for dataset in report.datasets:
+    lines += _counts_lines(dataset, len(report.datasets) > 1)
+  action = 'decoded' if report.decoded else 'checked'
+  lines += ['', f'{findings.quantity(len(report.checks), "image")} {action}']
   for name, values in report.sizes().items():
     text = '{min} to {max}, median {median:g}'
     if values['min'] == values['max']:
       text = '{min}'
     lines.append(f'  {name:8}{text.format(**values)}')
   for severity in (findings.PROBLEM, findings.NOTE):
-    found = report.of(severity)
-    if found:
-      lines += ['', f'{findings.many(len(found), severity)}:']
-    for number, finding in enumerate(found, 1):
+    results = report.with_severity(severity)
+    if results:
+      lines += ['', f'{findings.quantity(len(results), severity)}:']
+    for number, finding in enumerate(results, 1):
       lines += _finding_lines(number, finding)
   if report.healthy:
     lines += ['', 'Healthy. Next:']
   else:
-    lines += ['', 'Mend the problems, then look again:']
-  lines += [f'  {line}' for line in report.commands()]
+    lines += ['', 'Solve the problems, then examine the folder again:']
+  lines += [f'  {line}' for line in report.next_commands()]
   return printable('\n'.join(lines))
 
 
-def _counts_lines(reading: folders.Reading, name: bool) -> list[str]:
-  lines = [f'{reading.layout.name}:'] if name else []
-  if reading.dataset and reading.published:
-    lines.append(datasets.counts_table(reading.counts, reading.published))
-  elif reading.dataset:
-    for split, counts in reading.counts.items():
-      parts = [f'{counts.images:9,} images{counts.identities:8,} people']
+def _counts_lines(dataset: folders.FoundDataset, name: bool) -> list[str]:
+  lines = [f'{dataset.layout.name}:'] if name else []
+  if not dataset.images:
+    return lines
+  if dataset.published:
+    lines.append(datasets.counts_table(dataset.counts, dataset.published))
+  else:
+    for split, counts in dataset.counts.items():
+      numbers = [f'{counts.images:9,} images{counts.identities:8,} people']
       for field in ('camera', 'distractor'):
         if number := getattr(counts, f'{field}s'):
-          parts.append(findings.many(number, field))
+          numbers.append(findings.quantity(number, field))
       if counts.junk:
-        parts.append(f'{counts.junk:,} junk')
-      lines.append(f'  {split:8}{", ".join(parts)}')
-  if reading.dataset:
-    lines += [f'  {note}' for note in reading.dataset.notes]
-  return lines
+        numbers.append(f'{counts.junk:,} junk')
+      lines.append(f'  {split:8}{", ".join(numbers)}')
+  return lines + [f'  {note}' for note in dataset.images.notes]
 
 
-def _finding_lines(number: int, finding: findings.Finding) -> list[str]:
+def _finding_lines(number: int, finding: Finding) -> list[str]:
   files = finding.lines or finding.files or tuple(map(str, finding.identities))
   if finding.identities and not finding.files:
     files = (', '.join(files[:20]) + (', ...' if len(files) > 20 else ''),)
   lines = [*_wrap(finding.message, f'{number:3}. ', 5)]
   if files:
-    lines.append(textwrap.indent(raw.shorten(files), ' ' * 3))
+    lines.append(textwrap.indent(raw.format_lines(files), ' ' * 3))
   return lines + _wrap(finding.advice, '     -> ', 8)
 
 
 def _wrap(text: str, first: str, indent: int) -> list[str]:
-  """Lines of at most 80 columns; commands stay whole."""
+  """Wraps text at 80 columns, without breaking commands."""
   lines = []
   for line in text.split('\n'):
     if line.startswith('python '):
@@ -320,51 +324,54 @@ def _wrap(text: str, first: str, indent: int) -> list[str]:
   return lines
 
 
-# The command
+# Command line
 
 
 class Parser(argparse.ArgumentParser):
-  """Says in a line what is wrong with a command."""
+  """A parser that reports mistakes in one line."""
 
   def error(self, message: str):
     self.exit(2, f'{self.prog}: {message}\n')
 
 
 def make_parser() -> Parser:
+  """Returns the parser of the command line."""
   parser = Parser(
     prog='python -m data.doctor',
     description=__doc__,
     epilog=EPILOG,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument('path', metavar='PATH', type=pathlib.Path)
+  parser.add_argument(
+    'path', metavar='PATH', type=pathlib.Path, help='folder or CSV file'
+  )
   names = [layout.name for layout in datasets.LAYOUTS]
   parser.add_argument(
     '--dataset', metavar='NAME', default='',
-    help='what PATH should be: '
+    help='the data set that PATH should be: '
     + ', '.join([*datasets.SHORT_NAMES, *names]),
   )  # fmt: skip
   parser.add_argument(
     '--decode', action='store_true', help='decode every image in full'
   )
   parser.add_argument(
-    '--json', metavar='FILE', help='write all that was found; - for stdout'
+    '--json', metavar='FILE', help='write the report as JSON; - for stdout'
   )
   parser.add_argument(
     '--samples', metavar='FILE.png', type=pathlib.Path,
-    help='draw some images of each split',
+    help='draw a picture with some images of each split',
   )  # fmt: skip
   parser.add_argument(
-    '--seed', type=int, default=0, help='of the choice of --samples'
+    '--seed', type=int, default=0, help='seed of the choice for --samples'
   )
   return parser
 
 
 def check_options(options: argparse.Namespace) -> None:
-  """Raises UserError for what cannot be done, before anything is."""
+  """Raises UserError for options that cannot work."""
   path, picture = options.path, options.samples
   if not path.exists():
-    raise UserError(f'there is no {path}')
+    raise UserError(f'{path} does not exist')
   if not path.is_dir() and path.suffix.lower() != '.csv':
     raise UserError(f'{path} is neither a folder nor a CSV file')
   if options.dataset:
@@ -374,41 +381,41 @@ def check_options(options: argparse.Namespace) -> None:
     raise UserError(f'--samples={picture} does not end in .png')
   if picture and path.resolve() in picture.resolve().parents:
     raise UserError(
-      f'--samples={picture} lies in {path}, where it would be an image more'
+      f'--samples={picture} is in {path}, where it would count as an image'
     )
   for flag, file in (('json', options.json), ('samples', picture)):
     if file and not pathlib.Path(file).absolute().parent.is_dir():
-      raise UserError(f'--{flag}={file} lies in a folder that does not exist')
+      raise UserError(f'--{flag}={file} is in a folder that does not exist')
 
 
 def draw_samples(report: Report, file: pathlib.Path, seed: int) -> None:
-  """Draws the first variant that has images, if there is one."""
-  for reading in report.readings:
-    if any(_images(reading)):
-      dataset = reading.dataset
-      samples.draw(dataset, reading.first_camera, seed).save(file)
+  """Draws images of the first variant that has any."""
+  for dataset in report.datasets:
+    if any(_images(dataset)):
+      samples.draw(dataset.images, dataset.first_camera, seed).save(file)
       return
-  print(f'{file} is not drawn: there are no images', file=sys.stderr)
+  print(f'{file} is not written: there are no images', file=sys.stderr)
 
 
-def tell(text: str) -> None:
-  """Prints, also to someone who stops reading, as `head` does."""
+def print_unless_closed(text: str) -> None:
+  """Prints text, unless the reader has closed the pipe, as `head` does."""
   try:
     print(text, flush=True)
-  except BrokenPipeError:  # so that Python does not try again at its end
+  except BrokenPipeError:  # keeps Python from writing again when it exits
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def write_json(report: Report, file: str) -> None:
+  """Writes the report as JSON to a file, or to stdout for '-'."""
   text = json.dumps(to_json(report), indent=2)
   if file == '-':
-    tell(text)
+    print_unless_closed(text)
   else:
     pathlib.Path(file).write_text(f'{text}\n')
 
 
 def main(arguments: list[str] | None = None) -> int:
-  """Returns the exit code."""
+  """Runs the command, and returns its exit code."""
   parser = make_parser()
   options = parser.parse_args(arguments)
   options.path = options.path.expanduser()
@@ -425,10 +432,10 @@ def main(arguments: list[str] | None = None) -> int:
   except OSError as error:
     parser.error(str(error))
   if options.json != '-':
-    tell(to_text(report))
+    print_unless_closed(to_text(report))
   return 0 if report.healthy else 1
 
 
 if __name__ == '__main__':
-  sys.stdout.reconfigure(errors='backslashreplace')  # whatever it can show
+  sys.stdout.reconfigure(errors='backslashreplace')  # for any encoding
   sys.exit(main())

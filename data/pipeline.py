@@ -1,4 +1,4 @@
-"""From a raw folder to batches of uint8 images, by TFDS and tf.data."""
+"""Opens data sets as sources of uint8 batches, by TFDS and tf.data."""
 
 import jax
 import ml_collections
@@ -13,24 +13,28 @@ from data.prepare import Prepared, prepare
 
 
 def load(config: ml_collections.ConfigDict) -> Feed:
-  """Prepares the data set of a configuration if need be, and opens it.
+  """Opens the data set of a configuration; prepares it if that is not done.
+
+  Args:
+    config: the whole configuration.
 
   Raises:
     UserError: the raw folder is missing, has another layout or holds images
-      that cannot be read, or the batch does not fit the data.
+      that cannot be read; or the data set is too small for the batch.
+    OSError: the prepared files cannot be written.
   """
-  check(config)  # before minutes of preparing
+  check(config)  # preparing takes minutes
   with processes.first_before_others():
     prepared = prepare(config.data)
   if not prepared.dataset.splits['train']:
     raise UserError(f'{prepared.dataset.root} has no images to train on.')
   benchmark = open_benchmark(prepared, config)
   train = records.read(prepared.builder, 'train')
-  train = records.cached(train, 'train', config.data)
+  train = records.apply_cache(train, 'train', config.data)
   identities, labels = np.unique(train.pids, return_inverse=True)
   P, K = config.train.P, config.train.K
   steps_per_epoch = pk_sampler.steps_per_epoch(labels, P, K)
-  lines = [_count('train', prepared), benchmark.summary]
+  lines = [_format_counts('train', prepared), benchmark.summary]
   few = (np.bincount(labels) < K).sum()
   if few:
     lines.append(
@@ -39,7 +43,7 @@ def load(config: ml_collections.ConfigDict) -> Feed:
     )
   both = len(np.intersect1d(identities, benchmark.query.pids))
   if both:
-    lines.append(f'  {both} identities are both trained on and looked for.')
+    lines.append(f'  {both} identities are both in training and in query.')
   return Feed(
     query=benchmark.query,
     gallery=benchmark.gallery,
@@ -59,7 +63,15 @@ def load(config: ml_collections.ConfigDict) -> Feed:
 def open_benchmark(
   prepared: Prepared, config: ml_collections.ConfigDict
 ) -> Benchmark:
-  """Opens query and gallery of a prepared data set."""
+  """Opens query and gallery of a prepared data set.
+
+  Args:
+    prepared: the data set.
+    config: the whole configuration.
+
+  Raises:
+    UserError: a prepared file is missing or damaged.
+  """
   query, gallery = (
     records.make_split(
       records.read(prepared.builder, split), config.data.image_size
@@ -70,13 +82,16 @@ def open_benchmark(
     query=query,
     gallery=gallery,
     fingerprint=prepared.fingerprint,
-    summary=f'{_count("query", prepared)}\n{_count("gallery", prepared)}',
+    summary='\n'.join(
+      _format_counts(split, prepared) for split in ('query', 'gallery')
+    ),
     as_published=prepared.as_published,
     has_cameras=prepared.dataset.has_cameras,
   )
 
 
-def _count(split: str, prepared: Prepared) -> str:
+def _format_counts(split: str, prepared: Prepared) -> str:
+  """Returns a line with the counts of a split."""
   counts = prepared.dataset.counts()[split]
   cameras = f'{counts.cameras:3} cameras' if counts.cameras else 'no cameras'
   line = (

@@ -1,7 +1,7 @@
-"""Prepared data sets: a raw folder's images, checked and in few large files.
+"""Prepares data sets: checks the images and writes them into few large files.
 
-A set is written once for each content of its raw folder, into
-`reid-<fingerprint>`, whole or not at all.
+Each content of a raw folder is prepared once, in a folder `reid-<fingerprint>`,
+whole or not at all.
 """
 
 from collections.abc import Iterator
@@ -19,23 +19,24 @@ import ml_collections
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from apnet_jax.errors import UserError
+from apnet_jax.errors import UserError, first_line
 from data import datasets, raw
 from data.folder.layout import write_csv
 
-# What a record needs beside its image.
+# Bytes that a record takes beside its image, estimated from above.
 BYTES_PER_RECORD = 1_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-  """A data set that can be read by index.
+  """A prepared data set.
 
   Attributes:
     builder: its TFDS builder.
-    dataset: the raw images.
-    as_published: whether their counts are; None if none are published.
-    fingerprint: identifies names, sizes and labels of the raw images.
+    dataset: its raw images.
+    as_published: whether their counts are the published ones; None if none are
+      published.
+    fingerprint: hash of the names, sizes and labels of the raw images.
   """
 
   builder: tfds.core.DatasetBuilder
@@ -45,38 +46,47 @@ class Prepared:
 
 
 def prepare(config: ml_collections.ConfigDict) -> Prepared:
-  """Reads the raw folder of `config.data` and prepares it if need be.
+  """Reads a raw folder, and prepares its images unless that has been done.
+
+  Args:
+    config: the `data` part of a configuration.
 
   Raises:
-    UserError: there is no such data set, its raw folder is missing or has
-      another layout or other counts, or holds images that cannot be read; or
-      what was prepared of it is damaged.
-    OSError: there is no room for it.
+    UserError: there is no such data set; its raw folder is missing, has another
+      layout or other counts, or holds images that cannot be read; or the
+      prepared files are damaged.
+    OSError: the prepared files cannot be written.
   """
-  tf.config.set_visible_devices([], 'GPU')  # they are JAX's
+  tf.config.set_visible_devices([], 'GPU')  # JAX uses them
   layout = datasets.find(config.name).configured(config)
   dataset = layout.read(config.dir)
-  unusual = datasets.check_counts(layout, dataset, config.allow_other_counts)
+  differences = datasets.check_counts(
+    layout, dataset, config.allow_other_counts
+  )
   fingerprint = dataset.fingerprint()
   folder = prepared_root(config.prepared_dir) / f'reid-{fingerprint}'
   lines = [f'{layout.name} from {dataset.root}, prepared in {folder}']
   lines += [f'  {note}' for note in dataset.notes]
   if dataset.splits_made:
     lines.append(f'  these splits as a list: {folder / "splits.csv"}')
-  print('\n'.join([*lines, unusual] if unusual else lines), flush=True)
+  print('\n'.join([*lines, differences] if differences else lines), flush=True)
   builder = _open(layout, folder, dataset)
   if not builder.data_path.exists():
     _write(builder, dataset, folder)
-    builder = make_builder(layout, folder)  # one that knows what was written
+    builder = make_builder(layout, folder)  # reads the metadata just written
   splits = folder / 'splits.csv'
   if dataset.splits_made and not splits.exists():
     write_csv(dataset, splits)
-  as_published = not unusual if layout.published else None
+  as_published = not differences if layout.published else None
   return Prepared(builder, dataset, as_published, fingerprint)
 
 
 def prepared_root(directory: str) -> pathlib.Path:
-  """Where prepared sets lie: `config.data.prepared_dir`, or TFDS's place."""
+  """Returns the folder of prepared data sets; TFDS's for an empty string.
+
+  Args:
+    directory: `config.data.prepared_dir`.
+  """
   default = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
   return pathlib.Path(directory or default).expanduser()
 
@@ -84,17 +94,17 @@ def prepared_root(directory: str) -> pathlib.Path:
 def _open(
   layout: raw.Layout, folder: pathlib.Path, dataset: raw.RawDataset
 ) -> tfds.core.DatasetBuilder:
-  """Its builder; UserError if something else was prepared than the images."""
+  """Returns the builder; raises UserError if prepared files do not fit."""
   try:
     builder = make_builder(layout, folder, dataset)
     found = {k: s.num_examples for k, s in builder.info.splits.items()}
-  except Exception as error:  # protobuf's, of a damaged file
-    what = f'its dataset_info.json cannot be read: {_first_line(error)}'
-    raise _damaged(folder / layout.dataset, what) from error
+  except Exception as error:  # protobuf raises all kinds for damaged files
+    damage = f'its dataset_info.json cannot be read: {first_line(error)}'
+    raise _damage_error(folder / layout.dataset, damage) from error
   images = {k: len(split) for k, split in dataset.splits.items() if split}
   if builder.data_path.exists() and found != images:
-    what = f'its dataset_info.json tells of {found} images, not {images}'
-    raise _damaged(builder.data_path, what)
+    damage = f'its dataset_info.json lists {found} images, not {images}'
+    raise _damage_error(builder.data_path, damage)
   return builder
 
 
@@ -103,7 +113,13 @@ def make_builder(
   folder: pathlib.Path,
   dataset: raw.RawDataset | None = None,
 ) -> tfds.core.DatasetBuilder:
-  """The builder of a layout, which writes to or reads from `folder`."""
+  """Returns the builder of a data set.
+
+  Args:
+    layout: layout of the data set.
+    folder: folder that the builder writes to and reads from.
+    dataset: images to prepare; None if they are only read.
+  """
   name = layout.dataset
   module = importlib.import_module(f'data.{name}.{name}_dataset_builder')
   return module.Builder(
@@ -114,26 +130,28 @@ def make_builder(
   )
 
 
-def damaged(
+def damage_error(
   builder: tfds.core.DatasetBuilder, split: str, error: Exception
 ) -> UserError:
-  """What to raise where a split of a prepared data set cannot be read."""
+  """Returns the error to raise when a prepared split cannot be read.
+
+  Args:
+    builder: builder of the data set.
+    split: name of the split.
+    error: error of reading it.
+  """
   files = [pathlib.Path(f) for f in builder.info.splits[split].filepaths]
   found = [f'{file} is missing' for file in files if not file.is_file()]
   found += [f'{file} is damaged' for file in files if not _is_whole(file)]
-  what = found[0] if found else f'its {split} split cannot be read'
-  return _damaged(builder.data_path, f'{what}: {_first_line(error)}')
+  damage = found[0] if found else f'its {split} split cannot be read'
+  return _damage_error(builder.data_path, f'{damage}: {first_line(error)}')
 
 
-def _damaged(folder: os.PathLike, what: str) -> UserError:
+def _damage_error(folder: os.PathLike, damage: str) -> UserError:
   return UserError(
-    f'the prepared data set {folder} is damaged: {what}.\nDelete this folder:'
-    ' it is made anew of the raw images.'
+    f'the prepared data set {folder} is damaged: {damage}.\nDelete this folder:'
+    ' it is made again from the raw images.'
   )
-
-
-def _first_line(error: Exception) -> str:
-  return (str(error).splitlines() or [''])[0][:200] or type(error).__name__
 
 
 def _is_whole(file: pathlib.Path) -> bool:
@@ -141,7 +159,7 @@ def _is_whole(file: pathlib.Path) -> bool:
     with array_record_data_source.ArrayRecordDataSource([file]) as records:
       for _ in records:
         pass
-  except Exception:  # of whatever kind
+  except Exception:  # ArrayRecord raises all kinds
     return False
   return True
 
@@ -153,28 +171,32 @@ def _write(
 ) -> None:
   root = folder.parent
   root.mkdir(parents=True, exist_ok=True)
-  with _alone(root):
-    if builder.data_path.exists():  # another process was faster
+  with _locked(root):
+    if builder.data_path.exists():  # written by another process meanwhile
       return
-    _clear(builder, folder)  # what an interrupted process left behind
-    _check_room(dataset, root)
-    tfds.disable_progress_bar()  # checking the images shows one already
+    _remove_unfinished(builder, folder)
+    _check_disk_space(dataset, root)
+    tfds.disable_progress_bar()  # there is already one for the images' check
     try:
-      with contextlib.redirect_stdout(io.StringIO()):  # TFDS misses its sizes
+      with contextlib.redirect_stdout(io.StringIO()):  # TFDS warns about sizes
         builder.download_and_prepare(
           download_config=tfds.download.DownloadConfig(manual_dir=dataset.root)
         )
     except BaseException as error:
-      _clear(builder, folder)
-      # Of ArrayRecord, and of TFDS's own files, which large splits need.
-      of_writer = isinstance(error, RuntimeError) and 'write()' in str(error)
-      if of_writer or isinstance(error, tf.errors.OpError):
+      _remove_unfinished(builder, folder)
+      # ArrayRecord raises RuntimeError for everything; only its message says
+      # that a file could not be written. TFDS buffers large splits in files of
+      # its own, whose errors are those of TensorFlow.
+      cannot_write = isinstance(error, RuntimeError) and 'write()' in str(error)
+      if cannot_write or isinstance(error, tf.errors.OpError):
         raise OSError(f'{root} cannot be written to: {error}') from error
       raise
 
 
-def _clear(builder: tfds.core.DatasetBuilder, folder: pathlib.Path) -> None:
-  """Removes what is half-written. TFDS gives its name to what is whole."""
+def _remove_unfinished(
+  builder: tfds.core.DatasetBuilder, folder: pathlib.Path
+) -> None:
+  """Removes files of an interrupted process; those of other data sets stay."""
   for name in (builder.name, 'downloads'):
     shutil.rmtree(folder / name, ignore_errors=True)
   with contextlib.suppress(OSError):  # it holds another data set
@@ -182,7 +204,7 @@ def _clear(builder: tfds.core.DatasetBuilder, folder: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(folder: pathlib.Path) -> Iterator[None]:
+def _locked(folder: pathlib.Path) -> Iterator[None]:
   """Lets one process at a time prepare data sets in a folder."""
   with (folder / '.lock').open('w') as lock:
     try:
@@ -193,7 +215,7 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
     yield
 
 
-def _check_room(dataset: raw.RawDataset, folder: pathlib.Path) -> None:
+def _check_disk_space(dataset: raw.RawDataset, folder: pathlib.Path) -> None:
   images = [i for split in dataset.splits.values() for i in split]
   files = {image.path for image in images}
   needed = sum(file.stat().st_size for file in files)
@@ -202,6 +224,6 @@ def _check_room(dataset: raw.RawDataset, folder: pathlib.Path) -> None:
   if needed > free:
     raise OSError(
       f'{folder} has room for {free / 1e6:,.0f} MB; preparing the data set'
-      f' needs about {needed / 1e6:,.0f} MB. config.data.prepared_dir names'
-      ' another place.'
+      f' needs about {needed / 1e6:,.0f} MB. Set config.data.prepared_dir to a'
+      ' folder on another disk.'
     )

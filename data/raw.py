@@ -1,6 +1,6 @@
-"""Raw data sets: which images a folder holds, and who is on them.
+"""Raw data sets: the images of a folder, with their identities and cameras.
 
-Nothing here needs TensorFlow: the doctor looks at raw folders by this alone.
+Nothing here needs TensorFlow, so that the doctor starts quickly.
 """
 
 import abc
@@ -17,7 +17,7 @@ from apnet_jax.errors import FieldError, UserError
 
 SPLITS = ('train', 'query', 'gallery')
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
-# Market-1501's naming: 0002_c1s1_000451_03.jpg, -1_c2s3_041407_01.jpg.
+# Market-1501's names: 0002_c1s1_000451_03.jpg, -1_c2s3_041407_01.jpg.
 MARKET_NAME = re.compile(r'(-1|\d+)_c(\d+)')
 MARKET_FOLDERS = {
   'train': 'bounding_box_train',
@@ -26,9 +26,8 @@ MARKET_FOLDERS = {
 }
 JUNK_PID = -1
 DISTRACTOR_PID = 0
-LARGEST_ID = 2**31 - 1
-# No image of a person is larger; what is, is not read.
-MOST_BYTES = 64 * 2**20
+MAX_ID = 2**31 - 1
+MAX_FILE_BYTES = 64 * 2**20  # no image of a person is larger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +36,7 @@ class RawImage:
 
   Attributes:
     name: unique in its split; for a file, its path below the raw folder.
-    path: the file that holds it.
+    path: the file that holds the image.
     pid: identity; in the gallery, -1 is junk and 0 a distractor.
     camid: camera, from 0.
   """
@@ -48,26 +47,26 @@ class RawImage:
   camid: int
 
   @property
-  def where(self) -> str:
-    """Its place, for people."""
+  def location(self) -> str:
+    """Where the image is, for messages."""
     return str(self.path)
 
   def read(self) -> bytes:
-    """The encoded image; OSError if it cannot be read."""
+    """Returns the encoded image; raises OSError if it cannot be read."""
     return read_file(self.path)
 
 
 def read_file(path: pathlib.Path) -> bytes:
-  """The bytes of an image file.
+  """Returns the content of an image file.
 
   Raises:
-    OSError: it is not there, is larger than `MOST_BYTES`, or no file: reading a
-      pipe would wait forever.
+    OSError: there is no such file, it is larger than `MAX_FILE_BYTES`, or it is
+      not a regular file: reading a pipe would wait forever.
   """
   status = path.stat()
   if not stat.S_ISREG(status.st_mode):
     raise OSError('not a file')
-  if status.st_size > MOST_BYTES:
+  if status.st_size > MAX_FILE_BYTES:
     raise OSError(f'{status.st_size:,} bytes: too large to be read')
   with path.open('rb') as file:
     return file.read(status.st_size)
@@ -78,14 +77,17 @@ Splits = Mapping[str, list[RawImage]]
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-  """What a split holds; also the published figures, which may lack some.
+  """Counts of a split.
+
+  Published counts may lack distractors and junk.
 
   Attributes:
-    images: all of them.
-    identities: people; in query and gallery without distractors and junk.
-    cameras: that any image is of; 0 where cameras are not known.
-    distractors: images of identity 0, outside the training split.
-    junk: images of identity -1.
+    images: number of all images.
+    identities: number of people; in query and gallery, distractors and junk are
+      not counted.
+    cameras: number of cameras; 0 if they are unknown.
+    distractors: number of images of identity 0 in query or gallery.
+    junk: number of images of identity -1 in query or gallery.
   """
 
   images: int
@@ -100,13 +102,14 @@ class RawDataset:
   """The images of a raw folder.
 
   Attributes:
-    root: the folder that names are relative to.
-    splits: images by split, each in the order of their names; `train` may be
+    root: folder that the names of images are relative to.
+    splits: images of each split in the order of their names; `train` may be
       empty.
-    has_cameras: False if none are known; then each image has a `camid` of its
-      own, so that evaluation removes the query itself and nothing else.
-    notes: what was decided while reading, for people.
-    splits_made: whether the splits were made here, from a seed.
+    has_cameras: False if cameras are unknown. Each image then has a `camid` of
+      its own, so that evaluation removes only the query itself.
+    notes: decisions taken while reading, for people.
+    splits_made: whether the images came without splits, and these were made
+      from a seed.
   """
 
   root: pathlib.Path
@@ -116,7 +119,7 @@ class RawDataset:
   splits_made: bool = False
 
   def counts(self) -> dict[str, Counts]:
-    """Of each split."""
+    """Returns the counts of each split."""
     return {
       split: count(
         split,
@@ -127,7 +130,7 @@ class RawDataset:
     }
 
   def fingerprint(self) -> str:
-    """Short hash of names, sizes and labels: changes when the images do."""
+    """Returns a short hash of the names, sizes and labels of all images."""
     digest = hashlib.sha256()
     for split in SPLITS:
       for image in self.splits[split]:
@@ -138,7 +141,13 @@ class RawDataset:
 
 
 def count(split: str, pids: Iterable[int], camids: Iterable[int]) -> Counts:
-  """Counts a split by the labels of its images."""
+  """Returns the counts of a split.
+
+  Args:
+    split: name of the split.
+    pids: identity of each image.
+    camids: camera of each image; empty if cameras are unknown.
+  """
   pids = list(pids)
   special = () if split == 'train' else (DISTRACTOR_PID, JUNK_PID)
   return Counts(
@@ -150,18 +159,42 @@ def count(split: str, pids: Iterable[int], camids: Iterable[int]) -> Counts:
   )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Layout(abc.ABC):
-  """How the copies of one data set lie on disk, and what it should hold.
+class RawDataError(UserError):
+  """The files of a raw folder are not the data set that its layout requires.
+
+  The attributes serve the doctor, which reports more than the first mistake.
 
   Attributes:
-    dataset: folder in data/.
-    title: for people.
+    dataset: the images that could be read nevertheless, or None.
+    misnamed: images whose names do not follow Market-1501's naming.
+    missing_files: for each list, the listed files that do not exist.
+  """
+
+  def __init__(
+    self,
+    message: str,
+    dataset: RawDataset | None = None,
+    misnamed: Iterable[pathlib.Path] = (),
+    missing_files: Mapping[pathlib.Path, list[pathlib.Path]] | None = None,
+  ):
+    super().__init__(message)
+    self.dataset = dataset
+    self.misnamed = tuple(misnamed)
+    self.missing_files = dict(missing_files or {})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layout(abc.ABC):
+  """The way in which copies of a data set are stored, and its counts.
+
+  Attributes:
+    dataset: folder of the data set in data/.
+    title: name of the data set, for people.
     homepage: where it is published.
-    how_to_get: what to do if it is not there.
-    nested: folders below a given one in which copies lie.
-    published: counts of each split; empty if any will do.
-    variant: of a data set that has several.
+    how_to_get: what to do if the data set is missing.
+    nested: usual names of the raw folder below the folder that a user gives.
+    published: published counts of each split; empty if any counts are fine.
+    variant: name of the variant, for a data set that has several.
   """
 
   dataset: str
@@ -174,11 +207,15 @@ class Layout(abc.ABC):
 
   @property
   def name(self) -> str:
-    """What `config.data.name` calls it: `market1501`, `msmt17/train`."""
+    """Value of `config.data.name`, as `market1501` or `msmt17/train`."""
     return '/'.join(filter(None, (self.dataset, self.variant)))
 
   def configured(self, data_config: Mapping[str, Any]) -> 'Layout':
-    """The layout under the fields of `config.data` that concern it."""
+    """Returns the layout with the fields of `config.data` that it depends on.
+
+    Args:
+      data_config: the `data` part of a configuration.
+    """
     del data_config
     return self
 
@@ -186,24 +223,21 @@ class Layout(abc.ABC):
     """Finds the raw folder in or below `directory` and lists its images.
 
     Raises:
-      UserError: there is none (says where it was looked for), or what it
-        holds is not a data set (names the files).
+      UserError: no raw folder was found, or its files are not a data set; names
+        the folders or files.
     """
     root = self.locate(directory)
-    try:
-      dataset = self.read_root(root)
-      _check_splits(dataset.splits)
-    except UserError as error:
-      if str(root) in str(error):
-        raise
-      raise UserError(f'{root}: {error}') from error
+    dataset = self.read_root(root)
+    mistake = _find_mistake(dataset.splits)
+    if mistake:
+      raise RawDataError(f'{root}: {mistake}', dataset)
     return dataset
 
   def locate(self, directory: str | os.PathLike) -> pathlib.Path:
-    """The raw folder: `directory` or one of `nested` below it.
+    """Returns the raw folder: `directory` or one of `nested` below it.
 
     Raises:
-      UserError: neither looks like it; says where it was looked for.
+      UserError: none of these is the raw folder; names all of them.
     """
     base = pathlib.Path(directory).expanduser()
     candidates = [base, *(base / name for name in self.nested)]
@@ -212,7 +246,7 @@ class Layout(abc.ABC):
       if not missing[root]:
         return root
     looked = '\n'.join(
-      f'  {root} ({_lack(root, missing[root])})' for root in candidates
+      f'  {root} ({_reason(root, missing[root])})' for root in candidates
     )
     raise FieldError(
       'data.dir',
@@ -222,14 +256,19 @@ class Layout(abc.ABC):
 
   @abc.abstractmethod
   def missing(self, root: pathlib.Path) -> list[str]:
-    """What `root` lacks to be the raw folder; empty if nothing."""
+    """Returns what `root` lacks to be the raw folder; empty if nothing."""
 
   @abc.abstractmethod
   def read_root(self, root: pathlib.Path) -> RawDataset:
-    """Lists the images of a raw folder; UserError names bad files."""
+    """Lists the images of a raw folder that lacks nothing.
+
+    Raises:
+      UserError: files are wrong; names `root` or the files.
+    """
 
 
-def _lack(root: pathlib.Path, missing: list[str]) -> str:
+def _reason(root: pathlib.Path, missing: list[str]) -> str:
+  """Says why a folder is not the raw folder."""
   if root.is_dir():
     return f'no {", ".join(missing)}'
   return 'not a folder' if root.exists() else 'no such folder'
@@ -237,7 +276,7 @@ def _lack(root: pathlib.Path, missing: list[str]) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MarketLayout(Layout):
-  """Three folders of files that Market-1501's naming tells everything of."""
+  """Three folders of images whose names hold identity and camera."""
 
   def missing(self, root: pathlib.Path) -> list[str]:
     return missing_folders(root)
@@ -249,71 +288,91 @@ class MarketLayout(Layout):
 def missing_folders(
   root: pathlib.Path, folders: Iterable[str] = tuple(MARKET_FOLDERS.values())
 ) -> list[str]:
-  """Those of `folders` that `root` does not have."""
+  """Returns those of `folders` that do not exist in `root`."""
   return [folder for folder in folders if not (root / folder).is_dir()]
 
 
 def read_market_folders(root: pathlib.Path, below: str = '.') -> Splits:
-  """Lists `bounding_box_train`, `query` and `bounding_box_test`.
+  """Lists the images of Market-1501's three folders.
 
   Args:
-    root: names are relative to it.
-    below: the folder in `root` that holds the three.
-  """
-  return {
-    split: read_market_folder(root / below / folder, root)
-    for split, folder in MARKET_FOLDERS.items()
-  }
-
-
-def read_market_folder(
-  folder: pathlib.Path, root: pathlib.Path
-) -> list[RawImage]:
-  """Lists a folder of files named as Market-1501 names them, in name order.
+    root: folder that the names of images are relative to.
+    below: folder in `root` that holds the three.
 
   Raises:
-    UserError: no image, or a name that does not begin `<pid>_c<camera>`.
+    RawDataError: a folder has no image, or a name does not begin with
+      `<identity>_c<camera>`. The error holds the other images.
   """
-  paths = list_images(folder)
-  if not paths:
-    raise UserError(f'{folder} holds no images ({", ".join(IMAGE_SUFFIXES)}).')
-  images = []
-  for path in paths:
-    match = MARKET_NAME.match(path.name)
-    if not match or int(match[2]) < 1:
-      raise UserError(
-        f'{path} is not named as Market-1501 names images: <identity>_c<camera'
-        ' from 1>..., as 0002_c1s1_000451_03.jpg.'
+  splits, misnamed, mistakes = {}, [], []
+  for split, name in MARKET_FOLDERS.items():
+    folder = root / below / name
+    splits[split], wrong = _read_market_folder(folder, root)
+    misnamed += wrong
+    if wrong:
+      mistakes.append(
+        f'{wrong[0]} is not named as Market-1501 names images: <identity>_c'
+        '<camera from 1>..., as 0002_c1s1_000451_03.jpg.'
       )
-    name = path.relative_to(root).as_posix()
-    images.append(RawImage(name, path, int(match[1]), int(match[2]) - 1))
-  return images
+    elif not splits[split]:
+      mistakes.append(
+        f'{folder} holds no images ({", ".join(IMAGE_SUFFIXES)}).'
+      )
+  if mistakes:
+    raise RawDataError(mistakes[0], RawDataset(root, splits), misnamed)
+  return splits
+
+
+def _read_market_folder(
+  folder: pathlib.Path, root: pathlib.Path
+) -> tuple[list[RawImage], list[pathlib.Path]]:
+  """Returns the well-named images, and the paths of the others."""
+  images, misnamed = [], []
+  for path in list_images(folder) if folder.is_dir() else ():
+    match = MARKET_NAME.match(path.name)
+    if match and int(match[2]) >= 1:
+      name = path.relative_to(root).as_posix()
+      images.append(RawImage(name, path, int(match[1]), int(match[2]) - 1))
+    else:
+      misnamed.append(path)
+  return images, misnamed
 
 
 def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The JPEG and PNG files of a folder, in name order; not of its folders."""
+  """Returns the JPEG and PNG files of a folder itself, in name order."""
   return sorted(
     path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES
   )
 
 
-class PathsBelow:
-  """Turns the relative paths of a list into files below a folder.
+class ListedFiles:
+  """Finds the files of a folder that a list names by relative paths.
 
-  What stands in a list may come from anywhere: a path that leaves the folder,
-  also by a link, is refused.
+  A list may come from anywhere, so that paths and links which lead out of the
+  folder are refused.
+
+  Args:
+    folder: folder that the paths are relative to.
+    list_file: the list, for messages.
+
+  Attributes:
+    found: number of files found so far.
+    missing: files that do not exist, with their paths and lines in the list.
   """
 
   def __init__(self, folder: pathlib.Path, list_file: pathlib.Path):
     self.folder = folder
     self.list_file = list_file
+    self.found = 0
+    self.missing: dict[pathlib.Path, str] = {}
     self._real = os.path.realpath(folder)
-    self._listed = {}  # folder below: names of its files
-    self._found = 0
-    self._absent = []
+    self._names = {}  # names of all files, by folder
 
-  def file(self, relative: str, line: int) -> pathlib.Path | None:
-    """The file of a path in the list, or None if it does not exist.
+  def find(self, relative: str, line: int) -> pathlib.Path | None:
+    """Returns the file of a path in the list, or None if it does not exist.
+
+    Args:
+      relative: the path.
+      line: its line in the list, from 1.
 
     Raises:
       UserError: the path is empty, absolute, or leaves the folder.
@@ -327,29 +386,19 @@ class PathsBelow:
       )
     parent, path = self.folder / pure.parent, self.folder / pure
     links = [path] if os.path.islink(path) else []
-    if parent not in self._listed:  # else it has been looked at
-      self._listed[parent] = self._list(parent)
+    if parent not in self._names:  # not checked yet
+      self._names[parent] = self._list(parent)
       links.append(parent)
     if not all(map(self._is_inside, links)):
       raise UserError(f'{where} is a link that leads out of {self.folder}.')
-    if pure.name not in self._listed[parent]:
-      self._absent.append(f'{relative} (line {line})')
+    if pure.name not in self._names[parent]:
+      self.missing[path] = f'{relative} (line {line})'
       return None
-    self._found += 1
+    self.found += 1
     return path
 
-  def check_all_found(self) -> None:
-    """Raises UserError if files were missing, or none was asked for."""
-    if self._absent:
-      raise UserError(
-        f'{len(self._absent)} images that {self.list_file} names are not in'
-        f' {self.folder}:\n{shorten(self._absent)}'
-      )
-    if not self._found:
-      raise UserError(f'{self.list_file} is empty: it names no image.')
-
   def _list(self, parent: pathlib.Path) -> set[str]:
-    # Unlike pathlib's, this one takes a name that is too long to exist.
+    # Unlike pathlib's functions, this one accepts names that are too long.
     return set(os.listdir(parent)) if os.path.isdir(parent) else set()
 
   def _is_inside(self, path: pathlib.Path) -> bool:
@@ -357,69 +406,92 @@ class PathsBelow:
     return os.path.commonpath([real, self._real]) == self._real
 
 
-def shorten(lines: Iterable[str], most: int = 10) -> str:
-  """Lines for a message, indented, the first ones if there are many."""
+def check_all_found(lists: Iterable[ListedFiles]) -> None:
+  """Checks lists that have been read to their ends.
+
+  Raises:
+    RawDataError: listed files do not exist, or a list is empty.
+  """
+  lists = list(lists)
+  incomplete = [one for one in lists if one.missing]
+  if incomplete:
+    raise RawDataError(
+      '\n'.join(
+        f'{len(one.missing)} images that {one.list_file} names are not in'
+        f' {one.folder}:\n{format_lines(one.missing.values())}'
+        for one in incomplete
+      ),
+      missing_files={one.list_file: list(one.missing) for one in incomplete},
+    )
+  for one in lists:
+    if not one.found:
+      raise RawDataError(f'{one.list_file} is empty: it names no image.')
+
+
+def format_lines(lines: Iterable[str], limit: int = 10) -> str:
+  """Returns lines for a message: indented, and at most `limit` of them."""
   lines = list(lines)
-  shown = [f'  {line}' for line in lines[:most]]
-  if len(lines) > most:
-    shown.append(f'  ... and {len(lines) - most} more')
+  shown = [f'  {line}' for line in lines[:limit]]
+  if len(lines) > limit:
+    shown.append(f'  ... and {len(lines) - limit} more')
   return '\n'.join(shown)
 
 
-def _check_splits(splits: Splits) -> None:
-  """Checks what every split promises.
+def _find_mistake(splits: Splits) -> str:
+  """Returns the first violated rule of the splits, or ''.
 
-  Raises:
-    UserError: query or gallery is empty, an image stands twice in a split or
-      both in training and test, or it has an identity that its split may not
-      hold.
+  Query and gallery are not empty; no image is twice in a split, or in both
+  training and test; identities and cameras can be stored; only the gallery has
+  junk, and no query is a distractor.
   """
   for split in ('query', 'gallery'):
     if not splits[split]:
-      raise UserError(f'the {split} split is empty: no image is in it.')
+      return f'the {split} split is empty: no image is in it.'
   names = {split: [image.name for image in splits[split]] for split in SPLITS}
   for split in SPLITS:
-    seen, twice = set(), []
+    seen, repeated = set(), []
     for name in names[split]:
       if name in seen:
-        twice.append(name)
+        repeated.append(name)
       seen.add(name)
-    if twice:
-      raise UserError(
-        f'{len(twice)} images stand twice in the {split} split:\n'
-        + shorten(twice)
+    if repeated:
+      return (
+        f'{len(repeated)} images are twice in the {split} split:\n'
+        + format_lines(repeated)
       )
   both = sorted(set(names['train']) & {*names['query'], *names['gallery']})
   if both:
-    raise UserError(
-      f'{len(both)} images are in both training and test:\n{shorten(both)}'
+    return (
+      f'{len(both)} images are in both training and test:\n'
+      + format_lines(both)
     )
   for image in (image for split in SPLITS for image in splits[split]):
-    _check_image(image)
+    if mistake := _find_mistake_of_image(image):
+      return mistake
   for image in (*splits['train'], *splits['query']):
     if image.pid == JUNK_PID:
-      raise UserError(
-        f'{image.path} is junk (identity {image.pid}), which only the gallery'
-        ' may hold.'
+      return (
+        f'{image.name} is junk (identity {image.pid}), which is allowed in the'
+        ' gallery only.'
       )
   for image in splits['query']:
     if image.pid == DISTRACTOR_PID:
-      raise UserError(
-        f'{image.path} has identity 0, which means a distractor: nobody to'
-        ' look for. Number people from 1.'
+      return (
+        f'{image.name} has identity 0, which means a distractor and cannot be'
+        ' searched for. Number people from 1.'
       )
+  return ''
 
 
-def _check_image(image: RawImage) -> None:
-  """What TFDS can store."""
-  if not JUNK_PID <= image.pid <= LARGEST_ID or image.camid > LARGEST_ID:
-    raise UserError(
-      f'{image.where} has identity {image.pid} and camera {image.camid}, which'
-      f' are not from {JUNK_PID} and 0 to {LARGEST_ID}.'
+def _find_mistake_of_image(image: RawImage) -> str:
+  """Returns why TFDS could not store an image, or ''."""
+  if not JUNK_PID <= image.pid <= MAX_ID or image.camid > MAX_ID:
+    return (
+      f'{image.name!a} has identity {image.pid} and camera {image.camid}, which'
+      f' are not from {JUNK_PID} and 0 to {MAX_ID}.'
     )
   try:
     image.name.encode()
-  except UnicodeEncodeError as error:
-    raise UserError(
-      f'{ascii(image.name)} is not a name in UTF-8: rename the file.'
-    ) from error
+  except UnicodeEncodeError:
+    return f'{image.name!a} is not a name in UTF-8: rename the file.'
+  return ''

@@ -1,7 +1,7 @@
-"""The images of a prepared split in memory, and batches of them.
+"""Prepared splits in memory, and batches of their images.
 
-Images are held and read by index, so that batch k is found without reading
-batches 0 to k - 1.
+Images are read by index, so that batch k is found without reading batches 0 to
+k - 1.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,29 +17,30 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from apnet_jax.config import check_section
-from apnet_jax.errors import UserError
+from apnet_jax.errors import FieldError
 from apnet_jax.feed import Split
 from apnet_jax.parallel.batch_layout import shard_positions
 from apnet_jax.training import profiling
 from data import bad_images, decoding, pk_sampler
-from data.prepare import damaged
+from data.prepare import damage_error
 
-READ_AT_ONCE = 64  # records
-DECODED_AT_ONCE = 64  # images
-BATCHES_OF_A_PIPELINE = 1000
+RECORDS_PER_READ = 64
+IMAGES_PER_DECODING = 64
+BATCHES_PER_PIPELINE = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-  """A prepared split in memory, in the order of the paths.
+  """A prepared split in memory, in the order of its paths.
 
   Attributes:
-    encoded: bytes [images], JPEG or PNG files; empty if `decoded` is there.
-    pids: int [images].
-    camids: int [images].
+    encoded: bytes [images], JPEG or PNG files; empty if `decoded` is given.
+    pids: int [images], identities.
+    camids: int [images], cameras.
     paths: str [images].
     decoded: uint8 [images, height, width, 3], or None.
-    bad: rows of images that were found unreadable, and of those in their place.
+    replacements: rows of images that were found unreadable, and the rows of the
+      images that replace them.
   """
 
   encoded: tf.Variable
@@ -47,21 +48,21 @@ class Records:
   camids: np.ndarray
   paths: np.ndarray
   decoded: np.ndarray | None = None
-  bad: dict[int, int] = dataclasses.field(default_factory=dict)
+  replacements: dict[int, int] = dataclasses.field(default_factory=dict)
 
 
 def read(builder: tfds.core.DatasetBuilder, split: str) -> Records:
-  """Reads a split. Little more than its encoded images is held at any time.
+  """Reads a split, using little more memory than its encoded images take.
 
   Raises:
     UserError: a prepared file is missing or damaged; names it.
   """
   try:
-    examples = _examples(builder, split)
+    examples = _read_examples(builder, split)
   except Exception as error:  # TFDS, ArrayRecord and protobuf raise all kinds
-    raise damaged(builder, split, error) from error
+    raise damage_error(builder, split, error) from error
   examples.sort(key=lambda example: example['path'])
-  encoded = hold([example.pop('image') for example in examples])
+  encoded = to_variable([example.pop('image') for example in examples])
   return Records(
     encoded=encoded,
     pids=np.array([example['pid'] for example in examples]),
@@ -70,50 +71,50 @@ def read(builder: tfds.core.DatasetBuilder, split: str) -> Records:
   )
 
 
-def _examples(builder: tfds.core.DatasetBuilder, split: str) -> list[dict]:
+def _read_examples(builder: tfds.core.DatasetBuilder, split: str) -> list[dict]:
   source = builder.as_data_source(
     split, decoders={'image': tfds.decode.SkipDecoding()}
   )
   examples = []
-  for start in range(0, len(source), READ_AT_ONCE):
-    rows = range(start, min(start + READ_AT_ONCE, len(source)))
+  for start in range(0, len(source), RECORDS_PER_READ):
+    rows = range(start, min(start + RECORDS_PER_READ, len(source)))
     examples += source.__getitems__(list(rows))
   if any(None in example.values() for example in examples):
-    raise UserError('a record is empty')  # of a file that was cut off
+    raise ValueError('a record is empty')  # the file was cut off
   return examples
 
 
-def hold(images: list[bytes]) -> tf.Variable:
-  """Moves encoded images to where tf.data finds them; empties the list.
+def to_variable(images: list[bytes]) -> tf.Variable:
+  """Moves encoded images to a variable for tf.data, and empties the list.
 
-  A few at a time, so that none but these few are held twice.
+  It moves a few images at a time, so that only these are in memory twice.
   """
-  held = tf.Variable(tf.fill([len(images)], ''), trainable=False)
+  variable = tf.Variable(tf.fill([len(images)], ''), trainable=False)
   while images:
-    rows = range(max(len(images) - READ_AT_ONCE, 0), len(images))
+    rows = range(max(len(images) - RECORDS_PER_READ, 0), len(images))
     some = tf.constant(images[rows.start :])
-    held.scatter_update(tf.IndexedSlices(some, tf.constant(rows)))
+    variable.scatter_update(tf.IndexedSlices(some, tf.constant(rows)))
     del images[rows.start :]
-  return held
+  return variable
 
 
-def cached(
+def apply_cache(
   records: Records, split: str, config: ml_collections.ConfigDict
 ) -> Records:
-  """What `config.data.cache` wants to be held of the images of a split.
+  """Decodes the images of a split if `config.data.cache` says so.
 
   Args:
-    records: as read.
-    split: its name, for people.
+    records: the split, as read.
+    split: name of the split, for messages.
     config: the `data` part of a configuration.
 
   Returns:
-    The same records; or, for 'decoded', with all images decoded and resized,
-    and without the encoded ones.
+    For 'encoded', the same records. For 'decoded', records with all images
+    decoded and resized, and without the encoded ones.
 
   Raises:
-    UserError: there is no such cache, too little memory for it, or more images
-      are unreadable than `config.data.bad_images`.
+    UserError: the value of the field is not allowed, the memory is too small,
+      or more images are unreadable than `config.data.bad_images`.
   """
   check_section('data', config)
   if config.cache == 'encoded':
@@ -121,9 +122,9 @@ def cached(
   count = len(records.pids)
   height, width = config.image_size
   _check_memory(split, count, height, width)
-  starts = range(0, count, DECODED_AT_ONCE)
-  rows = [np.arange(i, min(i + DECODED_AT_ONCE, count)) for i in starts]
-  batches = _bearing(records, rows, config)
+  starts = range(0, count, IMAGES_PER_DECODING)
+  rows = [np.arange(i, min(i + IMAGES_PER_DECODING, count)) for i in starts]
+  batches = _replacing_batches(records, rows, config)
   decoded = np.empty((count, height, width, 3), np.uint8)
   progress = tqdm(
     total=count, desc=f'Decoding {split}', unit=' images', leave=False
@@ -132,25 +133,26 @@ def cached(
     for start, (_, images) in zip(starts, batches):
       decoded[start : start + len(images)] = images
       progress.update(len(images))
-  return dataclasses.replace(records, encoded=hold([]), decoded=decoded)
+  return dataclasses.replace(records, encoded=to_variable([]), decoded=decoded)
 
 
 def _check_memory(split: str, count: int, height: int, width: int) -> None:
-  """Says what a decoded split takes; UserError if it does not fit."""
+  """Prints the size of a decoded split; raises UserError if it does not fit."""
   needed = math.prod((count, height, width, 3))
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-  held = profiling.process_memory()
-  takes = (
+  used = profiling.process_memory()
+  size = (
     f'{count:,} {split} images of {height} x {width} take'
     f' {needed / 1e9:.2f} GB decoded'
   )
-  if held + needed > memory:
-    raise UserError(
-      f"config.data.cache='decoded': {takes}, beside the {held / 1e9:.2f} GB"
-      f' of this process; this machine has {memory / 1e9:.2f} GB of memory.'
-      " 'encoded' takes less."
+  if used + needed > memory:
+    raise FieldError(
+      'data.cache',
+      f"='decoded': {size}, and this process already uses {used / 1e9:.2f} GB;"
+      f' this machine has {memory / 1e9:.2f} GB of memory. The value'
+      " 'encoded' takes less.",
     )
-  print(f'{takes} (config.data.cache)', flush=True)
+  print(f'{size} (config.data.cache)', flush=True)
 
 
 def train_batches(
@@ -167,7 +169,7 @@ def train_batches(
     records: the training split.
     labels: int [images], training labels.
     config: the whole configuration.
-    first_step: the first batch, from 0.
+    first_step: number of the first batch, from 0.
     process: number of this process, which reads its shard of every batch.
     processes: number of processes.
 
@@ -188,40 +190,44 @@ def train_batches(
 
   rows_of_batches = rows_of_batches()
   while True:
-    # Not `Dataset.from_generator`, which would take them all: it tells the C
-    # library to give memory back at once (M_TRIM_THRESHOLD), and the whole
-    # process spends its time on page faults.
-    some = list(itertools.islice(rows_of_batches, BATCHES_OF_A_PIPELINE))
-    for rows, images in _bearing(records, some, config.data):
+    # `Dataset.from_generator` would need no such pieces. But it makes the C
+    # library return freed memory at once (M_TRIM_THRESHOLD), and the process
+    # then spends its time on page faults.
+    some = list(itertools.islice(rows_of_batches, BATCHES_PER_PIPELINE))
+    for rows, images in _replacing_batches(records, some, config.data):
       yield {'image': images, 'label': labels[rows].astype(np.int32)}
 
 
-def _bearing(
+def _replacing_batches(
   records: Records,
   batches: Sequence[np.ndarray],
   config: ml_collections.ConfigDict,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields the rows that make each batch, and their images.
+  """Yields the rows and images of each batch; replaces unreadable images.
 
-  These are the `batches` asked for, but for what was found unreadable. All but
-  the last have the same size.
+  Args:
+    records: the training split.
+    batches: rows of each batch; all but the last have the same size.
+    config: the `data` part of a configuration.
   """
   done = 0
   while done < len(batches):
-    rows = [bad_images.replaced(records, batch) for batch in batches[done:]]
+    rows = [
+      bad_images.apply_replacements(records, batch) for batch in batches[done:]
+    ]
     images = _batches(
       records, np.concatenate(rows), len(rows[0]), config.image_size
     )
     try:
-      for some in rows:
-        yield some, next(images)
+      for batch in rows:
+        yield batch, next(images)
         done += 1
     except tf.errors.InvalidArgumentError as error:
-      bad_images.bear(records, some, config.bad_images, error)
+      bad_images.replace_unreadable(records, batch, config.bad_images, error)
 
 
 def names(records: Records, labels: np.ndarray, config, step: int) -> list[str]:
-  """Names of the images of batch `step`, whole, in their order."""
+  """Returns the paths of all images of batch `step`, of all processes."""
   P, K, seed = config.train.P, config.train.K, config.seed
   epoch, batch = divmod(step, pk_sampler.steps_per_epoch(labels, P, K))
   rows = pk_sampler.epoch_batches(labels, P, K, seed, epoch)[batch]
@@ -229,6 +235,13 @@ def names(records: Records, labels: np.ndarray, config, step: int) -> list[str]:
 
 
 def make_split(records: Records, image_size: tuple[int, int]) -> Split:
+  """Returns records as a `Split` to evaluate on.
+
+  Args:
+    records: the query or gallery split.
+    image_size: height and width of the images.
+  """
+
   def batches(rows, batch_size):
     rows = np.asarray(rows, np.int64)
     try:
@@ -236,7 +249,9 @@ def make_split(records: Records, image_size: tuple[int, int]) -> Split:
         yield images
         rows = rows[batch_size:]
     except tf.errors.InvalidArgumentError as error:
-      raise bad_images.refuse(records, rows[:batch_size], error) from error
+      raise bad_images.evaluation_error(
+        records, rows[:batch_size], error
+      ) from error
 
   return Split(records.pids, records.camids, records.paths, batches)
 
@@ -247,7 +262,7 @@ def _batches(
   batch_size: int,
   image_size: tuple[int, int],
 ) -> Iterator[np.ndarray]:
-  """Images of these rows, in their order; the last batch may be smaller."""
+  """Returns the images of these rows in batches; the last may be smaller."""
   if records.decoded is not None:
     starts = range(0, len(rows), batch_size)
     return (records.decoded[rows[i : i + batch_size]] for i in starts)

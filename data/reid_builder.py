@@ -1,7 +1,7 @@
-"""What all re-identification data sets share: a TFDS builder over raw folders.
+"""The base class of all TFDS builders: prepares the images of raw folders.
 
-A layout says which images a raw folder holds; this base class checks that each
-can be decoded and writes them, as they are, into random-access files.
+A layout lists the images of a raw folder. The base class checks that each can
+be decoded, and writes the unchanged files into random-access files.
 """
 
 from collections.abc import Iterator
@@ -13,13 +13,14 @@ from data import decoding, raw
 
 
 class ReidBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """Prepares splits train, query and gallery from a folder of images.
+  """Prepares the splits train, query and gallery of a raw data set.
 
-  Examples hold `image` (encoded as found), `path` (relative to the raw folder),
-  `pid` (-1 is junk) and `camid` (from 0). Identities are those of the raw
-  data set: making training labels of them is the pipeline's work.
+  Examples hold `image` (the unchanged file), `path` (relative to the raw
+  folder), `pid` (-1 is junk) and `camid` (from 0). Identities are numbered as
+  in the raw data set; the pipeline makes training labels from them.
 
-  A subclass names its `LAYOUTS`, one for each of its configurations.
+  Attributes:
+    LAYOUTS: layouts of a subclass, one for each of its TFDS configurations.
   """
 
   VERSION = tfds.core.Version('1.0.0')
@@ -36,12 +37,18 @@ class ReidBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     ]
 
   def __init__(self, *, dataset: raw.RawDataset | None = None, **kwargs):
-    """`dataset` is what to prepare; else it is read from TFDS's manual_dir."""
+    """Makes a builder.
+
+    Args:
+      dataset: images to prepare; None reads them from TFDS's `manual_dir`.
+      **kwargs: arguments of TFDS's builder.
+    """
     self._dataset = dataset
     super().__init__(**kwargs)
 
   @property
   def layout(self) -> raw.Layout:
+    """The layout of the TFDS configuration in use."""
     variant = self.builder_config.name if self.builder_config else ''
     (layout,) = (one for one in self.LAYOUTS if one.variant == variant)
     return layout
@@ -62,7 +69,7 @@ class ReidBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _split_generators(self, dl_manager: tfds.download.DownloadManager):
     dataset = self._dataset or self.layout.read(dl_manager.manual_dir)
     splits = {name: images for name, images in dataset.splits.items() if images}
-    # An image may be in query and gallery.
+    # An image in both query and gallery is checked once.
     decoding.check_readable(
       dict.fromkeys(image for images in splits.values() for image in images)
     )

@@ -1,10 +1,10 @@
-"""The paper's Table I, counted again in prepared data sets.
+"""Compares the paper's Table I with the counts of prepared data sets.
 
-  python -m data.table1                                 what is prepared
-  python -m data.table1 market=DIR cuhk03=DIR           prepares these first
+  python -m data.table1                          counts all prepared data sets
+  python -m data.table1 market=DIR cuhk03=DIR    prepares these two first
 
-Reads the labels of every prepared image, and says where the table's figures
-come from and which of them are slips.
+The labels of every prepared image are counted. Notes say which images each
+figure of the table counts, and which figures are mistakes.
 """
 
 import argparse
@@ -26,14 +26,14 @@ COLUMNS = ('train IDs', 'train images', 'test IDs', 'test images', 'cameras')
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class PaperRow:
   """A row of Table I.
 
   Attributes:
-    layout: its data set.
-    figures: as printed, in the order of `COLUMNS`.
-    with_queries: whether its test images count the queries too.
-    note: what to know before comparing.
+    layout: layout of the data set.
+    figures: figures of the paper, in the order of `COLUMNS`.
+    with_queries: whether the figure of test images includes the queries.
+    note: explanation of the figures.
   """
 
   layout: raw.Layout
@@ -43,27 +43,27 @@ class Row:
 
 
 ROWS = (
-  Row(
+  PaperRow(
     datasets.find('market1501'), (751, 12_936, 750, 19_732, 6), False,
     'test images are the gallery with 2,798 distractors and 3,819 junk boxes,'
     ' but without the 3,368 queries',
   ),
-  Row(
+  PaperRow(
     datasets.find('dukemtmc_reid'), (702, 16_522, 702, 19_889, 8), True,
     'test images are 2,228 queries and 17,661 gallery images; 408 more people'
     ' are in the gallery',
   ),
-  Row(
+  PaperRow(
     datasets.find('cuhk03_np/detected'), (767, 7_365, 700, 5_332, 6), False,
-    'detected boxes, without the 1,400 queries; six cameras, of which the'
-    ' labels tell two views',
+    'detected boxes, without the 1,400 queries; six cameras, but the labels'
+    ' distinguish only two views',
   ),
-  Row(
+  PaperRow(
     datasets.find('msmt17/trainval'), (4_101, 32_621, 3_060, 93_820, 15), True,
-    'a slip: 4,101 identities are those of the whole set; 1,041 are trained on,'
+    'a mistake: the whole data set has 4,101 identities; 1,041 are trained on,'
     " as the paper's text says",
   ),
-  Row(
+  PaperRow(
     datasets.find('occluded_duke'), (702, 15_618, 519, 19_871, 8), True,
     'test images are 2,210 queries and 17,661 gallery images',
   ),
@@ -71,7 +71,12 @@ ROWS = (
 
 
 def figures(counts: dict[str, raw.Counts], with_queries: bool) -> tuple:
-  """What Table I says of a data set, in the order of `COLUMNS`."""
+  """Returns the figures that Table I gives, in the order of `COLUMNS`.
+
+  Args:
+    counts: counts of each split.
+    with_queries: whether the figure of test images includes the queries.
+  """
   test = counts['gallery'].images
   if with_queries:
     test += counts['query'].images
@@ -85,17 +90,22 @@ def figures(counts: dict[str, raw.Counts], with_queries: bool) -> tuple:
 def prepared_counts(
   layout: raw.Layout, root: pathlib.Path
 ) -> Iterator[tuple[str, dict[str, raw.Counts]]]:
-  """Fingerprint and counts of each prepared copy of a data set."""
+  """Yields fingerprint and counts of each prepared copy of a data set.
+
+  Args:
+    layout: layout of the data set.
+    root: folder of prepared data sets.
+  """
   for folder in sorted(root.glob('reid-*')):
     if not (folder / layout.dataset).is_dir():
       continue
     builder = make_builder(layout, folder)
     if builder.data_path.exists():
-      yield folder.name.removeprefix('reid-'), count(builder)
+      yield folder.name.removeprefix('reid-'), count_records(builder)
 
 
-def count(builder: tfds.core.DatasetBuilder) -> dict[str, raw.Counts]:
-  """Counts of each split, by the labels of its records."""
+def count_records(builder: tfds.core.DatasetBuilder) -> dict[str, raw.Counts]:
+  """Counts the records of each split of a prepared data set."""
   counts = {}
   for split in raw.SPLITS:
     source = builder.as_data_source(
@@ -111,8 +121,12 @@ def count(builder: tfds.core.DatasetBuilder) -> dict[str, raw.Counts]:
   return counts
 
 
-def table(found: list[dict]) -> str:
-  """Rows of the paper, and of what is prepared, below each other."""
+def format_table(found: list[dict]) -> str:
+  """Returns the paper's rows, each above the rows of its prepared copies.
+
+  Args:
+    found: fields of each prepared copy, as `main` writes them to JSON.
+  """
   width = max(len(row.layout.title) for row in ROWS) + 2
   head = ' ' * (width + 10) + ''.join(f'{name:>14}' for name in COLUMNS)
   lines = [head, '-' * len(head)]
@@ -131,7 +145,7 @@ def table(found: list[dict]) -> str:
 
 
 def _line(title, width, source, values, paper=None) -> str:
-  """One row; `*` marks what differs from the paper."""
+  """Returns a line of the table; `*` marks differences from the paper."""
   cells = ''.join(
     f'{value:13,}{"*" if paper and value != paper[i] else " "}'
     for i, value in enumerate(values)
@@ -140,24 +154,37 @@ def _line(title, width, source, values, paper=None) -> str:
 
 
 def prepare_sets(arguments: list[str], prepared_dir: str) -> None:
+  """Prepares data sets that are given as NAME=DIR.
+
+  Raises:
+    UserError: an argument has another form, or the data set cannot be prepared.
+  """
   for argument in arguments:
     name, equals, directory = argument.partition('=')
     if not equals:
-      raise UserError(f'{argument!r} is not NAME=DIR, as market=DIR.')
+      raise UserError(
+        f'{argument!r} is not NAME=DIR, such as market=datasets/market1501.'
+      )
     config = common.get_config().data
     config.update(name=name, dir=directory, prepared_dir=prepared_dir)
     prepare(config)
 
 
 def main() -> None:
+  """Runs the command."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('sets', nargs='*', metavar='NAME=DIR')
   parser.add_argument(
-    '--prepared_dir', default='', help='where prepared data sets lie'
+    'sets', nargs='*', metavar='NAME=DIR',
+    help='name and raw folder of a data set to prepare first',
+  )  # fmt: skip
+  parser.add_argument(
+    '--prepared_dir', default='', help='folder of prepared data sets'
   )
-  parser.add_argument('--json', type=pathlib.Path, help='writes the counts')
+  parser.add_argument(
+    '--json', type=pathlib.Path, help='file to write the counts to'
+  )
   options = parser.parse_args()
   prepare_sets(options.sets, options.prepared_dir)
   root = prepared_root(options.prepared_dir)
@@ -172,7 +199,7 @@ def main() -> None:
     for row in ROWS
     for fingerprint, counts in prepared_counts(row.layout, root)
   ]
-  print(table(found))
+  print(format_table(found))
   if options.json:
     options.json.write_text(json.dumps(found, indent=2) + '\n')
 

@@ -1,4 +1,4 @@
-"""The data sets that eval.py evaluates on, as its flags choose them."""
+"""Chooses the data sets that eval.py evaluates on by its flags."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from apnet_jax.parallel import processes
 from data import datasets
 from data.prepare import Prepared, prepare
 
-# The flag of eval.py that sets a field.
+# The flags of eval.py that set fields of the configuration.
 FLAGS = {
   'data.dir': '--data_dir',
   'data.name': '--dataset',
@@ -25,20 +25,24 @@ def choose(
   allow_other_counts: bool | None = None,
   test_fraction: float | None = None,
 ) -> dict[str, ml_collections.ConfigDict]:
-  """Returns the configuration of each data set to evaluate on, by its name.
+  """Returns a configuration for each data set to evaluate on, by name.
 
   Args:
-    config: the whole configuration of the run.
-    names: values of --dataset; empty for the data set trained on.
-    directories: values of --data_dir, one for all names or one for each; empty
-      for the folder trained on.
-    allow_other_counts: None for the value of the training on its own data set,
-      and for False on others.
-    test_fraction: None for the value of the training on its own data set, and
-      for 1 on others, whose people were not trained on.
+    config: the whole configuration of the training run.
+    names: values of --dataset; empty for the data set of the training.
+    directories: values of --data_dir: one for all data sets, or one for each;
+      empty for the folder of the training.
+    allow_other_counts: value of --allow_other_counts. None keeps the value of
+      the training on its own data set, and is False on other data sets.
+    test_fraction: value of --test_fraction. None keeps the value of the
+      training on its own data set, and is 1 on other data sets, because none of
+      their people were trained on.
+
+  Returns:
+    Whole configurations, by the names in `names`.
 
   Raises:
-    UserError: the flags do not fit each other, or there is no such data set.
+    UserError: the flags contradict each other, or there is no such data set.
   """
   if not names:
     names = [config.data.name]
@@ -73,6 +77,14 @@ def choose(
 def prepare_all(
   configs: Mapping[str, ml_collections.ConfigDict],
 ) -> dict[str, Prepared]:
-  """Prepares all data sets, so that mistakes show before the work begins."""
+  """Prepares all data sets, so that errors occur before the first evaluation.
+
+  Args:
+    configs: whole configurations, by name.
+
+  Raises:
+    UserError: see `data.prepare.prepare`; the message names flags of eval.py.
+    OSError: prepared files cannot be written.
+  """
   with naming_flags(FLAGS), processes.first_before_others():
     return {name: prepare(config.data) for name, config in configs.items()}

@@ -1,11 +1,11 @@
-"""Damaged files for every reader of bytes from outside.
+"""Fuzzes every reader of files from outside.
 
-A reader gives a result, or a ValueError of ours that names the file; it raises
-nothing else, does not crash, hang or take more memory than it may.
+Given a damaged file, a reader returns a result or raises a `UserError` that
+names the file. It raises nothing else, does not crash or hang, and does not
+exceed its limit of memory. This command gives 200 damaged files to each of two
+readers, with limited memory:
 
-  python -m tests.fuzzing 200 png_of_pillow npz   examples, and of which readers
-
-runs in a process of its own, whose memory is limited.
+  python -m tests.fuzzing 200 png_of_pillow npz
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from apnet_jax.workdir import json_files, restore, run_files
 from configs import common
 
 DATA = pathlib.Path(__file__).parents[1] / 'data'
-ROOM = 2**30  # bytes that a reader may take on top of what is loaded
+ROOM = 2**30  # bytes that a reader may use beyond those of loaded libraries
 WEIGHTS = {
   'conv1.weight': np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
   'bn1.num_batches_tracked': np.zeros((), np.int64),
@@ -45,7 +45,7 @@ WEIGHTS = {
 
 @st.composite
 def damaged(draw, content: bytes) -> bytes:
-  """Flips, cuts, inserts, repeats; and other numbers, mostly in headers."""
+  """Flips, removes, inserts or repeats bytes, or changes numbers in headers."""
   content = bytearray(content)
   for _ in range(draw(st.integers(1, 3))):
     size = len(content)
@@ -85,7 +85,7 @@ STRANGE = [
 
 @st.composite
 def damaged_json(draw, content: bytes) -> bytes:
-  """Bytes; or still JSON, but with something strange in a random place."""
+  """Damages bytes, or replaces a random value of the JSON by a strange one."""
   if draw(st.booleans()):
     return draw(damaged(content))
   value = json.loads(content)
@@ -102,24 +102,32 @@ def damaged_json(draw, content: bytes) -> bytes:
   return json.dumps(value).encode()
 
 
-# Readers: a file that they read, and how
+# Readers
 
 
 class Reader:
-  """Files in a folder of their own, of which one gets damaged."""
+  """A reader, with a folder of files for it, one of which is damaged.
+
+  Attributes:
+    root: the folder.
+    path: the file that is damaged.
+    damage: Hypothesis strategy that damages its content.
+    read: function that reads the files.
+  """
 
   def __init__(self, root: pathlib.Path, name: str, damage=damaged):
     self.root, self.damage = root, damage
     self.path = root / name
 
   def check(self, content: bytes) -> None:
+    """Reads the files with another content of the damaged one."""
     self.path.write_bytes(content)
     quiet = io.StringIO()
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
       try:
         self.read()
       except UserError as error:
-        # Of lists that make no sense together, the folder.
+        # Errors about several files together name the folder.
         assert self.path.name in str(error) or str(self.root) in str(error)
 
 
@@ -154,7 +162,7 @@ def _by_tensorflow(path):
 def _by_doctor(path):
   from data.health import images
 
-  images.check(path, decode=True)
+  images.check_image(path, decode=True)
 
 
 def _layout_reader(name: str, file: str):
@@ -170,7 +178,7 @@ def _layout_reader(name: str, file: str):
     def read():
       cuhk03._open.cache_clear()
       for image in layout.read(folder).splits['train']:
-        with contextlib.suppress(OSError):  # who reads them names the image
+        with contextlib.suppress(OSError):  # callers add the image's name
           image.read()
 
     reader.read = read
@@ -206,7 +214,7 @@ def _config():
 
 
 def _read_config(root):
-  """As `eval.py` and the commands do, up to the checkpoint."""
+  """Reads a configuration as `eval.py` does, up to the checkpoint."""
   directory = root / 'checkpoints'
   stand_in = types.SimpleNamespace(
     directory=directory,
@@ -277,7 +285,7 @@ if importlib.util.find_spec('torch'):  # it is optional
 
 
 def fuzz(name: str, root: pathlib.Path, examples: int) -> None:
-  """Gives a reader so many damaged files."""
+  """Checks a reader with a number of damaged files in the folder `root`."""
   reader = READERS[name](root)
   whole = reader.path.read_bytes()
   reader.check(whole)
@@ -311,7 +319,7 @@ def main() -> None:
 
 
 def limit_memory() -> None:
-  """Of what may be written to; threads reserve much that they never touch."""
+  """Limits data memory; threads reserve address space without using it."""
   pages = int(pathlib.Path('/proc/self/statm').read_text().split()[5])
   limit = pages * resource.getpagesize() + ROOM
   _, hard = resource.getrlimit(resource.RLIMIT_DATA)

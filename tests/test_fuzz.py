@@ -1,4 +1,4 @@
-"""Damaged files, a few of each kind; tests/faults/test_fuzz.py has more."""
+"""Fuzzes each reader with a few files; tests/faults/test_fuzz.py uses more."""
 
 import pytest
 

@@ -1,7 +1,8 @@
-"""CUHK03-NP on disk: the release's .mat files, or folders made from them.
+"""The layouts of CUHK03-NP: the release's .mat files, or extracted images.
 
-The release keeps all images in `cuhk-03.mat` (HDF5); the 767/700 split of
-Zhong et al. (CVPR 2017) is in `cuhk03_new_protocol_config_<boxes>.mat`.
+The release holds all images in `cuhk-03.mat`, an HDF5 file. The split of Zhong
+et al. (CVPR 2017) into 767 and 700 identities is in
+`cuhk03_new_protocol_config_<boxes>.mat`.
 """
 
 import dataclasses
@@ -16,33 +17,37 @@ import numpy as np
 from PIL import Image
 import scipy.io
 
-from apnet_jax.errors import UserError
+from apnet_jax.errors import UserError, first_line
 from apnet_jax.images import check_pixels
 from data import raw
 
 RELEASE = ('cuhk03_release/cuhk-03.mat', 'cuhk-03.mat')
-# That the split's file may take in memory; the published ones take a tenth.
-MOST_BYTES = 64 * 2**20
-COMPRESSED = 15  # a kind of element of MATLAB 5 files
-# Indices from 1, identities and file names of all images of a release.
+# Limit on the memory for the file of the split; published ones take a tenth.
+MAX_SPLIT_BYTES = 64 * 2**20
+COMPRESSED = 15  # type of compressed elements in MATLAB 5 files
+# Fields of the split's file: indices, from 1, into its list of file names.
 INDICES = {'train': 'train_idx', 'query': 'query_idx', 'gallery': 'gallery_idx'}
-# Camera pair, person, view and number: 1_001_2_06.png. Person and view count
-# from 1; the first five images of a person are of view 1.
+# Camera pair, person, view and number, all from 1: 1_001_2_06.png. The first
+# five images of a person are of view 1.
 IMAGE_NAME = re.compile(r'([1-9])_(\d{3,})_([12])_(\d{2})\.png')
 
 
 @dataclasses.dataclass(frozen=True)
 class MatImage(raw.RawImage):
-  """An image in `cuhk-03.mat`, at `key`: boxes, pair, person, number."""
+  """An image inside `cuhk-03.mat`.
+
+  Attributes:
+    key: its boxes, camera pair, person and number; the numbers are from 0.
+  """
 
   key: tuple[str, int, int, int]
 
   @property
-  def where(self) -> str:
+  def location(self) -> str:
     return f'{self.path}: {self.name}'
 
   def read(self) -> bytes:
-    """The image as PNG, which loses nothing."""
+    """Returns the image as PNG; raises OSError if it cannot be read."""
     pixels = _pixels(self.path, self.key)
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, format='PNG', compress_level=1)
@@ -51,10 +56,15 @@ class MatImage(raw.RawImage):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cuhk03Layout(raw.Layout):
-  """`variant` says whose boxes: `detected` or `labeled`."""
+  """The layouts of CUHK03-NP.
+
+  The variant is `detected`, boxes of a detector, or `labeled`, boxes drawn by
+  hand.
+  """
 
   @property
   def config_file(self) -> str:
+    """Name of the file that holds the split."""
     return f'cuhk03_new_protocol_config_{self.variant}.mat'
 
   def missing(self, root: pathlib.Path) -> list[str]:
@@ -68,7 +78,7 @@ class Cuhk03Layout(raw.Layout):
     return lacking
 
   def _images(self, root: pathlib.Path) -> pathlib.Path | None:
-    """The release, or the folder that its images were extracted to."""
+    """Returns the release, or the folder with its extracted images."""
     for name in RELEASE:
       if (root / name).is_file():
         return root / name
@@ -79,9 +89,9 @@ class Cuhk03Layout(raw.Layout):
     if not raw.missing_folders(root / self.variant):
       return raw.RawDataset(root, raw.read_market_folders(root, self.variant))
     images = self._images(root)
-    entries = _read_config(root / self.config_file)
+    entries = _read_split_file(root / self.config_file)
     if images.is_dir():
-      splits = _files(entries, images, root)
+      splits = _extracted_images(entries, images, root)
     else:
       splits = _mat_images(entries, images, self.variant)
     for split in splits.values():
@@ -89,36 +99,39 @@ class Cuhk03Layout(raw.Layout):
     return raw.RawDataset(root, splits, notes=(f'images of {images.name}',))
 
 
-def _read_config(path: pathlib.Path) -> dict[str, list[tuple[str, int, int]]]:
-  """Name, identity and camera (from 0) of each split's images.
+def _read_split_file(
+  path: pathlib.Path,
+) -> dict[str, list[tuple[str, int, int]]]:
+  """Returns name, identity and camera (from 0) of the images of each split.
 
   Raises:
-    UserError: the file is not such a configuration.
+    UserError: the file does not hold such a split.
   """
   try:
     _check_inflated(path.read_bytes())
     config = scipy.io.loadmat(path, variable_names=[
       *INDICES.values(), 'labels', 'filelist',
     ])  # fmt: skip
-    labels = _whole(config['labels'])
+    labels = _whole_numbers(config['labels'])
     names = [str(np.asarray(name).item()) for name in config['filelist'].flat]
-    rows = {k: _whole(config[v]) for k, v in INDICES.items()}
-  except Exception as error:  # whatever SciPy's reader meets in other files
+    rows = {k: _whole_numbers(config[v]) for k, v in INDICES.items()}
+  except Exception as error:  # SciPy's reader raises all kinds
     raise UserError(
       f'{path} is not the split of the new protocol, a .mat file with'
-      f' {", ".join(INDICES.values())}, labels and filelist: {_first(error)}'
+      f' {", ".join(INDICES.values())}, labels and filelist:'
+      f' {first_line(error)}'
     ) from error
   bad = [name for name in names if not IMAGE_NAME.fullmatch(name)]
   if bad or len(names) != len(labels):
     raise UserError(
       f'{path} has {len(labels)} labels and {len(names)} file names, of which'
-      f' {len(bad)} are not like 1_001_1_01.png:\n{raw.shorten(bad)}'
+      f' {len(bad)} are not like 1_001_1_01.png:\n{raw.format_lines(bad)}'
     )
   for split, indices in rows.items():
     if indices.size and indices.max() > len(names):
       raise UserError(
-        f'{path}: {INDICES[split]} goes to {indices.max()}; there are'
-        f' {len(names)} images.'
+        f'{path}: {INDICES[split]} goes up to {indices.max()}, but there are'
+        f' only {len(names)} images.'
       )
   return {
     split: [
@@ -130,14 +143,14 @@ def _read_config(path: pathlib.Path) -> dict[str, list[tuple[str, int, int]]]:
 
 
 def _check_inflated(content: bytes) -> None:
-  """Raises UserError for a file that would become larger than `MOST_BYTES`.
+  """Raises UserError if a file would inflate to more than `MAX_SPLIT_BYTES`.
 
-  After a header, MATLAB 5 files are elements with a kind and a length, each
-  perhaps compressed by zlib.
+  A MATLAB 5 file is a header and elements, each with a type and a length; zlib
+  may have compressed the content.
   """
   order = 'little' if content[126:128] == b'IM' else 'big'
-  left, start = MOST_BYTES - len(content), 128
-  while left >= 0 and start + 8 <= len(content):
+  bytes_left, start = MAX_SPLIT_BYTES - len(content), 128
+  while bytes_left >= 0 and start + 8 <= len(content):
     kind, length = (
       int.from_bytes(content[i : i + 4], order) for i in (start, start + 4)
     )
@@ -145,21 +158,24 @@ def _check_inflated(content: bytes) -> None:
     if kind == COMPRESSED:
       inflate = zlib.decompressobj()
       element = content[start - length : start]
-      left -= len(inflate.decompress(element, left + 1))
-  if left < 0:
-    raise UserError(f'it would take more than {MOST_BYTES:,} bytes')
+      bytes_left -= len(inflate.decompress(element, bytes_left + 1))
+  if bytes_left < 0:
+    raise UserError(f'it would take more than {MAX_SPLIT_BYTES:,} bytes')
 
 
-def _whole(values: np.ndarray) -> np.ndarray:
-  """Numbers from 1, which MATLAB may keep as floats."""
+def _whole_numbers(values: np.ndarray) -> np.ndarray:
+  """Returns numbers from 1, which MATLAB may store as floats, as int64 [n]."""
   numbers = np.asarray(values, np.float64).ravel()
-  fit = (numbers >= 1) & (numbers <= raw.LARGEST_ID)
-  if not fit.all() or (numbers != numbers.round()).any():
+  in_range = (numbers >= 1) & (numbers <= raw.MAX_ID)
+  if not in_range.all() or (numbers != numbers.round()).any():
     raise UserError('its numbers are not whole numbers from 1')
   return numbers.astype(np.int64)
 
 
-def _files(entries, folder: pathlib.Path, root: pathlib.Path):
+def _extracted_images(
+  entries, folder: pathlib.Path, root: pathlib.Path
+) -> raw.Splits:
+  """Returns the entries of a split as files below `root`."""
   present = {path.name for path in folder.iterdir()}
   absent = [
     name for split in entries.values() for name, *_ in split
@@ -168,7 +184,7 @@ def _files(entries, folder: pathlib.Path, root: pathlib.Path):
   if absent:
     raise UserError(
       f'{len(absent)} images of the split are not in {folder}:\n'
-      + raw.shorten(absent)
+      + raw.format_lines(absent)
     )
   below = folder.relative_to(root).as_posix()
   return {
@@ -180,8 +196,9 @@ def _files(entries, folder: pathlib.Path, root: pathlib.Path):
   }
 
 
-def _mat_images(entries, path: pathlib.Path, boxes: str):
-  _open(path)  # says at once if it is something else
+def _mat_images(entries, path: pathlib.Path, boxes: str) -> raw.Splits:
+  """Returns the entries of a split as images inside the release."""
+  _open(path)  # raises UserError if it is another file
   splits = {}
   for split, images in entries.items():
     splits[split] = []
@@ -195,6 +212,7 @@ def _mat_images(entries, path: pathlib.Path, boxes: str):
 
 @functools.lru_cache(maxsize=1)
 def _open(path: pathlib.Path) -> h5py.File:
+  """Opens the release once; raises UserError if it is another file."""
   try:
     file = h5py.File(path, 'r')
     for boxes in ('detected', 'labeled'):
@@ -203,13 +221,13 @@ def _open(path: pathlib.Path) -> h5py.File:
   except Exception as error:  # h5py raises all kinds
     raise UserError(
       f'{path} is not the release of CUHK03, an HDF5 file with cell arrays'
-      f' detected and labeled: {_first(error)}'
+      f' detected and labeled: {first_line(error)}'
     ) from error
   return file
 
 
 def _pixels(path: pathlib.Path, key: tuple[str, int, int, int]) -> np.ndarray:
-  """uint8 [height, width, 3]; MATLAB's axes are the other way round."""
+  """Returns uint8 [height, width, 3]; MATLAB's axes are in reverse order."""
   boxes, pair, person, number = key
   file = _open(path)
   try:
@@ -220,12 +238,8 @@ def _pixels(path: pathlib.Path, key: tuple[str, int, int, int]) -> np.ndarray:
       check_pixels(*shape[1:])
       return np.ascontiguousarray(np.asarray(image).T)
   except Exception as error:  # h5py raises all kinds
-    raise OSError(f'it is not there: {_first(error)}') from error
-  raise OSError(f'{dtype} {shape[::-1]} is not an image of colours')
-
-
-def _first(error: Exception) -> str:
-  return (str(error).splitlines() or [''])[0][:200] or type(error).__name__
+    raise OSError(f'it is missing or damaged: {first_line(error)}') from error
+  raise OSError(f'{dtype} {shape[::-1]} is not a colour image')
 
 
 def _layout(variant: str, train: int, gallery: int) -> Cuhk03Layout:
@@ -235,14 +249,14 @@ def _layout(variant: str, train: int, gallery: int) -> Cuhk03Layout:
     title=f'CUHK03-NP ({variant})',
     homepage='https://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html',
     how_to_get=f"""\
-CUHK03 has to be asked for, from the page of its authors
+Request CUHK03 on the page of its authors
 (https://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html); its new split is
 at https://github.com/zhunzhong07/person-re-ranking. Set --config.data.dir to a
 folder, or its parent, that holds either cuhk03_release/cuhk-03.mat and
 cuhk03_new_protocol_config_{variant}.mat, or {variant}/bounding_box_train,
 {variant}/query and {variant}/bounding_box_test.""",
     nested=('cuhk03', 'cuhk03-np', 'CUHK03-NP', 'cuhk03_np', 'CUHK03'),
-    # Zhong et al., CVPR 2017. Labels carry two views, of six cameras.
+    # Zhong et al., CVPR 2017. The labels hold two views, not the six cameras.
     published={
       'train': raw.Counts(train, 767, 2),
       'query': raw.Counts(1_400, 700, 2),

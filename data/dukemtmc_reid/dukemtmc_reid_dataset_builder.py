@@ -5,6 +5,6 @@ from data.dukemtmc_reid import layout
 
 
 class Builder(reid_builder.ReidBuilder):
-  """Builder of DukeMTMC-reID, which was withdrawn: it only reads copies."""
+  """Builder of DukeMTMC-reID; it reads existing copies only."""
 
   LAYOUTS = (layout.LAYOUT,)

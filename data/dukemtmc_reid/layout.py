@@ -1,4 +1,4 @@
-"""DukeMTMC-reID on disk."""
+"""The layout of DukeMTMC-reID, which is that of Market-1501."""
 
 from data.raw import Counts, MarketLayout
 
@@ -7,10 +7,10 @@ LAYOUT = MarketLayout(
   title='DukeMTMC-reID',
   homepage='https://github.com/layumi/DukeMTMC-reID_evaluation',
   how_to_get="""\
-DukeMTMC-reID was withdrawn by Duke University in 2019 and cannot be fetched.
-Whoever still has a copy, and the right to use it, sets --config.data.dir to the
-folder that holds bounding_box_train, query and bounding_box_test, or its
-parent.""",
+DukeMTMC-reID was withdrawn by Duke University in 2019 and cannot be
+downloaded. If you still have a copy, and the right to use it, set
+--config.data.dir to the folder that holds bounding_box_train, query and
+bounding_box_test, or to its parent.""",
   nested=(
     'DukeMTMC-reID',
     'dukemtmc-reid/DukeMTMC-reID',

@@ -5,6 +5,6 @@ from data.folder import layout
 
 
 class Builder(reid_builder.ReidBuilder):
-  """Builder of own images."""
+  """Builder of data sets of own images."""
 
   LAYOUTS = (layout.LAYOUT,)

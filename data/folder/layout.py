@@ -1,4 +1,4 @@
-"""Your own images on disk: a CSV file, or a folder for each identity."""
+"""The layouts of own images: a CSV file, or a folder for each identity."""
 
 import collections
 from collections.abc import Iterable, Mapping
@@ -13,8 +13,8 @@ from apnet_jax.config import check_section
 from apnet_jax.errors import UserError
 from data import raw
 
-COLUMNS = ('path', 'pid', 'camid', 'split')  # the last two may be missing
-# What a split may be called; `test` becomes query and gallery.
+COLUMNS = ('path', 'pid', 'camid', 'split')  # the last two are optional
+# Names of splits; `test` becomes query and gallery.
 SPLIT_NAMES = (*raw.SPLITS, 'test')
 
 
@@ -22,8 +22,14 @@ SPLIT_NAMES = (*raw.SPLITS, 'test')
 class Entry:
   """An image before its split is decided.
 
-  `identity` is its name, by which splits are made: a number may change when
-  people are added. `camid` and `split` are None where they are not given.
+  Attributes:
+    name: path below the raw folder.
+    path: its file.
+    pid: number of the identity.
+    identity: name of the identity. Splits are made by it, because the number
+      may change when people are added.
+    camid: camera, from 0; None if it is unknown.
+    split: one of `SPLIT_NAMES`; None if it is not given.
   """
 
   name: str
@@ -36,11 +42,11 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FolderLayout(raw.Layout):
-  """Reads own images; makes splits where there are none.
+  """The layouts of own images; makes splits if none are given.
 
   Attributes:
-    split_seed: of the splits that are made.
-    test_fraction: of the identities, about; 1 is all of them.
+    split_seed: seed of splits that are made.
+    test_fraction: approximate share of identities in the test half; 1 is all.
   """
 
   split_seed: int = 0
@@ -59,50 +65,55 @@ class FolderLayout(raw.Layout):
 
   def read_root(self, root: pathlib.Path) -> raw.RawDataset:
     entries, notes = _reader(root)(root)
-    return self._dataset(root if root.is_dir() else root.parent, entries, notes)
+    return self._dataset(root, entries, notes)
 
-  def _dataset(self, root, entries: list[Entry], notes) -> raw.RawDataset:
-    _check_split_names({entry.split for entry in entries})
+  def _dataset(
+    self, root: pathlib.Path, entries: list[Entry], notes
+  ) -> raw.RawDataset:
+    _check_split_names(root, {entry.split for entry in entries})
     made = all(entry.split is None for entry in entries)
     if made:
-      entries, note = self._make_splits(entries)
+      entries, note = self._make_splits(root, entries)
       notes = (*notes, note)
     has_cameras = entries[0].camid is not None
     if not has_cameras:
       notes = (
         *notes,
-        'no cameras: each query against all other images, itself removed',
+        'no cameras: each query is compared with all images except itself',
       )
-      # Each image has a camera of its own, so that it alone is removed.
+      # With a camera of its own, each image removes only itself.
       number = {n: i for i, n in enumerate(sorted({e.name for e in entries}))}
       entries = [
         dataclasses.replace(entry, camid=number[entry.name])
         for entry in entries
       ]
     return raw.RawDataset(
-      root,
-      _splits(entries, has_cameras),
+      root if root.is_dir() else root.parent,
+      _group_by_split(root, entries, has_cameras),
       has_cameras,
       notes,
       made,
     )
 
-  def _make_splits(self, entries: list[Entry]) -> tuple[list[Entry], str]:
+  def _make_splits(
+    self, root: pathlib.Path, entries: list[Entry]
+  ) -> tuple[list[Entry], str]:
+    """Returns the entries with splits `train` and `test`, and a note."""
     if any(entry.pid == raw.DISTRACTOR_PID for entry in entries):
       raise UserError(
-        'identity 0 means a distractor, of whom splits cannot be made: number'
-        ' people from 1.'
+        f'{root}: identity 0 means a distractor, for which no split can be'
+        ' made: number people from 1.'
       )
     people = {e.identity for e in entries if e.pid != raw.JUNK_PID}
     test = _test_identities(people, self.split_seed, self.test_fraction)
     if not test or (self.test_fraction < 1 and len(people - test) < 2):
       raise UserError(
-        f'{len(people)} identities are too few to make splits of: at least 3'
-        ' are needed, or test_fraction=1 to evaluate only.'
+        f'{root}: {len(people)} identities are too few to make splits: at least'
+        ' 3 are needed, or config.data.test_fraction=1 to evaluate only.'
       )
     note = (
       f'splits made by identity, seed {self.split_seed}:'
-      f' {len(people - test)} to train on, {len(test)} to test'
+      f' {len(people - test)} to train on, {len(test)} to test on'
     )
     return [
       dataclasses.replace(
@@ -113,39 +124,52 @@ class FolderLayout(raw.Layout):
 
 
 def _test_identities(people: set[str], seed: int, fraction: float) -> set[str]:
-  """Those to test on; whether one is does not depend on the others.
+  """Returns the identities of the test half.
 
-  So a network trained before more people were added has not seen those that it
-  is tested on. (At least one is tested, and two are left, if there are three.)
+  The half of an identity does not depend on the others: a network trained
+  before people were added was not trained on anybody in the new test half. (The
+  exception: with a fraction below 1, at least one of three or more identities
+  is tested on, and at least two are trained on.)
+
+  Args:
+    people: names of all identities.
+    seed: seed of the choice.
+    fraction: approximate share of the test half.
   """
-  share = {
+  draws = {
     name: int(hashlib.sha256(f'{seed}/{name}'.encode()).hexdigest()[:12], 16)
     for name in people
   }
-  order = sorted(people, key=share.get)
-  wanted = sum(value < fraction * 16**12 for value in share.values())
+  order = sorted(people, key=draws.get)
+  size = sum(value < fraction * 16**12 for value in draws.values())
   if fraction < 1:
-    wanted = min(max(wanted, 1), max(len(people) - 2, 0))
-  return set(order[:wanted])
+    size = min(max(size, 1), max(len(people) - 2, 0))
+  return set(order[:size])
 
 
-def _splits(entries: Iterable[Entry], has_cameras: bool) -> raw.Splits:
+def _group_by_split(
+  root: pathlib.Path, entries: Iterable[Entry], has_cameras: bool
+) -> raw.Splits:
+  """Returns images by split; makes query and gallery from the split `test`."""
   splits = {split: [] for split in raw.SPLITS}
   test = []
   for entry in sorted(entries, key=lambda entry: entry.name):
     image = raw.RawImage(entry.name, entry.path, entry.pid, entry.camid)
     (test if entry.split == 'test' else splits[entry.split]).append(image)
   if test:
-    splits['query'] += _queries(test, has_cameras)
+    splits['query'] += _choose_queries(root, test, has_cameras)
     splits['gallery'] += test
   return splits
 
 
-def _queries(test: list[raw.RawImage], has_cameras: bool) -> list[raw.RawImage]:
-  """One image for each identity and camera that another camera saw too.
+def _choose_queries(
+  root: pathlib.Path, test: list[raw.RawImage], has_cameras: bool
+) -> list[raw.RawImage]:
+  """Returns the queries of a test half.
 
-  Without cameras, every image. The gallery has all images in either case: the
-  query itself is removed, as one of the same camera.
+  They are the first image of each identity under each camera, for identities
+  that several cameras saw. Without cameras, every image is a query. The gallery
+  has all images: evaluation removes the query itself, which has its own camera.
   """
   people = [image for image in test if image.pid > raw.DISTRACTOR_PID]
   if not has_cameras:
@@ -156,26 +180,27 @@ def _queries(test: list[raw.RawImage], has_cameras: bool) -> list[raw.RawImage]:
   cameras = collections.Counter(pid for pid, _ in first)
   if people and max(cameras.values()) == 1:
     raise UserError(
-      f'none of the {len(cameras)} identities to test on is seen by two'
+      f'{root}: none of the {len(cameras)} identities to test on is seen by two'
       ' cameras. Without camera ids, each image is compared with all others.'
     )
   return [image for image in first.values() if cameras[image.pid] > 1]
 
 
-def _check_split_names(names: set[str | None]) -> None:
+def _check_split_names(root: pathlib.Path, names: set[str | None]) -> None:
+  """Raises UserError if `test` is given together with query or gallery."""
   both = sorted(names & {'query', 'gallery'})
   if 'test' in names and both:
     raise UserError(
-      f'the split test, which becomes query and gallery, stands beside'
-      f' {" and ".join(both)}.'
+      f'{root}: the split test, which becomes query and gallery, cannot be'
+      f' given together with {" and ".join(both)}.'
     )
 
 
-# Where the images are
+# Readers of the layouts
 
 
 def _reader(root: pathlib.Path):
-  """The function that reads a folder or file, or None if nothing fits."""
+  """Returns the function that reads a folder or file; None if there is none."""
   if root.is_file():
     return _read_csv if root.suffix.lower() == '.csv' else None
   if not root.is_dir():
@@ -194,18 +219,18 @@ def _read_only_csv(root: pathlib.Path):
   if len(files) > 1:
     raise UserError(
       f'{root} has several CSV files: give the one that lists the images, as'
-      f' config.data.dir.\n{raw.shorten(file.name for file in files)}'
+      f' config.data.dir.\n{raw.format_lines(file.name for file in files)}'
     )
   return _read_csv(files[0])
 
 
 def _read_csv(file: pathlib.Path) -> tuple[list[Entry], tuple[str, ...]]:
-  """Reads columns path, pid and perhaps camid and split.
+  """Reads a CSV file with the columns path, pid, and optionally camid, split.
 
   Raises:
-    UserError: names the line and what is wrong in it.
+    UserError: the file is wrong; names the line.
   """
-  paths, entries = raw.PathsBelow(file.parent, file), []
+  listed, entries = raw.ListedFiles(file.parent, file), []
   for number, row in _rows(file):
     where = f'{file}, line {number}'
     pid = _number(row, 'pid', raw.JUNK_PID, where)
@@ -215,11 +240,11 @@ def _read_csv(file: pathlib.Path) -> tuple[list[Entry], tuple[str, ...]]:
       raise UserError(
         f'{where}: split {split!r} is not one of {", ".join(SPLIT_NAMES)}.'
       )
-    path = paths.file(row['path'], number)
+    path = listed.find(row['path'], number)
     if path:
       name = path.relative_to(file.parent).as_posix()
       entries.append(Entry(name, path, pid, str(pid), camid, split))
-  paths.check_all_found()
+  raw.check_all_found([listed])
   for field in ('camid', 'split'):
     given = [getattr(entry, field) is not None for entry in entries]
     if any(given) and not all(given):
@@ -231,9 +256,9 @@ def _read_csv(file: pathlib.Path) -> tuple[list[Entry], tuple[str, ...]]:
 
 
 def _rows(file: pathlib.Path) -> Iterable[tuple[int, dict[str, str]]]:
-  """Line numbers and fields; column names in any case and order."""
+  """Yields line numbers and fields; accepts columns in any case and order."""
   try:
-    # A byte-order mark and any kind of line end are fine.
+    # Accepts a byte-order mark and any line ends.
     with file.open(encoding='utf-8-sig', newline='') as lines:
       reader = csv.reader(lines, strict=True)
       header = [name.strip().lower() for name in next(reader, [])]
@@ -263,12 +288,13 @@ def _rows(file: pathlib.Path) -> Iterable[tuple[int, dict[str, str]]]:
 
 
 def _number(row: Mapping[str, str], name: str, low: int, where: str) -> int:
+  """Returns a field as a number from `low`; raises UserError if it is none."""
   text = row[name]
   if not re.fullmatch(r'-?\d{1,10}', text, re.ASCII):
     raise UserError(f'{where}: {name} {text!r} is not a whole number.')
-  if not low <= int(text) <= raw.LARGEST_ID:
+  if not low <= int(text) <= raw.MAX_ID:
     raise UserError(
-      f'{where}: {name} {text} is not from {low} to {raw.LARGEST_ID}.'
+      f'{where}: {name} {text} is not from {low} to {raw.MAX_ID}.'
     )
   return int(text)
 
@@ -282,7 +308,7 @@ def _read_market_folders(root: pathlib.Path):
 
 
 def _folders(root: pathlib.Path) -> dict[str | None, list[pathlib.Path]]:
-  """Folders of images, by split; None is the split of those in `root`."""
+  """Returns folders of images by split; None if `root` holds them itself."""
   found = {
     split: _image_folders(root / split)
     for split in SPLIT_NAMES
@@ -294,44 +320,46 @@ def _folders(root: pathlib.Path) -> dict[str | None, list[pathlib.Path]]:
 
 
 def _image_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the folders in a folder that hold images."""
   return sorted(
     path for path in folder.iterdir() if path.is_dir() and _images(path)
   )
 
 
 def _images(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Those that are not hidden, as macOS hides notes beside each image."""
+  """Returns the images of a folder, without hidden files, which macOS makes."""
   images = raw.list_images(folder)
   hidden = folder.name.startswith('.')
   return [] if hidden else [i for i in images if i.name[0] != '.']
 
 
 def _read_folders(root: pathlib.Path):
-  """A folder for each identity, perhaps in a folder for each split.
+  """Reads a folder for each identity, which may be in folders of splits.
 
-  A folder's name is its identity's number, if all of them are numbers.
+  If all folders of identities are named by numbers, these become the pids.
   """
   folders = _folders(root)
   if None in folders:
     like_splits = [f.name for f in folders[None] if f.name in SPLIT_NAMES]
     if like_splits:
       raise UserError(
-        f'{root}: the folders {", ".join(like_splits)} are called as splits,'
+        f'{root}: the folders {", ".join(like_splits)} have names of splits,'
         ' but hold images: they must hold a folder of images for each identity.'
       )
   else:
     others = {path.name for path in _image_folders(root)} - {*SPLIT_NAMES}
     if others:
       raise UserError(
-        f'{root} holds folders of splits ({", ".join(folders)}), and beside'
-        f' them folders of images: {", ".join(sorted(others)[:5])}.'
+        f'{root} holds folders of splits ({", ".join(folders)}) and also'
+        f' folders of images: {", ".join(sorted(others)[:5])}. Move these'
+        ' into a split.'
       )
   names = sorted({path.name for paths in folders.values() for path in paths})
   numbered = all(re.fullmatch(r'-1|\d{1,9}', n, re.ASCII) for n in names)
   if numbered and not (None in folders and any(int(n) == 0 for n in names)):
     numbers = {name: int(name) for name in names}
     notes = ('a folder for each identity',)
-  else:  # 0 would be a distractor
+  else:  # numbers with 0, which would be a distractor, or names
     numbers = {name: i for i, name in enumerate(names, 1)}
     notes = ('a folder for each identity, numbered from 1 in name order',)
   images = [
@@ -342,7 +370,7 @@ def _read_folders(root: pathlib.Path):
   ]
   cameras = [raw.MARKET_NAME.match(path.name) for _, _, path in images]
   if all(cameras):
-    notes = (*notes, "cameras from the files' names, as Market-1501 has them")
+    notes = (*notes, "cameras from file names, in Market-1501's naming")
   return [
     Entry(
       name=path.relative_to(root).as_posix(),
@@ -356,13 +384,13 @@ def _read_folders(root: pathlib.Path):
   ], notes
 
 
-# What was decided
+# Splits as a file
 
 
 def write_csv(dataset: raw.RawDataset, file: pathlib.Path) -> None:
-  """Writes a data set as a CSV file that would be read as the same one.
+  """Writes a data set as a CSV file that this layout reads as the same.
 
-  It is written whole or not at all.
+  The file is written whole or not at all.
   """
   columns = list(COLUMNS)
   if not dataset.has_cameras:
@@ -390,8 +418,8 @@ Give one of
   a CSV file, or the folder that holds it, with the columns path,pid,camid,split
     (paths from that folder; camid and split are optional);
   a folder with a folder of images for each identity;
-  a folder with such a folder for each of train, query and gallery, or of train
-    and test;
+  a folder with the folders train, query and gallery, or train and test, each
+    with a folder of images for each identity;
   a folder in Market-1501's layout.
 data/folder/README.md has examples.""",
 )

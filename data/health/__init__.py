@@ -1,1 +1,1 @@
-"""What the doctor (data/doctor.py) looks at and what it finds."""
+"""The checks of the doctor (data/doctor.py)."""

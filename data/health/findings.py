@@ -1,8 +1,7 @@
-"""What is wrong with a data set, or worth knowing, and what to do about it."""
+"""Findings of the doctor: problems and notes, each with advice."""
 
 import collections
 from collections.abc import Iterable, Iterator, Mapping
-import csv
 import dataclasses
 import os
 import pathlib
@@ -10,13 +9,12 @@ import shlex
 
 from data import datasets, raw
 from data.cuhk03_np.layout import MatImage
-from data.folder.layout import FolderLayout
 from data.health import folders, images
 from data.msmt17 import layout as msmt17
 
 PROBLEM, NOTE = 'problem', 'note'
 BATCH_IMAGES = 4  # config.train.K of configs/common.py
-SMALL = (16, 32)  # width and height below which an image shows little
+SMALL = (16, 32)  # smallest width and height without a note
 OTHER_FORMATS = (
   '.avif', '.bmp', '.gif', '.heic', '.jfif', '.jp2', '.ppm', '.tif', '.tiff',
   '.webp',
@@ -26,17 +24,17 @@ ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.rar', '.7z')
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """Something that a person should know.
+  """A problem of a data set, or a note about it.
 
   Attributes:
-    kind: which one, for programs.
+    kind: identifier, for programs.
     severity: `problem` or `note`.
-    message: what is the case.
-    advice: what to rename, fetch, delete or call next.
-    files: all that it is about, below the folder that was asked for.
-    lines: what to show of them; the files or groups themselves if empty.
-    groups: of identical files.
-    identities: that it is about.
+    message: description of the fact.
+    advice: what to rename, download, delete or run.
+    files: all files concerned, relative to the examined folder.
+    lines: text to print for the files; empty to print the files themselves.
+    groups: the files in groups of identical ones.
+    identities: all identities concerned.
   """
 
   kind: str
@@ -50,69 +48,75 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
-  """What findings are made from.
+class Facts:
+  """The facts about one variant of a data set that findings are derived from.
 
   Attributes:
-    base: the folder that file names are relative to.
-    asked: the data set that it should be, or ''.
-    reading: of one variant of the data set.
-    checked: what is known of each image.
+    base: folder that file names are relative to.
+    name: name of the data set that it should be, or ''.
+    found: the variant, as read from its folder.
+    checks: result of checking each image.
   """
 
   base: pathlib.Path
-  asked: str
-  reading: folders.Reading
-  checked: Mapping[images.Target, images.Checked]
+  name: str
+  found: folders.FoundDataset
+  checks: Mapping[images.Source, images.ImageCheck]
 
-  def show(self, targets: Iterable[raw.RawImage | pathlib.Path]):
-    return show(targets, self.base)
+  def names(self, files: Iterable[raw.RawImage | pathlib.Path]):
+    """Returns the names of files; see `file_names`."""
+    return file_names(files, self.base)
 
   @property
   def splits(self) -> raw.Splits:
-    dataset = self.reading.dataset
-    return dataset.splits if dataset else dict.fromkeys(raw.SPLITS, [])
+    """Images of each split; empty if they cannot be read."""
+    return self.found.splits
 
 
-def show(
-  targets: Iterable[raw.RawImage | pathlib.Path], base: pathlib.Path
+def file_names(
+  files: Iterable[raw.RawImage | pathlib.Path], base: pathlib.Path
 ) -> tuple[str, ...]:
-  """Names for people and programs, each once, in order."""
-  return tuple(sorted({name_of(target, base) for target in targets}))
+  """Returns the names of files relative to `base`, sorted, each once."""
+  return tuple(sorted({file_name(file, base) for file in files}))
 
 
-def name_of(target: raw.RawImage | pathlib.Path, base: pathlib.Path) -> str:
-  if isinstance(target, MatImage):
-    return f'{name_of(target.path, base)}: {target.name}'
-  path = target.path if isinstance(target, raw.RawImage) else target
+def file_name(file: raw.RawImage | pathlib.Path, base: pathlib.Path) -> str:
+  """Returns the name of a file relative to `base`."""
+  if isinstance(file, MatImage):
+    return f'{file_name(file.path, base)}: {file.name}'
+  path = file.path if isinstance(file, raw.RawImage) else file
   return pathlib.Path(os.path.relpath(path, base)).as_posix()
 
 
-def many(number: int, one: str, more: str = '') -> str:
-  """`1 image`, `2,000 images`."""
-  return f'{number:,} {one if number == 1 else more or one + "s"}'
+def quantity(number: int, singular: str, plural: str = '') -> str:
+  """Returns a number with its noun, as `1 image` or `2,000 images`."""
+  return f'{number:,} {singular if number == 1 else plural or singular + "s"}'
 
 
 # The layout
 
 
-def no_layout(base: pathlib.Path, asked: str) -> Finding:
-  """Nothing that is known."""
-  wanted = datasets.find(asked or 'folder')
+def no_layout(base: pathlib.Path, name: str) -> Finding:
+  """Returns the finding that a folder has no known layout.
+
+  Args:
+    base: the folder.
+    name: name of the data set that it should be, or ''.
+  """
+  wanted = datasets.find(name or 'folder')
   advice = wanted.how_to_get
   names = [path.name for path in base.iterdir()] if base.is_dir() else []
   packed = [name for name in names if name.lower().endswith(ARCHIVES)]
-  parts = (*raw.MARKET_FOLDERS.values(), *sum(msmt17.VERSIONS, ()))
-  if base.resolve().name in parts:
-    advice = f'if it is one part of a data set: give the folder above\n{advice}'
+  inner = (*raw.MARKET_FOLDERS.values(), *sum(msmt17.VERSIONS, ()))
+  if base.resolve().name in inner:
+    advice = f'if this is a part of a data set, give the folder above\n{advice}'
   elif packed:
     advice = f'unpack {", ".join(sorted(packed)[:3])}\n{advice}'
   looked = ', '.join(wanted.nested)
   return Finding(
     'no_layout', PROBLEM,
-    f'{base} has none of the layouts that are read, nor has one of the folders'
-    ' below it in which copies are looked for'
-    + (f' ({looked})' if asked and looked else ''),
+    f'{base} has no known layout, and neither has one of the usual folders'
+    ' below it' + (f' ({looked})' if name and looked else ''),
     advice,
   )  # fmt: skip
 
@@ -120,101 +124,104 @@ def no_layout(base: pathlib.Path, asked: str) -> Finding:
 def several_datasets(
   base: pathlib.Path, root: pathlib.Path, others: list[pathlib.Path]
 ) -> Finding:
-  names = ', '.join(show(others, base))
+  """Returns the finding that only the first of several data sets was read."""
+  names = ', '.join(file_names(others, base))
   return Finding(
     'several_datasets', NOTE,
-    f'only {name_of(root, base)} was looked at; there are others: {names}',
-    'give each of them to the doctor by itself, or say --dataset=NAME',
+    f'only {file_name(root, base)} was examined; there are other data sets:'
+    f' {names}',
+    'give each of these folders to the doctor, or set --dataset=NAME',
   )  # fmt: skip
 
 
-def about_layout(case: Case) -> Iterator[Finding]:
-  """Whether all of it can be read."""
-  reading = case.reading
-  wanted = datasets.find(case.asked) if case.asked else reading.layout
-  if reading.layout.dataset != wanted.dataset:
+def layout_findings(facts: Facts) -> Iterator[Finding]:
+  """Yields reasons why a data set cannot be read, and what it lacks."""
+  found = facts.found
+  wanted = datasets.find(facts.name) if facts.name else found.layout
+  if found.layout.dataset != wanted.dataset:
     yield Finding(
       'other_layout', PROBLEM,
-      f'--dataset={case.asked}, but {case.base} has no'
-      f' {", ".join(wanted.missing(case.base))}',
+      f'--dataset={facts.name}, but {facts.base} has no'
+      f' {", ".join(wanted.missing(facts.base))}',
       f'if it is {wanted.title}: {wanted.how_to_get}',
     )  # fmt: skip
-  yield from _missing_parts(case)
+  yield from _missing_parts(facts)
   explained = [
-    *_misnamed(case),
-    *_empty_splits(case),
-    *_wrong_identities(case),
-    *_missing_files(case),
+    *_misnamed(facts),
+    *_empty_splits(facts),
+    *_wrong_identities(facts),
+    *_missing_files(facts),
   ]
   yield from explained
-  explained += reading.layout.missing(reading.root)
-  if reading.error and not explained:
+  incomplete = found.layout.missing(found.root)
+  if found.error and not explained and not incomplete:
     yield Finding(
-      'unreadable_layout', PROBLEM, reading.error,
-      'mend what it says, then run the doctor again',
+      'unreadable_layout', PROBLEM, found.error,
+      'correct this, then run the doctor again',
     )  # fmt: skip
 
 
-def _missing_parts(case: Case) -> Iterator[Finding]:
-  layout, root = case.reading.layout, case.reading.root
+def _missing_parts(facts: Facts) -> Iterator[Finding]:
+  layout, root = facts.found.layout, facts.found.root
   missing = layout.missing(root)
   lists = []
-  if layout.dataset == 'msmt17':
-    complete = datasets.find('msmt17/trainval').missing(root)
-    lists = [name for name in complete if name.endswith('.txt')]
-  parts = [name for name in missing if name not in lists]
-  if parts:
+  if isinstance(layout, msmt17.Msmt17Layout):
+    complete = datasets.find('msmt17/trainval')
+    all_lists = sum(complete.lists.values(), ())
+    lists = [name for name in complete.missing(root) if name in all_lists]
+  others = [name for name in missing if name not in lists]
+  if others:
     yield Finding(
-      'missing_parts', PROBLEM, f'{root} has no {", ".join(parts)}',
+      'missing_parts', PROBLEM, f'{root} has no {", ".join(others)}',
       layout.how_to_get,
     )  # fmt: skip
   if lists:
-    advice = "they come with MSMT17's release: put them beside the folders"
+    advice = "they are part of MSMT17's release: put them beside the folders"
     if not missing:
-      train = folders.command(layout, root)
+      train = folders.train_command(layout, root)
       advice += f'; or train without list_val.txt:\n{train}'
     yield Finding(
       'missing_lists',
-      NOTE if case.asked == 'msmt17/train' and not missing else PROBLEM,
+      NOTE if facts.name == 'msmt17/train' and not missing else PROBLEM,
       f'{root} has no {", ".join(lists)}', advice,
     )  # fmt: skip
 
 
-def _misnamed(case: Case) -> Iterator[Finding]:
-  misnamed = case.reading.misnamed
+def _misnamed(facts: Facts) -> Iterator[Finding]:
+  misnamed = facts.found.misnamed
   if misnamed:
     advice = (
       'rename them as <identity>_c<camera from 1>..., as'
       ' 0002_c1s1_000451_03.jpg, or delete them'
     )
     if any(path.name.startswith('._') for path in misnamed):
-      root = shlex.quote(str(case.reading.root))
-      advice += f"; macOS left some: find {root} -name '._*' -delete"
+      root = shlex.quote(str(facts.found.root))
+      advice += f"; remove those of macOS: find {root} -name '._*' -delete"
     yield Finding(
       'misnamed_images', PROBLEM,
-      f'{many(len(misnamed), "image")} not named as Market-1501 names them,'
-      ' which tells identity and camera',
-      advice, case.show(misnamed),
+      f'{quantity(len(misnamed), "image")} not named with identity and camera'
+      ' as in Market-1501',
+      advice, facts.names(misnamed),
     )  # fmt: skip
 
 
-def _empty_splits(case: Case) -> Iterator[Finding]:
-  reading = case.reading
-  if not reading.error or reading.layout.missing(reading.root):
+def _empty_splits(facts: Facts) -> Iterator[Finding]:
+  found = facts.found
+  if not found.error or found.layout.missing(found.root):
     return
-  own = not reading.shares_layout and not reading.misnamed
-  for split in raw.SPLITS if reading.dataset else ():
-    if not case.splits[split] and not (own and split == 'train'):
+  own = not found.shares_layout and not found.misnamed
+  for split in raw.SPLITS if found.images else ():
+    if not facts.splits[split] and not (own and split == 'train'):
       yield Finding(
         'empty_split', PROBLEM, f'the {split} split has no image',
-        'put images there, or fetch the data set again'
+        'put images there, or download the data set again'
         f' ({", ".join(raw.IMAGE_SUFFIXES)})',
       )  # fmt: skip
 
 
-def _wrong_identities(case: Case) -> Iterator[Finding]:
-  """Identities that a split may not hold."""
-  splits = case.splits
+def _wrong_identities(facts: Facts) -> Iterator[Finding]:
+  """Yields identities that a split must not hold."""
+  splits = facts.splits
   junk = [
     image
     for image in (*splits['train'], *splits['query'])
@@ -223,114 +230,79 @@ def _wrong_identities(case: Case) -> Iterator[Finding]:
   if junk:
     yield Finding(
       'junk_outside_gallery', PROBLEM,
-      f'{many(len(junk), "image")} of identity -1 (junk) in training or query,'
-      ' which may hold none',
-      'delete them, or move them to the gallery', case.show(junk),
+      f'{quantity(len(junk), "image")} of identity -1 (junk) in training or'
+      ' query, where it is not allowed',
+      'delete them, or move them to the gallery', facts.names(junk),
     )  # fmt: skip
-  nobody = [i for i in splits['query'] if i.pid == raw.DISTRACTOR_PID]
-  if nobody:
+  distractors = [i for i in splits['query'] if i.pid == raw.DISTRACTOR_PID]
+  if distractors:
     yield Finding(
       'distractors_in_query', PROBLEM,
-      f'{many(len(nobody), "query", "queries")} of identity 0 (a distractor),'
-      ' who is nobody to look for',
+      f'{quantity(len(distractors), "query", "queries")} of identity 0, which'
+      ' means a distractor and cannot be searched for',
       'number people from 1, or move them to the gallery',
-      case.show(nobody),
+      facts.names(distractors),
     )  # fmt: skip
 
 
-def _missing_files(case: Case) -> Iterator[Finding]:
-  """Images that a list names and nobody has; a layout's error cuts them."""
-  if case.reading.dataset:
-    return
-  try:
-    absent = list(_absent(case.reading.layout, case.reading.root))
-  except (ValueError, OSError, LookupError, csv.Error):
-    return  # the list is no such list, as the layout's error says
-  if absent:
-    lists = ', '.join(sorted({file.name for file, _ in absent}))
+def _missing_files(facts: Facts) -> Iterator[Finding]:
+  """Yields the listed files that do not exist."""
+  missing = facts.found.missing_files
+  if missing:
+    lists = ', '.join(sorted({file.name for file in missing}))
+    files = [path for paths in missing.values() for path in paths]
     yield Finding(
       'missing_files', PROBLEM,
-      f'{many(len(absent), "image")} missing that {lists} names',
-      'fetch them again, or take their lines out of the list',
-      case.show(path for _, path in absent),
+      f'{quantity(len(files), "image")} missing, listed in {lists}',
+      'download them again, or remove their lines from the list',
+      facts.names(files),
     )  # fmt: skip
-
-
-def _absent(
-  layout: raw.Layout, root: pathlib.Path
-) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
-  """Each list, with the files that it misses."""
-  for file, folder, names in _listed(layout, root):
-    paths = raw.PathsBelow(folder, file)
-    for line, name in enumerate(names, 1):
-      if paths.file(name, line) is None:
-        yield file, folder / name
-
-
-def _listed(layout: raw.Layout, root: pathlib.Path):
-  """Lists, the folders that their paths start from, and the paths."""
-  if isinstance(layout, FolderLayout):
-    for file in [root] if root.is_file() else root.glob('*.[cC][sS][vV]'):
-      with file.open(encoding='utf-8-sig', newline='') as lines:
-        rows = list(csv.reader(lines))
-      column = [name.strip().lower() for name in rows[0]].index('path')
-      yield file, file.parent, [row[column].strip() for row in rows[1:] if row]
-  elif isinstance(layout, msmt17.Msmt17Layout):
-    for version in msmt17.VERSIONS:
-      if not raw.missing_folders(root, version):
-        break
-    for split, lists in layout.lists.items():
-      folder = root / version[split != 'train']
-      for name in lists:
-        lines = (root / name).read_text('utf-8-sig').splitlines()
-        paths = (line.strip().rpartition(' ')[0].strip() for line in lines)
-        yield root / name, folder, [path for path in paths if path]
 
 
 # The counts
 
 
-def about_counts(case: Case) -> Iterator[Finding]:
-  """Whether it is the data set that it should be."""
-  reading = case.reading
-  exact, expected = reading.exact, reading.expected
-  if reading.is_as_published:
-    yield from _wrong_place(reading)
+def count_findings(facts: Facts) -> Iterator[Finding]:
+  """Yields differences from the data set that it should be."""
+  found = facts.found
+  exact, expected = found.exact, found.expected
+  if found.is_as_published:
+    yield from _wrong_folder_name(found)
   elif exact:
     yield Finding(
       'other_dataset', PROBLEM,
-      f'{reading.because} {expected.title}, but these are the counts of'
+      f'{found.because} {expected.title}, but these are the counts of'
       f' {exact.title}',
-      f'rename the folder and use it as what it is:'
-      f'\n{folders.command(exact, reading.root)}'
+      f'rename the folder and use it as {exact.title}:'
+      f'\n{folders.train_command(exact, found.root)}'
       f'\nFor {expected.title}: {expected.how_to_get}',
     )  # fmt: skip
   elif expected:
     yield Finding(
       'other_counts', PROBLEM,
-      f'{reading.because} {expected.title}, but the counts are not the'
+      f'{found.because} {expected.title}, but the counts are not the'
       ' published ones: images were lost, added or changed',
-      'fetch the release again; or, if these images are meant (figures on them'
-      ' do not compare with published ones):\n'
-      + '\n'.join(reading.commands()),
+      'download the release again; or, if you want these images (figures on'
+      ' them are not comparable with published ones):\n'
+      + '\n'.join(found.train_commands()),
     )  # fmt: skip
-  elif reading.shares_layout and reading.layout.published:
+  elif found.shares_layout and found.layout.published:
     yield Finding(
       'own_images', NOTE,
-      'no published set has these counts, so no published figure compares:'
-      " images of your own in Market-1501's layout",
+      "these are images of your own in Market-1501's layout: no published data"
+      ' set has these counts, so that no published figure is comparable',
       'train on them with configs/folder.py, or allow other counts'
       ' (config.data.allow_other_counts=True)',
     )  # fmt: skip
 
 
-def _wrong_place(reading: folders.Reading) -> Iterator[Finding]:
-  """Where a folder's name has to say which boxes CUHK03-NP's images have."""
-  name, wanted = reading.root.resolve().name, reading.exact.variant
-  if reading.shares_layout and wanted and name != wanted:
+def _wrong_folder_name(found: folders.FoundDataset) -> Iterator[Finding]:
+  """Yields that a folder of CUHK03-NP is not named after its boxes."""
+  name, wanted = found.root.resolve().name, found.exact.variant
+  if found.shares_layout and wanted and name != wanted:
     yield Finding(
       'other_folder_name', PROBLEM,
-      f'{reading.exact.title} has to lie in a folder {wanted}; this is {name}',
+      f'{found.exact.title} must be in a folder {wanted}, not {name}',
       f'rename it to {wanted}; config.data.dir is the folder above it',
     )  # fmt: skip
 
@@ -338,222 +310,226 @@ def _wrong_place(reading: folders.Reading) -> Iterator[Finding]:
 # The images
 
 
-def about_images(
-  base: pathlib.Path, checked: Mapping[images.Target, images.Checked]
+def image_findings(
+  base: pathlib.Path, checks: Mapping[images.Source, images.ImageCheck]
 ) -> Iterator[Finding]:
-  """Whether each is whole, and of a usual size."""
-  mend = (
-    'fetch them again, or delete them (and their lines in lists): they cannot'
-    ' be prepared'
+  """Yields images that are broken or have an unusual size.
+
+  Args:
+    base: folder that file names are relative to.
+    checks: result of checking each image.
+  """
+  repair = (
+    'download them again, or delete them (and their lines in lists): they'
+    ' cannot be prepared'
   )
   tests = (
     (
-      'unreadable_images', PROBLEM, 'that cannot be read', mend, '{reason}',
-      lambda x: x.kind == 'unreadable',
+      'unreadable_images', PROBLEM, 'that cannot be read', repair, '{reason}',
+      lambda x: x.fault == 'unreadable',
     ),
     (
-      'truncated_images', PROBLEM, 'cut off', mend, '{reason}',
-      lambda x: x.kind == 'truncated',
+      'truncated_images', PROBLEM, 'cut off', repair, '{reason}',
+      lambda x: x.fault == 'truncated',
     ),
     (
       'small_images', NOTE, 'smaller than {} x {} pixels'.format(*SMALL),
-      'look at them: so few pixels show little of a person',
+      'look at them: so few pixels hardly show a person',
       '{width} x {height}',
       lambda x: 0 < x.width < SMALL[0] or 0 < x.height < SMALL[1],
     ),
     (
       'wide_images', NOTE, 'wider than high',
-      'look at them: whatever its shape, an image is made'
+      'look at them: they are distorted when they are resized to'
       ' config.data.image_size', '{width} x {height}',
       lambda x: x.width > x.height,
     ),
   )  # fmt: skip
   for kind, severity, text, advice, form, test in tests:
-    said = sorted(
-      (name_of(target, base), form.format(**vars(result)))
-      for target, result in checked.items()
-      if test(result)
+    rows = sorted(
+      (file_name(source, base), form.format(**vars(check)))
+      for source, check in checks.items()
+      if test(check)
     )
-    if said:
+    if rows:
       yield Finding(
-        kind, severity, f'{many(len(said), "image")} {text}', advice,
-        tuple(name for name, _ in said),
-        tuple(f'{name}: {text}' for name, text in said),
+        kind, severity, f'{quantity(len(rows), "image")} {text}', advice,
+        tuple(name for name, _ in rows),
+        tuple(f'{name}: {text}' for name, text in rows),
       )  # fmt: skip
 
 
 def not_checked(number: int, file: pathlib.Path) -> Finding:
+  """Returns the finding that images inside a file were not checked."""
   return Finding(
     'not_checked', NOTE,
-    f'the {many(number, "image")} in {file.name} were not looked at one by one',
-    'add --decode to read each of them',
+    f'the {quantity(number, "image")} in {file.name} were not checked',
+    'add --decode to check each of them',
   )  # fmt: skip
 
 
 # Identities and cameras
 
 
-def about_labels(case: Case) -> Iterator[Finding]:
-  """Whether they can be trained on and ranked."""
-  yield from _shared_identities(case)
-  yield from _unmatched_queries(case)
-  yield from _unknown_cameras(case)
-  yield from _poor_identities(case)
+def label_findings(facts: Facts) -> Iterator[Finding]:
+  """Yields labels that harm training or evaluation, or are unusual."""
+  yield from _shared_identities(facts)
+  yield from _unmatched_queries(facts)
+  yield from _unknown_cameras(facts)
+  yield from _poor_identities(facts)
 
 
-def _shared_identities(case: Case) -> Iterator[Finding]:
-  splits = case.splits
+def _shared_identities(facts: Facts) -> Iterator[Finding]:
+  splits = facts.splits
   test = [i for i in (*splits['query'], *splits['gallery']) if i.pid > 0]
   both = {i.pid for i in splits['train']} & {i.pid for i in test}
   if both:
     yield Finding(
       'shared_identities', PROBLEM,
-      f'{many(len(both), "identity", "identities")} in both training and test:'
-      ' who is tested on must not be trained on',
-      'delete their images on one side; or, if they are different people, give'
-      ' them different numbers',
-      case.show(image for image in test if image.pid in both),
+      f'{quantity(len(both), "identity", "identities")} in both training and'
+      ' test: nobody in the test splits may be trained on',
+      'delete their images in training or in test; or, if they are different'
+      ' people, give them different numbers',
+      facts.names(image for image in test if image.pid in both),
       identities=tuple(sorted(both)),
     )  # fmt: skip
 
 
-def _unmatched_queries(case: Case) -> Iterator[Finding]:
-  dataset, splits = case.reading.dataset, case.splits
+def _unmatched_queries(facts: Facts) -> Iterator[Finding]:
+  splits = facts.splits
   cameras = collections.defaultdict(set)
   for image in splits['gallery']:
     cameras[image.pid].add(image.camid)
   query = splits['query']
   unmatched = [i for i in query if not cameras[i.pid] - {i.camid}]
   if unmatched and splits['gallery']:
-    own = case.reading.expected is None or case.reading.is_as_published
-    cameraless = not dataset.has_cameras
+    own = facts.found.expected is None or facts.found.is_as_published
+    has_cameras = facts.found.images.has_cameras
     yield Finding(
       'unmatched_queries',
       NOTE if own and len(unmatched) < len(query) else PROBLEM,
-      f'{len(unmatched):,} of {many(len(query), "query", "queries")} without a'
-      ' match: the gallery has no other image of the identity'
-      + ('' if cameraless else ' by another camera'),
-      'put one there, or delete these queries; evaluation leaves them out',
-      case.show(unmatched),
+      f'{len(unmatched):,} of {quantity(len(query), "query", "queries")}'
+      ' without a match: the gallery has no other image of the identity'
+      + (' by another camera' if has_cameras else ''),
+      'add one, or delete these queries; evaluation leaves them out',
+      facts.names(unmatched),
     )  # fmt: skip
 
 
-def _unknown_cameras(case: Case) -> Iterator[Finding]:
-  expected = case.reading.expected
-  if not expected or case.reading.is_as_published:
+def _unknown_cameras(facts: Facts) -> Iterator[Finding]:
+  expected = facts.found.expected
+  if not expected or facts.found.is_as_published:
     return
-  cameras = max(counts.cameras for counts in expected.published.values())
-  unknown = [
-    image
-    for split in raw.SPLITS
-    for image in case.splits[split]
-    if image.camid >= cameras
-  ]
+  unknown = datasets.unknown_cameras(expected, facts.splits)
   if unknown:
     yield Finding(
       'unknown_cameras', PROBLEM,
-      f'{many(len(unknown), "image")} of cameras that {expected.title} does not'
-      f' have (it has 1 to {cameras})',
+      f'{quantity(len(unknown), "image")} of cameras that {expected.title} does'
+      f' not have (it has 1 to {datasets.published_cameras(expected)})',
       'rename or delete them: the camera is the number after _c in a name',
-      case.show(unknown),
+      facts.names(unknown),
     )  # fmt: skip
 
 
-def _poor_identities(case: Case) -> Iterator[Finding]:
-  """Training identities that there is little to learn from."""
-  of_pid = collections.defaultdict(list)
-  for image in case.splits['train']:
-    of_pid[image.pid].append(image.camid)
-  total = many(len(of_pid), 'training identity', 'training identities')
-  few = [p for p, camids in of_pid.items() if len(camids) < BATCH_IMAGES]
-  alone = [p for p, camids in of_pid.items() if len(set(camids)) == 1]
+def _poor_identities(facts: Facts) -> Iterator[Finding]:
+  """Yields notes on training identities with few images or one camera."""
+  camids_of = collections.defaultdict(list)
+  for image in facts.splits['train']:
+    camids_of[image.pid].append(image.camid)
+  total = quantity(len(camids_of), 'training identity', 'training identities')
+  few = [p for p, camids in camids_of.items() if len(camids) < BATCH_IMAGES]
+  one_camera = [p for p, camids in camids_of.items() if len(set(camids)) == 1]
   if few:
     yield Finding(
       'few_images', NOTE,
       f'{len(few):,} of {total} with fewer than {BATCH_IMAGES} images',
-      f'nothing has to be done: batches of {BATCH_IMAGES} images an identity'
-      ' (config.train.K) repeat some of theirs',
+      f'nothing has to be done: in batches of {BATCH_IMAGES} images of each'
+      ' identity (config.train.K), some of theirs are repeated',
       identities=tuple(sorted(few)),
     )  # fmt: skip
-  if alone and case.reading.counts['train'].cameras > 1:
+  if one_camera and facts.found.counts['train'].cameras > 1:
     yield Finding(
-      'one_camera', NOTE, f'{len(alone):,} of {total} seen by one camera only',
-      'nothing has to be done, but they do not teach what cameras change',
-      identities=tuple(sorted(alone)),
+      'one_camera', NOTE,
+      f'{len(one_camera):,} of {total} seen by one camera only',
+      'nothing has to be done, but the network cannot learn from them how a'
+      ' person differs between cameras',
+      identities=tuple(sorted(one_camera)),
     )  # fmt: skip
-  if 0 < len(of_pid) < folders.BATCH_IDENTITIES:
+  if 0 < len(camids_of) < folders.BATCH_IDENTITIES:
     yield Finding(
       'few_identities', NOTE,
       f'{total}, fewer than the {folders.BATCH_IDENTITIES} of a batch',
-      f'train with --config.train.P={len(of_pid)}, as below',
+      f'train with --config.train.P={len(camids_of)}, as below',
     )  # fmt: skip
 
 
 # Files with the same bytes
 
 
-def about_copies(case: Case) -> Iterator[Finding]:
-  """Images that are there several times."""
-  found = collections.defaultdict(list)
-  for copies in _copies(case):
+def duplicate_findings(facts: Facts) -> Iterator[Finding]:
+  """Yields images whose files are identical."""
+  by_kind = collections.defaultdict(list)
+  for copies in _duplicates(facts):
     splits = {split for split, _ in copies}
     labels = {(image.pid, image.camid) for _, image in copies}
     if len(splits) == 1:
-      found['within_split'].append(copies)
+      by_kind['within_split'].append(copies)
     elif 'train' in splits:
-      found['in_training_and_test'].append(copies)
+      by_kind['in_training_and_test'].append(copies)
     else:
-      # One identity under one camera: evaluation rules such matches out.
+      # Evaluation ignores matches of one identity under one camera.
       kind = 'query_in_gallery' if len(labels) == 1 else 'query_and_gallery'
-      found[kind].append(copies)
+      by_kind[kind].append(copies)
     if len({pid for pid, _ in labels if pid > 0}) > 1:
-      found['of_other_identities'].append(copies)
-  mend = 'delete all but one of each (and their lines in lists)'
-  says = {
-    'in_training_and_test': (PROBLEM, 'in both training and test', mend),
+      by_kind['of_other_identities'].append(copies)
+  repair = 'delete all but one of each (and their lines in lists)'
+  texts = {
+    'in_training_and_test': (PROBLEM, 'in both training and test', repair),
     'query_and_gallery': (
-      PROBLEM, 'in both query and gallery with other labels, so that a query'
-      ' finds itself', mend,
+      PROBLEM, 'in both query and gallery with different labels, so that a'
+      ' query finds itself', repair,
     ),
     'of_other_identities': (
-      PROBLEM, 'of several identities, of which one can be right', mend,
+      PROBLEM, 'of several identities, of which only one can be right', repair,
     ),
     'query_in_gallery': (
       NOTE, 'in both query and gallery with the same labels',
-      'nothing has to be done: evaluation rules such matches out',
+      'nothing has to be done: evaluation ignores such matches',
     ),
-    'within_split': (NOTE, 'several times within a split', mend),
+    'within_split': (NOTE, 'several times within a split', repair),
   }  # fmt: skip
-  for kind, (severity, text, advice) in says.items():
-    if case.reading.is_as_published:
+  for kind, (severity, text, advice) in texts.items():
+    if facts.found.is_as_published:
       severity = NOTE
-      advice = 'leave them: published figures are of the set as it is'
-    if found[kind]:
-      yield _same_bytes(case, kind, severity, found[kind], text, advice)
+      advice = 'keep them: published figures include them'
+    if by_kind[kind]:
+      yield _duplicate_finding(
+        facts, kind, severity, by_kind[kind], text, advice
+      )
 
 
-def _same_bytes(case, kind, severity, found, text, advice) -> Finding:
-  groups = tuple(sorted(case.show(i for _, i in same) for same in found))
+def _duplicate_finding(facts, kind, severity, copies, text, advice) -> Finding:
+  groups = tuple(sorted(facts.names(i for _, i in same) for same in copies))
   files = tuple(sorted(file for group in groups for file in group))
   in_split = collections.Counter(
-    split for same in found for split, _ in {(s, i.name): 0 for s, i in same}
+    split for same in copies for split, _ in {(s, i.name): 0 for s, i in same}
   )
   where = ', '.join(f'{s} {in_split[s]:,}' for s in raw.SPLITS if in_split[s])
   return Finding(
     f'identical_{kind}', severity,
-    f'{many(len(groups), "image")} {text}, byte for byte ({where})',
+    f'{quantity(len(groups), "image")} {text}, byte for byte ({where})',
     advice, files, tuple(' = '.join(group) for group in groups), groups,
   )  # fmt: skip
 
 
-def _copies(case: Case) -> Iterator[list[tuple[str, raw.RawImage]]]:
-  """Images of several files with the same bytes, each with its split."""
+def _duplicates(facts: Facts) -> Iterator[list[tuple[str, raw.RawImage]]]:
+  """Yields groups of images with identical files, each with its split."""
   same = collections.defaultdict(lambda: collections.defaultdict(list))
   for split in raw.SPLITS:
-    for image in case.splits[split]:
-      target = images.target_of(image)
-      if target in case.checked and case.checked[target].digest:
-        same[case.checked[target].digest][target].append((split, image))
+    for image in facts.splits[split]:
+      source = images.source_of(image)
+      if source in facts.checks and facts.checks[source].digest:
+        same[facts.checks[source].digest][source].append((split, image))
   for files in same.values():
     if len(files) > 1:
       yield [entry for entries in files.values() for entry in entries]
@@ -562,16 +538,17 @@ def _copies(case: Case) -> Iterator[list[tuple[str, raw.RawImage]]]:
 # Other files
 
 
-def about_files(
+def other_file_findings(
   base: pathlib.Path, used: set[pathlib.Path], files: Iterable[pathlib.Path]
 ) -> Iterator[Finding]:
-  """Those that are not images of the data set.
+  """Yields files that are not images of the data set.
 
   Args:
-    used: files of images that are, or are found under another heading.
-    files: all there are.
+    base: folder that file names are relative to.
+    used: images of the data set, and files that other findings name.
+    files: all files.
   """
-  places = {path.parent for path in used}
+  image_folders = {path.parent for path in used}
   unused, formats, odd = [], [], []
   for path in files:
     suffix = path.suffix.lower()
@@ -581,24 +558,24 @@ def about_files(
       unused.append(path)
     elif suffix in OTHER_FORMATS:
       formats.append(path)
-    elif path.parent in places and suffix != '.csv':
+    elif path.parent in image_folders and suffix != '.csv':
       odd.append(path)
   if formats:
     yield Finding(
       'other_formats', PROBLEM,
-      f'{many(len(formats), "image")} in formats that are not read',
-      'convert them to JPEG or PNG, or delete them', show(formats, base),
+      f'{quantity(len(formats), "image")} in formats that cannot be read',
+      'convert them to JPEG or PNG, or delete them', file_names(formats, base),
     )  # fmt: skip
   if unused:
-    where = collections.Counter(name_of(path.parent, base) for path in unused)
+    where = collections.Counter(file_name(path.parent, base) for path in unused)
     yield Finding(
-      'unused_images', NOTE, f'{many(len(unused), "image")} in no split',
-      'nothing has to be done, unless they are meant: they are not read',
-      show(unused, base),
-      tuple(f'{place}: {number:,}' for place, number in sorted(where.items())),
+      'unused_images', NOTE, f'{quantity(len(unused), "image")} in no split',
+      'they are not used; add them to a split if they should be',
+      file_names(unused, base),
+      tuple(f'{name}: {number:,}' for name, number in sorted(where.items())),
     )  # fmt: skip
   if odd:
     yield Finding(
-      'odd_files', NOTE, f'{many(len(odd), "other file")} among the images',
-      'nothing has to be done: they are not read', show(odd, base),
+      'odd_files', NOTE, f'{quantity(len(odd), "other file")} among the images',
+      'nothing has to be done: they are ignored', file_names(odd, base),
     )  # fmt: skip

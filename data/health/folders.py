@@ -1,4 +1,4 @@
-"""Which data set a folder holds, in which layout."""
+"""Finds out which data set a folder holds, in which layout."""
 
 from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
@@ -6,17 +6,19 @@ import pathlib
 import re
 import shlex
 
+from apnet_jax.errors import UserError
 from data import datasets, raw
 from data.cuhk03_np import layout as cuhk03_np
 from data.msmt17 import layout as msmt17
 
-# Counts of images this close to the published ones are a copy with a fault.
-NEARLY = 0.05
+# A data set whose numbers of images differ by at most this share from published
+# ones is regarded as a faulty copy of the published data set.
+COUNT_TOLERANCE = 0.05
 BATCH_IDENTITIES = 20  # config.train.P of configs/common.py
-MARKET_MARKS = ('bounding_box_train', 'bounding_box_test')
-# What stands in a folder that was meant to have a layout, if not all does.
-MARKS = {
-  'market1501': MARKET_MARKS,
+MARKET_HINTS = ('bounding_box_train', 'bounding_box_test')
+# Files and folders that show which layout an incomplete folder should have.
+HINTS = {
+  'market1501': MARKET_HINTS,
   'msmt17/trainval': (
     'mask_train_v2', 'mask_test_v2',
     'list_train.txt', 'list_query.txt', 'list_gallery.txt',
@@ -25,74 +27,81 @@ MARKS = {
 } | {
   layout.name: (
     layout.config_file, f'images_{layout.variant}', *cuhk03_np.RELEASE,
-    *(f'{layout.variant}/{name}' for name in MARKET_MARKS),
+    *(f'{layout.variant}/{name}' for name in MARKET_HINTS),
   )
   for layout in cuhk03_np.LAYOUTS
 }  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
-  """A folder, read as a layout has it.
+class FoundDataset:
+  """A data set, or one variant of it, that was found in a folder.
 
   Attributes:
-    layout: that it has.
-    root: the folder, or CSV file.
-    dataset: its images, as far as they can be told; None if not at all.
-    error: why not all of it can be read, or ''.
-    misnamed: images that are not named as the layout wants.
-    counts: of each split.
-    exact: the data set that has just these counts, if any.
-    expected: the published data set that it should be, if any.
-    because: what says so.
+    layout: layout by which the folder was read.
+    root: the raw folder or CSV file.
+    images: images that could be read; None if there are none.
+    error: why the data set cannot be read, or ''.
+    misnamed: images whose names do not follow Market-1501's naming.
+    missing_files: for each list, the listed files that do not exist.
+    counts: counts of each split; None without `images`.
+    exact: layout of the published data set with exactly these counts, if any.
+    expected: layout of the published data set that this should be, if any.
+    because: evidence for `expected`, as 'the layout says'.
   """
 
   layout: raw.Layout
   root: pathlib.Path
-  dataset: raw.RawDataset | None
+  images: raw.RawDataset | None
   error: str = ''
   misnamed: tuple[pathlib.Path, ...] = ()
+  missing_files: Mapping[pathlib.Path, list[pathlib.Path]] = dataclasses.field(
+    default_factory=dict
+  )
   counts: Mapping[str, raw.Counts] | None = None
   exact: raw.Layout | None = None
   expected: raw.Layout | None = None
   because: str = ''
 
   @property
+  def splits(self) -> raw.Splits:
+    """Images of each split; empty without `images`."""
+    return self.images.splits if self.images else {s: [] for s in raw.SPLITS}
+
+  @property
   def is_as_published(self) -> bool:
-    """Whether it is what it should be, by the counts."""
+    """Whether the counts are those of the data set that this should be."""
     return self.exact is not None and self.expected in (None, self.exact)
 
   @property
   def shares_layout(self) -> bool:
-    """Whether only the counts tell what a folder in this layout is."""
+    """Whether several data sets have this layout, so that counts decide."""
     return isinstance(self.layout, raw.MarketLayout)
 
   @property
   def folder(self) -> pathlib.Path:
-    """All that is read lies below it."""
+    """The folder that all files of the data set are in."""
     return self.root if self.root.is_dir() else self.root.parent
 
   @property
   def published(self) -> Mapping[str, raw.Counts]:
-    """The counts to compare with; empty if there are none."""
+    """The published counts to compare with; empty if there are none."""
     layout = self.expected or self.exact
     return layout.published if layout else {}
 
   @property
   def first_camera(self) -> int:
-    """What people call the camera of camid 0."""
+    """Number that the files use for the camera with camid 0."""
     own = self.layout.dataset == 'folder' and raw.missing_folders(self.root)
     return 0 if own else 1
 
-  def what(self) -> str:
-    """What it is, for people."""
+  def describe(self) -> str:
+    """Returns which data set this is, for people."""
     title = self.layout.title
-    if self.layout.dataset == 'msmt17':
-      for number, version in enumerate(msmt17.VERSIONS, 1):
-        if not raw.missing_folders(self.root, version):
-          title = f'{title} V{number}'
-          break
-    if self.dataset is None:
+    if isinstance(self.layout, msmt17.Msmt17Layout):
+      if version := self.layout.version(self.root):
+        title = f'{title} V{version}'
+    if self.images is None:
       return f'{title}, but it cannot be read'
     if self.exact:
       if self.exact is not self.layout:
@@ -107,222 +116,231 @@ class Reading:
       return f'{title}, but not as published'
     return title[0].upper() + title[1:]
 
-  def commands(self) -> list[str]:
-    """How to train on it."""
+  def train_commands(self) -> list[str]:
+    """Returns commands that train on the data set."""
     people = self.counts['train'].identities if self.counts else 0
     few = f' --config.train.P={people}' if 0 < people < BATCH_IDENTITIES else ''
-    return [f'{line}{few}' for line in self._commands()]
+    return [f'{line}{few}' for line in self._train_commands()]
 
-  def _commands(self) -> list[str]:
+  def _train_commands(self) -> list[str]:
     if self.is_as_published:
       if self.exact.variant and self.shares_layout:
-        # A folder `labeled` or `detected`, which is given by its parent.
-        return [command(self.exact, self.root.resolve().parent)]
-      return [command(self.exact, self.root)]
+        # This is the folder `labeled` or `detected`; users give its parent.
+        return [train_command(self.exact, self.root.resolve().parent)]
+      return [train_command(self.exact, self.root)]
     layout = self.layout
     if not layout.published:
-      return [command(layout, self.root)]
+      return [train_command(layout, self.root)]
     if self.shares_layout and self.expected and not self.expected.variant:
       layout = self.expected
     allowed = '--config.data.allow_other_counts=True'
-    commands = [f'{command(layout, self.root)} {allowed}']
+    commands = [f'{train_command(layout, self.root)} {allowed}']
     if self.shares_layout:
-      commands.insert(0, command(datasets.find('folder'), self.root))
+      commands.insert(0, train_command(datasets.find('folder'), self.root))
     return commands
 
 
-def command(layout: raw.Layout, directory: pathlib.Path) -> str:
-  """How to train on a data set."""
+def train_command(layout: raw.Layout, directory: pathlib.Path) -> str:
+  """Returns the command that trains on a data set."""
   names = {full: short for short, full in datasets.SHORT_NAMES.items()}
-  parts = [
+  words = [
     'python train.py',
     f'--config=configs/{names.get(layout.dataset, layout.dataset)}.py',
     f'--config.data.dir={shlex.quote(str(directory))}',
   ]
   if layout.variant:
-    parts.append(f'--config.data.name={layout.name}')
-  return ' '.join(parts)
+    words.append(f'--config.data.name={layout.name}')
+  return ' '.join(words)
 
 
-def find(
-  base: pathlib.Path, asked: str
-) -> tuple[list[Reading], list[pathlib.Path]]:
-  """Reads what is in or below `base`.
+def find_datasets(
+  base: pathlib.Path, name: str
+) -> tuple[list[FoundDataset], list[pathlib.Path]]:
+  """Finds and reads a data set in or below a folder.
 
   Args:
     base: a folder, or a CSV file.
-    asked: the name of the data set that it should be, or ''.
+    name: name of the data set that it should be, or ''.
 
   Returns:
-    A reading of each variant of one data set, perhaps none; and the folders of
-    others.
+    Each variant of one data set, or nothing; and the folders of other data
+    sets, which are not read.
+
+  Raises:
+    UserError: there is no data set of this name.
   """
-  wanted = _layouts(asked) if asked else []
-  # Others have Market-1501's layout too, and are told apart later.
-  known = [x for x in datasets.LAYOUTS if x.name in (*MARKS, 'msmt17/train')]
-  found = _fitting(base, wanted, wanted)
-  found = found or _fitting(base, known, datasets.LAYOUTS)
-  found = found or _incomplete(base, wanted) or _own(base)
-  readings = [_read(x, root) for root, layouts in found[:1] for x in layouts]
+  named = _layouts_named(name) if name else []
+  # These layouts are distinct; data sets with the same layout as Market-1501
+  # are distinguished later.
+  distinct = [x for x in datasets.LAYOUTS if x.name in (*HINTS, 'msmt17/train')]
+  matches = _complete(base, named, named)
+  matches = matches or _complete(base, distinct, datasets.LAYOUTS)
+  matches = matches or _incomplete(base, named) or _own_images(base)
+  found = [_read(x, root) for root, layouts in matches[:1] for x in layouts]
   return (
-    [_with_expectation(reading, base, asked) for reading in readings],
-    [root for root, _ in found[1:]],
+    [_with_expectation(dataset, base, name) for dataset in found],
+    [root for root, _ in matches[1:]],
   )
 
 
-# A folder, and the variants of one data set that it has the layout of.
-Found = list[tuple[pathlib.Path, list[raw.Layout]]]
+# Folders, each with the variants of one data set whose layout it has.
+Matches = list[tuple[pathlib.Path, list[raw.Layout]]]
 
 
-def _layouts(asked: str) -> list[raw.Layout]:
-  one = datasets.find(asked)
-  if '/' in asked:
+def _layouts_named(name: str) -> list[raw.Layout]:
+  """Returns the variant of this name, or all variants of the data set."""
+  one = datasets.find(name)
+  if '/' in name:
     return [one]
   return [x for x in datasets.LAYOUTS if x.dataset == one.dataset]
 
 
-def _fitting(
-  base: pathlib.Path, layouts: list[raw.Layout], named: Iterable[raw.Layout]
-) -> Found:
-  """Looks in `base`, and where layouts in `named` have their copies below."""
-  found = []
-  for root in _roots(base, named):
-    fit = [layout for layout in layouts if not layout.missing(root)]
-    if fit:
-      found.append((root, [x for x in fit if x.dataset == fit[0].dataset]))
-  return found
+def _complete(
+  base: pathlib.Path, layouts: list[raw.Layout], nested: Iterable[raw.Layout]
+) -> Matches:
+  """Returns folders that lack nothing of a layout.
+
+  Args:
+    base: folder to search.
+    layouts: layouts that a folder may have.
+    nested: layouts whose usual folders below `base` are searched too.
+  """
+  matches = []
+  for root in _candidates(base, nested):
+    complete = [layout for layout in layouts if not layout.missing(root)]
+    if complete:
+      first = complete[0]
+      matches.append(
+        (root, [x for x in complete if x.dataset == first.dataset])
+      )
+  return matches
 
 
-def _roots(
+def _candidates(
   base: pathlib.Path, layouts: Iterable[raw.Layout]
 ) -> Iterator[pathlib.Path]:
-  """`base` and the known folders below it, each once."""
+  """Yields `base` and the usual folders below it, each once."""
   seen = set()
   names = dict.fromkeys(name for layout in layouts for name in layout.nested)
   for root in (base, *(base / name for name in names)):
     if root == base or root.is_dir():
-      status = root.stat()  # names may differ in case alone
+      status = root.stat()  # file systems may ignore upper and lower case
       if (status.st_dev, status.st_ino) not in seen:
         seen.add((status.st_dev, status.st_ino))
         yield root
 
 
-def _incomplete(base: pathlib.Path, wanted: list[raw.Layout]) -> Found:
-  """A folder that was meant to have a layout."""
-  for name, marks in MARKS.items():
+def _incomplete(base: pathlib.Path, named: list[raw.Layout]) -> Matches:
+  """Returns the first folder with hints at a layout."""
+  for name, hints in HINTS.items():
     layout = datasets.find(name)
-    for root in _roots(base, [layout]):
-      if any(next(root.glob(mark), None) for mark in marks):
-        alike = [x for x in wanted if type(x) is type(layout)]
+    for root in _candidates(base, [layout]):
+      if any(next(root.glob(hint), None) for hint in hints):
+        alike = [x for x in named if type(x) is type(layout)]
         return [(root, alike[:1] or [layout])]
   return []
 
 
-def _own(base: pathlib.Path) -> Found:
+def _own_images(base: pathlib.Path) -> Matches:
   own = datasets.find('folder')
   return [] if own.missing(base) else [(base, [own])]
 
 
-def _read(layout: raw.Layout, root: pathlib.Path) -> Reading:
-  """Reads all that can be read."""
+def _read(layout: raw.Layout, root: pathlib.Path) -> FoundDataset:
+  """Reads as much of a folder as possible."""
   missing = layout.missing(root)
-  if missing:
-    error = f'{root} has no {", ".join(missing)}'
-  else:
+  error = f'{root} has no {", ".join(missing)}' if missing else ''
+  if not missing:
     try:
-      return Reading(layout, root, layout.read(root))
-    except (ValueError, OSError) as failure:
+      return FoundDataset(layout, root, layout.read(root))
+    except raw.RawDataError as failure:
+      return FoundDataset(
+        layout, root, failure.dataset, str(failure), failure.misnamed,
+        failure.missing_files,
+      )  # fmt: skip
+    except (UserError, OSError) as failure:
       error = str(failure)
-    try:  # perhaps only a promise about the splits is broken
-      return Reading(layout, root, layout.read_root(root), error)
-    except (ValueError, OSError):
-      pass
-  for place in (root / layout.variant, root):
-    if any((place / name).is_dir() for name in MARKET_MARKS):
-      splits, misnamed = _well_named(place, root)
-      dataset = raw.RawDataset(root, splits)
-      return Reading(layout, root, dataset, error, tuple(misnamed))
-  return Reading(layout, root, None, error)
+  for below in (layout.variant, ''):
+    if any((root / below / name).is_dir() for name in MARKET_HINTS):
+      images, misnamed = _read_market_folders(root, below)
+      return FoundDataset(layout, root, images, error, misnamed)
+  return FoundDataset(layout, root, None, error)
 
 
-def _well_named(
-  place: pathlib.Path, root: pathlib.Path
-) -> tuple[raw.Splits, list[pathlib.Path]]:
-  """What is named as Market-1501 names images, and the images that are not."""
-  splits, misnamed = {}, []
-  for split, name in raw.MARKET_FOLDERS.items():
-    splits[split] = []
-    below = place / name
-    for path in raw.list_images(below) if below.is_dir() else ():
-      match = raw.MARKET_NAME.match(path.name)
-      if match and int(match[2]) >= 1:
-        image = path.relative_to(root).as_posix()
-        labels = int(match[1]), int(match[2]) - 1
-        splits[split].append(raw.RawImage(image, path, *labels))
-      else:
-        misnamed.append(path)
-  return splits, misnamed
+def _read_market_folders(
+  root: pathlib.Path, below: str
+) -> tuple[raw.RawDataset, tuple[pathlib.Path, ...]]:
+  """Returns what can be read of Market-1501's folders, and misnamed images."""
+  try:
+    return raw.RawDataset(root, raw.read_market_folders(root, below)), ()
+  except raw.RawDataError as error:
+    return error.dataset, error.misnamed
 
 
 def _with_expectation(
-  reading: Reading, base: pathlib.Path, asked: str
-) -> Reading:
-  """Counts, and says which published data set it should be, and why."""
-  if reading.dataset is None:
-    return reading
-  counts = reading.dataset.counts()
+  found: FoundDataset, base: pathlib.Path, name: str
+) -> FoundDataset:
+  """Adds the counts, and the published data set that this should be."""
+  if found.images is None:
+    return found
+  counts = found.images.counts()
   exact = None
-  if reading.layout.published and not reading.error:
+  if found.layout.published and not found.error:
     same = [x for x in datasets.LAYOUTS if x.published == counts]
-    exact = reading.layout if reading.layout in same else (same or [None])[0]
-  expected, because = _expected(reading, counts, base, asked)
+    exact = found.layout if found.layout in same else (same or [None])[0]
+  expected, because = _expected(found, counts, base, name)
   if expected and not expected.published:
     expected, because = None, ''
-  if reading.shares_layout and expected and exact:
-    # Its variant cannot be told from the layout either.
+  if found.shares_layout and expected and exact:
+    # The variant cannot be told from the layout either.
     expected = exact if exact.dataset == expected.dataset else expected
   return dataclasses.replace(
-    reading, counts=counts, exact=exact, expected=expected, because=because
+    found, counts=counts, exact=exact, expected=expected, because=because
   )
 
 
 def _expected(
-  reading: Reading,
+  found: FoundDataset,
   counts: Mapping[str, raw.Counts],
   base: pathlib.Path,
-  asked: str,
+  name: str,
 ) -> tuple[raw.Layout | None, str]:
-  layout = reading.layout
-  if asked:
-    one = datasets.find(asked)
-    same = layout.dataset == one.dataset and not reading.shares_layout
-    return layout if same else one, f'--dataset={asked} says'
-  if not reading.shares_layout:
+  """Returns the layout that the data set should have, and the evidence."""
+  layout = found.layout
+  if name:
+    one = datasets.find(name)
+    same = layout.dataset == one.dataset and not found.shares_layout
+    return layout if same else one, f'--dataset={name} says'
+  if not found.shares_layout:
     return layout, 'the layout says'
-  for name in (reading.root.resolve().name, base.resolve().name):
-    if named := _named(name):
-      return named, f'the name of the folder {name} says'
+  for folder in (found.root.resolve().name, base.resolve().name):
+    if usual := _layout_of_folder_name(folder):
+      return usual, f'the name of the folder {folder} says'
   return _nearest(counts), 'the counts nearly say'
 
 
-def _named(name: str) -> raw.Layout | None:
-  """The data set of which copies are called so."""
+def _layout_of_folder_name(name: str) -> raw.Layout | None:
+  """Returns the layout of the data set whose copies usually have this name."""
   for layout in datasets.LAYOUTS:
-    called = {_plain(pathlib.PurePath(below).name) for below in layout.nested}
-    if _plain(name) in called:
+    usual = {
+      _normalize(pathlib.PurePath(below).name) for below in layout.nested
+    }
+    if _normalize(name) in usual:
       return layout
   return datasets.find('occluded_duke') if 'occluded' in name.lower() else None
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
   return re.sub('[^a-z0-9]', '', name.lower())
 
 
 def _nearest(counts: Mapping[str, raw.Counts]) -> raw.Layout | None:
+  """Returns the layout of a data set with nearly these numbers of images."""
   for layout in datasets.LAYOUTS:
     if layout.published and all(
-      abs(counts[split].images - there.images) <= NEARLY * there.images
-      for split, there in layout.published.items()
+      abs(counts[split].images - published.images)
+      <= COUNT_TOLERANCE * published.images
+      for split, published in layout.published.items()
     ):
       return layout
   return None

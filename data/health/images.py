@@ -1,4 +1,4 @@
-"""Whether images are whole: their headers, end markers and contents."""
+"""Checks of image files: headers, end markers and, on request, contents."""
 
 from collections.abc import Iterable, Iterator
 from concurrent import futures
@@ -15,55 +15,56 @@ import warnings
 from PIL import Image
 from tqdm import tqdm
 
+from apnet_jax.errors import UserError, first_line
 from apnet_jax.images import FORMATS, check_pixels
 from data import raw
 from data.cuhk03_np.layout import MatImage
 
-# A file of its own, or an image in CUHK03's release.
-Target = pathlib.Path | MatImage
+# A file, or an image inside CUHK03's release.
+Source = pathlib.Path | MatImage
 JPEG_END, JPEG_SCAN = b'\xff\xd9', b'\xff\xda'
 PNG_END = b'IEND\xaeB`\x82'
 CHUNK = 64  # images that a thread checks at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class Checked:
-  """What is known of an image.
+class ImageCheck:
+  """The result of checking an image.
 
   Attributes:
-    kind: of fault: `unreadable`, `truncated`, or '' if it has none.
-    reason: what the fault is, for people.
-    width: in pixels; 0 if unknown, as `height`.
-    height: in pixels.
-    digest: of its bytes; empty if it has a fault.
+    fault: `unreadable`, `truncated`, or '' if the image has no fault.
+    reason: description of the fault, for people.
+    width: width in pixels; 0 if it is unknown.
+    height: height in pixels; 0 if it is unknown.
+    digest: hash of the file; empty if the image has a fault.
   """
 
-  kind: str = ''
+  fault: str = ''
   reason: str = ''
   width: int = 0
   height: int = 0
   digest: bytes = b''
 
 
-def target_of(image: raw.RawImage) -> Target:
-  """What to check of an image, and what its check is found under."""
+def source_of(image: raw.RawImage) -> Source:
+  """Returns the source of an image, which is the key of its check."""
   return image if isinstance(image, MatImage) else image.path
 
 
-def check_all(
-  targets: Iterable[Target], decode: bool = False
-) -> dict[Target, Checked]:
-  """Checks images in parallel, with a progress bar if that takes long.
+def check_images(
+  sources: Iterable[Source], decode: bool = False
+) -> dict[Source, ImageCheck]:
+  """Checks images in parallel; shows a progress bar if that takes long.
 
   Args:
-    targets: each once.
-    decode: whether to decode them too, not only to look at their two ends.
+    sources: images, without repetitions.
+    decode: whether to decode the images, and not only check header and end.
   """
-  targets = list(targets)
-  chunks = [targets[i : i + CHUNK] for i in range(0, len(targets), CHUNK)]
+  sources = list(sources)
+  chunks = [sources[i : i + CHUNK] for i in range(0, len(sources), CHUNK)]
   check = functools.partial(_check_chunk, decode=decode)
   bar = tqdm(
-    total=len(targets), desc='Checking images', unit=' images', leave=False,
+    total=len(sources), desc='Checking images', unit=' images', leave=False,
     delay=1, mininterval=0.5,
   )  # fmt: skip
   results = []
@@ -72,30 +73,30 @@ def check_all(
     bar,
     futures.ThreadPoolExecutor(os.cpu_count()) as pool,
   ):
-    for checked in pool.map(check, chunks):
-      results += checked
-      bar.update(len(checked))
-  return dict(zip(targets, results))
+    for checks in pool.map(check, chunks):
+      results += checks
+      bar.update(len(checks))
+  return dict(zip(sources, results))
 
 
 @contextlib.contextmanager
 def _strict_pillow() -> Iterator[None]:
-  """Makes Pillow refuse huge images, and keep other doubts to itself."""
-  with warnings.catch_warnings():  # for all threads, until they are done
+  """Makes Pillow refuse huge images, and silences its other warnings."""
+  with warnings.catch_warnings():  # holds for all threads of the process
     warnings.simplefilter('ignore')
     warnings.simplefilter('error', Image.DecompressionBombWarning)
     yield
 
 
-def _check_chunk(targets: list[Target], decode: bool) -> list[Checked]:
-  return [check(target, decode) for target in targets]
+def _check_chunk(sources: list[Source], decode: bool) -> list[ImageCheck]:
+  return [check_image(source, decode) for source in sources]
 
 
-def load(target: Target) -> Image.Image | None:
-  """The decoded image, or None if it cannot be read."""
+def load(source: Source) -> Image.Image | None:
+  """Returns the decoded image, or None if it cannot be read."""
   try:
     with _strict_pillow():
-      image = Image.open(io.BytesIO(_read(target)), formats=FORMATS)
+      image = Image.open(io.BytesIO(_read(source)), formats=FORMATS)
       check_pixels(*image.size)
       image.load()
       return image
@@ -103,70 +104,68 @@ def load(target: Target) -> Image.Image | None:
     return None
 
 
-def check(target: Target, decode: bool = False) -> Checked:
-  """Checks one image."""
+def check_image(source: Source, decode: bool = False) -> ImageCheck:
+  """Checks one image; see `check_images`."""
   try:
-    data = _read(target)
+    data = _read(source)
   except OSError as error:
-    return Checked('unreadable', error.strerror or str(error))
+    return ImageCheck('unreadable', error.strerror or str(error))
   return check_bytes(data, decode)
 
 
-def _read(target: Target) -> bytes:
-  if isinstance(target, MatImage):
-    return target.read()
-  return raw.read_file(target)
+def _read(source: Source) -> bytes:
+  if isinstance(source, MatImage):
+    return source.read()
+  return raw.read_file(source)
 
 
-def check_bytes(data: bytes, decode: bool = False) -> Checked:
-  """Checks an encoded image; any bytes will do."""
+def check_bytes(data: bytes, decode: bool = False) -> ImageCheck:
+  """Checks the content of a file, which may be anything; raises nothing."""
   if not data:
-    return Checked('unreadable', 'empty')
+    return ImageCheck('unreadable', 'empty')
   try:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
   except Image.UnidentifiedImageError:
-    return Checked('unreadable', _not_an_image(data))
+    return ImageCheck('unreadable', _reason_of_unknown_format(data))
   except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-    return Checked('unreadable', 'too many pixels to be decoded')
+    return ImageCheck('unreadable', 'too many pixels to be decoded')
   except Exception as error:  # Pillow's readers raise all kinds
-    return Checked('unreadable', f'broken header: {_first_line(error)}')
+    return ImageCheck('unreadable', f'broken header: {first_line(error)}')
   size = image.size
   try:
     check_pixels(*size)
-  except ValueError as error:
-    return Checked('unreadable', str(error), *size)
+  except UserError as error:
+    return ImageCheck('unreadable', str(error), *size)
   if not image.tile or not _has_end(image.format, data):  # or no pixels
-    return Checked('truncated', 'its end is missing', *size)
+    return ImageCheck('truncated', 'its end is missing', *size)
   if decode:
     try:
       image.load()
     except Exception as error:  # as above
-      return Checked('unreadable', f'broken: {_first_line(error)}', *size)
-  return Checked('', '', *size, hashlib.blake2b(data, digest_size=16).digest())
+      return ImageCheck('unreadable', f'broken: {first_line(error)}', *size)
+  digest = hashlib.blake2b(data, digest_size=16).digest()
+  return ImageCheck('', '', *size, digest)
 
 
 def _has_end(form: str, data: bytes) -> bool:
-  """Whether TensorFlow will find the end, which Pillow can do without.
+  """Returns whether a file has the end marker, which TensorFlow requires.
 
-  Other bytes may follow it; the end of a thumbnail in the header is not it.
+  Other bytes may follow the marker. A thumbnail in the header has a marker of
+  its own, which does not count.
   """
   if form == 'PNG':
     return PNG_END in data
   return data.endswith(JPEG_END) or data.rfind(JPEG_END) > data.rfind(JPEG_SCAN)
 
 
-def _not_an_image(data: bytes) -> str:
+def _reason_of_unknown_format(data: bytes) -> str:
   if data.startswith((b'\xff\xd8', b'\x89PNG')):
     return 'broken header'
   return 'neither JPEG nor PNG'
 
 
-def _first_line(error: Exception) -> str:
-  return (str(error).splitlines() or [''])[0][:100] or type(error).__name__
-
-
-def range_of(lengths: Iterable[int]) -> dict[str, float]:
-  """The least, the median and the greatest; at least one is needed."""
+def summarize(lengths: Iterable[int]) -> dict[str, float]:
+  """Returns minimum, median and maximum of at least one length."""
   lengths = list(lengths)
   return {
     'min': min(lengths),

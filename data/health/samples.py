@@ -1,4 +1,4 @@
-"""A picture of some images of each split."""
+"""Draws a picture with a few images of each split."""
 
 import collections
 import random
@@ -8,25 +8,25 @@ from PIL import Image, ImageDraw, ImageFont
 from data import raw
 from data.health import images
 
-IDENTITIES = 4  # of each split
+IDENTITIES = 4  # rows of each split, without distractors and junk
 COLUMNS = 8  # images of an identity
-CELL, HEIGHT = 76, 128  # an image's place and height, pixels
+CELL, HEIGHT = 76, 128  # maximal width and height of an image, in pixels
 HEADING, CAPTION, GAP = 26, 30, 6
 WIDTH = GAP + COLUMNS * (CELL + GAP)
 ROW = HEIGHT + CAPTION + GAP
 GREY = (110, 110, 110)
 SPECIAL = {raw.DISTRACTOR_PID: 'distractor', raw.JUNK_PID: 'junk'}
 
-Row = list[tuple[str, raw.RawImage]]  # captions and images
+SampleRow = list[tuple[str, raw.RawImage]]  # captions and images
 
 
 def draw(dataset: raw.RawDataset, first_camera: int, seed: int) -> Image.Image:
-  """Draws a row for each of a few identities, split by split.
+  """Draws a row of images for each of a few identities of each split.
 
   Args:
-    dataset: with at least one image.
-    first_camera: what people call the camera of camid 0.
-    seed: of the choice. Query and gallery show the same people.
+    dataset: data set with at least one image.
+    first_camera: number in the captions for the camera with camid 0.
+    seed: seed of the choice. Query and gallery show the same people.
   """
   counts = dataset.counts()
   rows = {
@@ -53,19 +53,21 @@ def draw(dataset: raw.RawDataset, first_camera: int, seed: int) -> Image.Image:
 
 def _choose(
   dataset: raw.RawDataset, split: str, first_camera: int, rng: random.Random
-) -> list[Row]:
-  own = collections.defaultdict(list)
+) -> list[SampleRow]:
+  """Chooses the identities of a split, and images of each."""
+  images_of = collections.defaultdict(list)
   for image in dataset.splits[split]:
-    own[image.pid].append(image)
+    images_of[image.pid].append(image)
   if split == 'train':
-    people, others = sorted(own), []
+    people, others = sorted(images_of), []
   else:
     people = sorted({i.pid for i in dataset.splits['query']} - {*SPECIAL})
-    others = [pid for pid in SPECIAL if pid in own]
+    others = [pid for pid in SPECIAL if pid in images_of]
   chosen = rng.sample(people, min(IDENTITIES, len(people)))
   rows = []
-  for pid in (pid for pid in (*chosen, *others) if own[pid]):
-    some = rng.sample(own[pid], min(COLUMNS, len(own[pid])))
+  for pid in (pid for pid in (*chosen, *others) if images_of[pid]):
+    own = images_of[pid]
+    some = rng.sample(own, min(COLUMNS, len(own)))
     some.sort(key=lambda image: (image.camid, image.name))
     who = str(pid) if split == 'train' else SPECIAL.get(pid, str(pid))
     text = f'{split} {who}' if who == str(pid) else who
@@ -76,8 +78,8 @@ def _choose(
 
 
 def _thumbnail(image: raw.RawImage) -> Image.Image:
-  """At most a cell's size; crossed out if it cannot be read."""
-  opened = images.load(images.target_of(image))
+  """Returns an image that fits a cell, or a cross if it cannot be read."""
+  opened = images.load(images.source_of(image))
   if opened is None:
     cross = Image.new('RGB', (CELL, HEIGHT), 'lightgrey')
     pen = ImageDraw.Draw(cross)

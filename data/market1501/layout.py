@@ -1,4 +1,4 @@
-"""Market-1501 on disk."""
+"""The layout of Market-1501."""
 
 from data.raw import Counts, MarketLayout
 
@@ -7,10 +7,10 @@ LAYOUT = MarketLayout(
   title='Market-1501',
   homepage='https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html',
   how_to_get="""\
-Market-1501 has to be fetched by hand, from the page of its authors
-(https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html), and unpacked.
+Download Market-1501 by hand from the page of its authors
+(https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html) and unpack it.
 Then set --config.data.dir to the folder Market-1501-v15.09.15 or its parent.
-Your own images, in this layout or another: configs/folder.py.""",
+For your own images, in this layout or another, use configs/folder.py.""",
   nested=(
     'Market-1501-v15.09.15',
     'market1501/Market-1501-v15.09.15',

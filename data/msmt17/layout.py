@@ -1,4 +1,4 @@
-"""MSMT17 on disk: folders of images, and lists that say who is on them."""
+"""The layout of MSMT17: folders of images, and lists with their identities."""
 
 import dataclasses
 import pathlib
@@ -7,23 +7,27 @@ import re
 from apnet_jax.errors import UserError
 from data import raw
 
-# Folders of training and test images: MSMT17_V1, and MSMT17_V2 with its
+# Folders of training and test images in MSMT17_V1, and in MSMT17_V2, which has
 # blurred faces.
 VERSIONS = (('train', 'test'), ('mask_train_v2', 'mask_test_v2'))
 CAMERAS = 15
-# Both halves number their identities from 0. Those of the test half are moved
-# behind the others: 0 is nobody there.
+# Both halves number their identities from 0. This number is added to those of
+# the test half, because identity 0 would be a distractor there.
 TRAIN_IDENTITIES = 1_041
 DIGITS = re.compile('[0-9]{1,9}')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Msmt17Layout(raw.Layout):
-  """`trainval` trains on both lists of the training half, `train` on one."""
+  """The layout of MSMT17.
+
+  The variant `trainval` trains on both lists of the training half, `train` on
+  list_train.txt alone.
+  """
 
   @property
   def lists(self) -> dict[str, tuple[str, ...]]:
-    """The lists that make each split."""
+    """Names of the lists that each split is read from."""
     train = ('list_train.txt',)
     if self.variant == 'trainval':
       train += ('list_val.txt',)
@@ -36,42 +40,48 @@ class Msmt17Layout(raw.Layout):
   def missing(self, root: pathlib.Path) -> list[str]:
     files = [name for names in self.lists.values() for name in names]
     lacking = [name for name in files if not (root / name).is_file()]
-    if self._folders(root) is None:
+    if self.version(root) is None:
       lacking.insert(0, ' or '.join(map(' and '.join, VERSIONS)))
     return lacking
 
-  def _folders(self, root: pathlib.Path) -> tuple[str, str] | None:
-    for folders in VERSIONS:
+  def version(self, root: pathlib.Path) -> int | None:
+    """Returns 1 for MSMT17_V1, 2 for MSMT17_V2, None if folders are missing."""
+    for number, folders in enumerate(VERSIONS, 1):
       if not raw.missing_folders(root, folders):
-        return folders
+        return number
     return None
 
   def read_root(self, root: pathlib.Path) -> raw.RawDataset:
-    train, test = self._folders(root)
-    splits = {}
+    train, test = VERSIONS[self.version(root) - 1]
+    splits, all_listed = {}, []
     for split, lists in self.lists.items():
       folder = root / (train if split == 'train' else test)
-      splits[split] = [
-        image
-        for name in lists
-        for image in _read_list(root, folder, root / name, split == 'train')
-      ]
+      splits[split] = []
+      for name in lists:
+        listed = raw.ListedFiles(folder, root / name)
+        splits[split] += _read_list(root, listed, split == 'train')
+        all_listed.append(listed)
       splits[split].sort(key=lambda image: image.name)
+    raw.check_all_found(all_listed)
     return raw.RawDataset(
       root, splits, notes=(f'images of {train} and {test}',)
     )
 
 
 def _read_list(
-  root: pathlib.Path, folder: pathlib.Path, file: pathlib.Path, train: bool
+  root: pathlib.Path, listed: raw.ListedFiles, train: bool
 ) -> list[raw.RawImage]:
-  """Reads lines `0000/0000_000_01_0303morning_0008_0.jpg 0`.
+  """Reads a list of lines like `0000/0000_000_01_0303morning_0008_0.jpg 0`.
+
+  Args:
+    root: folder that the names of images are relative to.
+    listed: the list, and the folder of its files. It records missing files.
+    train: whether the list is one of the training half.
 
   Raises:
-    UserError: a line is something else, or its file does not exist; names the
-      list and the lines.
+    UserError: a line has another form; names the list and the line.
   """
-  images, paths = [], raw.PathsBelow(folder, file)
+  images, file = [], listed.list_file
   for number, line in enumerate(_lines(file), 1):
     if not line.strip():
       continue
@@ -81,17 +91,16 @@ def _read_list(
         f'{file}, line {number}: identity {pid} is not one of the'
         f' {TRAIN_IDENTITIES:,} to train on, 0 to {TRAIN_IDENTITIES - 1}.'
       )
-    path = paths.file(relative, number)
+    path = listed.find(relative, number)
     if path:
       name = path.relative_to(root).as_posix()
       pid += 0 if train else TRAIN_IDENTITIES
       images.append(raw.RawImage(name, path, pid, camera - 1))
-  paths.check_all_found()
   return images
 
 
 def _parse(line: str, where: str) -> tuple[str, int, int]:
-  """Path, identity and camera (from 1)."""
+  """Returns path, identity and camera (from 1) of a line."""
   relative, _, pid = line.rpartition(' ')
   fields = pathlib.PurePosixPath(relative).name.split('_')
   numbers = [pid, *fields[2:3]]
@@ -122,12 +131,12 @@ def _layout(variant: str, train: raw.Counts) -> Msmt17Layout:
     title='MSMT17',
     homepage='https://www.pkuvmc.com/dataset.html',
     how_to_get="""\
-MSMT17 has to be asked for, from the page of its authors
-(https://www.pkuvmc.com/dataset.html), and unpacked. Then set --config.data.dir
+Request MSMT17 on the page of its authors
+(https://www.pkuvmc.com/dataset.html) and unpack it. Then set --config.data.dir
 to the folder that holds the images (train and test, or mask_train_v2 and
 mask_test_v2) and, beside them, list_train.txt, list_val.txt, list_query.txt and
-list_gallery.txt; or to its parent. Copies often lack the lists: they come with
-the release.""",
+list_gallery.txt; or to its parent. Copies often lack the lists, which are part
+of the release.""",
     nested=(
       'MSMT17_V1', 'MSMT17_V2', 'msmt17/MSMT17_V1', 'msmt17/MSMT17_V2',
       'msmt17', 'MSMT17',
@@ -140,7 +149,7 @@ the release.""",
   )  # fmt: skip
 
 
-# Wei et al., CVPR 2018; the paper's Table I counts list_val.txt in.
+# Wei et al., CVPR 2018. Table I of the APNet paper includes list_val.txt.
 LAYOUTS = (
   _layout('trainval', raw.Counts(32_621, 1_041, 15)),
   _layout('train', raw.Counts(30_248, 1_041, 15)),

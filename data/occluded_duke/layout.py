@@ -1,4 +1,4 @@
-"""Occluded-DukeMTMC on disk: the layout of DukeMTMC-reID, other contents."""
+"""The layout of Occluded-DukeMTMC, which is that of DukeMTMC-reID."""
 
 from data.raw import Counts, MarketLayout
 
@@ -9,8 +9,8 @@ LAYOUT = MarketLayout(
   how_to_get="""\
 Occluded-DukeMTMC is made from DukeMTMC-reID, which Duke University withdrew in
 2019, by the lists at https://github.com/lightas/Occluded-DukeMTMC-Dataset.
-Whoever still has DukeMTMC-reID, and the right to use it, makes it from that and
-sets --config.data.dir to the folder Occluded_Duke or its parent.""",
+If you still have DukeMTMC-reID, and the right to use it, make the data set from
+it and set --config.data.dir to the folder Occluded_Duke or its parent.""",
   nested=(
     'Occluded_Duke',
     'Occluded-DukeMTMC',

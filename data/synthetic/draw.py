@@ -1,11 +1,11 @@
 """Draws a small person re-identification set in Market-1501's layout.
 
-Every image is a cartoon pedestrian in a detector's box: an *identity* is a
-set of clothes, hair, bag and build; a *camera* is a scene, a colour cast and
-a habit of placing boxes; an image adds a walking pose, a viewpoint and at
-times an occluder. The cameras differ so much that comparing raw pixels finds
-the camera rather than the person, whereas the clothes tell the identities
-apart: a network has something to learn and can learn it within minutes.
+Every image shows a cartoon pedestrian in a detector's box. An *identity* has
+fixed clothes, hair, bag and build. A *camera* has a scene, a colour cast and a
+typical error in placing boxes. An image adds a walking pose, a viewpoint and
+sometimes an occluder. The cameras differ so much that comparing raw pixels
+finds the same camera rather than the same person. But clothes distinguish the
+identities, so that a network can learn the task, and within minutes.
 
   python -m data.synthetic.draw DIR --seed 0
 """
@@ -23,15 +23,15 @@ from tqdm import tqdm
 from apnet_jax.errors import UserError
 from data.synthetic import person
 
-HEIGHT, WIDTH = 128, 64  # of a written image, pixels
-SUPERSAMPLING = 2  # drawn this much larger: ImageDraw does not antialias
+HEIGHT, WIDTH = 128, 64  # size of a saved image, in pixels
+SUPERSAMPLING = 2  # images are drawn larger, as ImageDraw does not antialias
 CANVAS = (WIDTH * SUPERSAMPLING, HEIGHT * SUPERSAMPLING)
-SCENE = (1024, CANVAS[1] + 48)  # a camera's view, which images crop
+SCENE = (1024, CANVAS[1] + 48)  # size of a camera's view; images are crops
 TRAIN, QUERY, GALLERY = 'bounding_box_train', 'query', 'bounding_box_test'
 DISTRACTOR, JUNK = 0, -1  # Market-1501's two special pids
-MAX_PID = 9999  # a file name has room for four digits
+MAX_PID = 9999  # file names have four digits
 
-# First entries of the random generators' seeds, after those of person.py.
+# First numbers of random seeds, one for each purpose, after those of person.py.
 PLAN, SHOT, VIEW = range(2, 5)
 
 
@@ -39,17 +39,17 @@ PLAN, SHOT, VIEW = range(2, 5)
 
 
 class Camera(NamedTuple):
-  """The way a camera distorts what it sees; its scene is in SCENES."""
+  """How a camera distorts images and places boxes; its scene is in SCENES."""
 
-  gains: tuple  # of red, green and blue: the white balance
+  gains: tuple  # white balance: factors of red, green and blue
   contrast: float
   offset: float  # added brightness, grey levels
   gamma: float
   blur: float  # radius, pixels
   noise: float  # standard deviation, grey levels
   zoom: float  # a person's height relative to the box
-  drift: float  # sideways misplacement of the box, canvas pixels
-  yaw: float  # the direction people mostly walk in, radians
+  drift: float  # horizontal misplacement of the box, canvas pixels
+  yaw: float  # main walking direction, radians
 
 
 CAMERAS = (
@@ -63,16 +63,16 @@ CAMERAS = (
 
 
 class Scene(NamedTuple):
-  """A tiled wall above a tiled floor, and things standing on the floor."""
+  """A tiled wall above a tiled floor, and objects on the floor."""
 
-  horizon: float  # where the floor begins, relative to the scene's height
+  horizon: float  # upper end of the floor, relative to the scene's height
   wall: tuple
   bricks: tuple  # width and height of the wall's tiles, canvas pixels
   floor: tuple
   slabs: tuple  # width and height of the floor's tiles, canvas pixels
-  clutter: tuple  # colours of the things
-  size: tuple  # mean width and height of the things, canvas pixels
-  round: bool  # trees rather than windows
+  clutter: tuple  # colours of the objects
+  size: tuple  # mean width and height of the objects, canvas pixels
+  round: bool  # the objects are trees, not windows
 
 
 SCENES = (
@@ -147,7 +147,7 @@ SCENES = (
 
 @functools.lru_cache(maxsize=12)
 def draw_scene(seed, camera):
-  """The wide view of camera 1 to 6, of which every image shows a crop."""
+  """Returns the whole view of a camera, 1 to 6, that images are crops of."""
   rng = np.random.default_rng([VIEW, seed, camera])
   scene = SCENES[camera - 1]
   view = Image.new('RGB', SCENE)
@@ -168,6 +168,7 @@ def draw_scene(seed, camera):
 
 
 def draw_tiles(draw, rng, rows, colour, size):
+  """Draws tiles between two rows, each in a slightly different tone."""
   for i, y in enumerate(range(*rows, size[1])):
     for x in range(-(i % 2) * size[0] // 2, SCENE[0], size[0]):
       tone = person.shade(colour, rng.normal(1, 0.05))
@@ -176,7 +177,7 @@ def draw_tiles(draw, rng, rows, colour, size):
 
 
 def draw_occluder(canvas, rng, seed):
-  """Something in front of the person: it hides a fifth or so of the box."""
+  """Draws an object that hides about a fifth of the box."""
   draw = ImageDraw.Draw(canvas)
   wide, tall = canvas.size
   x = rng.uniform(0.1, 0.9) * wide
@@ -201,7 +202,7 @@ def draw_occluder(canvas, rng, seed):
 
 
 def photograph(canvas, camera, rng):
-  """The image a camera takes: small, blurred, tinted and noisy."""
+  """Returns the camera's image of a canvas: small, blurred, tinted, noisy."""
   radius = camera.blur * rng.uniform(0.6, 1.4)
   image = canvas.reduce(SUPERSAMPLING)
   image = image.filter(ImageFilter.GaussianBlur(radius))
@@ -219,7 +220,7 @@ def photograph(canvas, camera, rng):
 
 
 class Shot(NamedTuple):
-  """One image to draw: where it goes, and the seed of its contents."""
+  """One image to draw: its folder, and the fields of its file name."""
 
   folder: str
   pid: int
@@ -238,12 +239,12 @@ class Shot(NamedTuple):
 
 
 def stranger(rng):
-  """The index of a look that no pid has: pid p has the look p - 1."""
+  """Returns a random index of a look that no pid has; pid p has look p - 1."""
   return MAX_PID + int(rng.integers(1000))
 
 
 def draw_shot(seed, shot):
-  """The image of a shot: a function of the seed and the shot alone."""
+  """Draws the image of a shot, which depends on seed and shot alone."""
   rng = np.random.default_rng(
     [SHOT, seed, shot.pid + 1, shot.camera, shot.frame]
   )
@@ -262,7 +263,13 @@ def draw_shot(seed, shot):
 
 
 def make_pose(rng, camera, cut):
-  """A pose in a camera's box; `cut` is one that shows only a fragment."""
+  """Returns a random pose in a camera's box.
+
+  Args:
+    rng: random generator.
+    camera: the camera.
+    cut: whether the box shows only a fragment of the person.
+  """
   wide, tall = CANVAS
   zoom = camera.zoom * rng.uniform(0.94, 1.07)
   x = wide / 2 + camera.drift + rng.normal(0, 5)
@@ -285,7 +292,7 @@ def make_pose(rng, camera, cut):
 
 
 def plan_shots(seed, train_identities, test_identities, distractors, junk):
-  """The list of all shots; those of an identity depend on no other."""
+  """Lists all shots; those of an identity do not depend on other identities."""
   shots = []
   for pid in range(1, train_identities + test_identities + 1):
     shots += plan_identity(seed, pid, pid > train_identities)
@@ -299,10 +306,11 @@ def plan_shots(seed, train_identities, test_identities, distractors, junk):
 
 
 def plan_identity(seed, pid, test):
-  """An identity's shots; in a test one, each camera's first is the query.
+  """Lists the shots of an identity.
 
-  A test identity has two or more images under each of three or more cameras,
-  so every query has a match under another camera.
+  In the test half, the first shot under each camera is a query. A test identity
+  has at least two images under each of at least three cameras, so that every
+  query has a match under another camera.
   """
   rng = np.random.default_rng([PLAN, seed, pid + 1])
   count = person.pick(rng, (3, 3, 4, 4, 5, 6))
@@ -327,14 +335,14 @@ def draw_dataset(
 ):
   """Draws a data set into a new folder.
 
-  The same arguments give the same bytes (with the same versions of NumPy and
-  Pillow). The images are drawn beside `root` and moved there at the end, so
-  an interrupted drawing never looks like a finished one. One process draws
-  some 400 images a second, so no pool of processes is worth its pitfalls.
+  The same arguments give the same files, with the same versions of NumPy and
+  Pillow. The images are drawn beside `root` and moved there at the end, so that
+  an interrupted run leaves no incomplete data set. One process draws about 400
+  images a second, which is fast enough.
 
   Args:
     root: the folder to make; it may exist if it is empty.
-    seed: non-negative integer that all randomness comes from.
+    seed: seed of all random choices, not negative.
     train_identities: number of people in bounding_box_train, at least 1.
     test_identities: number of other people in query and bounding_box_test,
       at least 1.
@@ -343,7 +351,7 @@ def draw_dataset(
     progress: whether to show a progress bar.
 
   Raises:
-    UserError: if a number is out of range or `root` is not an empty folder.
+    UserError: a number is out of range, or `root` is not an empty folder.
   """
   check_least(0, seed=seed, distractors=distractors, junk=junk)
   check_least(
@@ -351,7 +359,7 @@ def draw_dataset(
   )
   if train_identities + test_identities > MAX_PID:
     raise UserError(
-      f'train_identities + test_identities exceed {MAX_PID}: '
+      f'train_identities + test_identities must be at most {MAX_PID}: '
       f'{train_identities} + {test_identities}'
     )
   root = Path(root).absolute()
@@ -373,31 +381,36 @@ def draw_dataset(
 
 
 def check_least(least, **arguments):
+  """Raises UserError if an argument is less than `least`."""
   for name, value in arguments.items():
     if value < least:
       raise UserError(f'{name} must be at least {least}: {value}')
 
 
 def main(arguments=None):
+  """Runs the command."""
   parser = argparse.ArgumentParser(
     description=__doc__.split('\n')[0],
     formatter_class=argparse.ArgumentDefaultsHelpFormatter,
   )
   parser.add_argument('root', type=Path, help='folder to make')
   numbers = (
-    ('--seed', 0, 'of all randomness'),
-    ('--train-identities', 300, 'people to train on'),
-    ('--test-identities', 100, 'people to search for'),
-    ('--distractors', 150, 'gallery images of pid 0'),
-    ('--junk', 100, 'gallery images of pid -1'),
+    ('--seed', 0, 'seed of all random choices'),
+    ('--train-identities', 300, 'number of people to train on'),
+    ('--test-identities', 100, 'number of people to search for'),
+    ('--distractors', 150, 'number of gallery images with pid 0'),
+    ('--junk', 100, 'number of gallery images with pid -1'),
   )
   for flag, default, text in numbers:
     parser.add_argument(flag, type=int, default=default, help=text)
-  parser.add_argument('--no-progress', dest='progress', action='store_false')
+  parser.add_argument(
+    '--no-progress', dest='progress', action='store_false',
+    default=argparse.SUPPRESS, help='show no progress bar',
+  )  # fmt: skip
   options = parser.parse_args(arguments)
   try:
     draw_dataset(**vars(options))
-  except ValueError as error:
+  except UserError as error:
     parser.error(str(error))
 
 

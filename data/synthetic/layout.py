@@ -1,4 +1,4 @@
-"""Drawn pedestrians on disk, made where they are missing."""
+"""The layout of the synthetic data set, which is drawn if it is missing."""
 
 import dataclasses
 import os
@@ -10,7 +10,7 @@ from data.synthetic import draw
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SyntheticLayout(MarketLayout):
-  """Draws the set first if its folder is missing or empty."""
+  """Market-1501's layout; a missing or empty folder is drawn first."""
 
   def locate(self, directory: str | os.PathLike) -> pathlib.Path:
     path = pathlib.Path(directory).expanduser()
@@ -24,6 +24,6 @@ LAYOUT = SyntheticLayout(
   title='the synthetic set',
   homepage='',
   how_to_get=(
-    'Delete or empty the folder to have the synthetic set drawn again.'
+    'Delete or empty the folder, and the synthetic set is drawn again.'
   ),
 )

@@ -1,8 +1,4 @@
-"""Identities and the drawing of one person.
-
-An *identity* is a set of clothes, hair, bag and build: its `Look`. A `Pose` is
-how it stands in one image.
-"""
+"""Draws one person with a `Look`, fixed for an identity, in a `Pose`."""
 
 import functools
 import itertools
@@ -12,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-# First entries of the random generators' seeds: one stream for each purpose.
-# Those of draw.py go on counting.
+# First numbers of random seeds, one for each purpose. draw.py has more of them.
 LOOK, DECK = range(2)
 
 UPPERS = (
@@ -54,12 +49,12 @@ PATTERNS = ('plain', 'rows', 'columns', 'checks', 'logo', 'halves')
 
 
 class Look(NamedTuple):
-  """What an identity wears and is: the same in all of its images."""
+  """Clothes, hair, bag and build of an identity, the same in all images."""
 
   upper: tuple
   second: tuple  # the pattern's other colour
   pattern: str
-  step: int  # of the pattern, canvas pixels
+  step: int  # width of the pattern's stripes, canvas pixels
   long_sleeves: bool
   lower: tuple
   garment: str
@@ -70,19 +65,19 @@ class Look(NamedTuple):
   hat: tuple
   bag: str
   bag_colour: tuple
-  height: float  # relative to the average
-  girth: float  # relative to the average
+  height: float  # relative to an average person
+  girth: float  # relative to an average person
 
 
 class Pose(NamedTuple):
-  """How a person stands in one image; lengths in canvas pixels."""
+  """Position and posture of a person in an image; lengths in canvas pixels."""
 
-  x: float  # of the body's middle
-  top: float
-  height: float  # of an average person
+  x: float  # middle of the body
+  top: float  # top of the head of an average person
+  height: float  # height of an average person
   yaw: float  # radians: 0 faces the camera, pi / 2 walks to the right
-  stride: float  # -1 to 1: which leg is ahead, and how far
-  lean: float
+  stride: float  # -1 to 1: the sign is the leg in front, the size the step
+  lean: float  # sideways shift of the head relative to the height
 
 
 # Identities
@@ -90,7 +85,7 @@ class Pose(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def deck(seed, number):
-  """All pairs of an upper and a lower colour, shuffled."""
+  """Returns all pairs of an upper and a lower colour, shuffled."""
   pairs = list(itertools.product(UPPERS, LOWERS))
   order = np.random.default_rng([DECK, seed, number]).permutation(len(pairs))
   return [pairs[i] for i in order]
@@ -98,10 +93,10 @@ def deck(seed, number):
 
 @functools.lru_cache(maxsize=4096)
 def make_look(seed, index):
-  """The look of identity `index`.
+  """Returns the look of identity `index`.
 
-  Colour pairs are dealt from shuffled decks instead of drawn independently,
-  so that two of about a hundred consecutive identities never share one.
+  Pairs of colours are taken in turn from shuffled decks of all pairs, as cards
+  are dealt, so that about a hundred consecutive identities have different ones.
   """
   rng = np.random.default_rng([LOOK, seed, index])
   size = len(UPPERS) * len(LOWERS)
@@ -127,18 +122,22 @@ def make_look(seed, index):
 
 
 def pick(rng, options):
+  """Returns a random option."""
   return options[int(rng.integers(len(options)))]
 
 
 def vary(rng, colour):
+  """Returns a colour with a little noise."""
   return tuple(int(v) for v in np.clip(rng.normal(colour, 6), 0, 255))
 
 
 def gap(a, b):
+  """Returns the sum of absolute differences of two colours."""
   return sum(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
 def shade(colour, factor):
+  """Returns a darker or lighter colour."""
   return tuple(min(255, int(v * factor)) for v in colour)
 
 
@@ -146,27 +145,29 @@ def shade(colour, factor):
 
 
 class Body:
-  """One person's coordinates and brushes.
+  """A canvas in the coordinates of one person.
 
-  Points and widths are relative to the person's height: x from the middle
-  of the body to the right, y from the top of the head down to the soles.
+  Points and widths are relative to the person's height: x is 0 in the middle of
+  the body and increases to the right; y is 0 at the top of the head and 1 at
+  the soles.
   """
 
   def __init__(self, canvas, look, pose):
     self.canvas, self.look, self.pose = canvas, look, pose
     self.draw = ImageDraw.Draw(canvas)
     self.size = pose.height * look.height
-    self.top = pose.top + pose.height - self.size  # feet stay on the ground
+    self.top = pose.top + pose.height - self.size  # feet are on the ground
     self.front, self.side = math.cos(pose.yaw), math.sin(pose.yaw)
     # A body is about 0.65 times as deep as it is wide.
     self.girth = look.girth * math.hypot(self.front, 0.65 * self.side)
 
   def at(self, x, y):
+    """Returns a point in canvas pixels."""
     x += self.pose.lean * (1 - y)
     return self.pose.x + x * self.size, self.top + y * self.size
 
   def limb(self, points, width, colour):
-    """A bent tube through `points`, with an outline in a darker tone."""
+    """Draws a bent tube through points, with a darker outline."""
     points = [self.at(*p) for p in points]
     width *= self.size
     for wide, tone in ((width + 3, shade(colour, 0.6)), (width, colour)):
@@ -176,28 +177,31 @@ class Body:
         self.draw.ellipse((x - r, y - r, x + r, y + r), tone)
 
   def ellipse(self, x, y, rx, ry, colour, outline=0.6):
+    """Draws an ellipse around a centre."""
     (x, y), rx, ry = self.at(x, y), rx * self.size, ry * self.size
     edge = shade(colour, outline)
     self.draw.ellipse((x - rx, y - ry, x + rx, y + ry), colour, edge, 2)
 
   def block(self, x, y, width, height, colour):
+    """Draws a rounded box; x is its middle, y its upper side."""
     (x, y), rx = self.at(x, y), width * self.size / 2
     box = (x - rx, y, x + rx, y + height * self.size)
     self.draw.rounded_rectangle(box, 5, colour, shade(colour, 0.55), 2)
 
   def shape(self, points, colour):
+    """Draws a polygon."""
     points = [self.at(*p) for p in points]
     self.draw.polygon(points, colour, shade(colour, 0.6), 2)
 
 
 def draw_person(canvas, look, pose):
-  """Draws a person, what is farthest from the camera first."""
+  """Draws a person; what is farthest from the camera is drawn first."""
   body = Body(canvas, look, pose)
   body.draw.ellipse((*body.at(-0.2, 0.965), *body.at(0.2, 1.02)), (48, 46, 46))
   near = 1 if body.side < 0 else -1
-  # What is on the back comes first in a person who faces the camera.
-  behind = body.front < -0.3
-  if not behind:
+  # The back is drawn first, unless it is turned to the camera.
+  back_visible = body.front < -0.3
+  if not back_visible:
     draw_back(body)
   draw_arm(body, -near, 0.8)
   draw_leg(body, -near, 0.8)
@@ -211,11 +215,12 @@ def draw_person(canvas, look, pose):
     draw_shoulder_bag(body)
   draw_head(body)
   draw_arm(body, near, 1)
-  if behind:
+  if back_visible:
     draw_back(body)
 
 
 def draw_back(body):
+  """Draws a backpack and long hair."""
   if body.look.bag == 'backpack':
     draw_backpack(body)
   if body.look.hair_style == 'long':
@@ -226,7 +231,7 @@ def draw_back(body):
 def draw_leg(body, side, light):
   look, phase = body.look, side * body.pose.stride
   swing = 0.12 * phase * body.side
-  lift = 0.03 * max(0, -phase)  # of the foot behind
+  lift = 0.03 * max(0, -phase)  # the rear foot is lifted
   hip = (side * 0.05 * body.girth * abs(body.front), 0.52)
   knee = (hip[0] * 1.1 + swing * 0.7 + 0.01 * body.side, 0.74 - lift)
   foot = (hip[0] * 1.1 + swing * 1.5, 0.955 - lift)
@@ -269,7 +274,7 @@ def draw_arm(body, side, light):
 
 
 def draw_torso(body):
-  """The upper garment: its pattern, cut out by the torso's outline."""
+  """Draws the upper garment: cloth cut to the outline of the torso."""
   look, girth = body.look, body.girth
   wide, waist = 0.118 * girth, 0.098 * girth
   body.limb(((0, 0.12), (0, 0.18)), 0.06, shade(look.skin, 0.85))
@@ -293,6 +298,7 @@ def draw_torso(body):
 
 
 def draw_cloth(look, size, body):
+  """Returns a rectangle of cloth with its pattern."""
   cloth = Image.new('RGB', size, look.upper)
   draw = ImageDraw.Draw(cloth)
   (width, height), step, second = size, look.step, look.second

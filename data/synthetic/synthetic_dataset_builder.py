@@ -1,10 +1,10 @@
-"""Drawn pedestrians in Market-1501's layout, made where they are missing."""
+"""Synthetic pedestrians in Market-1501's layout."""
 
 from data import reid_builder
 from data.synthetic import layout
 
 
 class Builder(reid_builder.ReidBuilder):
-  """Builder of the synthetic set."""
+  """Builder of the synthetic data set."""
 
   LAYOUTS = (layout.LAYOUT,)

@@ -1,4 +1,4 @@
-"""A tiny drawn data set, and its configuration."""
+"""Fixtures: a tiny synthetic data set, and its configuration."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from data.synthetic import draw
 
 @pytest.fixture(scope='session')
 def drawn(tmp_path_factory):
-  """A raw folder in Market-1501's layout, to be copied before changing it."""
+  """A raw folder in Market-1501's layout; tests that change it copy it."""
   root = tmp_path_factory.mktemp('drawn') / 'raw'
   draw.draw_dataset(
     root,

@@ -1,7 +1,7 @@
-"""Made the `dummy_data` of the benchmarks from that of data/market1501.
+"""Makes the `dummy_data` of the benchmarks from that of data/market1501.
 
-Drawn images in the layouts of the real data sets: 6 training images of two
-identities, 2 queries, 8 gallery images. Run from the project's folder:
+These are drawn images in the layouts of the real data sets: 6 training images
+of two identities, 2 queries, 8 gallery images. Run it in the project's folder:
 
   python -m tests.data.make_dummy_data
 """
@@ -18,7 +18,7 @@ from data import raw
 from data.market1501 import layout as market1501
 
 DATA = pathlib.Path(__file__).parents[2] / 'data'
-# By split: a name as DukeMTMC-reID has them. Identity 5 and 6 are distractors.
+# File names by split, as in DukeMTMC-reID. Identities 5 and 6 are distractors.
 DUKE = {
   'train': ['0001_c2_f0046182', '0001_c2_f0046302', '0001_c5_f0051341',
             '0002_c1_f0044158', '0002_c1_f0044278', '0002_c8_f0055412'],
@@ -27,7 +27,7 @@ DUKE = {
               '0004_c2_f0060121', '0004_c2_f0060241', '0004_c6_f0071500',
               '0005_c3_f0060999', '0006_c4_f0061999'],
 }  # fmt: skip
-# Camera pair, person in it, view, number; identities 1 and 2 are of pair 1.
+# Camera pair, person of this pair, view, number. Pair 1 has identities 1 and 2.
 CUHK03 = {
   'train': [(1, 1, 1, 1), (1, 1, 1, 2), (1, 1, 2, 6),
             (1, 2, 1, 1), (1, 2, 2, 6), (1, 2, 2, 7)],
@@ -35,7 +35,7 @@ CUHK03 = {
   'gallery': [(2, 1, 1, 2), (2, 1, 2, 6), (2, 1, 2, 7), (2, 1, 2, 8),
               (2, 2, 1, 1), (2, 2, 1, 2), (2, 2, 1, 3), (2, 2, 2, 7)],
 }  # fmt: skip
-# Identity in its half (from 0), number, camera.
+# Identity in its half, from 0; number; camera.
 MSMT17 = {
   'train': [(0, 0, 1), (0, 1, 1), (0, 2, 9), (1, 0, 4), (1, 1, 15)],
   'val': [(1, 2, 4)],
@@ -73,7 +73,7 @@ def write_duke(root: pathlib.Path, images: raw.Splits) -> None:
 
 
 def write_cuhk03(root: pathlib.Path, images: raw.Splits) -> None:
-  """The release and the split, in the axes and types that MATLAB saves."""
+  """Writes the release and its split with the axes and types of MATLAB."""
   pixels, rows, names, labels = {}, {}, [], []
   for split, places in CUHK03.items():
     rows[f'{split}_idx'] = np.arange(len(places)) + len(names) + 1.0
@@ -97,14 +97,14 @@ def write_cuhk03(root: pathlib.Path, images: raw.Splits) -> None:
 
 
 def cells(file: h5py.File, boxes: str, pixels: dict) -> np.ndarray:
-  """References [1, pairs] to references [10, people] to images."""
+  """Returns references [1, pairs] to references [10, people] to images."""
   pairs = np.empty((1, 5), h5py.ref_dtype)
   for pair in range(1, 6):
     people = np.empty((10, 2), h5py.ref_dtype)
     for number in range(10):
       for person in range(2):
         image = pixels.get((pair, person + 1, number + 1))
-        # What MATLAB saves for an empty cell.
+        # MATLAB saves this for an empty cell.
         value = np.zeros(2, np.uint64) if image is None else image.T
         name = f'#refs#/{boxes}{pair}{person}{number}'
         people[number, person] = file.create_dataset(name, data=value).ref
@@ -117,17 +117,17 @@ def write_msmt17(root: pathlib.Path, images: raw.Splits) -> None:
   train = iter(images['train'])
   sources = {'train': train, 'val': train, 'query': iter(images['query'])}
   sources['gallery'] = iter(images['gallery'])
-  for part, places in MSMT17.items():
-    folder = 'train' if part in ('train', 'val') else 'test'
+  for list_name, places in MSMT17.items():
+    folder = 'train' if list_name in ('train', 'val') else 'test'
     lines = []
     for pid, number, camera in places:
       name = (
         f'{pid:04d}/{pid:04d}_{number:03d}_{camera:02d}_0303morning_'
         f'{number:04d}_0.jpg'
       )
-      copy(next(sources[part]), root / folder / name)
+      copy(next(sources[list_name]), root / folder / name)
       lines.append(f'{name} {pid}\n')
-    (root / f'list_{part}.txt').write_text(''.join(lines))
+    (root / f'list_{list_name}.txt').write_text(''.join(lines))
 
 
 def write_folder(root: pathlib.Path, images: raw.Splits) -> None:

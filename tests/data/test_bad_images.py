@@ -1,4 +1,4 @@
-"""Images that rot after they were prepared."""
+"""Tests of images and files that are damaged after preparing."""
 
 import dataclasses
 import itertools
@@ -14,7 +14,7 @@ from tests.data.test_decoding import encode, make_image
 
 PIDS = np.array([3, 3, 3, 4, 4, 9, 9, 9, 9, 7])
 LABELS = np.unique(PIDS, return_inverse=True)[1]
-SOME_BYTES = 40  # of the header: nothing can be decoded without them
+HEADER_BYTES = 40  # an image cut off here cannot be decoded
 
 
 @pytest.fixture(scope='module')
@@ -25,7 +25,7 @@ def whole():
 
 def make_records(images):
   return records.Records(
-    encoded=records.hold(list(images)),
+    encoded=records.to_variable(list(images)),
     pids=PIDS,
     camids=np.zeros(10, int),
     paths=np.array([f'{row}.png' for row in range(10)]),
@@ -35,7 +35,7 @@ def make_records(images):
 def damage(whole, *rows):
   images = whole.encoded.numpy().tolist()
   for row in rows:
-    images[row] = images[row][:SOME_BYTES]
+    images[row] = images[row][:HEADER_BYTES]
   return make_records(images)
 
 
@@ -47,7 +47,7 @@ def config(bad_images, cache='encoded'):
 
 
 def batches(split, config, first=0, count=8, **process):
-  split = records.cached(split, 'train', config.data)
+  split = records.apply_cache(split, 'train', config.data)
   found = records.train_batches(split, LABELS, config, first, **process)
   return list(itertools.islice(found, count))
 
@@ -59,25 +59,25 @@ def pixels(whole):
 
 @pytest.mark.parametrize('cache', CHOICES['data.cache'])
 def test_others_of_the_identity_stand_in(whole, cache, capsys):
-  """In their places; every other image is as it would have been."""
+  """Replacements keep the position; all other images are unchanged."""
   settings = config(2, cache)
-  stand_ins = {1: 2, 8: 5}  # the next, and around the end
+  replacements = {1: 2, 8: 5}  # the next row of the identity, cyclically
   images = pixels(whole)
   row_of = {image.tobytes(): row for row, image in enumerate(images)}
   found = batches(damage(whole, 1, 8), settings)
   for ours, theirs in zip(found, batches(whole, settings)):
     rows = [row_of[image.tobytes()] for image in theirs['image']]
-    rows = [stand_ins.get(row, row) for row in rows]
+    rows = [replacements.get(row, row) for row in rows]
     np.testing.assert_array_equal(ours['image'], images[rows])
     np.testing.assert_array_equal(ours['label'], theirs['label'])
   out = capsys.readouterr().out
-  for row, other in stand_ins.items():
+  for row, other in replacements.items():
     assert out.count(f'training image {row}.png cannot be read') == 1
-    assert f'config.data.bad_images=2): {other}.png stands in' in out
+    assert f'config.data.bad_images=2); {other}.png is used in its place' in out
 
 
 def test_a_label_is_that_of_the_image(whole):
-  """Of an identity without another image, the next one stands in."""
+  """The next image replaces an identity's only image, with its own label."""
   images = pixels(whole)
   label_of = {im.tobytes(): label for im, label in zip(images, LABELS)}
   found = batches(damage(whole, 9), config(1), count=20)
@@ -110,9 +110,9 @@ def test_one_more_than_may_be_borne_is_an_error(whole, cache, capsys):
       batches(damage(whole, *rows), config(limit, cache), count=20)
     named = int(re.search(r'training image (\d)\.png', str(error.value))[1])
     assert named in rows
-    assert f'config.data.bad_images={limit} are borne' in str(error.value)
+    assert f'config.data.bad_images={limit} allows' in str(error.value)
     assert 'Delete the prepared data set' in str(error.value)
-    assert capsys.readouterr().out.count('stands in') == limit
+    assert capsys.readouterr().out.count('is used in its place') == limit
 
 
 def test_nothing_is_left_to_stand_in(whole):
@@ -124,12 +124,14 @@ def test_evaluation_bears_none(whole):
   split = records.make_split(damage(whole, 6), (32, 16))
   found = split.batches(np.array([0, 1, 2, 6, 3]), 2)
   assert len(next(found)) == 2
-  with pytest.raises(ValueError, match='the image 6.png cannot be read: fig'):
+  with pytest.raises(
+    ValueError, match='the image 6.png cannot be read, and fig'
+  ):
     next(found)
 
 
 def test_a_bomb_is_not_decoded(whole):
-  """Its header claims 4 TB, which nothing may be reserved for."""
+  """The header claims 4 TB, which must not be allocated."""
   images = whole.encoded.numpy().tolist()
   images[1] = images[1][:16] + (2**20).to_bytes(4, 'big') * 2 + images[1][24:]
   assert batches(make_records(images), config(1))
@@ -137,7 +139,7 @@ def test_a_bomb_is_not_decoded(whole):
 
 @dataclasses.dataclass
 class Files:
-  """Of a prepared data set, by their names' beginnings."""
+  """The files of a prepared data set, by the beginnings of their names."""
 
   folder: object
 
@@ -153,9 +155,9 @@ class Files:
     ('market1501-train', lambda b: b'', 'train.* is damaged'),
     ('market1501-query', lambda b: b[: len(b) // 2], 'query.* is damaged'),
     ('market1501-gallery', lambda b: flip(b, 200), 'gallery.* is damaged'),
-    ('dataset_info', lambda b: None, 'dataset_info.json tells of {} images'),
+    ('dataset_info', lambda b: None, 'dataset_info.json lists {} images'),
     ('dataset_info', lambda b: b[:90], 'dataset_info.json cannot be read'),
-    ('dataset_info', lambda b: b.replace(b'train', b'brain'), 'tells of'),
+    ('dataset_info', lambda b: b.replace(b'train', b'brain'), 'lists'),
   ],
 )
 def test_a_damaged_prepared_file_is_named(prepared, file, damaged, message):
@@ -169,7 +171,7 @@ def test_a_damaged_prepared_file_is_named(prepared, file, damaged, message):
       path.write_bytes(bad)
     with pytest.raises(ValueError, match=message) as error:
       pipeline.load(settings)
-    assert 'Delete this folder: it is made anew' in str(error.value)
+    assert 'Delete this folder: it is made again' in str(error.value)
     assert str(files.folder) in str(error.value)
   finally:
     path.write_bytes(content)

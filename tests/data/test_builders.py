@@ -1,4 +1,4 @@
-"""The TFDS builders, on their dummy data."""
+"""Tests of the TFDS builders on their dummy data."""
 
 import importlib
 import pathlib
@@ -13,7 +13,8 @@ from tests.data import make_dummy_data
 
 ROOT = pathlib.Path(__file__).parents[2]
 IMAGES = {'train': 6, 'query': 2, 'gallery': 8}
-# Identities: MSMT17's are moved, Duke's distractors are people.
+# Identities by split. Those of MSMT17's test half are renumbered; DukeMTMC-reID
+# numbers distractors like people.
 PIDS = {
   'msmt17/trainval': ({0, 1}, {1041, 1042}, {1041, 1042}),
   'msmt17/train': ({0, 1}, {1041, 1042}, {1041, 1042}),
@@ -93,7 +94,7 @@ def test_reads_at_random(prepared):
 
 
 def test_folder_files_are_complete(prepared):
-  """And those of the builder itself, not of the one it inherits from."""
+  """TFDS reads the files of the builder itself, not of its base class."""
   builder, layout = prepared
   folder = ROOT / 'data' / layout.dataset
   metadata = builder.get_metadata()
@@ -140,7 +141,7 @@ def test_synthetic_is_drawn_where_nothing_is(tmp_path, monkeypatch, exists):
   root = tmp_path / 'set'
   if exists:
     root.mkdir()
-  for _ in range(2):  # the second time it is there
+  for _ in range(2):  # it is drawn the first time only
     assert synthetic.LAYOUT.locate(str(root)) == root
   assert drawn == [root]
 

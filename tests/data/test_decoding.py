@@ -1,4 +1,4 @@
-"""Decoding and resizing, against PIL."""
+"""Tests of decoding and resizing against Pillow."""
 
 import io
 
@@ -12,7 +12,7 @@ from data import decoding
 
 
 def make_image(height, width, seed=0):
-  """Noise: the hardest to resize."""
+  """Returns noise, which is the hardest image to resize."""
   rng = np.random.default_rng(seed)
   return Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
 
@@ -35,7 +35,7 @@ def test_decodes_as_pil(kind):
   + [(96, 8), (20, 40)]
 )  # fmt: skip
 def test_resizes_as_pil(size):
-  """Growing, the same, shrinking, and growing in one direction only."""
+  """Sizes that are larger, equal, smaller, and larger in one direction only."""
   image = make_image(32, 16)
   expected = image.resize(size[::-1], Image.Resampling.BILINEAR)
   resized = decoding.resize(tf.constant(np.asarray(image)), size)
@@ -49,7 +49,7 @@ def test_resizes_as_pil(size):
 @pytest.mark.parametrize('size', [(96, 48), (16, 8)])
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'grey', '16 bits'])
 def test_search_reads_images_as_training_does(kind, size, tmp_path):
-  """`apnet_jax.images` has no TensorFlow."""
+  """`apnet_jax.images`, without TensorFlow, agrees with `data.decoding`."""
   image = make_image(32, 16)
   if kind == 'grey':
     image = image.convert('L')
@@ -83,6 +83,6 @@ def test_no_more_pixels_than_allowed_are_decoded(kind, monkeypatch):
 
 @pytest.mark.parametrize('kind', ['GIF', 'BMP', 'WEBP'])
 def test_other_formats_are_refused(kind):
-  """As Pillow is told to, too."""
+  """`apnet_jax.images` allows the same formats."""
   with pytest.raises(tf.errors.InvalidArgumentError):
     decoding.decode(encode(make_image(32, 16), kind))

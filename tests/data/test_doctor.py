@@ -1,4 +1,4 @@
-"""Every fault that the doctor knows, by making it happen."""
+"""Tests of the doctor: every finding, on data that has the fault."""
 
 import dataclasses
 import io
@@ -24,13 +24,13 @@ from data.health import findings, folders, images, samples
 ROOT = pathlib.Path(__file__).parents[2]
 REAL = ROOT.parent / 'shared' / 'data' / 'cuhk03_pair1'
 TRAIN, QUERY, GALLERY = raw.MARKET_FOLDERS.values()
-# What the small sets of these tests are said of in any case.
+# Findings that all small data sets of these tests have.
 USUAL = {'few_identities', 'few_images', 'one_camera', 'own_images'}
 
 
 @pytest.fixture
 def copied(drawn, tmp_path):
-  """Own images in Market-1501's layout, which a test may change."""
+  """A copy of own images in Market-1501's layout, which a test may change."""
   return pathlib.Path(shutil.copytree(drawn, tmp_path / 'own'))
 
 
@@ -47,7 +47,7 @@ def copy(tmp_path):
 
 @pytest.fixture
 def publish(monkeypatch):
-  """A function that makes counts the published ones of data sets."""
+  """A function that replaces the published counts of data sets."""
 
   def published(**counts):
     monkeypatch.setattr(
@@ -69,15 +69,15 @@ def counts_of(name, root):
 
 
 def kinds(report):
-  """The findings beside the usual ones: kind and severity."""
-  found = {x.kind: x.severity for x in report.found if x.kind not in USUAL}
+  """Returns severity by kind of all findings except the usual ones."""
+  found = {x.kind: x.severity for x in report.findings if x.kind not in USUAL}
   return found
 
 
 def find(report, kind):
-  """The finding of a kind, of which there is one; with advice, like all."""
-  assert all(x.advice and x.message for x in report.found)
-  (finding,) = (x for x in report.found if x.kind == kind)
+  """Returns the only finding of a kind; every finding has advice."""
+  assert all(x.advice and x.message for x in report.findings)
+  (finding,) = (x for x in report.findings if x.kind == kind)
   return finding
 
 
@@ -92,7 +92,7 @@ def encoded(size=(64, 128), form='JPEG'):
   return file.getvalue()
 
 
-# What it is
+# Which data set it is
 
 
 def test_own_images_are_healthy(drawn, capsys):
@@ -124,7 +124,7 @@ def test_knows_every_data_set(name, what, asked, copy, publish, tmp_path):
   below = layout.nested[0] if layout.nested else ''
   root = copy(layout.dataset, f'raw/{below}')
   if layout.published:
-    # Two variants have the same dummy images, of which one is published here.
+    # Two variants have the same dummy images; only one is published here.
     publish(**{layout.dataset: counts_of(name, root)})
   if not asked and name == 'synthetic':
     what = 'Market-1501 layout, not Market-1501'
@@ -132,9 +132,9 @@ def test_knows_every_data_set(name, what, asked, copy, publish, tmp_path):
   assert what in report.verdict()
   assert str(root) in report.verdict()
   assert report.healthy or layout.variant
-  assert report.readings[0].counts['train'].images == 6
+  assert report.datasets[0].counts['train'].images == 6
   if layout.published:
-    (command,) = report.readings[0].commands()
+    (command,) = report.datasets[0].train_commands()
     config = command.split('configs/')[1].split('.py')[0]
     assert datasets.find(config).dataset == layout.dataset
     assert f'--config.data.dir={root}' in command
@@ -143,15 +143,15 @@ def test_knows_every_data_set(name, what, asked, copy, publish, tmp_path):
 
 def test_counts_both_variants(copy):
   report = doctor.examine(copy('cuhk03_np'))
-  assert [r.layout.name for r in report.readings] == [
+  assert [r.layout.name for r in report.datasets] == [
     'cuhk03_np/detected',
     'cuhk03_np/labeled',
   ]
   report = doctor.examine(copy('msmt17', 'other'))
-  images_of = {r.layout.name: r.counts['train'].images for r in report.readings}
+  images_of = {r.layout.name: r.counts['train'].images for r in report.datasets}
   assert images_of == {'msmt17/trainval': 6, 'msmt17/train': 5}
-  # Every image is of both variants, and spoken of once.
-  assert [x.kind for x in report.found].count('few_images') == 1
+  # Findings about images of both variants are reported once.
+  assert [x.kind for x in report.findings].count('few_images') == 1
   assert 'msmt17/trainval: ' in doctor.to_text(report)
 
 
@@ -163,7 +163,7 @@ def test_tells_the_versions_of_msmt17(copy):
 
 
 def test_counts_tell_sets_of_one_layout_apart(copy, publish):
-  """A folder called Occluded_Duke that holds plain DukeMTMC-reID."""
+  """A folder named Occluded-Duke holds the images of DukeMTMC-reID."""
   root = copy('dukemtmc_reid', 'Occluded-Duke-2019')
   publish(dukemtmc_reid=counts_of('duke', root))
   report = doctor.examine(root)
@@ -187,7 +187,9 @@ def test_other_counts_are_a_problem_where_published_ones_are_claimed(
   some_image(root, TRAIN).unlink()
   if how == 'name':
     root = root.rename(root.with_name('Market-1501'))
-  monkeypatch.setattr(folders, 'NEARLY', 0.2 if how == 'nearly' else 0.001)
+  monkeypatch.setattr(
+    folders, 'COUNT_TOLERANCE', 0.2 if how == 'nearly' else 0.001
+  )
   report = doctor.examine(root, 'market' if how == 'option' else '')
   assert 'Market-1501 layout, not Market-1501: ' in report.verdict()
   assert report.healthy == (how == 'not')
@@ -212,7 +214,7 @@ def test_cuhk03_from_within_its_folder(copy, publish, tmp_path):
     for path in (root, root.parent):
       report = doctor.examine(path)
       assert 'CUHK03-NP (labeled), as published' in report.verdict()
-      (command,) = report.commands()
+      (command,) = report.next_commands()
       assert f'--config.data.dir={root.parent} ' in command
     report = doctor.examine(root.rename(tmp_path / 'other'))
   assert 'rename it to labeled' in find(report, 'other_folder_name').advice
@@ -234,10 +236,10 @@ def test_own_images_are_no_claim(copied):
 
 @pytest.mark.parametrize('asked', ['', 'market', 'synthetic'])
 def test_no_layout_at_all(tmp_path, asked):
-  """Nor is the synthetic set drawn."""
+  """The synthetic set is not drawn either."""
   (tmp_path / 'market.zip').touch()
   report = doctor.examine(tmp_path, asked)
-  assert report.verdict() == f'No data set that is known: {tmp_path}'
+  assert report.verdict() == f'No known data set: {tmp_path}'
   finding = find(report, 'no_layout')
   assert finding.advice.startswith('unpack market.zip\n')
   assert [path.name for path in tmp_path.iterdir()] == ['market.zip']
@@ -269,9 +271,9 @@ def test_msmt17_without_its_lists(copy):
   finding = find(report, 'missing_lists')
   assert finding.severity == findings.PROBLEM
   assert 'list_train.txt, list_query.txt, list_gallery.txt' in finding.message
-  assert "come with MSMT17's release" in finding.advice
+  assert "are part of MSMT17's release" in finding.advice
   assert 'MSMT17 V1, but it cannot be read' in report.verdict()
-  assert len(report.checked) == 16
+  assert len(report.checks) == 16
   (root / 'list_val.txt').unlink()
   for asked in ('', 'msmt17/train'):
     finding = find(doctor.examine(root, asked), 'missing_lists')
@@ -295,7 +297,7 @@ def test_a_missing_folder(copied, folder):
   report = doctor.examine(copied)
   assert folder in find(report, 'missing_parts').message
   assert 'empty_split' not in kinds(report)
-  assert report.readings[0].counts['query'].images > 0
+  assert report.datasets[0].counts['query'].images > 0
 
 
 def test_an_empty_folder(copied):
@@ -311,7 +313,7 @@ def test_a_part_of_cuhk03(copy, lacking):
     shutil.rmtree(path) if path.is_dir() else path.unlink()
   report = doctor.examine(root, 'cuhk03/labeled')
   assert 'labeled' in find(report, 'missing_parts').message
-  assert not report.readings[0].dataset
+  assert not report.datasets[0].images
 
 
 def test_list_entries_without_a_file(copy):
@@ -320,11 +322,11 @@ def test_list_entries_without_a_file(copy):
   shutil.rmtree(root / 'test')
   (root / 'test').mkdir()
   report = doctor.examine(root, 'msmt17')
-  # Of both variants, which have one test half.
-  for finding in (x for x in report.found if x.kind == 'missing_files'):
+  # Both variants have the same test half.
+  for finding in (x for x in report.findings if x.kind == 'missing_files'):
     assert finding.files == tuple(sorted(map(str, absent)))
     assert 'list_gallery.txt, list_query.txt' in finding.message
-  assert len(report.checked) == 6  # those that are left
+  assert len(report.checks) == 6  # the training images
   assert 'unused_images' not in kinds(report)
 
 
@@ -357,7 +359,7 @@ def test_misnamed_images(copied):
   names = [f'person{i}.jpg' for i in range(12)] + ['._0001_c1s1.jpg']
   for name in names:
     (copied / TRAIN / name).write_bytes(encoded())
-  before = doctor.examine(copied).readings[0]
+  before = doctor.examine(copied).datasets[0]
   finding = find(doctor.examine(copied), 'misnamed_images')
   assert finding.files == tuple(sorted(f'{TRAIN}/{name}' for name in names))
   assert '0002_c1s1_000451_03.jpg' in finding.advice
@@ -424,7 +426,7 @@ def test_images_that_cannot_be_read(copied):
     if content is not None:
       path.write_bytes(content)
   with paths[3].open('wb') as file:
-    file.truncate(raw.MOST_BYTES + 1)
+    file.truncate(raw.MAX_FILE_BYTES + 1)
   os.mkfifo(paths[4])
   paths[5].symlink_to(copied / 'nowhere')
   finding = find(doctor.examine(copied), 'unreadable_images')
@@ -442,26 +444,26 @@ def test_a_folder_called_like_an_image(copied):
 
 @pytest.mark.parametrize('form', ['JPEG', 'PNG'])
 def test_images_that_are_cut_off(copied, form):
-  """Wherever; also where Pillow would not mind."""
+  """Images cut off anywhere are found, also if Pillow would read them."""
   whole = encoded(form=form)
   lengths = [len(whole) - 1, len(whole) - 2, len(whole) - 12, len(whole) // 2]
   paths = [some_image(copied, TRAIN, i) for i in range(6)]
   for path, length in zip(paths, lengths):
     path.write_bytes(whole[:length])
   paths[4].write_bytes(whole[:-2] + bytes(100))
-  paths[5].write_bytes(whole + bytes(100))  # that one is whole
+  paths[5].write_bytes(whole + bytes(100))  # this one is whole
   finding = find(doctor.examine(copied), 'truncated_images')
   assert finding.severity == findings.PROBLEM
   assert finding.files == tuple(f'{TRAIN}/{path.name}' for path in paths[:5])
 
 
 def test_the_end_of_a_thumbnail_is_not_the_end():
-  """In the header, where cameras put it."""
+  """Cameras store a thumbnail with its own end marker in the header."""
   whole = encoded()
   header = b'\xff\xe1' + (len(whole) + 2).to_bytes(2, 'big') + whole
   nested = whole[:2] + header + whole[2:]
-  assert images.check_bytes(nested).kind == ''
-  assert images.check_bytes(nested[:-2]).kind == 'truncated'
+  assert images.check_bytes(nested).fault == ''
+  assert images.check_bytes(nested[:-2]).fault == 'truncated'
 
 
 def test_decoding_finds_what_is_broken_within(copied):
@@ -481,7 +483,7 @@ def test_huge_images_are_not_decoded(copied, monkeypatch, limit):
   monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', limit)
   report = doctor.examine(copied, '', True)
   finding = find(report, 'unreadable_images')
-  assert len(finding.files) == len(report.checked)
+  assert len(finding.files) == len(report.checks)
   assert 'too many pixels' in finding.lines[0]
 
 
@@ -502,7 +504,7 @@ def test_sizes(copied):
 
 @given(st.binary(max_size=200), st.booleans())
 def test_any_bytes_can_be_checked(data, decode):
-  assert images.check_bytes(data, decode).kind in ('unreadable', 'truncated')
+  assert images.check_bytes(data, decode).fault in ('unreadable', 'truncated')
 
 
 @given(st.data(), st.sampled_from(['JPEG', 'PNG']))
@@ -513,7 +515,7 @@ def test_any_damage_can_be_checked(data, form):
     content[place] = data.draw(st.integers(0, 255))
   end = data.draw(st.integers(0, len(content)))
   checked = images.check_bytes(bytes(content[:end]), decode=True)
-  assert bool(checked.kind) == bool(checked.reason) == (not checked.digest)
+  assert bool(checked.fault) == bool(checked.reason) == (not checked.digest)
 
 
 def test_images_inside_the_release_of_cuhk03(copy):
@@ -525,7 +527,7 @@ def test_images_inside_the_release_of_cuhk03(copy):
   assert 'the 32 images in cuhk-03.mat' in find(report, 'not_checked').message
   report = doctor.examine(root, '', True)
   assert 'not_checked' not in kinds(report)
-  assert len(report.checked) == 32
+  assert len(report.checks) == 32
   assert find(report, 'unreadable_images').files == (
     'cuhk03_release/cuhk-03.mat: labeled/1_001_1_02.png',
   )
@@ -623,19 +625,21 @@ def test_identical_files(copied, publish, source, target, kind):
   for name in (source, target):
     (copied / name).write_bytes(encoded(form='PNG'))
   report = doctor.examine(copied)
-  (found,) = (x for x in report.found if x.kind.endswith(kind))
+  (found,) = (x for x in report.findings if x.kind.endswith(kind))
   assert found.groups == (tuple(sorted([source, target])),)
   harmless = kind in ('query_in_gallery', 'within_split')
   assert (found.severity == findings.NOTE) == harmless
   assert ' = '.join(sorted([source, target])) in doctor.to_text(report)
-  # Published figures are of the set as it is.
+  # Published figures include identical files.
   publish(market1501=counts_of('market', copied))
-  (found,) = (x for x in doctor.examine(copied).found if x.kind.endswith(kind))
+  (found,) = (
+    x for x in doctor.examine(copied).findings if x.kind.endswith(kind)
+  )
   assert found.severity == findings.NOTE
 
 
 def test_a_query_that_is_also_listed_in_the_gallery_is_one_file(copy):
-  """As where splits are made of own images."""
+  """Splits made of own images have each query in the gallery as well."""
   root = copy('folder')
   list_file = root / 'people.csv'
   lines = list_file.read_text().replace(',query', ',test')
@@ -650,13 +654,13 @@ def test_a_query_that_is_also_listed_in_the_gallery_is_one_file(copy):
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    ('nowhere', 'there is no nowhere'),
+    ('nowhere', 'nowhere does not exist'),
     ('{file}', 'is neither a folder nor a CSV file'),
     ('{raw} --dataset=mars', "--dataset='mars' is not one of market1501, "),
     ('{raw} --samples=a.jpg', '--samples=a.jpg does not end in .png'),
-    ('{raw} --samples={raw}/a.png', 'where it would be an image more'),
+    ('{raw} --samples={raw}/a.png', 'where it would count as an image'),
     ('{raw} --samples=nowhere/a.png', 'in a folder that does not exist'),
-    ('{raw} --json=nowhere/a', '--json=nowhere/a lies in a folder'),
+    ('{raw} --json=nowhere/a', '--json=nowhere/a is in a folder'),
     ('{raw} --json={raw}', 'Is a directory'),
     ('{raw} --treat', 'unrecognized arguments: --treat'),
     ('', 'required: PATH'),
@@ -736,7 +740,7 @@ def test_samples(copied, tmp_path, capsys):
   assert doctor.main(arguments) == 0
   first = file.read_bytes()
   with Image.open(file) as picture:
-    # 4 of 5 people to train on; 3 to test, and in the gallery two kinds more.
+    # 4 of 5 training people; 3 test people; also distractors and junk.
     rows = 4 + 3 + (3 + 2)
     assert picture.size == (
       samples.WIDTH,
@@ -750,7 +754,7 @@ def test_samples(copied, tmp_path, capsys):
 
 
 def test_samples_of_odd_images(copied, tmp_path):
-  """Of any size, or none."""
+  """Samples may have extreme sizes, or be unreadable."""
   for i, path in enumerate(sorted((copied / TRAIN).iterdir())):
     path.write_bytes([b'', encoded((300, 2)), encoded((2, 300))][i % 3])
   dataset = datasets.find('market').read(copied)

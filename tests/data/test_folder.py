@@ -1,4 +1,4 @@
-"""Own images: CSV files, folders of identities, splits and cameras."""
+"""Tests of own images: CSV files, folders of identities, splits, cameras."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ def write(root, text, name='people.csv', **options):
 
 
 def table(dataset):
-  """(name, pid, camid) by split."""
+  """Returns (name, pid, camid) of all images by split."""
   return {
     split: [(i.name, i.pid, i.camid) for i in rows]
     for split, rows in dataset.splits.items()
@@ -125,7 +125,7 @@ def test_reads_names_in_any_script(tmp_path):
     ('b.jpg,1,0', 'b.jpg,1,', '1 of 7 lines have no camid: either all'),
     ('q.jpg,7,0,query', 'q.jpg,7,0,', '1 of 7 lines have no split: either'),
     ('0,query', '0,probe', "line 5: split 'probe' is not one of train, query"),
-    ('0,query', '0,test', 'the split test, .* stands beside gallery'),
+    ('0,query', '0,test', 'the split test, .* given together with gallery'),
     ('path,pid,camid', 'path,pid,pid', 'has two columns pid'),
     ('b.jpg,1,0,train', 'b.jpg,1', 'line 2: 2 fields instead of 4'),
     ('b.jpg,1,0', 'b.jpg,1,0,0', 'line 2: 5 fields instead of 4'),
@@ -137,7 +137,7 @@ def test_reads_names_in_any_script(tmp_path):
     ),
     ('b.jpg', '../b.jpg', "line 2: the path '../b.jpg' is not one below"),
     ('b.jpg', '/b.jpg', "line 2: the path '/b.jpg' is not one below"),
-    ('b.jpg', 'a.jpg', r'1 images stand twice in the train split:\n  a.jpg'),
+    ('b.jpg', 'a.jpg', r'1 images are twice in the train split:\n  a.jpg'),
     ('q.jpg', 'a.jpg', r'1 images are in both training and test:\n  a.jpg'),
     ('b.jpg,1', 'b.jpg,-1', r'b.jpg is junk \(identity -1\)'),
     ('q.jpg,7', 'q.jpg,-1', r'q.jpg is junk \(identity -1\)'),
@@ -172,7 +172,7 @@ def test_several_csv_files_are_a_question(tmp_path):
 
 @given(st.binary(max_size=120) | st.text(max_size=120))
 def test_any_csv_file_is_read_or_refused(content):
-  """Also behind a good beginning."""
+  """Any content is read or refused, also after valid lines."""
   for start in ('', LISTED):
     with tempfile.TemporaryDirectory() as directory:
       root = pathlib.Path(directory)
@@ -253,15 +253,15 @@ def test_people_in_folders_from_0_are_numbered_from_1(tmp_path):
   [
     (
       ['train/1.jpg', 'query/1.jpg', 'gallery/1.jpg'],
-      'the folders gallery, query, train are called as splits, but hold images',
+      'the folders gallery, query, train have names of splits, but hold images',
     ),
     (
       ['train/a/1.jpg', 'test/b/1.jpg', 'preview/1.jpg'],
-      r'folders of splits \(train, test\), and beside them folders .* preview',
+      r'folders of splits \(train, test\) and also folders .* preview',
     ),
     (
       ['query/a/1.jpg', 'gallery/a/2.jpg', 'test/a/3.jpg'],
-      'the split test, .* stands beside gallery and query',
+      'the split test, .* given together with gallery and query',
     ),
   ],
 )
@@ -295,7 +295,7 @@ def test_a_folder_of_nothing_is_refused(tmp_path):
 
 
 def test_without_cameras_only_the_query_itself_is_removed(tmp_path):
-  """As `evaluate_retrieval` removes: same identity and same camera."""
+  """Evaluation removes images of the same identity and the same camera."""
   text = 'path,pid,split\n'
   for i in range(6):
     images(tmp_path, f'{i}.jpg')

@@ -1,4 +1,4 @@
-"""What is read of raw folders in all layouts, and what is said of bad ones."""
+"""Tests of reading raw folders in all layouts, and of messages on bad ones."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ MSMT17, MSMT17_TRAIN = datasets.find('msmt17'), datasets.find('msmt17/train')
 
 @pytest.fixture
 def copy(tmp_path):
-  """A function that copies a set's dummy data where it may be changed."""
+  """A function that copies the dummy data of a layout, to be changed."""
 
   def copied(layout, below='raw'):
     source = DATA / layout.dataset / 'dummy_data'
@@ -110,7 +110,7 @@ def test_withdrawn_sets_are_not_offered():
 
 
 def test_counts_of_the_paper():
-  """Table I, with its slips (data/table1.py) put right."""
+  """Table I, with its mistakes (data/table1.py) corrected."""
   table = {
     layout: {
       split: (counts.images, counts.identities)
@@ -128,7 +128,7 @@ def test_counts_of_the_paper():
 
 
 def with_counts(layout, dataset, **changes):
-  """The layout as if what is there were what was published."""
+  """Returns the layout with the data set's counts as the published ones."""
   published = dataset.counts() | changes
   return type(layout)(
     **{
@@ -170,7 +170,7 @@ def test_other_counts_are_an_error_unless_allowed(field):
 
 
 def test_the_counts_of_another_set_are_recognised(monkeypatch):
-  """DukeMTMC-reID in the place of Occluded-DukeMTMC, above all."""
+  """As DukeMTMC-reID in the place of Occluded-DukeMTMC."""
   dataset = DUKE.read(DATA / 'dukemtmc_reid' / 'dummy_data')
   duke = with_counts(DUKE, dataset)
   monkeypatch.setattr(datasets, 'LAYOUTS', (duke, OCCLUDED))
@@ -251,7 +251,10 @@ def config_of(root):
   ('change', 'message'),
   [
     ({'query_idx': None}, 'is not the split of the new protocol'),
-    ({'query_idx': np.array([[99.0]])}, 'query_idx goes to 99; there are 16'),
+    (
+      {'query_idx': np.array([[99.0]])},
+      'query_idx goes up to 99, but there are only 16',
+    ),
     ({'query_idx': np.array([[0.0]])}, 'are not whole numbers from 1'),
     ({'query_idx': np.array([[1.5]])}, 'are not whole numbers from 1'),
     ({'labels': np.full((16, 1), np.nan)}, 'are not whole numbers from 1'),
@@ -312,12 +315,12 @@ def test_an_image_that_the_release_lacks(copy):
   bad = [
     i for i in dataset.splits['train'] if i.name.endswith('5_002_2_10.png')
   ]
-  with pytest.raises(OSError, match='not an image of colours'):
+  with pytest.raises(OSError, match='is not a colour image'):
     bad[0].read()
 
 
 def test_a_split_that_grows_is_not_inflated(copy):
-  """Little of a file that zlib makes a thousand times larger."""
+  """A small file that zlib inflates a thousandfold is refused."""
   root = copy(CUHK03)
   file, content = config_of(root)
   content['labels'] = np.ones((2**23 + 1, 1))  # just more than 64 MiB
@@ -399,7 +402,7 @@ NAME = '0000/0000_000_02_0303morning_0000_0.jpg'
     ('0000/0000_009_02_a.jpg 0', r'1 images that .*\n  0000/0000_009_02_a.jpg'),
     ('../test/0000_000_02_a.jpg 0', 'line 2: the path .* is not one below'),
     ('/etc/0000_000_02_a.jpg 0', 'line 2: the path .* is not one below'),
-    (f'{NAME} 0', r'1 images stand twice in the query split:\n  test/0000/0'),
+    (f'{NAME} 0', r'1 images are twice in the query split:\n  test/0000/0'),
     ('\N{GREEK SMALL LETTER PI}', 'line 2: .* is not <folder>'),
   ],
 )
@@ -489,12 +492,12 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path, path):
   (tmp_path / 'a.jpg').touch()
   (tmp_path / 'folder' / 'b').mkdir(parents=True)
   with pytest.raises(ValueError, match='is not one below'):
-    raw.PathsBelow(tmp_path / 'folder', LIST).file(path, 1)
+    raw.ListedFiles(tmp_path / 'folder', LIST).find(path, 1)
 
 
 @pytest.mark.parametrize('path', ['a' * 300 + '.jpg', 'a' * 300 + '/b.jpg'])
 def test_names_that_are_too_long_do_not_exist(tmp_path, path):
-  assert raw.PathsBelow(tmp_path, LIST).file(path, 1) is None
+  assert raw.ListedFiles(tmp_path, LIST).find(path, 1) is None
 
 
 def test_links_that_leave_the_folder_are_refused(tmp_path):
@@ -506,14 +509,14 @@ def test_links_that_leave_the_folder_are_refused(tmp_path):
   (folder / 'b').symlink_to(tmp_path / 'outside')
   (folder / 'c.jpg').touch()
   (folder / 'd.jpg').symlink_to(folder / 'c.jpg')
-  paths = raw.PathsBelow(folder, LIST)
+  paths = raw.ListedFiles(folder, LIST)
   for path in ('a.jpg', 'b/a.jpg'):
     with pytest.raises(ValueError, match='is a link that leads out of'):
-      paths.file(path, 1)
-  assert paths.file('d.jpg', 1) == folder / 'd.jpg'
-  assert paths.file('c.jpg', 1) == folder / 'c.jpg'
-  assert paths.file('e.jpg', 1) is None
-  assert paths.file('f/e.jpg', 1) is None
+      paths.find(path, 1)
+  assert paths.find('d.jpg', 1) == folder / 'd.jpg'
+  assert paths.find('c.jpg', 1) == folder / 'c.jpg'
+  assert paths.find('e.jpg', 1) is None
+  assert paths.find('f/e.jpg', 1) is None
 
 
 @given(st.text(max_size=30))
@@ -523,5 +526,5 @@ def test_any_path_is_below_or_refused(path):
     (folder / 'b').mkdir(parents=True)
     (folder / 'b' / 'a.jpg').touch()
     with contextlib.suppress(ValueError):
-      found = raw.PathsBelow(folder, LIST).file(path, 1)
+      found = raw.ListedFiles(folder, LIST).find(path, 1)
       assert found is None or found.resolve().is_relative_to(folder.resolve())

@@ -1,4 +1,4 @@
-"""From a raw folder to batches."""
+"""Tests of the pipeline from a raw folder to batches."""
 
 import itertools
 import re
@@ -43,7 +43,7 @@ def paths_of(root, split):
 
 
 def resized(path, image_size):
-  """What PIL makes of an image: uint8 [height, width, 3]."""
+  """Returns an image resized by Pillow: uint8 [height, width, 3]."""
   height, width = image_size
   with Image.open(path) as image:
     image = image.convert('RGB')
@@ -85,13 +85,13 @@ def test_batch_k_does_not_depend_on_the_start(feed):
 def test_hosts_read_their_parts_of_each_batch(feed, config, monkeypatch):
   whole = list(itertools.islice(feed.batches(1), 3))
   monkeypatch.setattr(pipeline.jax, 'process_count', lambda: 2)
-  parts = []
-  for host in range(2):
-    monkeypatch.setattr(pipeline.jax, 'process_index', lambda host=host: host)
-    parts.append(list(itertools.islice(feed.batches(1), 3)))
-  for batch, *of_hosts in zip(whole, *parts, strict=True):
+  shards = []
+  for index in range(2):
+    monkeypatch.setattr(pipeline.jax, 'process_index', lambda i=index: i)
+    shards.append(list(itertools.islice(feed.batches(1), 3)))
+  for batch, *of_processes in zip(whole, *shards, strict=True):
     for name in ('image', 'label'):
-      joined = np.concatenate([part[name] for part in of_hosts])
+      joined = np.concatenate([shard[name] for shard in of_processes])
       np.testing.assert_array_equal(joined, batch[name])
 
 
@@ -106,7 +106,7 @@ def test_seed_changes_the_batches(feed, config):
 
 
 def test_labels_are_those_of_the_images(feed, config, drawn):
-  """Told from the pixels, by what PIL makes of each training file."""
+  """Images are recognised by comparing them with all files, read by Pillow."""
   paths = paths_of(drawn, 'train')
   files = np.array([resized(p, config.data.image_size) for p in paths], int)
   pids = [int(path.name[:4]) for path in paths]
@@ -134,7 +134,7 @@ def test_batches_are_those_of_the_sampler(feed, config, drawn):
 
 
 def test_a_batch_can_be_named(feed, config, drawn):
-  """By the files, of which each image is the one that PIL finds there."""
+  """Each image is the one that Pillow reads from the file of this name."""
   step = feed.steps_per_epoch + 1
   names = feed.batch_names(step)
   batch = next(feed.batches(step))
@@ -160,7 +160,7 @@ def test_labels_are_contiguous_where_identities_are_not(
 
 @pytest.mark.parametrize('image_size', [(32, 16), (100, 90), (300, 40)])
 def test_images_are_those_of_pil(config, drawn, image_size):
-  """Smaller, larger, and larger in one direction only."""
+  """Sizes that are smaller, larger, and larger in one direction only."""
   config = config.copy_and_resolve_references()
   config.data.image_size = image_size
   images = all_images(pipeline.load(config).query).astype(int)
@@ -285,7 +285,7 @@ def test_a_renamed_image_has_another_label(feed, copied, tmp_path, make_config):
   assert (renamed.gallery.pids == 7).sum() == (feed.gallery.pids == 7).sum() + 1
 
 
-# What is said
+# The summary
 
 
 def test_summary_counts(feed, drawn):

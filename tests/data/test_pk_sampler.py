@@ -1,4 +1,4 @@
-"""PK sampling: what every batch and every pass promise."""
+"""Tests of PK sampling: properties of every batch and every epoch."""
 
 import collections
 
@@ -24,7 +24,7 @@ def problems(draw):
 
 
 def groups_of(batch, P, K):
-  """The groups of K indices of a batch."""
+  """Returns a batch as groups of K indices."""
   return np.reshape(batch, (P, K))
 
 
@@ -55,7 +55,7 @@ def test_groups_repeat_images_only_where_there_are_too_few(problem):
 
 @given(problems())
 def test_an_image_stands_once_in_an_epoch(problem):
-  """Unless its identity has fewer than K, and then in one batch."""
+  """Except for identities with fewer than K images, which are in one batch."""
   labels, P, K, _, _ = problem
   batches = pk_sampler.epoch_batches(*problem)
   counts = collections.Counter(labels.tolist())
@@ -70,7 +70,7 @@ def test_an_image_stands_once_in_an_epoch(problem):
 
 @given(problems())
 def test_an_epoch_has_the_most_batches(problem):
-  """Taking the identities with most chunks left makes the most of them."""
+  """The maximum is reached by taking the identities with most chunks left."""
   labels, P, K, _, _ = problem
   counts = collections.Counter(labels.tolist())
   left = sorted(max(count // K, 1) for count in counts.values())
@@ -111,7 +111,7 @@ def test_seed_and_epoch_change_the_batches():
 
 
 def test_all_identities_and_images_take_part():
-  """The images that one epoch drops are others in the next."""
+  """Each epoch drops other images."""
   labels = np.repeat(np.arange(4), (1, 5, 7, 9))
   seen = np.zeros(len(labels), int)
   partners = collections.Counter()

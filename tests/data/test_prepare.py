@@ -1,4 +1,4 @@
-"""Preparing: whole or not at all, once, and again after an accident."""
+"""Tests of preparing: whole or not at all, once, and again after a failure."""
 
 import pathlib
 import subprocess
@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture
 def config(tmp_path):
-  """Of the dummy data of own images."""
+  """The configuration for the dummy data of own images."""
   config = common.get_config().data
   config.name = 'folder'
   config.dir = str(ROOT / 'data/folder/dummy_data')
@@ -28,7 +28,7 @@ def config(tmp_path):
 
 
 def make_people(folder):
-  """Folders of three people with two images each."""
+  """Makes folders of three people with two images each."""
   root = folder / 'people'
   source = ROOT / 'data/market1501/dummy_data/bounding_box_train'
   for number, path in enumerate(sorted(source.iterdir())):
@@ -89,7 +89,7 @@ def test_a_failure_leaves_nothing_and_can_be_repeated(
 
 
 def test_a_data_set_of_the_same_images_is_left_alone(config):
-  """Two names of one folder have one fingerprint."""
+  """One folder has the same fingerprint under two names."""
   config.dir = str(ROOT / 'data/market1501/dummy_data')
   config.allow_other_counts = True
   own = prepare.prepare(config)
@@ -101,7 +101,7 @@ def test_a_data_set_of_the_same_images_is_left_alone(config):
 
 
 def test_what_a_killed_process_left_is_cleared(config):
-  """And so is it when the disk takes no more; both happen for real."""
+  """A real process is killed, and another one meets a full disk."""
   code = """
 import itertools, os, resource, signal, sys
 from ml_collections import ConfigDict
@@ -146,7 +146,7 @@ def test_one_process_prepares_at_a_time(config, capsys, monkeypatch):
   thread = threading.Thread(
     target=lambda: prepared.append(prepare.prepare(config))
   )
-  with prepare._alone(root):
+  with prepare._locked(root):
     thread.start()
     deadline, said = time.time() + 60, ''
     while 'Waiting for another process' not in said and time.time() < deadline:
@@ -154,7 +154,7 @@ def test_one_process_prepares_at_a_time(config, capsys, monkeypatch):
       said += capsys.readouterr().out
     assert 'Waiting for another process' in said
     assert not left_behind(config)
-    # What the other one does meanwhile.
+    # The other process prepares the data set meanwhile.
     layout = datasets.find('folder')
     dataset = layout.read(config.dir)
     folder = root / f'reid-{dataset.fingerprint()}'
@@ -180,7 +180,7 @@ def test_splits_that_were_made_are_saved(config, tmp_path, capsys):
   out = capsys.readouterr().out
   assert f'these splits as a list: {saved}' in out
   assert 'splits made by identity, seed 0' in out
-  assert 'no cameras: each query against all other images' in out
+  assert 'no cameras: each query is compared with all images' in out
   images = prepared.dataset.splits
   assert len(saved.read_text().splitlines()) == 1 + sum(
     map(len, images.values())
@@ -198,7 +198,7 @@ def test_the_list_of_splits_is_written_again_if_it_is_missing(config, tmp_path):
 
 
 def test_large_splits_that_cannot_be_written(config, monkeypatch):
-  """These go through files of TFDS, which fail in another way."""
+  """TFDS buffers these in files of its own, which raise other errors."""
   monkeypatch.setattr(shuffle, 'MAX_MEM_BUFFER_SIZE', 0)
 
   def fail(*_, **__):
@@ -213,7 +213,7 @@ def test_large_splits_that_cannot_be_written(config, monkeypatch):
 
 
 def test_unreadable_images_are_named_once(config, tmp_path):
-  """Though each may be in query and gallery."""
+  """An image in query and gallery is named once."""
   root = make_people(tmp_path)
   bad = sorted(root.rglob('*.jpg'))[::3]
   for path in bad:
@@ -225,7 +225,7 @@ def test_unreadable_images_are_named_once(config, tmp_path):
 
 
 def test_a_builder_reads_by_itself_too(tmp_path):
-  """As `tfds build --manual_dir` uses it."""
+  """`tfds build --manual_dir` uses the builder in this way."""
   builder = prepare.make_builder(datasets.find('msmt17/train'), tmp_path)
   builder.download_and_prepare(
     download_config=tfds.download.DownloadConfig(

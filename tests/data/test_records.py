@@ -1,4 +1,4 @@
-"""A split in memory: as encoded images and as decoded ones."""
+"""Tests of a split in memory, as encoded and as decoded images."""
 
 import gc
 import io
@@ -30,7 +30,7 @@ def config():
 
 @pytest.fixture(scope='module')
 def split():
-  """Images of all sizes; five of each of three identities."""
+  """Five images of each of three identities, in various sizes."""
   rng = np.random.default_rng(0)
   encoded = []
   for _ in range(15):
@@ -39,7 +39,7 @@ def split():
     Image.fromarray(pixels).save(file, 'JPEG')
     encoded.append(file.getvalue())
   return records.Records(
-    encoded=records.hold(encoded),
+    encoded=records.to_variable(encoded),
     pids=np.repeat([3, 4, 9], 5),
     camids=np.arange(15) % 2,
     paths=np.array([f'{row:02}.jpg' for row in range(15)]),
@@ -48,14 +48,14 @@ def split():
 
 def with_cache(split, config, cache):
   config.data.cache = cache
-  return records.cached(split, 'train', config.data)
+  return records.apply_cache(split, 'train', config.data)
 
 
 # Reading
 
 
 class FakeBuilder:
-  """Gives examples as TFDS does, in an order of its own."""
+  """A builder that returns examples like TFDS, not in the order of paths."""
 
   def __init__(self, count, size):
     self.count = count
@@ -82,7 +82,7 @@ class FakeBuilder:
 
 
 def test_reads_all_in_the_order_of_the_paths():
-  count = records.READ_AT_ONCE + 10
+  count = records.RECORDS_PER_READ + 10
   read = records.read(FakeBuilder(count, 5), 'train')
   assert list(read.paths) == [f'{row:05}.jpg' for row in range(1, count + 1)]
   rows = count - 1 - np.arange(count)
@@ -93,15 +93,15 @@ def test_reads_all_in_the_order_of_the_paths():
 
 def test_encoded_images_are_held_as_they_are():
   images = [b'', b'\0', b'a\0\0', *(b'%d' % i for i in range(200))]
-  assert list(records.hold(images.copy()).numpy()) == images
-  assert records.hold([]).shape == (0,)
+  assert list(records.to_variable(images.copy()).numpy()) == images
+  assert records.to_variable([]).shape == (0,)
 
 
 @pytest.mark.skipif(
   not os.path.exists('/proc/self/clear_refs'), reason='not on Linux'
 )
 def test_reading_holds_the_images_once():
-  """Of all memory of the process: what TensorFlow takes counts as well."""
+  """Measured for the whole process, so that TensorFlow's memory counts."""
   builder = FakeBuilder(2_000, 50_000)
   gc.collect()
   pathlib.Path('/proc/self/clear_refs').write_text('5')  # forgets the peak
@@ -113,7 +113,7 @@ def test_reading_holds_the_images_once():
 
 
 def resident(field):
-  """Bytes."""
+  """Returns a field of the process's memory in bytes."""
   status = pathlib.Path('/proc/self/status').read_text()
   return int(re.search(rf'{field}:\s+(\d+) kB', status)[1]) * 1024
 
@@ -134,7 +134,7 @@ def test_batches_come_in_order_and_again(split):
 
 
 def test_decoded_images_are_the_same_bit_for_bit(split, config, monkeypatch):
-  monkeypatch.setattr(records, 'DECODED_AT_ONCE', 4)
+  monkeypatch.setattr(records, 'IMAGES_PER_DECODING', 4)
   encoded = with_cache(split, config, 'encoded')
   decoded = with_cache(split, config, 'decoded')
   assert encoded is split
@@ -170,7 +170,7 @@ def test_one_pipeline_goes_on_where_another_ended(split, config, monkeypatch):
   labels = np.repeat(np.arange(3), 5)
   whole = records.train_batches(split, labels, config, 1)
   whole = list(itertools.islice(whole, 7))
-  monkeypatch.setattr(records, 'BATCHES_OF_A_PIPELINE', 3)
+  monkeypatch.setattr(records, 'BATCHES_PER_PIPELINE', 3)
   parts = records.train_batches(split, labels, config, 1)
   for batch, same in zip(whole, parts):
     for name in batch:
@@ -185,9 +185,9 @@ def test_batches_may_be_changed(split, config):
 
 
 def test_memory_is_used_again(split, config):
-  """Batches do not give it back to the system, which takes it image by image.
+  """Freed memory is used for the next images, not returned to the system.
 
-  `Dataset.from_generator` would make them do so.
+  `Dataset.from_generator` would have it returned.
   """
   config.data.image_size = (384, 192)
   config.train.P = 3

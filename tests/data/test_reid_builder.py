@@ -1,4 +1,4 @@
-"""Every way in which raw images can be wrong, and what is said about it."""
+"""Tests of the messages about every kind of wrong raw images."""
 
 import pathlib
 import re
@@ -42,13 +42,22 @@ def some_image(root, folder='query'):
 # File names
 
 
+def make_folders(root):
+  """Makes Market-1501's folders with an image in query and gallery each."""
+  for folder in raw.MARKET_FOLDERS.values():
+    (root / folder).mkdir()
+    if folder != 'bounding_box_train':
+      (root / folder / '0001_c1s1_000001_01.jpg').touch()
+
+
 @given(st.sets(NAMES, min_size=1, max_size=20))
 def test_reads_market_names(names):
   with tempfile.TemporaryDirectory() as directory:
     folder = pathlib.Path(directory)
+    make_folders(folder)
     for name in names:
-      (folder / name).touch()
-    images = raw.read_market_folder(folder, folder)
+      (folder / 'bounding_box_train' / name).touch()
+    images = raw.read_market_folders(folder)['train']
   assert [image.path.name for image in images] == sorted(names)
   for image in images:
     pid, rest = image.path.name.split('_c')
@@ -64,10 +73,12 @@ def test_reads_market_names(names):
 def test_refuses_other_names(stem):
   with tempfile.TemporaryDirectory() as directory:
     folder = pathlib.Path(directory)
-    (folder / '0001_c1s1_000001_01.jpg').touch()
-    (folder / f'{stem}.jpg').touch()
+    make_folders(folder)
+    train = folder / 'bounding_box_train'
+    (train / '0001_c1s1_000001_01.jpg').touch()
+    (train / f'{stem}.jpg').touch()
     with pytest.raises(ValueError) as error:
-      raw.read_market_folder(folder, folder)
+      raw.read_market_folders(folder)
   assert f'{stem}.jpg is not named as Market-1501' in str(error.value)
 
 
@@ -168,7 +179,7 @@ def test_names_every_image_that_cannot_be_read(copied, config, tmp_path):
 
 
 def test_checks_as_the_pipeline_decodes(copied, config):
-  """PIL overlooks the missing end of some of these; TensorFlow does not."""
+  """Pillow reads some of these images without their ends, TensorFlow none."""
   paths = list(copied.rglob('*.jpg'))
   for path in paths:
     path.write_bytes(path.read_bytes()[:-2])

@@ -1,4 +1,4 @@
-"""The drawn data set: its layout, its promises and its determinism."""
+"""Tests of the synthetic set: layout, properties and determinism."""
 
 from collections import Counter
 import re
@@ -24,7 +24,7 @@ def draw_small(root, **changes):
 
 
 def read_names(folder):
-  """The (pid, camera) of every file of a folder."""
+  """Returns (pid, camera) of every file of a folder."""
   matches = [NAME.fullmatch(path.name) for path in sorted(folder.iterdir())]
   return [(int(m[1]), int(m[2])) for m in matches]
 

@@ -1,4 +1,4 @@
-"""Table I: what the paper prints, and what is counted in prepared sets."""
+"""Tests of Table I: the paper's figures, and counts of prepared sets."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ DATA = pathlib.Path(__file__).parents[2] / 'data'
 
 
 def test_the_published_counts_are_those_of_the_paper():
-  """But for two figures, which the notes speak of."""
+  """Except for two figures, which the notes explain."""
   different = {}
   for row in table1.ROWS:
     counted = table1.figures(row.layout.published, row.with_queries)
