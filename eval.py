@@ -92,7 +92,7 @@ def main(argv):
   from apnet_jax.retrieval import card
   from apnet_jax.retrieval.embed import make_embed
   from apnet_jax.retrieval.evaluator import Evaluator
-  from apnet_jax.retrieval.threshold import Thresholds
+  from apnet_jax.retrieval.threshold import PairVerifier
   from apnet_jax.workdir import json_files, restore, run_files
   from apnet_jax.workdir.checkpoints import open_for_reading
   from data import targets
@@ -112,12 +112,12 @@ def main(argv):
     step, model, variables = restore.restore_model(
       checkpoints, WHICH.value, config, run['num_classes']
     )
-  thresholds = Thresholds(CKPT.value, step, config.eval, CHOOSE_THRESHOLD.value)
+  verifier = PairVerifier(CKPT.value, step, config.eval, CHOOSE_THRESHOLD.value)
   evaluator = Evaluator(
     make_embed(model, config.eval),
     variables,
     card.checkpoint_entry(step, WHICH.value, config, run),
-    thresholds,
+    verifier,
     RERANK.value,
   )
   prepared = targets.prepare_all(configs)
@@ -146,7 +146,7 @@ def main(argv):
     path, cards if len(cards) > 1 else next(iter(cards.values()))
   )
   print(f'wrote {path}')
-  thresholds.raise_failure()
+  verifier.raise_failure()
 
 
 def check_flags(rules: ml_collections.ConfigDict) -> None:

@@ -65,5 +65,5 @@ def _lines(query, found) -> Iterator[str]:
   for place, one in enumerate(found, 1):
     word = one['verdict'] or ''
     yield f'{place:5} {one["similarity"]:7.3f}  {word:13}{one["image"]}'
-  if found[0]['verdict'] == trained_network.OTHER:
+  if found[0]['verdict'] == trained_network.OTHER_PERSON:
     yield '      The person is not among these images, by the threshold.'

@@ -187,9 +187,9 @@ def test_what_is_no_card_is_named(content, message, tmp_path):
   ('part', 'figures', 'message'),
   [
     ('figures', {}, 'it has no mAP'),
-    ('figures', {'mAP': '0.5'}, "mAP is '0.5', not a share"),
-    ('figures', {'Rank-1': 96.2}, 'Rank-1 is 96.2, not a share'),
-    ('queries', {'figures': [1]}, 'are not by name'),
+    ('figures', {'mAP': '0.5'}, "mAP is '0.5', not in 0 to 1"),
+    ('figures', {'Rank-1': 96.2}, 'Rank-1 is 96.2, not in 0 to 1'),
+    ('queries', {'figures': [1]}, 'queries.figures is not a JSON object'),
     ('queries', {'figures': {'mAP': [2]}}, 'mAP of the queries is not a list'),
     ('queries', {'figures': {'mAP': 'all'}}, 'mAP of the queries is not a'),
   ],

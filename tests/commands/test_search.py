@@ -43,7 +43,8 @@ def test_two_images_are_told_apart_by_the_threshold(threshold, word, capsys):
 
 
 def test_lines_say_if_nobody_is_found():
-  one = {'image': 'a.jpg', 'similarity': 0.3, 'verdict': trained_network.OTHER}
+  other = trained_network.OTHER_PERSON
+  one = {'image': 'a.jpg', 'similarity': 0.3, 'verdict': other}
   lines = list(search._lines('q.jpg', [one]))
   assert 'a.jpg' in lines[1] and 'not among these' in lines[2]
   assert len(list(search._lines('q.jpg', [one | {'verdict': None}]))) == 2
