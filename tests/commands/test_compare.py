@@ -94,7 +94,7 @@ def test_unlike_cards_are_refused(cards, tmp_path, capsys):
   assert 'protocol.distractors: kept | dropped' in message
   assert 'protocol.ap:' in message and 'flip' not in message
   run(*files, unlike=True)
-  assert 'NOT MADE ALIKE' in capsys.readouterr().out
+  assert 'NOT COMPARABLE' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
