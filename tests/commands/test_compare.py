@@ -132,7 +132,7 @@ def test_queries_that_do_not_count_in_both_make_no_interval(
 
 
 def test_several_data_sets_by_name(cards, tmp_path, capsys):
-  """As eval.py calls them for its user, the cards by their full names."""
+  """The file has short names of data sets, the cards have full names."""
 
   def of(name):
     return cards[0] | {'dataset': name}

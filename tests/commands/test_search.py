@@ -1,4 +1,4 @@
-"""Search and verdicts; `test_commands.py` runs the commands themselves."""
+"""Tests of search and verdicts; `test_commands.py` runs the commands."""
 
 import types
 
@@ -15,7 +15,7 @@ from tests.fakes import small_config
 
 
 def network(threshold):
-  """Images are numbers; their embeddings have that angle, in degrees."""
+  """Returns a network for numbers as images: angles in degrees."""
 
   def embed(paths):
     angle = np.radians(np.array(paths, np.float64))
@@ -80,7 +80,7 @@ def workdir(tmp_path, monkeypatch):
 
 
 def two_colours(folder):
-  """Red at the left, blue at the right."""
+  """Writes an image, red on the left and blue on the right, and its mirror."""
   pixels = np.zeros((32, 16, 3), np.uint8)
   pixels[:, :8, 0] = pixels[:, 8:, 2] = 255
   Image.fromarray(pixels).save(folder / 'a.png')
@@ -93,7 +93,7 @@ def test_images_are_embedded_as_the_run_evaluates(workdir):
   assert network.threshold is None and '--choose_threshold' in network.about
   one, two = network.embed(two_colours(workdir))
   np.testing.assert_allclose(np.linalg.norm(one), 1, rtol=1e-5)
-  np.testing.assert_allclose(one, two, atol=1e-6)  # the flip averages them
+  np.testing.assert_allclose(one, two, atol=1e-6)  # averages with mirror images
 
 
 def test_or_as_they_were_for_the_stored_threshold(workdir):
