@@ -10,8 +10,8 @@ The network and all settings come from the workdir that train.py wrote.
 them. A data set may show other people than those that the network was trained
 on.
 
-Exit codes: 2, a mistake of the user or a file that cannot be read or written;
-4, another process of the command is lost; 1, any other error.
+Exit codes: 2, a mistake of the user, or a file that cannot be read or written;
+4, another process of the command is lost.
 """
 
 import os

@@ -276,7 +276,7 @@ def test_a_command_that_looks_for_the_network_would_be_seen(attempts):
         '--config.model.pretrained=a.pth',
         '--init_from=runs/market',
       ],
-      'error: --init_from=runs/market and --config.model.pretrained=a.pth are',
+      'error: --init_from=runs/market and --config.model.pretrained=a.pth name',
     ),
     (
       ['train.py', '--config=configs/synthetic.py', '--config.train.foo=1'],
@@ -322,7 +322,7 @@ def test_a_command_that_looks_for_the_network_would_be_seen(attempts):
     ),
     (
       ['eval.py', '--ckpt=WORKDIR', '--dataset=mars,market', '--data_dir=x'],
-      "error: config.data.name='mars' is not one of market1501, dukemtmc_reid",
+      "error: --dataset='mars' is not one of market1501, dukemtmc_reid",
     ),
     (
       [
@@ -345,7 +345,7 @@ def test_a_command_that_looks_for_the_network_would_be_seen(attempts):
         '--choose_threshold=0.1',
         '--config.eval.distance=euclidean',
       ],
-      "of cosines, config.eval.distance='euclidean'",
+      "cosine similarities, but config.eval.distance='euclidean'",
     ),
     (
       ['train.py', '--config=configs/synthetic.py', '--num_processes=2'],

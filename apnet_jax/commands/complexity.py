@@ -165,12 +165,12 @@ def _note_on_opcounter(rows: list[Mapping[str, Any]]) -> str:
     else:
       unequal.append(f'{row["network"]} ({shown}, paper {row["paper_gflops"]})')
   return (
-    'OpCounter is the count of PyTorch-OpCounter, which the paper used. It adds'
-    ' 2 for each element that a batch normalisation reads, and 1 for each'
-    ' element that a global average reads or writes. For'
-    f' {rows[0]["network"]} these are {first["multiply_adds"] / 1e9:.4f} + 2 x'
+    'OpCounter is the count of PyTorch-OpCounter, which the paper used: the'
+    ' multiply-adds, plus 2 for each element that a batch normalisation reads,'
+    ' plus 1 for each element that a global average reads or writes. For'
+    f' {rows[0]["network"]} this is {first["multiply_adds"] / 1e9:.4f} + 2 x'
     f' {first["normalized"] / 1e9:.4f} + {first["pooled"] / 1e9:.4f} ='
-    f' {first["operations"] / 1e9:.4f} G. Rounded to two digits, the counts'
+    f' {first["operations"] / 1e9:.4f} G. Rounded to two decimals, the counts'
     f" equal the paper's for {', '.join(equal) or 'no network'}"
     + (f', but not for {", ".join(unequal)}.' if unequal else '.')
   )
