@@ -5,9 +5,13 @@
   python eval.py --ckpt=runs/market --dataset=duke,msmt17 --data_dir=DIR
   python eval.py --ckpt=runs/market --config.eval.ap=trapezoid
 
-Everything else comes from the workdir that train.py wrote; --config.eval.FIELD
-changes a rule of evaluation (apnet_jax/config.py lists them). The
-people of another data set need not be those that the network was trained on.
+The network and all settings come from the workdir that train.py wrote.
+--config.eval.FIELD changes a rule of evaluation; apnet_jax/config.py lists
+them. A data set may show other people than those that the network was trained
+on.
+
+Exit codes: 2, a mistake of the user, or a file that cannot be read or written;
+4, another process of the command is lost.
 """
 
 import os
@@ -24,61 +28,64 @@ from apnet_jax.errors import UserError
 CONFIG = config_flags.DEFINE_config_dict(
   'config',
   ml_collections.ConfigDict({'eval': get_config().eval}),
-  'As --config.eval.drop_distractors: a rule of evaluation to change.',
+  'Changes a rule of evaluation, as --config.eval.drop_distractors.',
 )
 CKPT = flags.DEFINE_string('ckpt', None, 'Workdir of train.py.', required=True)
 WHICH = cli.define_which()
 DATASET = flags.DEFINE_list(
   'dataset',
   [],
-  'Data sets to evaluate on, as market, duke, cuhk03/labeled, msmt17,'
-  ' occluded_duke, folder; default: the one trained on.',
+  'Data sets to evaluate on, separated by commas, as market, duke,'
+  ' cuhk03/labeled, msmt17, occluded_duke, folder. Default: the data set of the'
+  ' training.',
 )
 DATA_DIR = flags.DEFINE_multi_string(
   'data_dir',
   [],
-  'Folder of the raw images, of one data set or of all; or the flag once for'
-  ' each data set, in their order. Default: as in training.',
+  'Folder of the raw images. For several data sets give one folder that has'
+  ' them all, or repeat the flag for each data set, in the order of --dataset.'
+  ' Default: as in training.',
 )
 ALLOW_OTHER_COUNTS = flags.DEFINE_bool(
   'allow_other_counts',
   None,
-  'Evaluates also on images whose number is not the published one; default: as'
-  ' in training for the data set trained on, no for others.',
+  'Accepts a data set whose number of images is not the published one. Default:'
+  ' as in training for the data set of the training, no for others.',
 )
 TEST_FRACTION = flags.DEFINE_float(
   'test_fraction',
   None,
-  'Share of the identities to test on, of own images without splits; default:'
-  ' as in training, or all of them if the training was on a benchmark.',
+  'Share of the identities to test on, for own images without splits. Default:'
+  ' as in training, or 1 if the training was on a benchmark.',
 )
 RERANK = flags.DEFINE_bool(
   'rerank',
   False,
-  'Also re-ranks by k-reciprocal encoding, in its original form; the paper does'
-  ' not.',
+  'Also gives figures after k-reciprocal re-ranking (Zhong et al., CVPR 2017),'
+  ' which the APNet paper does not use.',
 )
 CHOOSE_THRESHOLD = flags.DEFINE_float(
   'choose_threshold',
   None,
-  'Share of pairs of different persons, as 1e-3, that may pass as one person.'
-  ' The cosine similarity for it is chosen on the data set and stored with the'
-  ' network, for the commands search and compare.',
+  'Largest false positive rate, as 1e-3: the share of pairs of different'
+  ' persons that may be taken for one person. The lowest threshold of cosine'
+  ' similarity with this rate on the data set is stored with the network, for'
+  ' the commands search and compare.',
   lower_bound=0,
   upper_bound=1,
 )
 JSON = flags.DEFINE_string(
   'json',
   '',
-  'File for the result card; of several data sets, for their cards by name.'
-  ' Default: in the workdir, below evaluations/.',
+  'File for the result card, or for the cards of several data sets by name.'
+  ' Default: a file in evaluations/ of the workdir.',
 )
 REPORT = flags.DEFINE_string(
   'report',
   '',
-  'Writes the card, pictures of rankings, the error rates of thresholds and mAP'
-  ' between cameras to this folder; of several data sets, to a folder for each'
-  ' in it.',
+  'Folder for a report: the result card, and pictures of rankings, of error'
+  ' rates by threshold and of mAP between cameras. Several data sets have a'
+  ' folder each in it.',
 )
 PROCESSES = cli.define_processes()
 
@@ -92,7 +99,7 @@ def main(argv):
   from apnet_jax.retrieval import card
   from apnet_jax.retrieval.embed import make_embed
   from apnet_jax.retrieval.evaluator import Evaluator
-  from apnet_jax.retrieval.threshold import Thresholds
+  from apnet_jax.retrieval.threshold import PairVerifier
   from apnet_jax.workdir import json_files, restore, run_files
   from apnet_jax.workdir.checkpoints import open_for_reading
   from data import targets
@@ -112,12 +119,12 @@ def main(argv):
     step, model, variables = restore.restore_model(
       checkpoints, WHICH.value, config, run['num_classes']
     )
-  thresholds = Thresholds(CKPT.value, step, config.eval, CHOOSE_THRESHOLD.value)
+  verifier = PairVerifier(CKPT.value, step, config.eval, CHOOSE_THRESHOLD.value)
   evaluator = Evaluator(
     make_embed(model, config.eval),
     variables,
     card.checkpoint_entry(step, WHICH.value, config, run),
-    thresholds,
+    verifier,
     RERANK.value,
   )
   prepared = targets.prepare_all(configs)
@@ -146,20 +153,24 @@ def main(argv):
     path, cards if len(cards) > 1 else next(iter(cards.values()))
   )
   print(f'wrote {path}')
-  thresholds.raise_failure()
+  verifier.raise_failure()
 
 
 def check_flags(rules: ml_collections.ConfigDict) -> None:
-  """Checks what would otherwise fail after minutes of work."""
+  """Raises UserError for flags that would fail only after the evaluation.
+
+  Args:
+    rules: `config.eval`.
+  """
   if not JSON.value and not os.access(CKPT.value, os.W_OK):
     raise UserError(
-      f'--ckpt={CKPT.value} cannot be written to: give --json, a file for the'
-      ' result card.'
+      f'--ckpt={CKPT.value} is not writable: give another file for the result'
+      ' card with --json.'
     )
   if CHOOSE_THRESHOLD.value is None:
     return
   if len(DATASET.value) > 1:
-    raise UserError('--choose_threshold needs one data set to choose it on.')
+    raise UserError('--choose_threshold needs exactly one data set.')
   if rules.distance != 'cosine':
     raise UserError(
       '--choose_threshold needs cosine similarities, but config.eval.distance='

@@ -2,14 +2,14 @@
 
   python train.py --config=configs/market.py --config.data.dir=DIR
 
-The same command resumes a run that was stopped. Any field of the configuration
-can be changed: --config.train.epochs=60 (apnet_jax/config.py lists them all).
+The same command resumes a run that was stopped. Flags change fields of the
+configuration, as --config.train.epochs=60; apnet_jax/config.py lists them all.
 --init_from=WORKDIR fine-tunes the network of another run on other people.
 
-Exit codes: 2, a mistake of the user, or no room for the last checkpoint; 3, a
-loss or a gradient is not finite; 4, another process of the run is lost; 130 and
-143, SIGINT and SIGTERM, which first save a checkpoint. A second signal ends the
-run at once.
+Exit codes: 2, a mistake of the user, or the last checkpoint could not be saved;
+3, a loss or a gradient is not finite; 4, another process of the run is lost;
+130 and 143, SIGINT and SIGTERM, which first save a checkpoint. A second signal
+ends the run at once.
 """
 
 import pathlib
@@ -24,19 +24,19 @@ CONFIG = config_flags.DEFINE_config_file(
   'config', help_string='Configuration file, as configs/market.py.'
 )
 WORKDIR = flags.DEFINE_string(
-  'workdir', '', 'Folder for checkpoints and logs; default: runs/<config.name>.'
+  'workdir', '', 'Folder for checkpoints and logs. Default: runs/<config.name>.'
 )
 INIT_FROM = flags.DEFINE_string(
   'init_from',
   '',
-  'Starts from the last checkpoint of another workdir, or from a file of'
-  ' weights; the same as --config.model.pretrained.',
+  'Workdir of another run, whose last checkpoint the training starts from, or a'
+  ' file of weights. The same as --config.model.pretrained.',
 )
 PROFILE_STEPS = flags.DEFINE_string(
   'profile_steps',
   '',
-  'As 10:12: writes a trace of these steps, the last included, for XProf into'
-  ' WORKDIR/profile.',
+  'First and last step to trace, as 10:12. The trace is written to'
+  ' WORKDIR/profile, for XProf.',
 )
 PROCESSES = cli.define_processes()
 
@@ -50,7 +50,7 @@ def main(argv):
     if config.model.pretrained not in ('', INIT_FROM.value):
       raise UserError(
         f'--init_from={INIT_FROM.value} and --config.model.pretrained='
-        f'{config.model.pretrained} are two things to start from: give one.'
+        f'{config.model.pretrained} name different weights: give one of them.'
       )
     config.model.pretrained = INIT_FROM.value
 
@@ -64,8 +64,8 @@ def main(argv):
   profile_steps = profiling.parse_steps(PROFILE_STEPS.value)
   config.data.name = datasets.find(config.data.name).name  # full name
   workdir = WORKDIR.value or f'runs/{config.name}'
-  checks.check(config, workdir)  # before minutes go into preparing the data
-  # With absolute paths, eval.py finds the images from any folder.
+  checks.check(config, workdir)  # before the data are prepared for minutes
+  # eval.py then finds the images from any current folder.
   for field in ('dir', 'prepared_dir'):
     if config.data[field]:
       path = pathlib.Path(config.data[field]).expanduser()

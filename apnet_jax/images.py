@@ -1,4 +1,4 @@
-"""Reads image files as training does, without TensorFlow."""
+"""Reads image files without TensorFlow, with the pixels of training."""
 
 from collections.abc import Iterator, Sequence
 from concurrent import futures
@@ -12,16 +12,18 @@ from apnet_jax.feed import Split
 
 SUFFIXES = ('.jpg', '.jpeg', '.png')
 FORMATS = ('JPEG', 'PNG')
-# A file of a few kilobytes may claim to hold any number of pixels. No image
-# with more pixels than this is decoded; it would take 192 MB.
+# Larger images are not decoded: a small file can declare any number of pixels.
+# An image of this size takes 192 MB.
 MAX_PIXELS = 64_000_000
 
 
 def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
-  """Returns a file itself, or all images below a folder in name order.
+  """Returns the path of a file, or all images below a folder sorted by path.
+
+  Hidden files are omitted.
 
   Raises:
-    UserError: the file does not exist, or the folder has no images.
+    UserError: the path does not exist, or the folder has no images.
   """
   path = pathlib.Path(path)
   if path.is_file():
@@ -40,17 +42,19 @@ def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
 def read_image(
   path: str | pathlib.Path, image_size: tuple[int, int]
 ) -> np.ndarray:
-  """Reads and resizes an image as `data/` does, to within one grey level.
+  """Reads an image and resizes it bilinearly.
+
+  Pixels differ from those of `data.decoding` by one grey level at most.
 
   Args:
     path: path of a JPEG or PNG file.
-    image_size: height and width of the result.
+    image_size: height and width of the result, in pixels.
 
   Returns:
-    uint8 [height, width, 3].
+    uint8 [height, width, 3], RGB.
 
   Raises:
-    UserError: the file is no such image, is cut off, or has more than
+    UserError: the file is not a whole JPEG or PNG image, or has more than
       `MAX_PIXELS` pixels.
   """
   try:
@@ -59,14 +63,14 @@ def read_image(
       if image.mode.startswith('I'):  # 16 bits; the upper 8 are used
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
       image = image.convert('RGB')
-  except Exception as error:  # Pillow's readers raise all kinds of errors
+  except Exception as error:  # Pillow's readers raise errors of many classes
     raise UserError(f'{path} cannot be read: {error}') from error
   height, width = image_size
   return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def check_pixels(width: int, height: int) -> None:
-  """Raises UserError for images that are too large to be decoded."""
+  """Raises UserError if an image has more than `MAX_PIXELS` pixels."""
   if width * height > MAX_PIXELS:
     raise UserError(f'{width} x {height} pixels are more than {MAX_PIXELS:,}')
 
@@ -74,7 +78,16 @@ def check_pixels(width: int, height: int) -> None:
 def make_split(
   paths: Sequence[str | pathlib.Path], image_size: tuple[int, int]
 ) -> Split:
-  """Returns a `Split` of image files whose identities are unknown."""
+  """Makes a data split of image files whose identities are unknown.
+
+  Args:
+    paths: paths of the images.
+    image_size: height and width to resize images to, in pixels.
+
+  Returns:
+    A split whose identities and cameras are all 0. Its `batches` raises
+    UserError for files that `read_image` cannot read.
+  """
 
   def batches(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     with futures.ThreadPoolExecutor() as pool:

@@ -1,10 +1,10 @@
-"""Makes outside text, such as file names, safe to print on a terminal."""
+"""Makes text from outside, such as file names, safe to print on a terminal."""
 
 
 def printable(text: str) -> str:
-  """Escapes characters that a terminal would obey or cannot show.
+  """Escapes control characters and characters that a terminal cannot show.
 
-  A file name may hold an escape sequence that hides lines, or bytes that are
+  A file name can contain an escape sequence that hides lines, or bytes that are
   not UTF-8. Line breaks and tabs are kept.
   """
   return ''.join(

@@ -7,13 +7,13 @@ import numpy as np
 from apnet_jax.feed import Feed, Split
 from configs import common
 
-# The last map must not be smaller than a 3x3 kernel: XLA's CPU backend would
-# swap the two, and convolve in a naive loop.
+# The last feature map must not be smaller than a 3x3 kernel: XLA's CPU backend
+# would then use a slow loop.
 SIZE, CLASSES = (80, 40), 6
 
 
 def small_config(**train):
-  """A configuration that trains for some steps within seconds."""
+  """Returns a configuration that trains for some steps within seconds."""
   config = common.get_config()
   config.name = 'small'
   config.model.backbone = 'resnet14'
@@ -32,7 +32,7 @@ def small_config(**train):
 
 
 def image(pid, camid, seed):
-  """uint8 [height, width, 3]: a colour of the identity, and noise."""
+  """Returns a colour of the identity plus noise, uint8 [height, width, 3]."""
   colour = np.random.default_rng(pid).integers(60, 200, 3)
   rng = np.random.default_rng([camid, *np.atleast_1d(seed)])
   noise = rng.integers(-150, 150, (*SIZE, 3))

@@ -276,7 +276,7 @@ def test_a_command_that_looks_for_the_network_would_be_seen(attempts):
         '--config.model.pretrained=a.pth',
         '--init_from=runs/market',
       ],
-      'error: --init_from=runs/market and --config.model.pretrained=a.pth are',
+      'error: --init_from=runs/market and --config.model.pretrained=a.pth name',
     ),
     (
       ['train.py', '--config=configs/synthetic.py', '--config.train.foo=1'],

@@ -3,17 +3,15 @@
   python -m apnet_jax compare A.json B.json
   python -m apnet_jax compare --ckpt=runs/market A.jpg B.jpg
 
-Two cards become a table that says whether a difference may be chance.
+For two cards it prints a table of the figures, with a confidence interval of
+the difference B - A. The interval is a paired bootstrap: queries are drawn with
+replacement, and both cards are averaged over the same draw. It does not cover
+the variation between training runs with other seeds, which is often larger.
+Cards with different rules or images are an error unless --unlike is given.
 
-The interval is that of the difference B - A if the queries were drawn again
-(paired bootstrap: both cards are averaged over the same queries each time). It
-says nothing of another training run, whose seed changes more than that.
-
-Cards that were not made under the same rules, or not of the same images, are
-refused, unless --unlike says that this is meant.
-
-Of two images it says whether they show one person, by the threshold that
-`eval.py --choose_threshold` has stored with the network, or --threshold.
+For two images it prints their cosine similarity, and whether they show one
+person. The threshold is --threshold, or the one that `eval.py
+--choose_threshold` has stored with the network.
 """
 
 from collections.abc import Callable
@@ -26,43 +24,62 @@ from apnet_jax.errors import UserError
 from apnet_jax.retrieval import comparison, trained_network
 
 
-def compare_files(first: str, second: str, unlike_allowed: bool, **bootstrap):
-  """Prints the comparison of two files of cards; see `compare`.
+def compare_files(first: str, second: str, allow_unlike: bool, **bootstrap):
+  """Prints the comparison of two files of result cards.
+
+  Args:
+    first: path of a file; see `comparison.read_cards`.
+    second: path of the other file.
+    allow_unlike: whether to compare cards with different rules or images.
+    **bootstrap: `level`, `samples` and `seed` of `comparison.compare`.
 
   Raises:
-    UserError: they are no cards, or unlike.
+    UserError: a file has no result cards, or the cards are not comparable.
   """
   a, b = comparison.read_cards(first), comparison.read_cards(second)
   pairs = [(name, name) for name in a if name in b]
   if len(a) == len(b) == 1:
     pairs = [(*a, *b)]
   if not pairs:
-    raise UserError(f'no data set in common: {", ".join(a)} | {", ".join(b)}.')
+    raise UserError(
+      f'the files have no data set in common: {", ".join(a)} | {", ".join(b)}.'
+    )
   print(f'A: {first}\nB: {second}')
-  alone = sorted((a.keys() ^ b.keys()) - {name for p in pairs for name in p})
-  if alone:
-    print(f'In one file only: {", ".join(alone)}')
+  single = sorted((a.keys() ^ b.keys()) - {name for p in pairs for name in p})
+  if single:
+    print(f'In one file only: {", ".join(single)}')
   for name, other in pairs:
     print(f'\n{name}' + (f' | {other}' if other != name else ''))
-    found = comparison.unlike(a[name], b[other])
-    if found and not unlike_allowed:
+    found = comparison.incompatibilities(a[name], b[other])
+    if found and not allow_unlike:
       raise UserError(
-        'these figures cannot be compared; A | B were not made alike:\n'
+        'these figures cannot be compared, because the cards differ (A | B):\n'
         + '\n'.join(found)
-        + '\n--unlike compares them all the same.'
+        + '\n--unlike compares them anyway.'
       )
     if found:
-      print('NOT MADE ALIKE, A | B:', *found, sep='\n')
-    noted = list(comparison.differences(a[name], b[other], comparison.NOTED))
-    if noted:
-      print('A | B:', *noted, sep='\n')
+      print('NOT COMPARABLE (A | B):', *found, sep='\n')
+    other_differences = list(
+      comparison.differences(a[name], b[other], comparison.MAY_DIFFER)
+    )
+    if other_differences:
+      print('Other differences (A | B):', *other_differences, sep='\n')
     print(*comparison.compare(a[name], b[other], **bootstrap), sep='\n')
 
 
 def compare_images(
   network: trained_network.Network, first: str, second: str
 ) -> None:
-  """Prints how alike two images are, and whether they show one person."""
+  """Prints the similarity of two images, and whether they show one person.
+
+  Args:
+    network: network that embeds the images.
+    first: path of an image.
+    second: path of the other image.
+
+  Raises:
+    UserError: an image cannot be read.
+  """
   one, two = network.embed([first, second])
   similarity = float(one @ two)
   print(network.about, file=sys.stderr)
@@ -73,16 +90,16 @@ def compare_images(
 def command() -> Callable:
   """Defines the flags of the command; returns its main function."""
   ckpt, which, threshold = cli.define_network()
-  unlike_allowed = flags.DEFINE_bool(
-    'unlike', False, 'Compares cards of unlike rules or images all the same.'
+  allow_unlike = flags.DEFINE_bool(
+    'unlike', False, 'Compares cards even if their rules or images differ.'
   )
   level = flags.DEFINE_float(
-    'level', 0.95, 'Of confidence of the interval.', 0.5, 0.9999
+    'level', 0.95, 'Confidence level of the intervals.', 0.5, 0.9999
   )
   samples = flags.DEFINE_integer(
-    'samples', 10_000, 'How often the queries are drawn.', 100
+    'samples', 10_000, 'Number of bootstrap samples of the queries.', 100
   )
-  seed = flags.DEFINE_integer('seed', 0, 'For drawing them.', 0)
+  seed = flags.DEFINE_integer('seed', 0, 'Seed of the bootstrap.', 0)
 
   def main(argv):
     if len(argv) != 3:
@@ -90,7 +107,7 @@ def command() -> Callable:
     if all(name.lower().endswith('.json') for name in argv[1:]):
       compare_files(
         *argv[1:],
-        unlike_allowed.value,
+        allow_unlike.value,
         level=level.value,
         samples=samples.value,
         seed=seed.value,
@@ -98,8 +115,8 @@ def command() -> Callable:
       return
     if not ckpt.value:
       raise UserError(
-        'to compare images give --ckpt, a workdir of train.py; result cards end'
-        ' in .json.'
+        'to compare images give --ckpt, a workdir of train.py; to compare'
+        ' result cards give two files that end in .json.'
       )
     cli.quieten()
     network = trained_network.open_network(

@@ -1,9 +1,9 @@
-"""Parameters and multiply-adds of the paper's networks, beside its Table III.
+"""Counts parameters and multiply-adds of the paper's networks (Table III).
 
   python -m apnet_jax complexity
   python -m apnet_jax complexity --variant=apnet_c2 --variant=official2
 
-Counted from the traced computation: nothing is computed or allocated.
+Operations are counted in the traced program, without running it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -25,16 +25,21 @@ from apnet_jax.paper.variants import VARIANTS
 from apnet_jax.workdir.json_files import write_json
 
 TABLE_III_SIZE = (224, 224)
-# Networks of Table III that are not built here, in GFLOPs.
+# GFLOPs of networks in Table III that this project does not have.
 FIGURES_OF_THE_PAPER = {'Pyramid ReID': 9.96, 'SCSN': 7.24}
 
 
 def measure(name: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """What is known of a variant, under the names of the JSON file.
+  """Counts the parameters and multiply-adds of a variant.
 
   Args:
-    name: of `VARIANTS`.
-    config: a `config.model`, for what the variant leaves open.
+    name: name of the variant in `VARIANTS`.
+    config: `config.model`, for fields that the variant does not set.
+
+  Returns:
+    An entry of the JSON file. `multiply_adds` are those at the size of the
+    training images, `at_224` those of Table III; None if the pyramid does not
+    divide such an image.
   """
   variant = VARIANTS[name]
   model = create_model(variants.apply(variant, config), num_classes=1)
@@ -57,7 +62,7 @@ def measure(name: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
   return result | {'at_224': at_224}
 
 
-# Heading, unit and width of the columns; the first two to the left.
+# Heading, unit and width of the columns; negative widths align to the left.
 COLUMNS = (
   ('network', '', -23),
   ('in the paper', '', -22),
@@ -72,7 +77,11 @@ WIDTH = sum(abs(width) for _, _, width in COLUMNS)
 
 
 def format_table(rows: list[Mapping[str, Any]]) -> str:
-  """The table, its rows under headings with their place in the paper."""
+  """Formats the table, its rows grouped by their place in the paper.
+
+  Args:
+    rows: results of `measure`.
+  """
   lines = [
     _columns([heading for heading, _, _ in COLUMNS]),
     _columns([unit for _, unit, _ in COLUMNS]),
@@ -99,7 +108,7 @@ def _format_row(row: Mapping[str, Any]) -> str:
     f'{row["parameters"] / 1e6:.2f}',
     f'{at_224["multiply_adds"] / 1e9:.3f}' if at_224 else '',
     f'{figure:.2f}' if figure else '',
-    f'{_difference(row):+.1%}' if figure else '',
+    f'{_relative_difference(row):+.1%}' if figure else '',
     f'{at_224["operations"] / 1e9:.3f}' if at_224 else '',
     f'{height}x{width}{row["multiply_adds"] / 1e9:7.3f}',
   ]
@@ -113,31 +122,35 @@ def _format_row(row: Mapping[str, Any]) -> str:
   return line
 
 
-def _difference(row: Mapping[str, Any]) -> float:
-  """Of the multiply-adds from the paper's figure, as a fraction of it."""
+def _relative_difference(row: Mapping[str, Any]) -> float:
+  """Returns the relative difference of multiply-adds from the paper's."""
   return row['at_224']['multiply_adds'] / (1e9 * row['paper_gflops']) - 1
 
 
 def notes(rows: list[Mapping[str, Any]]) -> list[str]:
-  """What a reader needs to compare the rows with the paper."""
+  """Returns notes on how the counts compare with the paper's.
+
+  Args:
+    rows: results of `measure`.
+  """
   result = [
-    'Multiply-adds of convolutions and matrix products to embed one image, and'
-    ' trainable parameters. Without the classifier, which training alone needs'
-    ' and which has (features x identities) of both.'
+    'Multiply-adds are those of convolutions and matrix products to embed one'
+    ' image. Parameters are the trainable ones. Both exclude the classifier,'
+    ' which only training needs: it would add features x identities to each.'
   ]
   compared = [row for row in rows if row['paper_gflops'] and row['at_224']]
   if compared:
     result.append(_note_on_opcounter(compared))
-  fewer = []
+  savings = []
   models = [VARIANTS[row['network']].model for row in rows]
   if any(model['attention'] == 'spatial' for model in models):
-    fewer.append('spatial attention never forms its relations')
+    savings.append('spatial attention never forms its matrix of relations')
   if any(model['backbone'] == 'densenet169' for model in models):
-    fewer.append("DenseNet's transitions average before they convolve")
-  if fewer:
+    savings.append("DenseNet's transitions average before they convolve")
+  if savings:
     result.append(
-      f'Counted is what is computed here: {" and ".join(fewer)}, and the usual'
-      ' code takes more.'
+      'The counts are those of this implementation. Usual implementations need'
+      f' more operations, since here {" and ".join(savings)}.'
     )
   return result
 
@@ -150,28 +163,31 @@ def _note_on_opcounter(rows: list[Mapping[str, Any]]) -> str:
     if shown == row['paper_gflops']:
       equal.append(row['network'])
     else:
-      unequal.append(f'{row["network"]}, {shown} for {row["paper_gflops"]}')
+      unequal.append(f'{row["network"]} ({shown}, paper {row["paper_gflops"]})')
   return (
-    'OpCounter: PyTorch-OpCounter, with which the paper counted, adds 2 for'
-    ' each element that a batch normalisation reads and 1 for each that goes'
-    f' into or out of a global average: for {rows[0]["network"]},'
-    f' {first["multiply_adds"] / 1e9:.4f} + 2 x {first["normalized"] / 1e9:.4f}'
-    f' + {first["pooled"] / 1e9:.4f} = {first["operations"] / 1e9:.4f} G.'
-    f" Rounded, that is the paper's figure of {', '.join(equal) or 'none'}"
-    + (f', but not of {"; ".join(unequal)}.' if unequal else '.')
+    'OpCounter is the count of PyTorch-OpCounter, which the paper used: the'
+    ' multiply-adds, plus 2 for each element that a batch normalisation reads,'
+    ' plus 1 for each element that a global average reads or writes. For'
+    f' {rows[0]["network"]} this is {first["multiply_adds"] / 1e9:.4f} + 2 x'
+    f' {first["normalized"] / 1e9:.4f} + {first["pooled"] / 1e9:.4f} ='
+    f' {first["operations"] / 1e9:.4f} G. Rounded to two decimals, the counts'
+    f" equal the paper's for {', '.join(equal) or 'no network'}"
+    + (f', but not for {", ".join(unequal)}.' if unequal else '.')
   )
 
 
 def command() -> Callable:
   """Defines the flags of the command; returns its main function."""
   config = cli.define_config(
-    'Configuration whose model the variants change; what the paper leaves open'
-    ' is taken from it (config.model.reduction).',
+    'Configuration for fields that the variants do not set, as'
+    ' config.model.reduction.',
   )
   names = flags.DEFINE_multi_enum(
-    'variant', [], list(VARIANTS), 'Counts this network; repeat it for more.'
+    'variant', [], list(VARIANTS), 'Network to count; repeat the flag for more.'
   )
-  json = flags.DEFINE_string('json', '', 'Also writes the counts to this file.')
+  json = flags.DEFINE_string(
+    'json', '', 'Also writes the counts to this JSON file.'
+  )
 
   def main(argv):
     cli.no_more_arguments(argv)
@@ -183,7 +199,7 @@ def command() -> Callable:
     ]
     print(format_table(rows))
     if not names.value:
-      print('\nTable III, figures of the paper')
+      print('\nTable III, other networks (figures of the paper)')
       for title, gflops in FIGURES_OF_THE_PAPER.items():
         print(_columns(['', title, '', '', f'{gflops:.2f}']))
     for note in notes(rows):

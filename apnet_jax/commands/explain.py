@@ -1,9 +1,10 @@
-"""What a configuration is, layer by layer and field by field.
+"""Explains a configuration layer by layer and field by field.
 
   python -m apnet_jax explain --config=configs/market.py:official
   python -m apnet_jax explain --config.model.levels=3
 
-Ends with the points in which it differs from the paper.
+It lists the layers of the network, the fields beside the values of the paper
+and of its released code, and all differences from the paper.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -32,32 +33,36 @@ from apnet_jax.paper.fields import DEPARTURES, FIELDS, SILENT
 from apnet_jax.paper.variants import VARIANTS, name_of
 
 WIDTH = 92
-# Of a line about a layer: text, output, parameters, millions of multiply-adds.
+# Widths of the columns of a line about a layer: text, output, parameters,
+# millions of multiply-adds.
 LAYER_COLUMNS = (52, 14, 13, 13)
-# Of one about a field: field, value here, the paper's, its place there.
+# Widths of the columns of a line about a field: field, value here, value of the
+# paper, place in the paper. The value of the released code follows.
 FIELD_COLUMNS = (26, 20, 18, 10)
 
-# What the modules are that stand beside the backbone and the pyramids.
-OUTER = {
+# Descriptions of the modules other than the backbone and the pyramids.
+OTHER_MODULES = {
   'bottleneck': 'batch norm without shift: the embedding',
-  'classifier': 'features x identities, no bias; for training only',
-  'local': 'a layer4 from stage 3, two halves',
+  'classifier': 'features x identities, no bias; training only',
+  'local': 'own layer4 after stage 3, in two stripes',
 }
 
 Path = tuple[str, ...]
 
 
 @dataclasses.dataclass
-class Row:
-  """A call of a module that has a line of its own.
+class LayerRow:
+  """A line of the table of layers: one call of a module.
 
   Attributes:
-    module: that is called.
-    stage: of a backbone, which is called once for each; else None.
-    output: shape of its output without the batch, () if it is not one array.
-    called: the modules called for it, by path, but for those of other rows.
-    params: trainable parameters that the embedding needs, by path.
-    multiply_adds: for one image.
+    module: the module.
+    stage: number of the stage if the module is the backbone, which is called
+      once for each stage; otherwise None.
+    output: shape of the output without the batch; () if it is not one array.
+    called: the module and those that it calls, by path, except modules with a
+      row of their own.
+    params: trainable parameters that the embedding depends on, by path.
+    multiply_adds: number of multiply-adds for one image.
   """
 
   module: nn.Module
@@ -70,18 +75,18 @@ class Row:
   multiply_adds: int = 0
 
   def kernel(self, *path: str) -> tuple[int, ...]:
-    """Shape of the kernel of a module below this one."""
+    """Returns the shape of the kernel of a submodule."""
     return self.params[*self.module.path, *path, 'kernel'].shape
 
 
-def layers(model: nn.Module, image_size: tuple[int, int]) -> list[Row]:
-  """The rows of a network, in the order of their calls.
+def layers(model: nn.Module, image_size: tuple[int, int]) -> list[LayerRow]:
+  """Returns the rows of the table of layers, in the order of the calls.
 
   Their parameters and multiply-adds add up to those of `counting.count`.
 
   Args:
-    model: made by `create_model`; the number of its classes does not matter.
-    image_size: height and width.
+    model: a model made by `create_model`, with any number of classes.
+    image_size: height and width in pixels.
   """
   rows, active = [], []
 
@@ -92,7 +97,7 @@ def layers(model: nn.Module, image_size: tuple[int, int]) -> list[Row]:
     if len(module.path) > 1 and not _is_level(module):
       active[-1].called[module.path] = module
       return call(*args, **kwargs)
-    row = Row(module, args[1] if module.path == ('base',) else None)
+    row = LayerRow(module, args[1] if module.path == ('base',) else None)
     row.called[module.path] = module
     rows.append(row)
     active.append(row)
@@ -109,13 +114,13 @@ def layers(model: nn.Module, image_size: tuple[int, int]) -> list[Row]:
   for equation in equations:
     scopes = str(equation.source_info.name_stack).split('/')
     numbers = [i for i in range(len(rows)) if _scope(i) in scopes]
-    if numbers:  # the innermost is the one that started last
+    if numbers:  # rows are nested; the innermost has the largest number
       rows[numbers[-1]].multiply_adds += counting.multiply_adds(equation)
   return rows
 
 
 def _is_level(module: nn.Module) -> bool:
-  """Whether it is an attention or a normalisation of a pyramid."""
+  """Returns whether a module is an attention or normalisation of a pyramid."""
   return isinstance(module.parent, AttentionPyramid)
 
 
@@ -124,7 +129,11 @@ def _scope(number: int) -> str:
 
 
 def explain(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """Lines of text about a whole configuration."""
+  """Yields lines of text that explain a whole configuration.
+
+  Raises:
+    UserError: the network of the configuration cannot be built.
+  """
   yield from _network(config)
   yield from _fields(config)
   yield from _list('Where the paper is silent', choices(config))
@@ -138,7 +147,7 @@ def _network(config) -> Iterator[str]:
   if name:
     yield f'{name}: {VARIANTS[name].title} ({VARIANTS[name].where})'
   else:
-    yield 'A network that the paper does not have'
+    yield 'A network that is not in the paper'
   yield ''
   yield _layer(
     f'Layer by layer, {height}x{width}', 'output', 'parameters', 'M mult-adds'
@@ -149,18 +158,18 @@ def _network(config) -> Iterator[str]:
     output = row.output if is_map else ()
     yield _layer(text, 'x'.join(map(str, output)), *_sums([row]))
     yield from more
-  yield _layer('To embed an image', '', *_sums(rows))
+  yield _layer('Total to embed one image', '', *_sums(rows))
 
 
 def _layer(text: str, *cells: str) -> str:
   widths = LAYER_COLUMNS[1:]
   right = ''.join(f'{cell:>{width}}' for cell, width in zip(cells, widths))
-  # A long text runs on over the cells that are empty.
+  # A long text extends over empty cells.
   space = sum(LAYER_COLUMNS) - len(text)
   return f'{text}{" " + right.lstrip():>{space}}'.rstrip()
 
 
-def _sums(rows: Iterable[Row]) -> tuple[str, str]:
+def _sums(rows: Iterable[LayerRow]) -> tuple[str, str]:
   parameters = sum(p.size for row in rows for p in row.params.values())
   millions = sum(row.multiply_adds for row in rows) / 1e6
   return (
@@ -169,40 +178,41 @@ def _sums(rows: Iterable[Row]) -> tuple[str, str]:
   )
 
 
-def describe(row: Row) -> list[str]:
-  """Says in one line or more what a module is."""
+def describe(row: LayerRow) -> list[str]:
+  """Describes a module in one line or more."""
   module = row.module
   if row.stage is not None:
     name = f'stage {row.stage}' if row.stage else 'stem'
-    lines = [_backbone_parts(row)]
+    lines = [_stage(row)]
   elif _is_level(module):
     name = f'  {module.name}'
     lines = _attention(row)
   else:
     name = module.name
-    lines = [OUTER.get(name, 'attention pyramid')]
+    lines = [OTHER_MODULES.get(name, 'attention pyramid')]
   return [f'{title:11}{text}' for title, text in zip([name, ''], lines)]
 
 
-def _backbone_parts(row: Row) -> str:
-  """Names of what a stage calls; of blocks, how many."""
-  depth = 2 if ('base', 'features') in row.called else 1  # as in torchvision
-  parts = {}
+def _stage(row: LayerRow) -> str:
+  """Returns the names of a stage's modules, with their numbers of blocks."""
+  # torchvision's DenseNet has all its modules in `features`.
+  depth = 2 if ('base', 'features') in row.called else 1
+  blocks = {}
   for path, module in row.called.items():
     if len(path) > depth:
-      blocks = parts.setdefault(path[depth], [])
-      blocks += [module] * isinstance(module, (Bottleneck, DenseLayer))
-  if len(parts) > 3:  # of Inception-V3
-    first, *_, last = parts
+      own = blocks.setdefault(path[depth], [])
+      own += [module] * isinstance(module, (Bottleneck, DenseLayer))
+  if len(blocks) > 3:  # of Inception-V3
+    first, *_, last = blocks
     return f'{first} to {last}'
   return ', '.join(
-    f'{name}: {_number(len(blocks), "block")}' if blocks else name
-    for name, blocks in parts.items()
+    f'{name}: {_number(len(own), "block")}' if own else name
+    for name, own in blocks.items()
   )
 
 
-def _attention(row: Row) -> list[str]:
-  """Parts, widths of the layers and what normalises the scores."""
+def _attention(row: LayerRow) -> list[str]:
+  """Returns the parts of an attention, its widths and its nonlinearity."""
   module = row.module
   match module:
     case BatchNorm():
@@ -246,7 +256,7 @@ def _fields(config) -> Iterator[str]:
         field.place(config),
         '' if field.released is None else _show(field.released),
       )
-  yield '* differs from the paper   - has no effect here'
+  yield '* differs from the paper   - has no effect in this configuration'
 
 
 def _field(*cells: str) -> str:
@@ -256,7 +266,7 @@ def _field(*cells: str) -> str:
 
 
 def _show(value: Any) -> str:
-  """As it is typed on a command line, but for long tuples."""
+  """Formats a value as on a command line; long tuples are shortened."""
   if isinstance(value, tuple):
     items = [_show(item) for item in value]
     if len(items) > 5:
@@ -279,7 +289,7 @@ def _list(title: str, items: Iterable[str]) -> Iterator[str]:
 
 
 def choices(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """What was chosen for each field of which the paper says nothing."""
+  """Yields a sentence for each field that the paper does not determine."""
   for field in itertools.chain(*FIELDS.values()):
     if field.is_choice(config):
       value = _show(field.value(config))
@@ -287,7 +297,7 @@ def choices(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 
 def differences(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """Every point in which a configuration differs from the paper."""
+  """Yields a sentence for each difference from the paper."""
   for field in itertools.chain(*FIELDS.values()):
     if field.differs(config):
       yield (

@@ -2,8 +2,8 @@
 
   python -m apnet_jax export-weights --ckpt=runs/market --output=market.pth
 
-The end of the name says the format: .pth (needs PyTorch), .safetensors or .npz.
-`--config.model.pretrained=market.pth` reads it back unchanged.
+The suffix chooses the format: .pth (needs PyTorch), .safetensors or .npz.
+`--config.model.pretrained=market.pth` reads the same weights back.
 """
 
 from collections.abc import Callable
@@ -38,17 +38,21 @@ def command() -> Callable:
     write_weights(output.value, state_dict)
     print(f'wrote {output.value}: {len(state_dict)} arrays after step {step}')
     print(
-      'The released APNet code has this network, and loads it from a .pth.'
+      'The released APNet code can build this network, and loads a .pth file.'
       if released
-      else 'The released APNet code has no such network; names follow it and'
-      ' torchvision where they have the same part.'
+      else 'The released APNet code cannot build this network. Layers that it'
+      ' or torchvision has too are named as there.'
     )
 
   return main
 
 
 def is_released(model: ml_collections.ConfigDict) -> bool:
-  """Returns whether the released APNet code can build this network."""
+  """Returns whether the released APNet code can build a network.
+
+  Args:
+    model: `config.model` of the network.
+  """
   network = effective_fields(model)
   return any(network == released_network(levels) for levels in (0, 1, 2))
 
@@ -57,7 +61,10 @@ def released_copies(state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Returns the backbone under its second names in the released code.
 
   That code registers the stages again as `base_1` (the stem) to `base_5`, and
-  loads only files that hold all names.
+  loads only files with both names.
+
+  Args:
+    state_dict: arrays of the network by name, as `base.conv1.weight`.
   """
   second = {r'^base\.conv1\.': 'base_1.0.', r'^base\.bn1\.': 'base_1.1.'}
   second |= {rf'^base\.layer{i}\.': f'base_{i + 1}.0.' for i in range(1, 5)}

@@ -2,9 +2,10 @@
 
   python -m apnet_jax search --ckpt=runs/market --gallery=DIR QUERY.jpg ...
 
-With a threshold it also says whether the person is there at all: that of
---threshold, or the one that `eval.py --choose_threshold` has stored with the
-network.
+A query is an image, or a folder of images. For each, it lists the most similar
+gallery images with their cosine similarities. With a threshold it also says
+whether the person is among them at all. The threshold is --threshold, or the
+one that `eval.py --choose_threshold` has stored with the network.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,14 +28,14 @@ def command() -> Callable:
   )
   top = flags.DEFINE_integer('top', 10, 'Images to list for each query.', 1)
   output = flags.DEFINE_string(
-    'json', '', 'Writes what was found to this file.'
+    'json', '', 'Also writes the results to this JSON file.'
   )
   flags.mark_flag_as_required('ckpt')
 
   def main(argv):
     queries = [path for name in argv[1:] for path in images.find_images(name)]
     if not queries:
-      raise UserError('no query image is given.')
+      raise UserError('no query is given: name at least one image or folder.')
     items = images.find_images(gallery.value)
     cli.quieten()
     network = trained_network.open_network(ckpt.value, which.value, given.value)
@@ -62,8 +63,8 @@ def command() -> Callable:
 
 def _lines(query, found) -> Iterator[str]:
   yield str(query)
-  for place, one in enumerate(found, 1):
-    word = one['verdict'] or ''
-    yield f'{place:5} {one["similarity"]:7.3f}  {word:13}{one["image"]}'
-  if found[0]['verdict'] == trained_network.OTHER:
-    yield '      The person is not among these images, by the threshold.'
+  for rank, one in enumerate(found, 1):
+    verdict = one['verdict'] or ''
+    yield f'{rank:5} {one["similarity"]:7.3f}  {verdict:13}{one["image"]}'
+  if found[0]['verdict'] == trained_network.OTHER_PERSON:
+    yield '      By the threshold, the person is not among these images.'

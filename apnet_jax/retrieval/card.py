@@ -1,4 +1,4 @@
-"""Result cards: figures with the rules they were made under, as JSON."""
+"""Result cards: figures of a network with the rules behind them, as JSON."""
 
 from collections.abc import Iterable, Mapping
 import contextlib
@@ -12,11 +12,11 @@ import numpy as np
 
 from apnet_jax.feed import Benchmark, Split
 from apnet_jax.retrieval.metrics import RetrievalResult
-from apnet_jax.retrieval.rerank import VARIANT
+from apnet_jax.retrieval.rerank import DEFAULT_VARIANT
 from apnet_jax.retrieval.scores import JUNK_PID
 from apnet_jax.version import __version__
 
-PACKAGES = (
+PACKAGES = (  # whose versions stand on a card
   'jax', 'jaxlib', 'flax', 'orbax-checkpoint', 'numpy', 'scipy', 'pillow',
   'tensorflow', 'tensorflow-cpu',
 )  # fmt: skip
@@ -24,7 +24,15 @@ NO_CAMERAS = 'no cameras: each query against all other images, itself removed'
 
 
 def all_figures(result: RetrievalResult, ap: str = 'step') -> dict:
-  """What a card holds of a result."""
+  """Returns the figures of a result for a card.
+
+  Args:
+    result: the result.
+    ap: form of the average precision behind `mAP`, one of `AP_FORMS`.
+
+  Returns:
+    The figures of tables, mAP in both forms, and the CMC curve.
+  """
   return {
     **result.figures(ap),
     'mAP_step': result.mAP,
@@ -42,15 +50,16 @@ def result_card(
   verification: Mapping | None = None,
   diagnosis: Mapping | None = None,
 ) -> dict:
-  """A result and the rules it was made under, ready for JSON.
+  """Makes a result card, ready for JSON; docs/evaluation.md lists its fields.
 
   Args:
+    result: the result.
     config: the whole configuration, with `data` and `eval` as evaluated.
-    benchmark: what was evaluated.
-    checkpoint: which state of which run this is, and how it was chosen.
-    reranked: the result of `rerank`, if there is one.
-    verification: of `verification.summarize`, if it was made.
-    diagnosis: of `diagnosis.diagnose`, if it was made.
+    benchmark: the benchmark that was evaluated.
+    checkpoint: the result of `checkpoint_entry`.
+    reranked: the result after re-ranking, if any.
+    verification: the result of `PairVerifier.verify`, if any.
+    diagnosis: the result of `diagnosis.diagnose`, if any.
   """
   ap = config.eval.ap
   per_query = result.query_figures(ap)
@@ -61,7 +70,7 @@ def result_card(
     'checkpoint': dict(checkpoint),
     'figures': all_figures(result, ap),
     'reranked': reranked
-    and {'variant': VARIANT, 'figures': all_figures(reranked, ap)},
+    and {'variant': DEFAULT_VARIANT, 'figures': all_figures(reranked, ap)},
     'protocol': protocol(config, benchmark),
     'network': {
       'profile': config.profile,
@@ -85,7 +94,7 @@ def result_card(
 def protocol(
   config: ml_collections.ConfigDict, benchmark: Benchmark
 ) -> dict[str, str | bool | int]:
-  """What has to be alike for figures to be compared."""
+  """Returns the rules that must be equal for figures to be comparable."""
   rules = config.eval
   return {
     'rules': 'market1501' if benchmark.has_cameras else NO_CAMERAS,
@@ -103,7 +112,7 @@ def protocol(
 
 
 def gallery_counts(benchmark: Benchmark) -> dict[str, int]:
-  """Images of the gallery by kind."""
+  """Counts the images of the gallery by kind."""
   pids = benchmark.gallery.pids
   known, junk = np.isin(pids, benchmark.query.pids), pids == JUNK_PID
   return {
@@ -114,7 +123,7 @@ def gallery_counts(benchmark: Benchmark) -> dict[str, int]:
 
 
 def digest(split: Split) -> str:
-  """Tells whether two splits are of the same images in the same order."""
+  """Returns a hash of the names of a split's images and of their order."""
   lines = '\n'.join(map(str, split.paths))
   return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
@@ -139,12 +148,17 @@ def checkpoint_entry(
 
 
 def trained_on(config: ml_collections.ConfigDict, fingerprint: str) -> dict:
-  """What a result card says of the images a network was trained on."""
+  """Returns the entry of a result card about the training images.
+
+  Args:
+    config: the whole configuration of the run.
+    fingerprint: fingerprint of its data set.
+  """
   return {'dataset': config.data.name, 'fingerprint': fingerprint}
 
 
 def versions() -> dict[str, str]:
-  """Of this project and the packages that the figures may depend on."""
+  """Returns the versions of this project and of the installed `PACKAGES`."""
   found = {'apnet_jax': __version__}
   for name in PACKAGES:
     with contextlib.suppress(metadata.PackageNotFoundError):
@@ -153,12 +167,12 @@ def versions() -> dict[str, str]:
 
 
 def _plain(value):
-  """As JSON reads it back: there are no tuples."""
+  """Returns the value that JSON would read back: tuples become lists."""
   return list(value) if isinstance(value, tuple) else value
 
 
 def _rounded(values: np.ndarray) -> list[float | None]:
-  """For JSON, which has no NaN."""
+  """Rounds to six digits; NaN becomes None, since JSON has no NaN."""
   return [None if np.isnan(v) else round(float(v), 6) for v in values]
 
 
@@ -169,13 +183,14 @@ def default_path(
   changed_rules: Mapping,
   reranked: bool,
 ) -> pathlib.Path:
-  """Returns where a card is written by default, named by how it was made.
+  """Returns the default path of a card, which names how it was made.
 
   Args:
     workdir: workdir of the network.
     step: step of the checkpoint.
     names: names of the data sets.
-    changed_rules: fields that differ from the run's, as eval.ap, with values.
+    changed_rules: values of `config.eval` that differ from those of the run, by
+      field, as 'eval.ap'.
     reranked: whether the card has figures after re-ranking.
   """
   changed = [
@@ -188,7 +203,12 @@ def default_path(
 
 
 def format_table(rows: Mapping[str, Mapping[str, float]]) -> str:
-  """Fractions as a table of percent, a line for each entry of `rows`."""
+  """Formats figures as a table in percent.
+
+  Args:
+    rows: rows of the table by their headings; each has the same figures by
+      name, as fractions of 1.
+  """
   columns = list(next(iter(rows.values())))
   width = max(map(len, rows))
   lines = [' ' * width + ''.join(f'{name:>9}' for name in columns)]

@@ -7,20 +7,21 @@ import numpy as np
 from apnet_jax.errors import UserError
 from apnet_jax.workdir.json_files import read_json
 
-# What must be alike in both cards, and is said if it is not.
-ALIKE = ('dataset', 'fingerprint', 'protocol', 'gallery')
-
-
-# What may differ, and is said.
-NOTED = ('checkpoint', 'network', 'versions')
+# Fields of a card that must be equal for figures to be comparable.
+MUST_BE_EQUAL = ('dataset', 'fingerprint', 'protocol', 'gallery')
+# Fields of a card whose differences are only shown.
+MAY_DIFFER = ('checkpoint', 'network', 'versions')
 
 
 def read_cards(path: str) -> dict[str, dict]:
-  """The cards of a file, by data set.
+  """Reads the result cards of a file, by data set.
+
+  Args:
+    path: a JSON file with a card, with several cards by data set, or with a
+      record that has a card in its field `card`.
 
   Raises:
-    UserError: it is no result card of `eval.py` or `train.py`, nor several by
-      data set, nor a record that holds one.
+    UserError: the file is none of these.
   """
   content = read_json(path)
   if isinstance(content, dict) and isinstance(content.get('card'), dict):
@@ -35,20 +36,20 @@ def read_cards(path: str) -> dict[str, dict]:
 
 
 def _check(name: str, card) -> None:
-  """Checks what the comparison relies on; the rest is only shown."""
+  """Checks the fields that the comparison computes with."""
   if not isinstance(card, dict) or not isinstance(card.get('figures'), dict):
     raise UserError(f'{name} is not a result card: it has no figures.')
-  for part in ('protocol', 'queries', 'gallery'):
-    if not isinstance(card.get(part), dict):
-      raise UserError(f'{name} is not a result card: it has no {part}.')
-  if not shown_figures(card):
+  for field in ('protocol', 'queries', 'gallery'):
+    if not isinstance(card.get(field), dict):
+      raise UserError(f'{name} is not a result card: it has no {field}.')
+  if not table_figures(card):
     raise UserError(f'{name} is not a result card: it has no mAP.')
-  for figure, value in shown_figures(card).items():
+  for figure, value in table_figures(card).items():
     if not isinstance(value, int | float) or not 0 <= value <= 1:
-      raise UserError(f'{name}: {figure} is {value!r}, not a share.')
+      raise UserError(f'{name}: {figure} is {value!r}, not in 0 to 1.')
   per_query = card['queries'].get('figures', {})
   if not isinstance(per_query, dict):
-    raise UserError(f'{name}: the figures of the queries are not by name.')
+    raise UserError(f'{name}: queries.figures is not a JSON object.')
   for figure, values in per_query.items():
     _check_values(f'{name}: {figure} of the queries', values)
 
@@ -57,20 +58,20 @@ def _check_values(name: str, values) -> None:
   if not isinstance(values, list) or not all(
     v is None or isinstance(v, int | float) and 0 <= v <= 1 for v in values
   ):
-    raise UserError(f'{name} is not a list of shares.')
+    raise UserError(f'{name} is not a list of numbers in 0 to 1.')
 
 
-def shown_figures(card: Mapping) -> dict[str, float]:
-  """The figures that stand in tables; those after re-ranking come last."""
-  shown = _shown(card['figures'])
+def table_figures(card: Mapping) -> dict[str, float]:
+  """Returns the figures of a card that tables show; re-ranked ones are last."""
+  shown = _select(card['figures'])
   reranked = card.get('reranked')
   if isinstance(reranked, dict) and isinstance(reranked.get('figures'), dict):
-    again = _shown(reranked['figures']).items()
+    again = _select(reranked['figures']).items()
     shown |= {f'{name}, re-ranked': value for name, value in again}
   return shown
 
 
-def _shown(figures: Mapping) -> dict[str, float]:
+def _select(figures: Mapping) -> dict[str, float]:
   return {
     name: value
     for name, value in figures.items()
@@ -79,7 +80,7 @@ def _shown(figures: Mapping) -> dict[str, float]:
 
 
 def differences(a: Mapping, b: Mapping, fields) -> Iterator[str]:
-  """Lines that say where two cards differ."""
+  """Yields a line of text for each difference within some fields of cards."""
   for field in fields:
     yield from _differences(field, a.get(field), b.get(field))
 
@@ -96,53 +97,57 @@ def _show(value) -> str:
   return '-' if value is None else str(value)
 
 
-def unlike(a: Mapping, b: Mapping) -> list[str]:
-  """Where two cards are not of the same rules, images or queries."""
-  found = list(differences(a, b, ALIKE))
-  for part in ('valid', 'skipped', 'names'):
+def incompatibilities(a: Mapping, b: Mapping) -> list[str]:
+  """Returns the differences that make the figures of two cards incomparable.
+
+  These are differences in rules, images or queries, a line of text for each.
+  """
+  found = list(differences(a, b, MUST_BE_EQUAL))
+  for field in ('valid', 'skipped', 'names'):
     found += _differences(
-      f'queries.{part}', a['queries'].get(part), b['queries'].get(part)
+      f'queries.{field}', a['queries'].get(field), b['queries'].get(field)
     )
   return found
 
 
 def paired_differences(a: Mapping, b: Mapping) -> tuple[list[str], np.ndarray]:
-  """B - A of each query that counts.
+  """Computes the differences B - A of each valid query's figures.
 
   Returns:
-    Names of figures, and [queries, figures]; none and empty where not the same
-    queries are known to count in both cards.
+    The names of the figures, and differences [valid queries, figures]. Both are
+    empty unless both cards have the figures of the same valid queries.
   """
   a, b = a['queries'], b['queries']
   names = [n for n in a.get('figures', {}) if n in b.get('figures', {})]
   if a.get('names') is None or a['names'] != b.get('names') or not names:
     return [], np.zeros((0, 0))
-  ours, theirs = (
+  first, second = (
     [np.array(card['figures'][name], np.float64) for name in names]
     for card in (a, b)
   )
-  if len({len(values) for values in ours + theirs}) > 1:
+  if len({len(values) for values in first + second}) > 1:
     return [], np.zeros((0, 0))
-  ours, theirs = np.stack(ours, 1), np.stack(theirs, 1)
-  skipped = np.isnan(ours)
-  if (skipped != np.isnan(theirs)).any() or skipped.all():
+  first, second = np.stack(first, 1), np.stack(second, 1)
+  skipped = np.isnan(first)
+  if (skipped != np.isnan(second)).any() or skipped.all():
     return [], np.zeros((0, 0))
-  return names, (theirs - ours)[~skipped.any(1)]
+  return names, (second - first)[~skipped.any(1)]
 
 
 def bootstrap_intervals(
   values: np.ndarray, level: float, samples: int, seed: int
 ) -> np.ndarray:
-  """Percentile intervals of means, by the bootstrap (Efron, 1979).
+  """Computes percentile intervals of means by the bootstrap (Efron, 1979).
 
   Args:
-    values: [queries, figures]; a query is drawn with all its figures.
-    level: of confidence, as 0.95.
-    samples: how often as many queries are drawn.
-    seed: for drawing.
+    values: [queries, figures]; queries are drawn with replacement, all figures
+      of a query together.
+    level: confidence level, as 0.95.
+    samples: number of bootstrap samples.
+    seed: seed of the random numbers.
 
   Returns:
-    [figures, 2], low and high.
+    [figures, 2], lower and upper ends.
   """
   rng, number = np.random.default_rng(seed), len(values)
   means = np.empty((samples, values.shape[1]))
@@ -156,20 +161,32 @@ def bootstrap_intervals(
 def compare(
   a: Mapping, b: Mapping, level: float, samples: int, seed: int
 ) -> list[str]:
-  """Lines: a table of two cards in percent, with intervals where possible."""
+  """Formats a table of two cards, with intervals of the differences.
+
+  Args:
+    a: a result card.
+    b: another result card.
+    level: see `bootstrap_intervals`.
+    samples: see `bootstrap_intervals`.
+    seed: see `bootstrap_intervals`.
+
+  Returns:
+    Lines with figures in percent. Without figures of the same queries there are
+    no intervals.
+  """
   paired, values = paired_differences(a, b)
   intervals = {}
   if paired:
     found = 100 * bootstrap_intervals(values, level, samples, seed)
     intervals = dict(zip(paired, found))
   last = f'{100 * level:g}% interval' if paired else ''
-  ours, theirs = shown_figures(a), shown_figures(b)
-  names = [name for name in ours if name in theirs]
+  first, second = table_figures(a), table_figures(b)
+  names = [name for name in first if name in second]
   width = max(map(len, names), default=0) + 1
   lines = [f'{"":{width}}{"A":>8}{"B":>8}{"B - A":>9}{last:>20}'.rstrip()]
   lines.append('-' * len(lines[0]))
   for name in names:
-    one, two = 100 * ours[name], 100 * theirs[name]
+    one, two = 100 * first[name], 100 * second[name]
     line = f'{name:{width}}{one:8.1f}{two:8.1f}{two - one:+9.1f}'
     if name in intervals:
       low, high = intervals[name]
@@ -177,8 +194,8 @@ def compare(
       line += '' if low <= 0 <= high else ' *'
     lines.append(line)
   lines.append(
-    f'* zero is not in the interval. {len(values):,} queries, drawn'
-    f' {samples:,} times, the same for both.'
+    f'* zero is not in the interval. Paired bootstrap: {len(values):,} queries,'
+    f' drawn {samples:,} times, the same for both cards.'
     if paired
     else 'No interval: the cards do not have figures of the same queries.'
   )

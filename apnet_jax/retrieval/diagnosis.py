@@ -1,4 +1,4 @@
-"""Where a network fails: between which cameras, on which queries."""
+"""Breaks figures down by camera and number of matches; hardest queries."""
 
 from collections.abc import Mapping
 
@@ -8,20 +8,20 @@ from apnet_jax.feed import Benchmark
 from apnet_jax.retrieval.evaluation import Evaluation, label_and_score, rank
 from apnet_jax.retrieval.metrics import evaluate_scores
 
-HARDEST = 20
-FIGURES = ('mAP', 'Rank-1')
+NUM_HARDEST = 20
+FIGURES = ('mAP', 'Rank-1')  # by number of matches
 
 
 def diagnose(evaluation: Evaluation, benchmark: Benchmark) -> dict:
-  """Splits the figures of an evaluation by what may explain them.
+  """Breaks the figures of an evaluation down.
 
   Args:
-    evaluation: of the benchmark.
-    benchmark: its labels and names are used.
+    evaluation: an evaluation of the benchmark.
+    benchmark: queries and gallery.
 
   Returns:
-    What a result card holds: `by_cameras` (None if no cameras are known),
-    `by_matches` and `hardest`.
+    The entry `diagnosis` of a result card, with the results of `by_cameras`
+    (None if cameras are unknown), `by_matches` and `hardest`.
   """
   return {
     'by_cameras': by_cameras(evaluation, benchmark)
@@ -33,12 +33,14 @@ def diagnose(evaluation: Evaluation, benchmark: Benchmark) -> dict:
 
 
 def by_cameras(evaluation: Evaluation, benchmark: Benchmark) -> dict:
-  """Evaluates each gallery camera alone.
+  """Computes mAP for each pair of a query camera and a gallery camera.
+
+  The images of one camera are the whole gallery, for one camera after another.
 
   Returns:
-    `query_cameras` and `gallery_cameras`, numbers from 1; for each pair of
-    them, [query][gallery], `queries`, how many have a match there, and `mAP`
-    over these, None if there are none.
+    `query_cameras` and `gallery_cameras`: numbers of the cameras, from 1.
+    `queries[i][j]`: number of queries of query camera i with a match under
+    gallery camera j. `mAP[i][j]`: their mAP, None if there are none.
   """
   query, gallery = benchmark.query, benchmark.gallery
   rows = evaluation.gallery_rows
@@ -46,9 +48,9 @@ def by_cameras(evaluation: Evaluation, benchmark: Benchmark) -> dict:
   queries = np.zeros(tuple(map(len, cameras)), int)
   mean = np.full(queries.shape, np.nan)
   for j, camera in enumerate(cameras[1]):
-    precision = _against(evaluation, benchmark, camera)
-    for i, own in enumerate(cameras[0]):
-      found = precision[query.camids == own]
+    precision = _precision_under(camera, evaluation, benchmark)
+    for i, query_camera in enumerate(cameras[0]):
+      found = precision[query.camids == query_camera]
       found = found[~np.isnan(found)]
       queries[i, j] = len(found)
       if len(found):
@@ -61,25 +63,34 @@ def by_cameras(evaluation: Evaluation, benchmark: Benchmark) -> dict:
   }
 
 
-def _against(evaluation, benchmark, camera) -> np.ndarray:
-  """[queries] AP in the images of one camera, NaN where there is no match."""
+def _precision_under(camera, evaluation, benchmark) -> np.ndarray:
+  """Returns the AP of all queries among the images of one camera.
+
+  Returns:
+    float64 [queries], NaN for queries without a match.
+  """
   gallery, rules = benchmark.gallery, evaluation.rules
-  places = np.flatnonzero(gallery.camids[evaluation.gallery_rows] == camera)
+  some = np.flatnonzero(gallery.camids[evaluation.gallery_rows] == camera)
   labels, scores = label_and_score(
     benchmark,
-    evaluation.gallery_rows[places],
+    evaluation.gallery_rows[some],
     evaluation.query_embeddings,
-    evaluation.gallery_embeddings[places],
+    evaluation.gallery_embeddings[some],
     rules,
   )
   if not labels.num_matches.any():
-    return np.full(len(labels.identity), np.nan)
+    return np.full(scores.queries, np.nan)
   result = evaluate_scores(scores, labels, rules.max_rank)
   return result.query_figures(rules.ap)['mAP']
 
 
 def by_matches(evaluation: Evaluation) -> list[dict]:
-  """Figures by the number of true matches: 1, 2, 3 to 4, 5 to 8 and so on."""
+  """Computes mAP and Rank-1 of queries by their number of true matches.
+
+  Returns:
+    Groups of queries with 1, 2, 3 to 4, 5 to 8, ... matches: `from` and `to`,
+    number of `queries`, and `FIGURES`. Empty groups are omitted.
+  """
   number = evaluation.result.num_matches
   values = evaluation.query_figures
   rows, low, high = [], 1, 1
@@ -95,19 +106,26 @@ def by_matches(evaluation: Evaluation) -> list[dict]:
 
 
 def by_difficulty(evaluation: Evaluation) -> np.ndarray:
-  """Rows of the valid queries, those with the lowest AP first."""
+  """Returns the rows of the valid queries, lowest AP first."""
   precision = evaluation.query_figures['mAP']
-  order = np.argsort(precision, kind='stable')  # NaN, the skipped, come last
+  order = np.argsort(precision, kind='stable')  # skipped queries, NaN, are last
   return order[: evaluation.result.num_valid_queries]
 
 
 def hardest(
-  evaluation: Evaluation, benchmark: Benchmark, number: int = HARDEST
+  evaluation: Evaluation, benchmark: Benchmark, number: int = NUM_HARDEST
 ) -> list[dict]:
-  """The hardest queries, with who was found first instead.
+  """Lists the queries with the lowest AP, and the image found first for each.
 
-  `found` is the closest gallery image that the rules keep, which shows another
-  person unless `first_match_rank` is 1.
+  Args:
+    evaluation: an evaluation of the benchmark.
+    benchmark: queries and gallery.
+    number: largest number of queries to list.
+
+  Returns:
+    For each query its name (`query`), `identity`, `AP`, number of `matches`,
+    `first_match_rank`, and the closest image that the rules rank (`found`,
+    `found_identity`).
   """
   query, gallery = benchmark.query, benchmark.gallery
   result = evaluation.result
@@ -128,7 +146,11 @@ def hardest(
 
 
 def lines(diagnosis: Mapping) -> list[str]:
-  """The least that a person should see of it."""
+  """Formats the figures by number of matches for the terminal.
+
+  Args:
+    diagnosis: the result of `diagnose`.
+  """
   text = ['By number of true matches:']
   for row in diagnosis['by_matches']:
     span = f'{row["from"]}'

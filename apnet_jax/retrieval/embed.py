@@ -1,4 +1,4 @@
-"""Embeds images of a split, on all devices."""
+"""Embeds the images of a data split on all devices."""
 
 from collections.abc import Callable, Mapping
 import functools
@@ -20,22 +20,24 @@ FEATURES = ('embedding', 'feature', 'logits')
 def make_embed(
   model: nn.Module, rules: ml_collections.ConfigDict
 ) -> Callable[[Mapping, Split, np.ndarray], np.ndarray]:
-  """Returns `embed(variables, split, rows) -> float32 [rows, features]`.
+  """Makes a function that embeds rows of a split.
 
-  With `flip`, an embedding is the average with that of the mirrored image
-  (Section IV.B). If cosines are compared it is then normalised, once. The last
-  batch is padded, so that every row is embedded.
+  With several processes, each embeds an equal share of the rows, and all
+  processes must call the function.
 
   Args:
-    model: returns a `ReidOutput`.
-    rules: `config.eval`, of which matter: `batch_size`, images at a time on
-      all devices, rounded up to a multiple of them; `flip`; `feature`, the
-      output of the model that is ranked, one of `FEATURES`; `distance`.
+    model: a model that returns a `ReidOutput`.
+    rules: `config.eval`. `batch_size` is the number of images in a batch on all
+      devices, rounded up to a multiple of the number of devices. For `feature`,
+      `flip` and `distance` see `make_embed_batch`.
+
+  Returns:
+    `embed(variables, split, rows) -> float32 [rows, features]`.
   """
   batch_size = devices.local_batch_size(rules.batch_size)
   embed_batch = make_embed_batch(model, rules)
 
-  @_by_all_processes
+  @_shared_among_processes
   def embed(variables, split, rows):
     embeddings = []
     with _progress(len(rows)) as bar:
@@ -54,10 +56,18 @@ def make_embed(
 def make_embed_batch(
   model: nn.Module, rules: ml_collections.ConfigDict
 ) -> Callable[[Mapping, np.ndarray], jax.Array]:
-  """Returns `embed_batch(variables, images)`, which `make_embed` repeats.
+  """Makes the compiled function that embeds a batch on all devices.
 
-  Images are uint8 [devices, images, height, width, 3], embeddings float32
-  [devices, images, features].
+  Args:
+    model: a model that returns a `ReidOutput`.
+    rules: `config.eval`. `feature`, one of `FEATURES`, is the output of the
+      model that is used. With `flip`, embeddings are averages over an image and
+      its mirror image (Section IV.B). If `distance` is 'cosine', they are then
+      divided by their lengths.
+
+  Returns:
+    `embed_batch(variables, images)`: from uint8 images [devices, images,
+    height, width, 3] to float32 embeddings [devices, images, features].
   """
 
   def apply(variables, images):
@@ -76,8 +86,8 @@ def make_embed_batch(
   return embed_batch
 
 
-def _by_all_processes(embed: Callable) -> Callable:
-  """Each process embeds its share of the rows, and has all embeddings."""
+def _shared_among_processes(embed: Callable) -> Callable:
+  """Lets each process embed its share of the rows, and gathers all shares."""
 
   @functools.wraps(embed)
   def embed_share(variables, split, rows):
@@ -87,9 +97,18 @@ def _by_all_processes(embed: Callable) -> Callable:
   return embed_share
 
 
-@_by_all_processes
+@_shared_among_processes
 def embed_pixels(variables, split: Split, rows: np.ndarray) -> np.ndarray:
-  """Raw pixels as embeddings: what a network has to beat. No variables."""
+  """Returns the raw pixels as embeddings, a baseline for networks.
+
+  Args:
+    variables: ignored, so that the signature is that of `make_embed`'s result.
+    split: images to embed.
+    rows: int [rows], rows of the split.
+
+  Returns:
+    float32 [rows, height * width * 3], values from 0 to 1.
+  """
   del variables
   images = np.concatenate(list(split.batches(rows, 256)))
   return images.reshape(len(images), -1) / np.float32(255)

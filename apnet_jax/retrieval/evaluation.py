@@ -1,4 +1,4 @@
-"""Embeds queries and gallery, and ranks under the rules of a configuration."""
+"""Evaluates an embedding function on a benchmark, by `config.eval`."""
 
 import collections
 from collections.abc import Callable, Mapping, Sequence
@@ -10,35 +10,32 @@ import numpy as np
 from apnet_jax.errors import UserError
 from apnet_jax.feed import Benchmark, Split
 from apnet_jax.parallel import processes
-from apnet_jax.retrieval.metrics import (
-  RetrievalResult,
-  evaluate_scores,
-)
+from apnet_jax.retrieval.metrics import RetrievalResult, evaluate_scores
 from apnet_jax.retrieval.rerank import KReciprocal
 from apnet_jax.retrieval.scores import (
   JUNK_PID,
   EmbeddingScores,
   Labels,
   Scores,
-  as_embeddings,
-  each_query,
+  check_embeddings,
+  iterate_queries,
 )
 from apnet_jax.retrieval.single_shot import single_gallery_shot
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """A result, and what made it.
+  """The result of an evaluation, with its embeddings, labels and similarities.
 
   Attributes:
     result: the figures.
     rules: `config.eval`.
     query_embeddings: float [queries, features].
     gallery_embeddings: float [ranked, features].
-    gallery_rows: int [ranked], the rows of the gallery that are ranked: all but
-      junk, or those of the queries' identities if distractors are dropped.
-    labels: of these.
-    scores: of these.
+    gallery_rows: int [ranked], rows of the benchmark's gallery that are ranked:
+      all without junk; without distractors too if the rules drop them.
+    labels: labels of the queries and the ranked images.
+    scores: similarities of the queries to the ranked images.
   """
 
   result: RetrievalResult
@@ -51,15 +48,19 @@ class Evaluation:
 
   @property
   def query_figures(self) -> dict[str, np.ndarray]:
-    """Those of the result, with the AP of these rules."""
+    """Figures of each query, [queries] each; mAP in the form of the rules."""
     return self.result.query_figures(self.rules.ap)
 
 
 def check_benchmark(benchmark: Benchmark) -> int:
-  """Returns the number of queries that have no true match.
+  """Checks that a benchmark can be evaluated.
+
+  Returns:
+    The number of queries without a true match, which are skipped.
 
   Raises:
-    UserError: there is none that has one, or processes have other images.
+    UserError: no query has a true match, or the processes have different
+      images.
   """
   processes.check_same('the images', benchmark.fingerprint)
   query, gallery = benchmark.query, benchmark.gallery
@@ -85,16 +86,17 @@ def evaluate(
   benchmark: Benchmark,
   rules: ml_collections.ConfigDict,
 ) -> Evaluation:
-  """Evaluates under Market-1501's rules; see `evaluate_retrieval`.
+  """Embeds and ranks a benchmark, as `evaluate_retrieval` does.
 
   Args:
-    embed: made by `make_embed`.
-    variables: for it.
-    benchmark: what to embed.
+    embed: a function made by `make_embed`, or `embed_pixels`.
+    variables: variables for that function.
+    benchmark: queries and gallery.
     rules: `config.eval`.
 
   Raises:
-    UserError: no query can be evaluated, or an embedding is not finite.
+    UserError: no query has a true match, an embedding is not finite, or the
+      processes have different images.
   """
   check_benchmark(benchmark)
   query, gallery = benchmark.query, benchmark.gallery
@@ -103,14 +105,14 @@ def evaluate(
     ranked &= np.isin(gallery.pids, query.pids)
   rows = np.flatnonzero(ranked)
   embeddings = [
-    as_embeddings(f'embeddings of the {name}', embed(variables, split, which))
-    for name, split, which in (
+    check_embeddings(f'embeddings of the {name}', embed(variables, split, some))
+    for name, split, some in (
       ('queries', query, np.arange(len(query.pids))),
       ('gallery', gallery, rows),
     )
   ]
   labels, scores = label_and_score(benchmark, rows, *embeddings, rules)
-  result = _evaluate(scores, labels, gallery.pids[rows], rules)
+  result = _apply_rules(scores, labels, gallery.pids[rows], rules)
   return Evaluation(result, rules, *embeddings, rows, labels, scores)
 
 
@@ -121,13 +123,17 @@ def label_and_score(
   gallery_embeddings: np.ndarray,
   rules: ml_collections.ConfigDict,
 ) -> tuple[Labels, EmbeddingScores]:
-  """Labels and similarities of all queries and some gallery images.
+  """Makes the labels and similarities of all queries and some gallery images.
 
   Args:
-    rows: int [ranked] of the gallery.
+    benchmark: queries and gallery.
+    rows: int [ranked], rows of the gallery.
     query_embeddings: float [queries, features].
     gallery_embeddings: float [ranked, features].
     rules: `config.eval`.
+
+  Raises:
+    UserError: an embedding is not finite or, for cosine, is zero.
   """
   query, gallery = benchmark.query, benchmark.gallery
   labels = Labels.make(
@@ -146,36 +152,50 @@ def label_and_score(
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-  """The first images found for one query; rows of the query and gallery."""
+  """The gallery images closest to one query, closest first.
+
+  Attributes:
+    query: row of the query.
+    found: int [top], rows of the benchmark's gallery.
+    correct: bool [top], which of them show the person of the query.
+    similarity: float32 [top], their similarities to the query.
+  """
 
   query: int
   found: np.ndarray
-  correct: np.ndarray  # bool, for each found
-  similarity: np.ndarray  # for each found
+  correct: np.ndarray
+  similarity: np.ndarray
 
 
 def rank(
   evaluation: Evaluation, queries: Sequence[int], top: int
 ) -> list[Ranking]:
-  """Ranks the gallery for some queries, as the evaluation did."""
+  """Ranks the gallery for some queries, as the evaluation did.
+
+  Args:
+    evaluation: an evaluation.
+    queries: rows of the queries.
+    top: number of images to return for each query.
+  """
   rankings = []
-  for row in each_query(evaluation.scores, evaluation.labels, queries):
-    order = np.argsort(-row.similarity, kind='stable')
-    order = order[~np.isin(order, row.left_out)][:top]
+  for each in iterate_queries(evaluation.scores, evaluation.labels, queries):
+    order = np.argsort(-each.similarity, kind='stable')
+    order = order[~np.isin(order, each.excluded)][:top]
     rankings.append(
       Ranking(
-        row.query,
+        each.query,
         evaluation.gallery_rows[order],
-        np.isin(order, row.matches),
-        row.similarity[order],
+        np.isin(order, each.matches),
+        each.similarity[order],
       )
     )
   return rankings
 
 
-def _evaluate(
+def _apply_rules(
   scores: Scores, labels: Labels, gallery_pids: np.ndarray, rules
 ) -> RetrievalResult:
+  """Evaluates similarities, with the CMC that the rules ask for."""
   result = evaluate_scores(scores, labels, rules.max_rank)
   if rules.single_gallery_shot:
     result = single_gallery_shot(
@@ -185,9 +205,17 @@ def _evaluate(
 
 
 def rerank(evaluation: Evaluation, benchmark: Benchmark) -> RetrievalResult:
-  """Evaluates the same embeddings after re-ranking; see `KReciprocal`."""
+  """Evaluates the same embeddings after k-reciprocal re-ranking.
+
+  Args:
+    evaluation: an evaluation of the benchmark.
+    benchmark: queries and gallery.
+
+  Raises:
+    UserError: an embedding is zero.
+  """
   scores = KReciprocal(
     evaluation.query_embeddings, evaluation.gallery_embeddings
   )
   pids = benchmark.gallery.pids[evaluation.gallery_rows]
-  return _evaluate(scores, evaluation.labels, pids, evaluation.rules)
+  return _apply_rules(scores, evaluation.labels, pids, evaluation.rules)

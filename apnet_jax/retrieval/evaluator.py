@@ -1,4 +1,4 @@
-"""Evaluates a network on benchmarks: prints figures, makes result cards."""
+"""Evaluates a network on several benchmarks and collects its result cards."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,22 +8,23 @@ from apnet_jax.feed import Benchmark
 from apnet_jax.parallel import processes
 from apnet_jax.retrieval import card, diagnosis, evaluation
 from apnet_jax.retrieval.embed import embed_pixels
-from apnet_jax.retrieval.threshold import Thresholds
+from apnet_jax.retrieval.threshold import PairVerifier
 
 
 class Evaluator:
-  """A network under evaluation, with the results so far.
+  """Evaluates a network, one benchmark after another.
 
   Args:
-    embed: see `make_embed`.
+    embed: the result of `make_embed`.
     variables: variables of the network.
-    checkpoint: see `card.checkpoint_entry`.
-    thresholds: verifies pairs of images.
+    checkpoint: the result of `card.checkpoint_entry`.
+    verifier: computes the verification error rates.
     reranks: whether to evaluate again after re-ranking.
 
   Attributes:
-    cards: result cards by the name of the data set.
-    figures: rows of a table of figures, by name.
+    cards: result cards by name of the data set.
+    figures: rows of the table of figures, by their headings; see
+      `card.format_table`.
   """
 
   def __init__(
@@ -31,27 +32,31 @@ class Evaluator:
     embed: Callable,
     variables: Mapping,
     checkpoint: Mapping,
-    thresholds: Thresholds,
+    verifier: PairVerifier,
     reranks: bool = False,
   ):
     self._embed, self._variables = embed, variables
-    self._checkpoint, self._thresholds = checkpoint, thresholds
+    self._checkpoint, self._verifier = checkpoint, verifier
     self._reranks = reranks
     self.cards, self.figures = {}, {}
 
   def evaluate(
     self, name: str, config: ml_collections.ConfigDict, benchmark: Benchmark
   ) -> evaluation.Evaluation | None:
-    """Evaluates the network on a benchmark.
+    """Evaluates the network on a benchmark, and prints what it finds.
 
     Args:
-      name: name of the data set in tables and for its card.
+      name: name of the data set in `cards` and `figures`.
       config: the whole configuration, with `data` and `eval` as evaluated.
       benchmark: the benchmark.
 
     Returns:
       The evaluation; None in processes other than the first, which only embed
       their share of the images.
+
+    Raises:
+      UserError: no query has a true match, an embedding is not finite, or the
+        processes have different images.
     """
     print(f'{name}\n{benchmark.summary}', flush=True)
     rules = config.eval
@@ -69,7 +74,7 @@ class Evaluator:
     if self._reranks:
       reranked = evaluation.rerank(evaluated, benchmark)
       self.figures[f'{name}, re-ranked'] = reranked.figures(rules.ap)
-    verified = self._thresholds.verify(evaluated, config, benchmark)
+    verified = self._verifier.verify(evaluated, config, benchmark)
     diagnosed = diagnosis.diagnose(evaluated, benchmark)
     print('\n'.join(diagnosis.lines(diagnosed)))
     self.cards[name] = card.result_card(

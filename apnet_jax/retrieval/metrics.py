@@ -1,9 +1,10 @@
-"""CMC, mAP and mINP of a ranking that is never made.
+"""Computes CMC, mAP and mINP by counting, without sorting the gallery.
 
-All three depend only on the ranks of a query's true matches, and the rank of a
+All three depend only on the ranks of a query's true matches. The rank of a
 match is one plus the number of valid gallery images that are closer to the
-query. So similarities are computed for a block of queries at a time, counted,
-and forgotten: nothing is sorted, and queries x gallery is never held.
+query. Similarities are therefore computed for a block of queries at a time and
+compared with those of the matches. The matrix of all queries and gallery images
+is never in memory.
 """
 
 from collections.abc import Iterator
@@ -20,40 +21,47 @@ from apnet_jax.retrieval.scores import (
   EmbeddingScores,
   Labels,
   Scores,
-  as_embeddings,
+  check_embeddings,
   check_sizes,
-  on_devices,
+  shard_similarities,
 )
 
 AP_FORMS = ('step', 'trapezoid')
-TABLE_RANKS = (1, 5, 10)  # that people compare
-# Queries at a time: more make neither product nor count faster. Fewer if the
-# block of queries by gallery would have more entries than this: 0.27 GB.
+TABLE_RANKS = (1, 5, 10)  # the ranks in tables
+# Largest number of queries in a block. More make neither the product nor the
+# counting faster.
 QUERY_BLOCK = 512
+# Largest number of similarities in a block, 0.27 GB. A large gallery has
+# smaller blocks of queries.
 BLOCK_ENTRIES = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalResult:
-  """Figures over the valid queries, as fractions of 1.
+  """Figures of a ranking, as fractions of 1.
+
+  A query without a true match is skipped: it counts in no mean, and its own
+  figures are NaN.
 
   Attributes:
-    mAP: mean average precision, step form: mean of i / rank_i over the matches
-      (what torchreid, fast-reid and the released APNet code report).
-    mAP_trapezoid: the same with the trapezoid rule (Market-1501's own code).
-    mINP: mean inverse negative penalty: matches / rank of the last match
-      (Ye et al., TPAMI 2021).
-    cmc: [max_rank]; cmc[k - 1] is Rank-k, the share of queries with a match
-      among the first k.
-    num_valid_queries: queries with at least one true match.
-    num_skipped_queries: queries without; they count in no figure.
-    average_precision: [queries] step form, NaN where skipped.
-    average_precision_trapezoid: [queries], NaN where skipped.
-    inverse_negative_penalty: [queries], NaN where skipped.
-    query_cmc: float32 [queries, max_rank], whose mean `cmc` is: 1 from the rank
-      of the first match on, NaN where skipped.
-    first_match_rank: int [queries], 1-based, 0 where skipped.
-    num_matches: int [queries], true matches in the gallery.
+    mAP: mean average precision in step form. The average precision of a query
+      is the mean of i / rank_i over its matches, as in torchreid, fast-reid and
+      the released APNet code.
+    mAP_trapezoid: mean average precision by the trapezoid rule, as in
+      Market-1501's own code.
+    mINP: mean inverse negative penalty, which is the number of matches over the
+      rank of the last one (Ye et al., TPAMI 2021).
+    cmc: float64 [max_rank]; cmc[k - 1] is Rank-k, the share of queries with a
+      match among the first k images.
+    num_valid_queries: number of queries with at least one true match.
+    num_skipped_queries: number of queries without.
+    average_precision: float64 [queries], step form.
+    average_precision_trapezoid: float64 [queries], trapezoid rule.
+    inverse_negative_penalty: float64 [queries].
+    query_cmc: float32 [queries, max_rank], the CMC curve of each query: 0
+      before the rank of the first match, 1 from there on.
+    first_match_rank: int [queries], from 1; 0 where skipped.
+    num_matches: int [queries], number of true matches in the gallery.
   """
 
   mAP: float
@@ -70,14 +78,17 @@ class RetrievalResult:
   num_matches: np.ndarray
 
   def rank(self, k: int) -> float:
-    """Rank-k; the last value of the curve where that is shorter."""
+    """Returns Rank-k; beyond the CMC curve, its last value."""
     return float(self.cmc[min(k, len(self.cmc)) - 1])
 
   def query_figures(self, ap: str = 'step') -> dict[str, np.ndarray]:
-    """What the figures are means of: [queries] each, NaN where skipped.
+    """Returns the figures of each query by name, [queries] each.
 
     Args:
       ap: form of the average precision, one of `AP_FORMS`.
+
+    Returns:
+      mAP, mINP and a Rank-k for each of `TABLE_RANKS`; NaN where skipped.
     """
     precision = {
       'step': self.average_precision,
@@ -91,7 +102,7 @@ class RetrievalResult:
     }
 
   def figures(self, ap: str = 'step') -> dict[str, float]:
-    """The figures that people compare, as fractions of 1."""
+    """Returns the means of `query_figures` over the valid queries."""
     return {
       name: float(values[~np.isnan(values)].mean(dtype=np.float64))
       for name, values in self.query_figures(ap).items()
@@ -108,33 +119,36 @@ def evaluate_retrieval(
   max_rank: int = 50,
   distance: str = 'cosine',
 ) -> RetrievalResult:
-  """Evaluates a ranking by distance under Market-1501's rules.
+  """Ranks the gallery for each query and evaluates under Market-1501's rules.
 
-  For each query, gallery images of the same identity under the same camera and
-  junk (pid -1) are left out; other images of the same camera stay. Ties rank by
-  gallery index. Zheng et al., Scalable Person Re-identification: A Benchmark,
-  ICCV 2015.
+  The ranking of a query excludes junk (identity -1) and gallery images of its
+  identity under its camera. It includes other images of that camera. Ties rank
+  by gallery index. (Zheng et al., Scalable Person Re-identification: A
+  Benchmark, ICCV 2015.)
 
   Args:
     query_embeddings: float [queries, features]; need not be normalised.
-    query_pids: int [queries].
-    query_camids: int [queries]; None, as `gallery_camids` then must be, if no
-      cameras are known: nothing but junk is left out.
+    query_pids: int [queries], identities.
+    query_camids: int [queries], cameras. None if cameras are unknown; then
+      `gallery_camids` must be None too, and only junk is excluded.
     gallery_embeddings: float [gallery, features].
-    gallery_pids: int [gallery]; -1 is junk. An identity that no query has (0
-      in Market-1501) is a distractor.
-    gallery_camids: int [gallery].
-    max_rank: length of the CMC curve; cut to the gallery's size without junk.
-    distance: 'cosine' or 'euclidean'; the latter of the embeddings as
-      they are. Both are computed in float32.
+    gallery_pids: int [gallery], identities. -1 is junk. An identity that no
+      query has (0 in Market-1501) is a distractor.
+    gallery_camids: int [gallery], cameras.
+    max_rank: length of the CMC curve, at most the size of the gallery without
+      junk.
+    distance: 'cosine', or 'euclidean' for embeddings that are not normalised.
+      Both are computed in float32.
 
   Raises:
-    ValueError: lengths or widths differ, an embedding is not finite or, for
-      cosine, is zero, ids are not integers, cameras of one side only are None,
-      a query is junk, or no query has a match.
+    UserError: an embedding is not finite or, for cosine, is zero; or no query
+      has a true match.
+    ValueError: shapes do not fit together, ids are not integers, cameras of one
+      side only are None, a query is junk, max_rank is below 1, or the distance
+      is unknown.
   """
-  query = as_embeddings('query_embeddings', query_embeddings)
-  gallery = as_embeddings('gallery_embeddings', gallery_embeddings)
+  query = check_embeddings('query_embeddings', query_embeddings)
+  gallery = check_embeddings('gallery_embeddings', gallery_embeddings)
   labels = Labels.make(
     query_pids,
     query_camids,
@@ -152,9 +166,15 @@ def evaluate_scores(
 ) -> RetrievalResult:
   """Evaluates a ranking by any similarities; see `evaluate_retrieval`.
 
+  Args:
+    scores: similarities of the queries to the kept gallery.
+    labels: labels of the same images.
+    max_rank: length of the CMC curve, at most the size of the kept gallery.
+
   Raises:
-    ValueError: scores and labels are of other numbers of images, or no query
-      has a match.
+    UserError: no query has a true match.
+    ValueError: scores and labels have different numbers of images, a similarity
+      is NaN, or max_rank is below 1.
   """
   check_sizes(scores, labels)
   queries, gallery = scores.queries, scores.gallery
@@ -192,73 +212,77 @@ def evaluate_scores(
 def _match_ranks(
   scores: Scores, labels: Labels
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Blocks of the queries that have matches, and the ranks of these.
+  """Computes the ranks of the true matches, a block of queries at a time.
 
   Yields:
-    rows: int [block] of the queries. All blocks have one shape, for one
-      compilation: the last query fills the last block.
-    ranks: int [block, matches], 1-based, not in order; a query with fewer
-      matches has anything in its place.
+    rows: int [block], rows of queries that have matches. All blocks have one
+      shape, so that counting is compiled once: the last query fills the last
+      block.
+    ranks: int [block, matches], from 1, unsorted. For a query with fewer
+      matches, the numbers beyond these have no meaning.
   """
   number = labels.num_matches
-  # A block takes the time of its query with most matches: alike ones share it.
+  # A block takes as long as its query with the most matches. Queries with
+  # similar numbers of matches therefore share a block.
   order = np.argsort(number, kind='stable')[np.count_nonzero(number == 0) :]
-  matches, left_out = (
-    _multiple(n.max(), 16) for n in (number, labels.num_left_out)
+  matches, excluded = (
+    _round_up(n.max(), 16) for n in (number, labels.num_excluded)
   )
-  # Of each match there are some int32 and float32, and two int64 for its row.
-  entries = scores.gallery + 8 * (matches + left_out)
+  # A match takes the memory of about 8 similarities: some int32 and float32,
+  # and two int64 for its index.
+  entries = scores.gallery + 8 * (matches + excluded)
   limit = min(QUERY_BLOCK, max(1, BLOCK_ENTRIES // entries))
   blocks = -(-len(order) // limit)
-  size = min(limit, _multiple(-(-len(order) // blocks), 32))
+  size = min(limit, _round_up(-(-len(order) // blocks), 32))
   order = np.pad(order, (0, -len(order) % size), mode='edge')
   for rows in order.reshape(-1, size):
     similarities = scores.block(rows)
     if isinstance(similarities, np.ndarray):
-      similarities = on_devices(similarities)
+      similarities = shard_similarities(similarities)
     closer = _count_closer(
       similarities,
       labels.matches(rows, matches),
-      labels.left_out_rows(rows, left_out),
+      labels.excluded(rows, excluded),
       number[rows].max(),
     )
     yield rows, np.asarray(closer)[:, : number[rows].max()] + 1
 
 
-def _multiple(number: int, of: int) -> int:
-  """The number, or the next one that is a multiple."""
-  return -(-int(number) // of) * of
+def _round_up(number: int, divisor: int) -> int:
+  """Returns the smallest multiple of a divisor that is at least a number."""
+  return -(-int(number) // divisor) * divisor
 
 
 @devices.map_columns
-def _count_closer(block, matches, left_out, used):
-  """Valid gallery images closer than each match.
+def _count_closer(block, matches, excluded, used):
+  """Counts the valid gallery images that are closer than each match.
 
   Args:
-    block: float32 [queries, columns], similarities to this device's part of
-      the gallery, in tiles as of `devices.padded_rows`.
-    matches: int32 [queries, matches], rows of the whole gallery, -1 for none.
-    left_out: int32 [queries, left out], the same.
-    used: int, how many of the matches are counted for.
+    block: float32 [queries, columns], similarities to the gallery images of
+      this device, in equal tiles; see `devices.padded_rows`.
+    matches: int32 [queries, matches], indices of gallery images, then -1.
+    excluded: int32 [queries, excluded], indices of gallery images, then -1.
+    used: int, number of columns of `matches` to count for.
 
   Returns:
-    int32 [queries, matches], of the whole gallery.
+    int32 [queries, matches], counts over the gallery images of all devices.
   """
   columns = block.shape[1]
   tiles = -(-columns // TILE)
   tile = columns // tiles
   first = lax.axis_index(devices.AXIS) * columns
 
-  def own(items):
+  def is_local(items):
     return (items >= first) & (items < first + columns)
 
   def similarity(items):
-    """Taken from the block, so that an item ties with itself."""
-    place = jnp.clip(items - first, 0, columns - 1)
-    values = jnp.where(own(items), jnp.take_along_axis(block, place, 1), 0)
-    return lax.psum(values, devices.AXIS)
+    """Looks similarities up in the block: an image then ties with itself."""
+    column = jnp.clip(items - first, 0, columns - 1)
+    values = jnp.take_along_axis(block, column, 1)
+    return lax.psum(jnp.where(is_local(items), values, 0), devices.AXIS)
 
-  match_similarity, left_similarity = similarity(matches), similarity(left_out)
+  match_similarity = similarity(matches)
+  excluded_similarity = similarity(excluded)
 
   def count_tile(t, counts):
     start = t * tile
@@ -274,11 +298,11 @@ def _count_closer(block, matches, left_out, used):
     return lax.fori_loop(0, used, count, counts)
 
   def discount(m, counts):
-    """What is left out has been counted, by the device that owns it."""
+    """Subtracts the excluded images, which `count_tile` has counted."""
     closer = _closer(
-      left_similarity, left_out, match_similarity[:, m], matches[:, m]
+      excluded_similarity, excluded, match_similarity[:, m], matches[:, m]
     )
-    return counts.at[m].add(-(closer & own(left_out)).sum(1))
+    return counts.at[m].add(-(closer & is_local(excluded)).sum(1))
 
   counts = jnp.zeros(matches.shape[::-1], jnp.int32)
   counts = lax.fori_loop(0, tiles, count_tile, counts)
@@ -287,25 +311,26 @@ def _count_closer(block, matches, left_out, used):
 
 
 def _closer(similarities, items, match_similarity, match):
-  """Whether items rank before a match, by row; ties by gallery index."""
+  """Marks the items of each row that rank before its match."""
   tie = similarities == match_similarity[:, None]
   earlier = items < match[:, None]
   return (similarities > match_similarity[:, None]) | (tie & earlier)
 
 
 def _figures(ranks: np.ndarray, number: np.ndarray) -> np.ndarray:
-  """Figures of queries from the ranks of their matches.
+  """Computes the figures of queries from the ranks of their matches.
 
   Args:
-    ranks: int [queries, matches] in any order; those beyond `number` count not.
-    number: int [queries], at least 1.
+    ranks: int [queries, matches] in any order. Only the first `number` columns
+      of a row are used.
+    number: int [queries], numbers of matches, at least 1.
 
   Returns:
-    [4, queries]: AP in step form and by trapezoids, INP, the first rank.
+    [4, queries]: AP in step form, AP by the trapezoid rule, INP, first rank.
   """
   i = np.arange(1, ranks.shape[1] + 1)
   valid = i <= number[:, None]
-  # Sorts the others to the end.
+  # Unused columns are sorted to the end.
   ranks = np.sort(np.where(valid, ranks, np.iinfo(ranks.dtype).max), axis=1)
   precision = i / ranks
   before = np.where(ranks == 1, 1, (i - 1) / np.maximum(ranks - 1, 1))

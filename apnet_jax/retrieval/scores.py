@@ -1,4 +1,8 @@
-"""What a ranking is made of: who is on the images, and how alike they are."""
+"""Labels and similarities: the input of every ranking.
+
+`Labels` knows the true matches of each query. A `Scores` object returns the
+similarities of queries to the gallery.
+"""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
@@ -14,31 +18,37 @@ from apnet_jax.parallel import devices
 
 JUNK_PID = -1
 DISTANCES = ('cosine', 'euclidean')
-# Gallery images that are compared at a time, on a device: so much of a block
-# stays in a CPU's cache while all matches are compared with it.
+# Columns of a block of similarities that a device compares at a time. A tile of
+# this width stays in a CPU's cache while all matches are compared with it.
 TILE = 2048
-ROWS = 256  # queries at a time that `each_query` asks for
+QUERY_BLOCK = 256  # number of queries that `iterate_queries` scores at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
   """The true matches of each query, under Market-1501's rules.
 
-  The gallery is counted without junk. In `order`, images of one identity stand
-  together, and among them those of one camera: so two ranges say which images
-  a query has as matches, and which are left out for it.
+  A true match is a gallery image of the query's identity under another camera.
+  Images of its identity under its own camera are excluded from its ranking.
+
+  Junk is removed first. The rest is the kept gallery, and indices of gallery
+  images count within it. `order` sorts the kept gallery by identity and camera,
+  so that the images of an identity, and those of an identity under one camera,
+  are ranges of `order`.
 
   Attributes:
-    kept: int [gallery], the rows that are not junk.
-    order: int [gallery], by identity, then camera, then row.
-    identity: int [queries, 2], where in `order` an identity begins and ends.
-    left_out: int [queries, 2], the same of its images under the same camera.
+    kept: int [gallery], rows of the whole gallery that are not junk.
+    order: int [gallery], indices sorted by identity, camera and index.
+    identity_range: int [queries, 2], start and stop in `order` of the images
+      of the query's identity.
+    excluded_range: int [queries, 2], start and stop in `order` of the images
+      of the query's identity under its camera.
   """
 
   kept: np.ndarray
   order: np.ndarray
-  identity: np.ndarray
-  left_out: np.ndarray
+  identity_range: np.ndarray
+  excluded_range: np.ndarray
 
   @classmethod
   def make(
@@ -50,113 +60,147 @@ class Labels:
     queries: int,
     gallery: int,
   ) -> 'Labels':
-    """Reads what `evaluate_retrieval` takes, of so many embeddings."""
+    """Makes labels from the identities and cameras of all images.
+
+    Args:
+      query_pids: int [queries], identities.
+      query_camids: int [queries], cameras. None, for queries and gallery, if
+        cameras are unknown: only junk is then excluded.
+      gallery_pids: int [gallery], identities; -1 is junk.
+      gallery_camids: int [gallery], cameras.
+      queries: expected number of queries.
+      gallery: expected number of gallery images, with junk.
+
+    Raises:
+      ValueError: lengths differ from these numbers, ids are not integers,
+        cameras of one side only are None, or a query is junk.
+    """
     if (query_camids is None) != (gallery_camids is None):
       raise ValueError(
         'query_camids and gallery_camids: both must be None, or neither.'
       )
-    query_pids = _ids('query_pids', query_pids, queries)
-    gallery_pids = _ids('gallery_pids', gallery_pids, gallery)
-    if query_camids is None:  # cameras that are never the same
+    query_pids = _check_ids('query_pids', query_pids, queries)
+    gallery_pids = _check_ids('gallery_pids', gallery_pids, gallery)
+    if query_camids is None:  # no two images then share a camera
       query_camids = np.zeros(queries, np.int64)
       gallery_camids = np.ones(gallery, np.int64)
-    query_camids = _ids('query_camids', query_camids, queries)
-    gallery_camids = _ids('gallery_camids', gallery_camids, gallery)
+    query_camids = _check_ids('query_camids', query_camids, queries)
+    gallery_camids = _check_ids('gallery_camids', gallery_camids, gallery)
     if (query_pids == JUNK_PID).any():
       row = int(np.argmax(query_pids == JUNK_PID))
       raise ValueError(f'query_pids[{row}]={JUNK_PID} is junk, not a query.')
     kept = np.flatnonzero(gallery_pids != JUNK_PID)
-    pids = _codes(query_pids, gallery_pids[kept])
-    camids = _codes(query_camids, gallery_camids[kept])
+    pids = _dense_codes(query_pids, gallery_pids[kept])
+    camids = _dense_codes(query_camids, gallery_camids[kept])
     cameras = camids.max() + 1
     keys = pids * cameras + camids
     order = np.argsort(keys[queries:], kind='stable')
-    place = keys[queries:][order].searchsorted
+    position = keys[queries:][order].searchsorted
     first, key = pids[:queries] * cameras, keys[:queries]
     return cls(
       kept,
       order,
-      identity=np.stack([place(first), place(first + cameras)], 1),
-      left_out=np.stack([place(key), place(key + 1)], 1),
+      identity_range=np.stack(
+        [position(first), position(first + cameras)], axis=1
+      ),
+      excluded_range=np.stack([position(key), position(key + 1)], axis=1),
     )
 
   @property
   def num_matches(self) -> np.ndarray:
-    """int [queries]."""
-    return np.diff(self.identity)[:, 0] - self.num_left_out
+    """The number of true matches of each query, int [queries]."""
+    return np.diff(self.identity_range)[:, 0] - self.num_excluded
 
   @property
-  def num_left_out(self) -> np.ndarray:
-    """int [queries], images of the same identity under the same camera."""
-    return np.diff(self.left_out)[:, 0]
+  def num_excluded(self) -> np.ndarray:
+    """The number of images excluded for each query, int [queries].
+
+    These show its identity under its camera; junk is not counted.
+    """
+    return np.diff(self.excluded_range)[:, 0]
 
   def matches(self, queries: np.ndarray, width: int) -> np.ndarray:
-    """Rows of the kept gallery: int32 [queries, width], -1 where no more."""
-    start, stop = self.left_out[queries].T[..., None]
-    places = self.identity[queries, :1] + np.arange(width)
-    places += np.where(places >= start, stop - start, 0)
-    return self._rows(places, self.identity[queries, 1:])
+    """Returns the true matches of some queries.
 
-  def left_out_rows(self, queries: np.ndarray, width: int) -> np.ndarray:
-    """As `matches`, of what is left out."""
-    places = self.left_out[queries, :1] + np.arange(width)
-    return self._rows(places, self.left_out[queries, 1:])
+    Args:
+      queries: int [n], rows of the queries.
+      width: length of the returned rows.
 
-  def _rows(self, places: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    rows = self.order.take(places, mode='clip')
-    return np.where(places < stop, rows, -1).astype(np.int32)
+    Returns:
+      int32 [n, width], indices of gallery images, then -1.
+    """
+    start, stop = self.excluded_range[queries].T[..., None]
+    positions = self.identity_range[queries, :1] + np.arange(width)
+    positions += np.where(positions >= start, stop - start, 0)
+    return self._indices(positions, self.identity_range[queries, 1:])
+
+  def excluded(self, queries: np.ndarray, width: int) -> np.ndarray:
+    """Returns the images excluded for some queries, as `matches` does."""
+    positions = self.excluded_range[queries, :1] + np.arange(width)
+    return self._indices(positions, self.excluded_range[queries, 1:])
+
+  def _indices(self, positions: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Returns the images at positions in `order`, -1 from `stop` on."""
+    indices = self.order.take(positions, mode='clip')
+    return np.where(positions < stop, indices, -1).astype(np.int32)
 
 
-def _ids(name: str, ids: np.ndarray, length: int) -> np.ndarray:
+def _check_ids(name: str, ids: np.ndarray, length: int) -> np.ndarray:
   ids = np.asarray(ids)
   if ids.shape != (length,):
     raise ValueError(
       f'{name} has shape {ids.shape}; there are {length} embeddings.'
     )
-  # Floats and uint64 can hold ids that int64 cannot tell apart.
+  # Conversion of floats or uint64 to int64 could make two ids equal.
   if ids.dtype.kind not in 'iu' or not np.can_cast(ids.dtype, np.int64):
     raise ValueError(f'{name} are {ids.dtype}, not integers within int64.')
   return ids.astype(np.int64)
 
 
-def _codes(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-  """Small numbers for ids, in the order of the ids: the queries' first."""
+def _dense_codes(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+  """Numbers ids from 0 in ascending order: codes of queries, then gallery."""
   ids = np.concatenate([query, gallery])
   return np.unique(ids, return_inverse=True)[1]
 
 
 class Scores(Protocol):
-  """Similarities of queries and gallery, a block of queries at a time.
+  """Similarities of queries to a gallery, computed for blocks of queries.
 
-  `evaluate_scores` ranks any such object. Nothing is known of the numbers but
-  their order: higher is closer, and equal is a tie.
+  `evaluate_scores` ranks any such object. Only the order of similarities
+  matters: higher is closer, and equal is a tie.
 
   Attributes:
     queries: number of queries.
-    gallery: number of gallery images, which are those of `Labels.kept`.
+    gallery: number of gallery images, those of `Labels.kept`.
   """
 
   queries: int
   gallery: int
 
   def block(self, rows: np.ndarray) -> np.ndarray | jax.Array:
-    """Similarities of these queries to the whole gallery.
+    """Returns the similarities of some queries to the whole gallery.
 
     Args:
-      rows: int [rows] of the queries, in any order; some may come twice.
+      rows: int [n], rows of the queries, in any order; rows may repeat.
 
     Returns:
-      A numpy array [rows, gallery] without NaN, ranked as float32; or what
-      `on_devices` makes of one.
+      A numpy array [n, gallery] without NaN, which is ranked as float32; or
+      such an array after `shard_similarities`.
     """
     ...
 
 
-def on_devices(block: np.ndarray) -> jax.Array:
-  """Pads similarities [rows, gallery] with -inf, and lays them on all devices.
+def shard_similarities(block: np.ndarray) -> jax.Array:
+  """Shards a block of similarities over all devices, by gallery images.
+
+  Args:
+    block: float [queries, gallery].
 
   Returns:
-    float32 [rows, `devices.padded_rows(gallery, TILE)`], split by columns.
+    float32 [queries, `devices.padded_rows(gallery, TILE)`], padded with -inf.
+
+  Raises:
+    ValueError: a similarity is NaN.
   """
   if np.isnan(block).any():
     raise ValueError('similarities to be ranked are NaN.')
@@ -165,8 +209,8 @@ def on_devices(block: np.ndarray) -> jax.Array:
 
 
 def check_sizes(scores: Scores, labels: Labels) -> None:
-  """Raises ValueError if scores and labels are of other numbers of images."""
-  sizes = len(labels.identity), len(labels.kept)
+  """Raises ValueError if scores and labels have different numbers of images."""
+  sizes = len(labels.identity_range), len(labels.kept)
   if (scores.queries, scores.gallery) != sizes:
     raise ValueError(
       f'scores of {scores.queries} queries and {scores.gallery} gallery images,'
@@ -175,56 +219,64 @@ def check_sizes(scores: Scores, labels: Labels) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-  """A query with its similarities; numbers are rows of the kept gallery.
+class QueryScores:
+  """A query with its similarities to the kept gallery.
 
   Attributes:
-    query: its row.
+    query: row of the query.
     similarity: float32 [gallery].
-    matches: int [matches], the true ones.
-    left_out: int [left out], of its identity under its camera.
+    matches: int [matches], indices of its true matches.
+    excluded: int [excluded], indices of the images that its ranking excludes.
   """
 
   query: int
   similarity: np.ndarray
   matches: np.ndarray
-  left_out: np.ndarray
+  excluded: np.ndarray
 
 
-def each_query(
+def iterate_queries(
   scores: Scores, labels: Labels, queries: Sequence[int] | None = None
-) -> Iterator[Row]:
-  """Yields queries one by one, for what needs no accelerator.
+) -> Iterator[QueryScores]:
+  """Yields the similarities of one query after another, as numpy arrays.
 
   Args:
-    scores: any similarities.
-    labels: of the same images.
-    queries: rows, all by default.
+    scores: similarities.
+    labels: labels of the same images.
+    queries: rows of the queries; None for all.
 
   Raises:
-    ValueError: scores and labels are of other numbers of images, or a
+    ValueError: scores and labels have different numbers of images, or a
       similarity is NaN.
   """
   check_sizes(scores, labels)
   queries = np.arange(scores.queries) if queries is None else queries
   queries = np.asarray(queries, np.int64)
-  for start in range(0, len(queries), ROWS):
-    rows = queries[start : start + ROWS]
+  for begin in range(0, len(queries), QUERY_BLOCK):
+    rows = queries[begin : begin + QUERY_BLOCK]
     block = np.asarray(scores.block(rows))[:, : scores.gallery]
     for query, similarity in zip(rows, block):
       if np.isnan(similarity).any():
         raise ValueError(f'similarities of query {query} are NaN.')
-      first, last = labels.identity[query]
-      start_out, stop_out = labels.left_out[query]
-      before, left_out, after = np.split(
-        labels.order[first:last], [start_out - first, stop_out - first]
+      first, last = labels.identity_range[query]
+      start, stop = labels.excluded_range[query]
+      before, excluded, after = np.split(
+        labels.order[first:last], [start - first, stop - first]
       )
       matches = np.concatenate([before, after])
-      yield Row(int(query), similarity, matches, left_out)
+      yield QueryScores(int(query), similarity, matches, excluded)
 
 
-def as_embeddings(name: str, embeddings: np.ndarray) -> np.ndarray:
-  """float [images, features], checked to be this; `name` is for the error."""
+def check_embeddings(name: str, embeddings: np.ndarray) -> np.ndarray:
+  """Returns embeddings as a float array [images, features].
+
+  Args:
+    name: name of the argument, for the error.
+    embeddings: an array; types other than float32 and float64 become float32.
+
+  Raises:
+    ValueError: the array has another number of dimensions, or is empty.
+  """
   embeddings = np.asarray(embeddings)
   if embeddings.ndim != 2 or not embeddings.size:
     raise ValueError(
@@ -235,8 +287,33 @@ def as_embeddings(name: str, embeddings: np.ndarray) -> np.ndarray:
   return embeddings
 
 
+def check_widths(query: np.ndarray, gallery: np.ndarray) -> None:
+  """Raises ValueError if embeddings have different numbers of features."""
+  if query.shape[1] != gallery.shape[1]:
+    raise ValueError(
+      f'query_embeddings have {query.shape[1]} features,'
+      f' gallery_embeddings {gallery.shape[1]}.'
+    )
+
+
+def check_rows(name: str, bad: np.ndarray, problem: str) -> None:
+  """Raises UserError if rows of embeddings are bad.
+
+  Args:
+    name: name of the embeddings, for the error.
+    bad: bool [images].
+    problem: what the rows are, as 'not finite'.
+  """
+  if bad.any():
+    rows = np.flatnonzero(bad)
+    raise UserError(
+      f'{name} has {len(rows)} rows that are {problem}: {rows[:5].tolist()}'
+      f'{" ..." if len(rows) > 5 else ""}.'
+    )
+
+
 class EmbeddingScores:
-  """`Scores` by cosine or Euclidean distance of embeddings."""
+  """`Scores` by the cosine or Euclidean distance of embeddings."""
 
   def __init__(
     self,
@@ -245,26 +322,23 @@ class EmbeddingScores:
     kept: np.ndarray,
     distance: str,
   ):
-    """Checks embeddings, and lays the gallery on all devices.
+    """Checks the embeddings, and shards the gallery over all devices.
 
     Args:
-      query: float [queries, features], as of `as_embeddings`.
-      gallery: float [all of the gallery, features], the same.
-      kept: int [gallery], the rows of it that are ranked: `Labels.kept`.
+      query: float [queries, features]; see `check_embeddings`.
+      gallery: float [whole gallery, features].
+      kept: int [gallery], rows of the whole gallery to rank: `Labels.kept`.
       distance: one of `DISTANCES`; see `evaluate_retrieval`.
 
     Raises:
-      ValueError: widths differ, a row is not finite or, for cosine, is zero.
+      UserError: a row is not finite or, for cosine, is zero.
+      ValueError: numbers of features differ, or the distance is unknown.
     """
     if distance not in DISTANCES:
       raise ValueError(f'distance={distance!r} is not one of {DISTANCES}.')
-    if query.shape[1] != gallery.shape[1]:
-      raise ValueError(
-        f'query_embeddings have {query.shape[1]} features,'
-        f' gallery_embeddings {gallery.shape[1]}.'
-      )
-    queries = _Prepared('query_embeddings', query, distance)
-    items = _Prepared('gallery_embeddings', gallery, distance)
+    check_widths(query, gallery)
+    queries = _Scaled('query_embeddings', query, distance)
+    items = _Scaled('gallery_embeddings', gallery, distance)
     self.queries, self.gallery = len(query), len(kept)
     self._query = queries.rows(np.arange(len(query)))
     columns = devices.padded_rows(len(kept), TILE)
@@ -279,38 +353,37 @@ class EmbeddingScores:
     )
 
   def block(self, rows: np.ndarray) -> jax.Array:
-    return _products(self._query[rows], self._gallery, self._bias)
+    """Returns similarities as `Scores.block` does, sharded over all devices.
+
+    They are cosines, or -d^2 / 2 for a Euclidean distance d, up to a constant
+    for each query.
+    """
+    return _similarities(self._query[rows], self._gallery, self._bias)
 
 
 @jax.jit
-def _products(query, gallery, bias):
+def _similarities(query, gallery, bias):
   return jnp.matmul(query, gallery.T, precision=lax.Precision.HIGHEST) + bias
 
 
-class _Prepared:
-  """Embeddings such that the similarity of q and g is q . g + bias of g."""
+class _Scaled:
+  """Embeddings scaled so that q and g have the similarity q . g + bias of g."""
 
   def __init__(self, name: str, embeddings: np.ndarray, distance: str):
     cosine = distance == 'cosine'
     squares = np.einsum('ij,ij->i', embeddings, embeddings, dtype=np.float64)
-    with np.errstate(over='ignore', invalid='ignore'):  # it is reported below
+    with np.errstate(over='ignore', invalid='ignore'):  # `check_rows` reports
       norms = np.sqrt(squares).astype(embeddings.dtype)
-      # |q - g|^2 = |q|^2 - 2 (q . g - |g|^2 / 2), and |q| ranks nothing.
+      # |q - g|^2 = |q|^2 - 2 (q . g - |g|^2 / 2); |q| is the same for all g.
       self.bias = (squares * (0 if cosine else -0.5)).astype(np.float32)
     bad = ~np.isfinite(norms if cosine else self.bias)
     bad |= cosine & (norms == 0)
-    if bad.any():
-      rows = np.flatnonzero(bad)
-      raise UserError(
-        f'{name} has {len(rows)} rows that are'
-        f' {"zero or " if cosine else ""}not finite: {rows[:5].tolist()}'
-        f'{" ..." if len(rows) > 5 else ""}.'
-      )
+    check_rows(name, bad, 'zero or not finite' if cosine else 'not finite')
     self._embeddings = embeddings
     self._norms = norms if cosine else None
 
   def rows(self, rows: np.ndarray) -> np.ndarray:
-    """float32 [rows, features]."""
+    """Returns scaled embeddings, float32 [rows, features]."""
     embeddings = self._embeddings[rows]
     if self._norms is not None:
       embeddings = embeddings / self._norms[rows, None]

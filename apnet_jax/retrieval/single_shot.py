@@ -1,10 +1,11 @@
-"""Single-gallery-shot CMC, as on the old split of CUHK03.
+"""Expected single-gallery-shot CMC, the protocol of CUHK03's old split.
 
-Of each identity of the gallery one image is drawn, so that a query has one
-match at most. Others draw ten times and report the mean, which changes with the
-seed. Here is what that mean tends to: an identity is closer than the match with
-the share of its images that are, and the number of closer ones is the sum of
-independent such events, whose distribution is known.
+The protocol draws one gallery image of each identity, so that a query has at
+most one match. Other projects draw ten times and report the mean, which depends
+on the seed. This module computes the expected value instead. The probability
+that the image drawn of another identity is closer than the match is the share
+of that identity's images that are closer. Draws are independent, so the number
+of closer identities has a Poisson binomial distribution.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from apnet_jax.retrieval.metrics import RetrievalResult
-from apnet_jax.retrieval.scores import Labels, Scores, each_query
+from apnet_jax.retrieval.scores import Labels, Scores, iterate_queries
 
 
 def single_gallery_shot(
@@ -23,22 +24,23 @@ def single_gallery_shot(
   gallery_pids: np.ndarray,
   max_rank: int = 50,
 ) -> RetrievalResult:
-  """Returns a result whose CMC is the expected one of a single-shot gallery.
+  """Returns a result with the expected CMC of a single-shot gallery.
 
-  Precisions stay those of the whole gallery, as in torchreid. Ties go by
-  gallery index. Meant for small galleries: time goes with queries x gallery x
-  identities.
+  mAP and mINP remain those of the whole gallery, as in torchreid. Ties rank by
+  gallery index. The time is proportional to queries x gallery x identities, so
+  this is meant for small galleries.
 
   Args:
-    result: of `evaluate_scores`.
-    scores: that it is of.
-    labels: that it is of.
-    gallery_pids: int [gallery], of the kept gallery, by its rows. All images of
-      a number are one identity: so are the distractors that share one.
-    max_rank: length of the CMC curve; cut to the gallery's identities.
+    result: the result of `evaluate_scores`.
+    scores: the scores that were evaluated.
+    labels: the labels that were evaluated.
+    gallery_pids: int [gallery], identities of the kept gallery. Distractors
+      with the same number count as one identity.
+    max_rank: length of the CMC curve, at most the number of identities.
 
   Raises:
-    ValueError: gallery_pids are of another number of images.
+    ValueError: gallery_pids have another length than the kept gallery, or
+      max_rank is below 1.
   """
   if len(gallery_pids) != scores.gallery or max_rank < 1:
     raise ValueError(
@@ -49,12 +51,12 @@ def single_gallery_shot(
   length = min(max_rank, len(identities))
   query_cmc = np.full((scores.queries, length), np.nan, np.float32)
   valid = np.flatnonzero(result.num_matches)
-  rows = each_query(scores, labels, valid)
-  for row in tqdm(
-    rows, 'Single shot', len(valid), leave=False, unit=' queries', delay=1
-  ):
-    closer = _closer_shares(row.similarity, codes, row.matches)
-    query_cmc[row.query] = _at_most(closer, length).mean(0)
+  for each in tqdm(
+    iterate_queries(scores, labels, valid),
+    'Single shot', len(valid), leave=False, unit=' queries', delay=1,
+  ):  # fmt: skip
+    closer = _closer_shares(each.similarity, codes, each.matches)
+    query_cmc[each.query] = _cumulative_probabilities(closer, length).mean(0)
   return dataclasses.replace(
     result,
     query_cmc=query_cmc,
@@ -63,10 +65,16 @@ def single_gallery_shot(
 
 
 def _closer_shares(similarity, codes, matches) -> np.ndarray:
-  """Of each other identity, the share of its images closer than each match.
+  """Computes the share of each identity's images that are closer.
+
+  Args:
+    similarity: float32 [gallery], similarities to one query.
+    codes: int [gallery], numbers of the identities, from 0.
+    matches: int [matches], indices of the query's true matches.
 
   Returns:
-    [matches, identities], 0 for the query's own, some of which is left out.
+    [matches, identities], shares of images that are closer than each match; 0
+    for the query's own identity.
   """
   order = np.argsort(-similarity, kind='stable')
   seen = np.zeros((len(order) + 1, codes.max() + 1), np.int32)
@@ -78,21 +86,23 @@ def _closer_shares(similarity, codes, matches) -> np.ndarray:
   return shares
 
 
-def _at_most(probabilities: np.ndarray, length: int) -> np.ndarray:
-  """Chances that at most 0, 1, ... of independent events occur.
+def _cumulative_probabilities(
+  probabilities: np.ndarray, length: int
+) -> np.ndarray:
+  """Computes the cumulative Poisson binomial distribution, by recurrence.
 
   Args:
-    probabilities: [..., events].
-    length: of the answer.
+    probabilities: [..., events], probabilities of independent events.
+    length: number of values to compute.
 
   Returns:
-    [..., length], by the recurrence of the Poisson binomial distribution.
+    [..., length], probabilities that at most 0, 1, ... of the events occur.
   """
   exactly = np.zeros((*probabilities.shape[:-1], length))
   exactly[..., 0] = 1
   for p in np.moveaxis(probabilities, -1, 0)[..., None]:
-    if p.any():  # most identities are never closer
-      with_it = exactly * p
+    if p.any():  # no image of most identities is closer
+      one_more = exactly * p
       exactly *= 1 - p
-      exactly[..., 1:] += with_it[..., :-1]
+      exactly[..., 1:] += one_more[..., :-1]
   return exactly.cumsum(-1)

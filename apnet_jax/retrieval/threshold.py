@@ -1,4 +1,4 @@
-"""A similarity threshold stored beside its network."""
+"""A similarity threshold stored beside its network, as threshold.json."""
 
 from collections.abc import Mapping
 import os
@@ -11,7 +11,7 @@ from apnet_jax.errors import UserError
 from apnet_jax.feed import Benchmark
 from apnet_jax.retrieval import verification
 from apnet_jax.retrieval.evaluation import Evaluation
-from apnet_jax.retrieval.verification import LEAST_ERRORS, Verification
+from apnet_jax.retrieval.verification import MIN_ERRORS, Verification
 from apnet_jax.workdir import json_files, run_files
 
 FIELDS = {
@@ -30,15 +30,15 @@ def choose(
   """Chooses the lowest threshold with at most this false positive rate (FPR).
 
   Args:
-    counted: counts of the network's cosine similarities on a benchmark;
-      None if it has no pairs of different persons.
+    counted: the result of `verification.count_pairs` on a benchmark.
     rate: the largest FPR allowed.
     config: the whole configuration, with `data` and `eval` as evaluated.
     fingerprint: fingerprint of the benchmark.
     step: step of the checkpoint.
 
   Returns:
-    The threshold, the benchmark and the network, as `save` takes them.
+    The content of threshold.json: the threshold and its error rates, the
+    benchmark, and how the network embedded it.
 
   Raises:
     UserError: the benchmark is too small for the rate.
@@ -48,7 +48,8 @@ def choose(
     pairs = counted.impostor.sum() if counted else 0
     raise UserError(
       f'no threshold was chosen: {rate:g} of {pairs:,} pairs of different'
-      f' persons are fewer than {LEAST_ERRORS}, or more are entirely alike.'
+      f' persons is less than {MIN_ERRORS} pairs, or more pairs than that have'
+      ' similarity 1. Choose a larger rate or a larger data set.'
     )
   return {
     **point,
@@ -85,21 +86,21 @@ def load(workdir: str | os.PathLike) -> dict | None:
     or stored['feature'] not in CHOICES['eval.feature']
   ):
     raise UserError(
-      f'{path} is damaged: threshold {stored["threshold"]} of the'
+      f'{path} is damaged: threshold {stored["threshold"]} for the feature'
       f' {stored["feature"]!r}.'
     )
   return stored
 
 
-def problem(
+def mismatch(
   stored: Mapping, step: int, rules: ml_collections.ConfigDict
 ) -> str | None:
-  """Returns why a stored threshold does not apply; None if it does.
+  """Returns why a stored threshold does not apply, or None if it does.
 
   Args:
     stored: the result of `load`.
     step: step of the checkpoint in use.
-    rules: the `eval` part of the configuration in use.
+    rules: `config.eval` as in use.
   """
   here = {'step': step, 'feature': rules.feature, 'flip': rules.flip}
   different = [
@@ -111,26 +112,33 @@ def problem(
     different.append('not cosine similarities here')
   if not different:
     return None
-  return f'The stored threshold is not used: {", ".join(different)}.'
-
-
-def describe(stored: Mapping) -> str:
-  """Returns a sentence about a stored threshold."""
   return (
-    f'Threshold {stored["threshold"]:.4f}, chosen on {stored["dataset"]}, where'
-    f' at most {stored["wanted_fpr"]:g} of the pairs of different persons are'
-    ' as alike.'
+    'The stored threshold is not used, because it was chosen under other'
+    f' settings: {", ".join(different)}.'
   )
 
 
-class Thresholds:
-  """Verifies pairs of images, and chooses or applies a stored threshold.
+def describe(stored: Mapping) -> str:
+  """Returns a stored threshold and its origin, as a sentence."""
+  return (
+    f'Threshold {stored["threshold"]:.4f}, chosen on {stored["dataset"]}: at'
+    f' most {stored["wanted_fpr"]:g} of its pairs of different persons are as'
+    ' similar.'
+  )
+
+
+class PairVerifier:
+  """Computes verification error rates, and chooses or applies a threshold.
 
   Args:
     workdir: workdir of the network.
     step: step of its checkpoint.
-    rules: the `eval` part of a configuration.
-    wanted_fpr: the FPR to choose a threshold for; None uses a stored one.
+    rules: `config.eval`.
+    wanted_fpr: the FPR to choose a threshold for; None uses the stored
+      threshold, if there is one.
+
+  Raises:
+    UserError: the file of the stored threshold is damaged.
   """
 
   def __init__(
@@ -143,7 +151,7 @@ class Thresholds:
     self._workdir, self._step = workdir, step
     self._wanted_fpr, self._failure = wanted_fpr, None
     self._stored = None if wanted_fpr is not None else load(workdir)
-    reason = self._stored and problem(self._stored, step, rules)
+    reason = self._stored and mismatch(self._stored, step, rules)
     if reason:
       print(reason)
       self._stored = None
@@ -154,9 +162,9 @@ class Thresholds:
     config: ml_collections.ConfigDict,
     benchmark: Benchmark,
   ) -> dict | None:
-    """Counts the pairs of a benchmark, prints and returns their error rates.
+    """Computes and prints the error rates of all pairs of a benchmark.
 
-    If a threshold is wanted, it is chosen and stored first.
+    If an FPR is wanted, a threshold for it is chosen and stored first.
 
     Args:
       evaluated: an evaluation of the benchmark.
@@ -164,8 +172,8 @@ class Thresholds:
       benchmark: the benchmark.
 
     Returns:
-      The part of a result card about pairs; None without cosine similarities,
-      or without pairs of different persons.
+      The entry `verification` of a result card; None without cosine
+      similarities, or without pairs of different persons.
     """
     if config.eval.distance != 'cosine':
       return None
@@ -198,9 +206,9 @@ class Thresholds:
       self._failure = error
 
   def raise_failure(self) -> None:
-    """Raises UserError if a wanted threshold could not be chosen.
+    """Raises UserError if no threshold could be chosen for the wanted FPR.
 
-    Call it last, so that a failure costs nothing else.
+    Call it after the results have been written.
     """
     if self._failure:
       raise self._failure

@@ -14,7 +14,7 @@ from apnet_jax.workdir import run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
 from apnet_jax.workdir.restore import restore_model
 
-SAME, OTHER = 'same person', 'another'
+SAME_PERSON, OTHER_PERSON = 'same person', 'another'  # verdicts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Network:
   """A trained network with its similarity threshold.
 
   Attributes:
-    embed: `embed(paths) -> float32 [images, features]`, of length 1.
-    threshold: lowest cosine similarity of two images of one person; None if
-      unknown.
-    about: a sentence about the threshold.
+    embed: `embed(paths) -> float32 [images, features]`, embeddings of length 1.
+    threshold: lowest cosine similarity at which two images are taken to show
+      one person; None if unknown.
+    about: the threshold and its origin, as a sentence.
   """
 
   embed: Callable[[list], np.ndarray]
@@ -37,12 +37,16 @@ def open_network(workdir: str, which: str, given: float | None) -> Network:
   """Opens the network of a workdir of `train.py`.
 
   If a threshold is stored for this checkpoint, images are embedded as they were
-  when it was chosen. Otherwise they are embedded as in the run's evaluation.
+  when it was chosen. Otherwise they are embedded as in the run's evaluation,
+  and compared by cosine similarity.
 
   Args:
     workdir: workdir of the run.
     which: checkpoint to open, 'last' or 'best'.
     given: threshold given by the user; None uses the stored one.
+
+  Raises:
+    UserError: the workdir or its threshold cannot be read.
   """
   with open_for_reading(workdir) as checkpoints:
     config = run_files.load_config(workdir)
@@ -57,15 +61,16 @@ def open_network(workdir: str, which: str, given: float | None) -> Network:
 
   def embed(paths):
     split = images.make_split(paths, tuple(config.data.image_size))
-    few = ml_collections.ConfigDict(rules)
-    few.batch_size = min(rules.batch_size, len(paths))
-    return make_embed(model, few)(variables, split, np.arange(len(paths)))
+    small_batch = ml_collections.ConfigDict(rules)
+    small_batch.batch_size = min(rules.batch_size, len(paths))
+    embed_rows = make_embed(model, small_batch)
+    return embed_rows(variables, split, np.arange(len(paths)))
 
-  return Network(embed, *_threshold(stored, given, step, rules))
+  return Network(embed, *_choose_threshold(stored, given, step, rules))
 
 
-def _threshold(stored, given, step, rules) -> tuple[float | None, str]:
-  """Returns the threshold to use, and a sentence about it."""
+def _choose_threshold(stored, given, step, rules) -> tuple[float | None, str]:
+  """Returns the threshold to use, and its origin as a sentence."""
   if given is not None:
     return given, f'Threshold {given:g}, as given.'
   if stored is None:
@@ -73,32 +78,44 @@ def _threshold(stored, given, step, rules) -> tuple[float | None, str]:
       'No threshold is known: give --threshold, or let eval.py choose one'
       ' (--choose_threshold).'
     )
-  problem = threshold.problem(stored, step, rules)
-  if problem:
-    return None, problem
+  reason = threshold.mismatch(stored, step, rules)
+  if reason:
+    return None, reason
   return stored['threshold'], threshold.describe(stored)
 
 
 def search(
   network: Network, queries: list, gallery: list, top: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields rows and cosine similarities of the closest images, for each query.
+  """Finds the closest gallery images of each query.
 
   Args:
-    network: embeds the images.
-    queries: paths of images to search for.
-    gallery: paths of images to search in.
+    network: network that embeds the images.
+    queries: paths of the images to search for.
+    gallery: paths of the images to search in.
     top: number of images to find for each query.
+
+  Yields:
+    For each query, indices into `gallery` and cosine similarities, both [top],
+    closest first. Ties rank by index.
   """
   embeddings = network.embed([*queries, *gallery])  # one call compiles once
-  found, items = np.split(embeddings, [len(queries)])
-  for similarity in found @ items.T:
+  query, items = np.split(embeddings, [len(queries)])
+  for similarity in query @ items.T:
     order = np.argsort(-similarity, kind='stable')[:top]
     yield order, similarity[order]
 
 
 def verdict(similarity: float, threshold: float | None) -> str:
-  """Returns in words whether two images show one person; '' if unknown."""
+  """Returns in words whether two images show one person.
+
+  Args:
+    similarity: cosine similarity of their embeddings.
+    threshold: see `Network`.
+
+  Returns:
+    `SAME_PERSON` or `OTHER_PERSON`; '' if the threshold is unknown.
+  """
   if threshold is None:
     return ''
-  return SAME if similarity >= threshold else OTHER
+  return SAME_PERSON if similarity >= threshold else OTHER_PERSON

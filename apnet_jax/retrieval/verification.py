@@ -1,14 +1,17 @@
-"""From which similarity on two images show one person, and how often not.
+"""Verification and open-set error rates by similarity threshold.
 
-Two questions, both asked of the pairs of a benchmark that its rules keep. Are
-these two images of one person (verification)? A threshold accepts a share of
-the genuine pairs (TPR) and of the impostor pairs (FPR). Is this person in the
-gallery at all (open-set identification)? A query without its person there is
-answered falsely with the share FPIR, one with it finds nothing, or nothing
-right, with the share FNIR. ISO/IEC 19795-1 and NIST's FRVT define these.
+Verification asks whether two images show one person. At a threshold, TPR is the
+share of genuine pairs (one person) that are accepted, and FPR the share of
+impostor pairs (two persons).
 
-Every pair counts, and none is kept: similarities are counted in bins whose
-edges are the thresholds, so that rates at a threshold are exact.
+Open-set identification asks whether the person of a query is in the gallery.
+FPIR is the share of queries that find somebody although their person is not in
+the gallery. FNIR is the share of queries that do not find their person although
+it is there. (ISO/IEC 19795-1; NIST's FRVT.)
+
+All pairs of a query and a gallery image count, except those that the rules of
+the ranking exclude. Their similarities are counted in bins whose edges are the
+thresholds, so that rates are exact and no pair needs to be kept.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,28 +20,31 @@ import functools
 
 import numpy as np
 
-from apnet_jax.retrieval.scores import Labels, Scores, each_query
+from apnet_jax.retrieval.scores import Labels, Scores, iterate_queries
 
-# Bins of similarity, from -1 to 1: a power of two, so that they are exact.
-HALF = 2**15
-BINS = 2 * HALF + 1  # the last is of 1 itself
-EDGES = np.arange(-HALF, HALF + 1) / HALF
-# A rate is given where it would be so many errors: fewer say little.
-LEAST_ERRORS = 10
+# Bins of a cosine similarity, from -1 to 1. Their number per unit is a power of
+# two, so that edges are exact in floating point.
+BINS_PER_UNIT = 2**15
+BINS = 2 * BINS_PER_UNIT + 1  # the last bin is for similarity 1 alone
+EDGES = np.arange(-BINS_PER_UNIT, BINS_PER_UNIT + 1) / BINS_PER_UNIT
+# A threshold for a rate is given only if the rate stands for at least this many
+# errors in the data set; fewer would be chance.
+MIN_ERRORS = 10
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-POINTS = 121  # of a curve, evenly over the powers of ten of the FPR
+CURVE_POINTS = 121  # spaced evenly in the logarithm of the FPR
 
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-  """Counts of similarities, by bin.
+  """Histograms of similarities, and the error rates that follow from them.
 
   Attributes:
-    genuine: int [BINS], pairs of a query and a true match.
-    impostor: int [BINS], pairs of a query and another person.
-    mated: int [BINS], queries by the similarity of their closest true match.
-    non_mated: int [BINS], queries by that of the closest other person, which
-      is what they find where their own is not in the gallery.
+    genuine: int [BINS], numbers of pairs of a query and a true match.
+    impostor: int [BINS], numbers of pairs of a query and another person.
+    mated: int [BINS], numbers of queries by the similarity of their closest
+      true match.
+    non_mated: int [BINS], numbers of queries by the similarity of the closest
+      other person, whom they find if their own person is not in the gallery.
   """
 
   genuine: np.ndarray
@@ -48,104 +54,125 @@ class Verification:
 
   @functools.cached_property
   def tpr(self) -> np.ndarray:
-    """[BINS], share of the genuine pairs that are at least as alike."""
+    """The share of genuine pairs accepted at each threshold, [BINS]."""
     return _share_from(self.genuine)
 
   @functools.cached_property
   def fpr(self) -> np.ndarray:
-    """[BINS], share of the impostor pairs."""
+    """The share of impostor pairs accepted at each threshold, [BINS]."""
     return _share_from(self.impostor)
 
   @functools.cached_property
   def fnir(self) -> np.ndarray:
-    """[BINS], share of mated queries whose person is not found."""
+    """The share of mated queries that do not find their person, [BINS]."""
     return 1 - _share_from(self.mated)
 
   @functools.cached_property
   def fpir(self) -> np.ndarray:
-    """[BINS], share of non-mated queries that find somebody."""
+    """The share of non-mated queries that find somebody, [BINS]."""
     return _share_from(self.non_mated)
 
   def at(self, threshold: float) -> dict[str, float]:
-    """All rates at a threshold, which is rounded up to a bin's edge.
+    """Returns the error rates at a threshold.
+
+    Args:
+      threshold: cosine similarity, rounded up to the edge of a bin.
+
+    Returns:
+      The rounded `threshold` and `tpr`, `fpr`, `fnir`, `fpir`.
 
     Raises:
-      ValueError: no cosine similarity is as high.
+      ValueError: the threshold is above 1 or NaN.
     """
     if not threshold <= 1:
       raise ValueError(f'threshold={threshold} must be at most 1.')
     return self._at_bin(int(np.searchsorted(EDGES, threshold)))
 
   def at_fpr(self, rate: float) -> dict[str, float] | None:
-    """At the lowest threshold whose FPR is at most this.
+    """Returns the rates at the lowest threshold with at most this FPR.
 
-    None if that share of the impostor pairs is fewer than `LEAST_ERRORS`, or
-    if more of them are as alike as can be.
+    Returns:
+      See `at`. None if that share of the impostor pairs is fewer than
+      `MIN_ERRORS`, or if a larger share has similarity 1.
     """
     return self._at_rate(self.fpr, self.impostor.sum(), rate)
 
   def at_fpir(self, rate: float) -> dict[str, float] | None:
-    """At the lowest threshold whose FPIR is at most this; as `at_fpr`."""
+    """Returns the rates at the lowest threshold with at most this FPIR.
+
+    Returns:
+      See `at_fpr`, with non-mated queries in place of impostor pairs.
+    """
     return self._at_rate(self.fpir, self.non_mated.sum(), rate)
 
   def at_equal_error(self) -> dict[str, float]:
-    """Where FPR and 1 - TPR are closest; `eer` is the mean of the two."""
-    miss = 1 - self.tpr
-    place = int(np.argmin(np.abs(self.fpr - miss)))
-    eer = float(self.fpr[place] + miss[place]) / 2
-    return {'eer': eer, **self._at_bin(place)}
+    """Returns the rates where FPR and 1 - TPR are closest.
+
+    Returns:
+      See `at`, with `eer`, the mean of FPR and 1 - TPR.
+    """
+    miss_rate = 1 - self.tpr
+    index = int(np.argmin(np.abs(self.fpr - miss_rate)))
+    eer = float(self.fpr[index] + miss_rate[index]) / 2
+    return {'eer': eer, **self._at_bin(index)}
 
   def _at_rate(self, rates, number, rate):
-    place = _lowest(rates, rate)
-    if number * rate < LEAST_ERRORS or place == BINS:
+    index = _first_bin(rates, rate)
+    if number * rate < MIN_ERRORS or index == BINS:
       return None
-    return self._at_bin(place)
+    return self._at_bin(index)
 
-  def _at_bin(self, place: int) -> dict[str, float]:
+  def _at_bin(self, index: int) -> dict[str, float]:
     return {
-      'threshold': float(EDGES[place]),
-      'tpr': float(self.tpr[place]),
-      'fpr': float(self.fpr[place]),
-      'fnir': float(self.fnir[place]),
-      'fpir': float(self.fpir[place]),
+      'threshold': float(EDGES[index]),
+      'tpr': float(self.tpr[index]),
+      'fpr': float(self.fpr[index]),
+      'fnir': float(self.fnir[index]),
+      'fpir': float(self.fpir[index]),
     }
 
 
 def _share_from(counts: np.ndarray) -> np.ndarray:
-  """Share that is in a bin or above it."""
+  """Returns the share of counts in each bin and the bins above it."""
   return counts[::-1].cumsum()[::-1] / counts.sum()
 
 
-def _lowest(rates: np.ndarray, rate: float) -> int:
-  """The first bin whose rate is at most this, of falling ones; or BINS."""
+def _first_bin(rates: np.ndarray, rate: float) -> int:
+  """Returns the first bin whose rate is at most `rate`; BINS if there is none.
+
+  Rates must not increase from bin to bin.
+  """
   return int(np.searchsorted(-rates, -rate))
 
 
 def count_pairs(scores: Scores, labels: Labels) -> Verification | None:
-  """Counts the similarities of all pairs, a block of queries at a time.
+  """Counts the similarities of all pairs of a query and a gallery image.
 
-  Pairs of a query with junk, or with its identity under its camera, are left
-  out, as in the ranking. Distractors are other persons.
+  Excluded are the pairs that the ranking excludes: of a query with junk, or
+  with an image of its identity under its camera. Distractors count as other
+  persons.
 
   Args:
     scores: cosine similarities.
-    labels: at least one query has a true match.
+    labels: labels of the same images. At least one query must have a true
+      match.
 
   Returns:
-    None if no gallery image is of another person.
+    None if there is no pair of different persons.
 
   Raises:
-    ValueError: scores are of other images than labels, or no cosines.
+    ValueError: scores and labels have different numbers of images, or a
+      similarity is not a cosine.
   """
   counts = np.zeros((4, BINS), np.int64)
   genuine, impostor, mated, non_mated = counts
-  for row in each_query(scores, labels):
-    bins = _bins(row.similarity)
-    found = bins[row.matches]
-    if len(found):
-      genuine += np.bincount(found, minlength=BINS)
-      mated[found.max()] += 1
-    others = np.delete(bins, np.concatenate([row.matches, row.left_out]))
+  for each in iterate_queries(scores, labels):
+    bins = _bins(each.similarity)
+    same = bins[each.matches]
+    if len(same):
+      genuine += np.bincount(same, minlength=BINS)
+      mated[same.max()] += 1
+    others = np.delete(bins, np.concatenate([each.matches, each.excluded]))
     if len(others):
       impostor += np.bincount(others, minlength=BINS)
       non_mated[others.max()] += 1
@@ -153,8 +180,12 @@ def count_pairs(scores: Scores, labels: Labels) -> Verification | None:
 
 
 def _bins(similarity: np.ndarray) -> np.ndarray:
-  """Rounds down to edges; rounding may have made a cosine leave -1 to 1."""
-  bins = np.floor(similarity * np.float32(HALF)).astype(np.int64) + HALF
+  """Returns the bin of each similarity.
+
+  Rounding errors may have moved a cosine just beyond -1 or 1.
+  """
+  scaled = np.floor(similarity * np.float32(BINS_PER_UNIT))
+  bins = scaled.astype(np.int64) + BINS_PER_UNIT
   if bins.min() < -1 or bins.max() > BINS:
     raise ValueError('similarities are not cosines: some are not in -1 to 1.')
   return bins.clip(0, BINS - 1)
@@ -163,23 +194,30 @@ def _bins(similarity: np.ndarray) -> np.ndarray:
 def summarize(
   verification: Verification, rates: Sequence[float] = RATES
 ) -> dict:
-  """What a result card says of the pairs, ready for JSON."""
-  wanted = np.logspace(0, -np.log10(verification.impostor.sum()), POINTS)
-  places = [_lowest(verification.fpr, rate) for rate in wanted]
-  places = np.unique(np.minimum(places, BINS - 1))
+  """Returns the entry of a result card about error rates, ready for JSON.
+
+  Args:
+    verification: the counts.
+    rates: values of FPR and FPIR to give thresholds for, where there are
+      enough pairs.
+  """
+  pairs = verification.impostor.sum()
+  wanted = np.logspace(0, -np.log10(pairs), CURVE_POINTS)
+  bins = [_first_bin(verification.fpr, rate) for rate in wanted]
+  bins = np.unique(np.minimum(bins, BINS - 1))
   return {
     'similarity': 'cosine',
     'pairs': {
       'genuine': int(verification.genuine.sum()),
-      'impostor': int(verification.impostor.sum()),
+      'impostor': int(pairs),
     },
     'equal_error': verification.at_equal_error(),
     'at_fpr': _by_rate(verification.at_fpr, rates),
     'at_fpir': _by_rate(verification.at_fpir, rates),
     'curve': {
-      'threshold': EDGES[places].tolist(),
+      'threshold': EDGES[bins].tolist(),
       **{
-        name: [float(f'{x:.6g}') for x in getattr(verification, name)[places]]
+        name: [float(f'{x:.6g}') for x in getattr(verification, name)[bins]]
         for name in ('tpr', 'fpr', 'fnir', 'fpir')
       },
     },
@@ -198,29 +236,29 @@ def _by_rate(at_rate, rates) -> dict[str, dict]:
 
 
 def _coarse(counts: np.ndarray, bins: int = 128) -> list[int]:
-  """The pairs of similarity 1 are in the last bin."""
+  """Merges bins; pairs of similarity 1 go to the last one."""
   last = counts[:-1].reshape(bins, -1).sum(1)
   last[-1] += counts[-1]
   return last.tolist()
 
 
 def lines(summary: Mapping) -> list[str]:
-  """The least that a person should see of `summarize`."""
+  """Formats the main figures of `summarize` for the terminal."""
   pairs, equal = summary['pairs'], summary['equal_error']
   text = [
-    f'One person or two? {pairs["genuine"]:,} pairs of one,'
-    f' {pairs["impostor"]:,} of two: equal error rate'
-    f' {100 * equal["eer"]:.2f}% at similarity {equal["threshold"]:.3f}',
+    f'Verification: {pairs["genuine"]:,} pairs of one person,'
+    f' {pairs["impostor"]:,} of two; equal error rate'
+    f' {100 * equal["eer"]:.2f}% at threshold {equal["threshold"]:.3f}',
     *(
-      f'  FPR {rate:>6}: TPR {100 * point["tpr"]:5.1f}% from similarity'
+      f'  FPR {rate:>6}: TPR {100 * point["tpr"]:5.1f}% at threshold'
       f' {point["threshold"]:.3f}'
       for rate, point in summary['at_fpr'].items()
     ),
   ]
   if summary['at_fpir']:
-    text.append('Is the person in the gallery?')
+    text.append('Open-set identification: is the person in the gallery?')
   text += [
-    f'  FPIR {rate:>5}: FNIR {100 * point["fnir"]:4.1f}% from similarity'
+    f'  FPIR {rate:>5}: FNIR {100 * point["fnir"]:4.1f}% at threshold'
     f' {point["threshold"]:.3f}'
     for rate, point in summary['at_fpir'].items()
   ]

@@ -94,7 +94,7 @@ def test_unlike_cards_are_refused(cards, tmp_path, capsys):
   assert 'protocol.distractors: kept | dropped' in message
   assert 'protocol.ap:' in message and 'flip' not in message
   run(*files, unlike=True)
-  assert 'NOT MADE ALIKE' in capsys.readouterr().out
+  assert 'NOT COMPARABLE' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_queries_that_do_not_count_in_both_make_no_interval(
 
 
 def test_several_data_sets_by_name(cards, tmp_path, capsys):
-  """As eval.py calls them for its user, the cards by their full names."""
+  """The file has short names of data sets, the cards have full names."""
 
   def of(name):
     return cards[0] | {'dataset': name}
@@ -187,9 +187,9 @@ def test_what_is_no_card_is_named(content, message, tmp_path):
   ('part', 'figures', 'message'),
   [
     ('figures', {}, 'it has no mAP'),
-    ('figures', {'mAP': '0.5'}, "mAP is '0.5', not a share"),
-    ('figures', {'Rank-1': 96.2}, 'Rank-1 is 96.2, not a share'),
-    ('queries', {'figures': [1]}, 'are not by name'),
+    ('figures', {'mAP': '0.5'}, "mAP is '0.5', not in 0 to 1"),
+    ('figures', {'Rank-1': 96.2}, 'Rank-1 is 96.2, not in 0 to 1'),
+    ('queries', {'figures': [1]}, 'queries.figures is not a JSON object'),
     ('queries', {'figures': {'mAP': [2]}}, 'mAP of the queries is not a list'),
     ('queries', {'figures': {'mAP': 'all'}}, 'mAP of the queries is not a'),
   ],

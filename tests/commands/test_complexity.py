@@ -99,7 +99,7 @@ def model(num_classes=1, **fields):
 
 
 def test_every_layer_of_a_small_network():
-  """ResNet-14 without attention on 64x32 images, added up by hand."""
+  """Compares ResNet-14 without attention, on 64x32 images, with hand counts."""
   multiply_adds, parameters = 0, 2048  # of the BN neck
   normalized, pooled = 2048, 4 * 2 * 2048 + 2048
 
@@ -146,8 +146,10 @@ def test_the_classifier_is_left_out():
 
 
 def test_agrees_with_xla():
-  """Its compiler counts 2 for a multiply-add, and everything elementwise too;
-  it leaves out what a kernel reads of the padding."""
+  """XLA counts 2 for a multiply-add, and elementwise operations too.
+
+  It does not count products with the padding.
+  """
   network = model(levels=3)
   variables = variable_shapes(network, (128, 64))
   images = jax.ShapeDtypeStruct((1, 128, 64, 3), 'float32')
@@ -157,8 +159,8 @@ def test_agrees_with_xla():
   assert 0.93 < analysis['flops'] / (2 * ours.multiply_adds) < 1.07
 
 
-# Of PyTorch-OpCounter 0.0.31 (May 2020), on the same networks in PyTorch 2.
-# In its figures of official2 and official3 are the additions of biases.
+# Counts of PyTorch-OpCounter 0.0.31 (May 2020) for the same networks in PyTorch
+# 2. Those of official2 and official3 include additions of biases.
 OPCOUNTER = {
   'apnet_c0': 6_232_367_104,
   'apnet_c1': 6_234_873_600,
@@ -169,7 +171,7 @@ OPCOUNTER = {
   'official2': 6_242_645_344 - 5_856,
   'official3': 6_253_643_360 - 13_664,
 }
-# The paper's figures of the same levels: the released code has the very same.
+# The paper's figures for the same levels equal those of the released code.
 TABLE_III = {'official1': 6.23, 'official2': 6.24, 'official3': 6.25}
 
 

@@ -184,7 +184,7 @@ def test_rows_add_up(fields):
 
 
 def text_of_layers(config):
-  """The lines of `explain` on layers, without their numbers."""
+  """Returns the lines of `explain` about layers, with the total last."""
   lines = '\n'.join(explain.explain(config)).split('\n\n')[1].splitlines()
   assert max(map(len, lines)) <= 100
   return lines

@@ -1,4 +1,4 @@
-"""Search and verdicts; `test_commands.py` runs the commands themselves."""
+"""Tests of search and verdicts; `test_commands.py` runs the commands."""
 
 import types
 
@@ -15,7 +15,7 @@ from tests.fakes import small_config
 
 
 def network(threshold):
-  """Images are numbers; their embeddings have that angle, in degrees."""
+  """Returns a network for numbers as images: angles in degrees."""
 
   def embed(paths):
     angle = np.radians(np.array(paths, np.float64))
@@ -43,7 +43,8 @@ def test_two_images_are_told_apart_by_the_threshold(threshold, word, capsys):
 
 
 def test_lines_say_if_nobody_is_found():
-  one = {'image': 'a.jpg', 'similarity': 0.3, 'verdict': trained_network.OTHER}
+  other = trained_network.OTHER_PERSON
+  one = {'image': 'a.jpg', 'similarity': 0.3, 'verdict': other}
   lines = list(search._lines('q.jpg', [one]))
   assert 'a.jpg' in lines[1] and 'not among these' in lines[2]
   assert len(list(search._lines('q.jpg', [one | {'verdict': None}]))) == 2
@@ -79,7 +80,7 @@ def workdir(tmp_path, monkeypatch):
 
 
 def two_colours(folder):
-  """Red at the left, blue at the right."""
+  """Writes an image, red on the left and blue on the right, and its mirror."""
   pixels = np.zeros((32, 16, 3), np.uint8)
   pixels[:, :8, 0] = pixels[:, 8:, 2] = 255
   Image.fromarray(pixels).save(folder / 'a.png')
@@ -92,7 +93,7 @@ def test_images_are_embedded_as_the_run_evaluates(workdir):
   assert network.threshold is None and '--choose_threshold' in network.about
   one, two = network.embed(two_colours(workdir))
   np.testing.assert_allclose(np.linalg.norm(one), 1, rtol=1e-5)
-  np.testing.assert_allclose(one, two, atol=1e-6)  # the flip averages them
+  np.testing.assert_allclose(one, two, atol=1e-6)  # averages with mirror images
 
 
 def test_or_as_they_were_for_the_stored_threshold(workdir):

@@ -12,5 +12,5 @@ def train(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def flags(own):
-  """Of runs in one process; the first prepares the data set."""
+  """Flags of runs in one process; the first run prepares the data set."""
   return (*SMOKE, *own)

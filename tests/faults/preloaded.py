@@ -2,11 +2,11 @@
 
   python -m tests.faults.preloaded
 
-Each line of the input is a JSON object: `arguments` of train.py; `output`, a
-file for what it prints; `devices`, their number; `largest_file` in bytes, or 0.
-It runs in a process of its own, which is forked from this one after the imports
-and before any computation. The output has a line with its process id, and one
-with its exit code when it has ended.
+Each line of the input is a JSON object that describes a run: `arguments` of
+train.py; `output`, a file for its output; `devices`, the number of devices;
+`largest_file`, a limit on file sizes in bytes, or 0. Each run is a new process,
+forked after the imports and before any computation. A line with its process id
+is printed when it starts, and a line with its exit code when it has ended.
 """
 
 import json

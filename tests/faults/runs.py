@@ -1,4 +1,4 @@
-"""Runs of train.py at smoke size, and what they leave."""
+"""Starts short runs of train.py, and reads their results."""
 
 from collections.abc import Mapping
 import json
@@ -28,7 +28,7 @@ MEASURED = re.compile('train/(images_per_|data_wait|seconds_|.*_memory)')
 
 
 class Preloaded:
-  """`train.py`, without its imports each time."""
+  """Starts `train.py` without repeating its imports; see `preloaded`."""
 
   def __init__(self, output):
     self._output = output
@@ -41,7 +41,7 @@ class Preloaded:
     )
 
   def start(self, *arguments, devices=1, largest_file=0):
-    """On so many devices; `largest_file` is in bytes, 0 for no limit."""
+    """Starts a run; `largest_file` limits files, in bytes (0 for no limit)."""
     request = {
       'arguments': list(map(str, arguments)),
       'output': str(self._output),
@@ -57,7 +57,7 @@ class Preloaded:
     return self._output.read_text()
 
   def has_ended(self):
-    """Whether it has; its parent has not yet asked for its exit code."""
+    """Returns whether the run has ended, also if nobody waited for it yet."""
     try:
       state = pathlib.Path(f'/proc/{self.pid}/stat').read_text()
     except FileNotFoundError:
@@ -74,14 +74,14 @@ class Preloaded:
 
 
 def records(workdir: pathlib.Path) -> list[dict]:
-  """The whole lines of metrics.jsonl."""
+  """Returns the complete lines of metrics.jsonl."""
   path = workdir / 'metrics.jsonl'
   lines = path.read_text().split('\n')[:-1] if path.exists() else []
   return [json.loads(line) for line in lines]
 
 
 def without_times(workdir: pathlib.Path) -> list[dict]:
-  """`records` without what was measured."""
+  """Returns `records` without times and memory."""
   return [
     {k: v for k, v in record.items() if not MEASURED.match(k)}
     for record in records(workdir)
@@ -91,7 +91,7 @@ def without_times(workdir: pathlib.Path) -> list[dict]:
 def state(
   workdir: pathlib.Path, which: str
 ) -> tuple[int, Mapping[str, np.ndarray]]:
-  """Step of a checkpoint, and everything in it."""
+  """Returns the step of a checkpoint, and its arrays by name."""
   with open_for_reading(workdir) as checkpoints:
     step = checkpoints.step(which)
     state = checkpoints._manager.restore(step)

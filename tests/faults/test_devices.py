@@ -19,7 +19,7 @@ WITHOUT_GROUPS = [f'{attention}/{GROUPS[0]}' for attention in ATTENTIONS]
 
 @pytest.fixture(scope='module')
 def results(tmp_path_factory):
-  """What as many devices came to, by their number and by name."""
+  """The results by number of devices and by name."""
   found = {}
   for count in COUNTS:
     path = tmp_path_factory.mktemp('devices') / f'{count}.npz'
@@ -42,7 +42,7 @@ def leaves(arrays, case):
 
 
 def assert_agree(results, case, tolerance, dtype):
-  """Of every array of a case: state, metrics, statistics, figures."""
+  """Compares all arrays of a case: state, metrics, statistics, figures."""
   expected = leaves(results[1], case)
   assert np.dtype(dtype) in {x.dtype for x in expected.values()}
   for count in COUNTS[1:]:
@@ -54,13 +54,13 @@ def assert_agree(results, case, tolerance, dtype):
 
 @pytest.mark.parametrize('case', CASES)
 def test_one_step_in_float32(results, case):
-  """Losses, gradients and batch statistics to 1e-5."""
+  """Losses, gradients and batch statistics agree to 1e-5."""
   assert_agree(results, f'float32/{case}', 1e-5, np.float32)
 
 
 @pytest.mark.parametrize('case', CASES)
 def test_twenty_steps_in_float64(results, case):
-  """To 1e-8."""
+  """States and metrics agree to 1e-8."""
   assert_agree(results, f'float64/{case}', 1e-8, np.float64)
   steps = {name for name in leaves(results[1], f'float64/{case}')}
   assert sum("['loss']" in name for name in steps) == 20
@@ -68,7 +68,7 @@ def test_twenty_steps_in_float64(results, case):
 
 @pytest.mark.parametrize('case', WITHOUT_GROUPS)
 def test_retrieval(results, case):
-  """Embeddings to 1e-5, and figures."""
+  """Embeddings and figures agree to 1e-5."""
   assert_agree(results, f'retrieval/{case}', 1e-5, np.float32)
 
 

@@ -1,4 +1,4 @@
-"""How train.py ends when something happens to it, as a supervisor sees it."""
+"""Ends of train.py after signals and errors, as a supervisor sees them."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ def wait_for(train, reached):
 
 @pytest.fixture(scope='module')
 def whole(train, flags, tmp_path_factory):
-  """A run of two epochs, of which two steps are traced."""
+  """A run of two epochs with a trace of two steps."""
   workdir = tmp_path_factory.mktemp('whole')
   train.start(
     *flags,
@@ -98,7 +98,7 @@ def test_a_full_disk_does_not_stop_the_run(train, flags, tmp_path):
   for step in (EPOCH, 2 * EPOCH):
     message = f'the checkpoint after step {step} could not be saved: File too'
     assert message in train.printed()
-  # TensorStore's other threads may print what they cannot tell any more.
+  # Other threads of TensorStore may still print their errors.
   assert train.printed().endswith('It was the last one of this run.\n')
   assert len(records(tmp_path)) == 2 * EPOCH + 1
   assert (tmp_path / 'result.json').exists()

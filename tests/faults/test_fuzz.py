@@ -1,6 +1,7 @@
 """Many damaged files for every reader, in processes with limited memory.
 
-Two processes, as TensorFlow takes seconds to load, and memory with it.
+Readers that need TensorFlow have a process of their own, since loading it takes
+seconds and much memory.
 """
 
 import pathlib
@@ -12,7 +13,7 @@ import pytest
 from tests import fuzzing
 
 ROOT = pathlib.Path(__file__).parents[2]
-SECONDS = 90  # and much less on a machine of its own
+SECONDS = 90  # much less on an idle machine
 OF_DATA = (
   'csv',
   'list',
@@ -29,7 +30,7 @@ OTHERS = tuple(name for name in fuzzing.READERS if name not in OF_DATA)
   [
     (OF_DATA, 300),
     (tuple(name for name in OTHERS if name != 'config'), 600),
-    (('config',), 60),  # makes a network of each
+    (('config',), 60),  # each example builds a network
   ],
   ids=['data', 'others', 'config'],
 )

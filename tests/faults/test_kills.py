@@ -1,4 +1,4 @@
-"""A run that is killed twenty times ends as the one that is not."""
+"""A run that is killed twenty times ends like an uninterrupted one."""
 
 import collections
 import os
@@ -9,13 +9,13 @@ import numpy as np
 
 from tests.faults.runs import EPOCH, records, state, without_times
 
-# Of the kills, nine at most let an epoch pass: the run does not end before.
+# At most nine of the kills let an epoch pass, so that the run ends after them.
 STEPS = 9 * EPOCH
 FLAGS = (
   '--config.train.eval_every_epochs=1',
   f'--config.train.steps={STEPS}',
 )
-# What a run is doing when it is killed, and how often it is meant to be.
+# Phases of a run, and the number of kills planned in each.
 KILLS = {'preparing': 7, 'stepping': 5, 'saving': 4, 'evaluating': 4}
 
 
@@ -24,13 +24,13 @@ def saved(workdir):
 
 
 def is_saving(workdir):
-  """Whether there was an evaluation whose checkpoint is not whole yet."""
+  """Returns whether the last evaluation has no whole checkpoint yet."""
   steps = [r['step'] for r in records(workdir) if 'eval/mAP' in r]
   return bool(steps) and str(steps[-1]) not in saved(workdir)
 
 
 def is_evaluating(workdir):
-  """Whether an epoch's last step is logged, and its evaluation is not."""
+  """Returns whether the last step of an epoch lacks its evaluation."""
   known = records(workdir)
   return bool(known) and (
     'train/loss' in known[-1] and known[-1]['step'] % EPOCH == 0
@@ -38,7 +38,7 @@ def is_evaluating(workdir):
 
 
 def doing(workdir, printed):
-  """What a run was doing when it was killed."""
+  """Returns the phase in which a run was killed."""
   if 'Resuming after' not in printed and 'Training:' not in printed:
     return 'preparing'
   if is_saving(workdir):
@@ -47,7 +47,7 @@ def doing(workdir, printed):
 
 
 def moment(plan, rng, workdir, train):
-  """`reached()` tells when a run is to be killed, after `seconds` more."""
+  """Returns `reached()` and `seconds`: how long after it to kill the run."""
   seconds = 0.0
   if plan == 'preparing':
     texts = ('', 'prepared in', '\n  train ', 'resnet14')
@@ -61,7 +61,7 @@ def moment(plan, rng, workdir, train):
     more, before = rng.integers(1, 2 * EPOCH + 3), None
 
     def reached():
-      # What is beyond the checkpoint is dropped when the run goes on.
+      # A resumed run drops the records after its checkpoint.
       nonlocal before
       if before is None and 'Training:' in train.printed():
         before = len(records(workdir))
@@ -83,7 +83,7 @@ def moment(plan, rng, workdir, train):
 
 
 def kill(train, workdir, plan, rng):
-  """Kills what was started; returns what it was doing, None if it had ended."""
+  """Kills the run; returns its phase, or None if it had ended."""
   reached, seconds = moment(plan, rng, workdir, train)
   deadline = time.monotonic() + 100
   while not reached():
@@ -127,7 +127,7 @@ def test_twenty_kills_change_nothing(train, flags, tmp_path):
     )
     assert step == expected_step
     assert bits(found) == bits(expected)
-  assert sorted(saved(killed)) == sorted(saved(whole))  # and no parts
+  assert sorted(saved(killed)) == sorted(saved(whole))  # no temporary folders
   steps = [*range(1, STEPS + 1), *range(EPOCH, STEPS + 1, EPOCH)]
   assert [r['step'] for r in records(killed)] == sorted(steps)
   assert without_times(killed) == without_times(whole)

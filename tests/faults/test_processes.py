@@ -1,4 +1,4 @@
-"""Two processes of two devices do what one process of four does."""
+"""Two processes of two devices compute the same as one of four devices."""
 
 import json
 import os
@@ -17,14 +17,14 @@ from apnet_jax.workdir.checkpoints import open_for_reading
 from tests.parallel.test_parallel import free_port
 
 ROOT = pathlib.Path(__file__).parents[2]
-STEPS = 2  # in two processes on the CPU one takes half a minute
-# Seconds in which the others end: docs/reliability.md.
+STEPS = 2  # a step of two processes takes half a minute on the CPU
+# Seconds in which a lost process ends the others; see docs/reliability.md.
 STATED = 60
 
 
 @pytest.fixture(scope='module')
 def flags(raw, tmp_path_factory):
-  """Of train.py, which prepares and compiles in a folder of this file's own."""
+  """Flags of train.py, with folders for prepared data and compiled programs."""
   root = tmp_path_factory.mktemp('processes')
   return (
     '--config=configs/synthetic.py',
@@ -77,7 +77,7 @@ def losses(workdir):
 
 
 def variables(workdir):
-  """Those of the last checkpoint, on the devices of this process."""
+  """Returns the variables of the last checkpoint."""
   config = run_files.load_config(workdir)
   run = run_files.load_run(workdir)
   with jax.enable_x64(True):
@@ -90,7 +90,7 @@ def variables(workdir):
 
 
 def distance(tree, expected):
-  """Relative to the size of what is expected."""
+  """Returns the relative distance of two trees of arrays."""
   one, other = (
     np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(t)])
     for t in (tree, expected)
@@ -99,7 +99,10 @@ def distance(tree, expected):
 
 
 def kill_in_mid_run(command, victim):
-  """Kills one of two processes; returns how the other ended, and when."""
+  """Kills one of two processes.
+
+  Returns the exit code, errors and seconds until the end of the other.
+  """
   processes = start_two(*command, '--config.train.steps=100000')
   progress = ''
   while ' 1/' not in progress:
@@ -117,7 +120,7 @@ def kill_in_mid_run(command, victim):
 
 @pytest.fixture(scope='module')
 def workdirs(flags, tmp_path_factory):
-  """Of a run in one process, and of one in two that was started twice."""
+  """Workdirs of a run in one process, and of a resumed run in two."""
   root = tmp_path_factory.mktemp('runs')
   command = ('train.py', *flags)
   steps = f'--config.train.steps={STEPS}'
@@ -136,7 +139,7 @@ def workdirs(flags, tmp_path_factory):
 
 
 def test_losses_and_parameters_agree(workdirs):
-  """Computed in float64: Adam makes much of gradients that are but rounding."""
+  """Computes in float64, since Adam amplifies rounding errors of gradients."""
   one, two = workdirs
   assert losses(one).keys() == losses(two).keys() == {*range(1, STEPS + 1)}
   for step, loss in losses(one).items():

@@ -22,7 +22,7 @@ from tests.tiny import tiny_model, widen
 
 SIZE, CLASSES, IMAGES, STEPS = (24, 16), 8, 16, 20
 ATTENTIONS = ('none', 'channel', 'spatial', 'official')
-GROUPS = (0, 4)  # which lie on half a device, one or two
+GROUPS = (0, 4)  # images; a group takes half a device, one device or two
 
 
 def make_config(attention, group, dtype):
@@ -66,7 +66,7 @@ BENCHMARK = Benchmark(make_split(0, 5, 1), make_split(1, 5, 7), 'noise', '')
 
 @functools.cache
 def first_state(attention):
-  """It does not depend on groups."""
+  """Returns the first state, which does not depend on groups."""
   config = make_config(attention, 0, 'float32')
   model = tiny_model(config.model, CLASSES)
   return jax.device_get(create_state(model, optax.sgd(1.0), SIZE, seed=0))
@@ -79,7 +79,7 @@ class Case:
     self.config = make_config(attention, group, dtype)
     self.model = tiny_model(self.config.model, CLASSES, devices.AXIS)
     self.state = first_state(attention)
-    # By the gradient itself, so that comparing states compares gradients.
+    # With plain SGD, a comparison of states compares gradients.
     optimizer = optax.sgd(learning_rate)
     self.step = partial(
       train_step,
@@ -90,7 +90,7 @@ class Case:
     )
 
   def train(self, state, steps):
-    """State and the metrics of each step."""
+    """Returns the last state, and the metrics of each step."""
     state, metrics = devices.replicate(state), []
     step = devices.pmap_step(self.step)
     for k in range(steps):
@@ -111,7 +111,7 @@ class Case:
     return jax.device_get((state, [metrics]))
 
   def figures(self, state):
-    """Embeddings and figures of drawn noise."""
+    """Returns embeddings and figures on images of noise."""
     embed = make_embed(self.model, self.config.eval)
     variables = devices.replicate(
       {'params': state.params, 'batch_stats': state.batch_stats}
@@ -122,7 +122,7 @@ class Case:
 
 
 def results():
-  """Every result by its name."""
+  """Yields all results with their names."""
   for attention in ATTENTIONS:
     for group in GROUPS:
       name = f'{attention}/{group}'

@@ -1,4 +1,4 @@
-"""Processes, at smoke size; tests/faults/test_processes.py trains in two."""
+"""Short tests of several processes; tests/faults/test_processes.py trains."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def free_port():
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
-  """What each of two processes of two devices came to, started as by SLURM."""
+  """The results of two processes of two devices, started as by SLURM."""
   folder = tmp_path_factory.mktemp('processes')
   cluster = {
     'JAX_COORDINATOR_PORT': f'{free_port()}',
@@ -82,7 +82,7 @@ def test_wrong_combinations_are_errors_in_each_process(two):
 
 
 def test_processes_stop_at_the_same_step(two):
-  """The next after SIGTERM has reached one of them."""
+  """They stop at the step after SIGTERM has reached one of them."""
   assert [found['stop'] for found in two] == [6, 6]
 
 

@@ -1,8 +1,8 @@
-"""What one of two processes of two devices does; `test_parallel` starts both.
+"""The program of one of two processes that `test_parallel` starts.
 
   python -m tests.parallel.two_processes FOLDER
 
-within the variables of a cluster. Prints what it came to as JSON.
+It needs the environment variables of a cluster and prints its results as JSON.
 """
 
 import json
@@ -21,14 +21,14 @@ from tests.fakes import small_config
 
 
 def step(state, batch):
-  """Sums over all images of all devices, and how they lie on the devices."""
+  """Adds the sum over all devices to the state; gathers all images."""
   total = lax.psum(batch.sum(), devices.AXIS)
   images = lax.all_gather(batch, devices.AXIS, tiled=True)
   return state + total, {'images': images}
 
 
 def train():
-  """Two steps with the share of a batch that this process reads."""
+  """Runs two steps with the share of a batch that this process reads."""
   share = np.arange(8.0).reshape(2, 4)[jax.process_index()]
   state, mapped = devices.replicate(np.float32(0)), devices.pmap_step(step)
   for _ in range(2):
@@ -43,17 +43,17 @@ def train():
 
 
 def embed(rows):
-  """A process does its share, on its own devices."""
+  """Embeds the share of this process on its devices; gathers all shares."""
   share = processes.local_rows(np.arange(rows))
   double = devices.pmap_batch(lambda factor, x: factor * x)
-  local = np.repeat(share, 2)[:, None]  # divides between two devices
+  local = np.repeat(share, 2)[:, None]  # a multiple of two devices
   done = np.asarray(double(np.float32(2), devices.shard_batch(local)))
   done = done.reshape(-1, 2)
   return processes.gather_rows(done, rows)[:, 0].tolist()
 
 
 def prepare(folder):
-  """The order in which processes are here."""
+  """Returns the order in which the processes prepare."""
   order = folder / 'order.txt'
   with processes.first_before_others():
     if processes.is_first():
@@ -65,7 +65,7 @@ def prepare(folder):
 
 
 def check(**fields):
-  """What the checks before training say of a configuration."""
+  """Returns the error of the checks before training, if any."""
   config = small_config()
   config.update_from_flattened_dict(fields)
   try:
@@ -75,7 +75,7 @@ def check(**fields):
 
 
 def stop():
-  """Process 1 is told to stop during step 5, by a signal as of a cluster."""
+  """Sends SIGTERM to process 1 in step 5; returns the step that all stop at."""
   told = []
   signal.signal(signal.SIGTERM, lambda *_: told.append(None))
   for k in range(1, 20):

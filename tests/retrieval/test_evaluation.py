@@ -1,4 +1,4 @@
-"""From a benchmark to figures and a card."""
+"""Evaluation of a benchmark, result cards and diagnosis."""
 
 import json
 
@@ -14,7 +14,7 @@ from tests.fakes import make_split
 
 
 def embed(variables, split, rows):
-  """An embedding of the identity, with noise of the image."""
+  """Returns the same direction for all images of an identity, plus noise."""
   centers = np.random.default_rng(0).normal(size=(40, 8))
   noise = [np.random.default_rng([int(split.camids[r]), int(r)]) for r in rows]
   noise = np.stack([rng.normal(size=8) for rng in noise])
@@ -41,7 +41,7 @@ def rules(**fields):
 
 
 def naive(evaluated, benchmark, keep):
-  """AP of each query among the gallery images of which `keep` is true."""
+  """Returns the AP of each query among gallery images where `keep` is true."""
   query, gallery = benchmark.query, benchmark.gallery
   rows = evaluated.gallery_rows
   directions = [
@@ -90,7 +90,7 @@ def test_a_card_says_how_it_was_made(benchmark):
     for second in (None, reranked)
   )
   assert plain['reranked'] is None
-  assert both['reranked']['variant'] == rerank.VARIANT
+  assert both['reranked']['variant'] == rerank.DEFAULT_VARIANT
   assert both['reranked']['figures']['mAP'] == reranked.mAP
   assert both['figures'] == plain['figures']
   assert plain['as_published'] is False
@@ -110,7 +110,7 @@ def test_a_card_says_how_it_was_made(benchmark):
 
 
 def test_the_rules_of_a_configuration_are_followed(benchmark):
-  """Each rule is on the card and changes what it is about."""
+  """Each rule changes its figures, and only its field in the protocol."""
   config = common.get_config()
 
   def make(**fields):
@@ -130,7 +130,7 @@ def test_the_rules_of_a_configuration_are_followed(benchmark):
   assert single['figures']['Rank-1'] != plain['figures']['Rank-1']
   euclidean = make(distance='euclidean')
   assert euclidean['figures']['mAP'] != plain['figures']['mAP']
-  # Of these the embedding knows; here it is the card that must.
+  # These rules are those of `make_embed`, which `embed` replaces here.
   others = {'feature': 'logits', 'flip': False, 'max_rank': 20}
   expected = {
     'ap': trapezoid, 'distractors': dropped, 'cmc': single,
@@ -172,7 +172,7 @@ def test_reranking_follows_the_rules(benchmark):
 
 @pytest.mark.parametrize('distance', ['cosine', 'euclidean'])
 def test_rankings_are_those_that_were_evaluated(distance):
-  """Wherever the first match is said to be, it is."""
+  """The first match has the rank that the evaluation reports."""
   benchmark = make_benchmark()
   evaluated = evaluation.evaluate(
     embed, {}, benchmark, rules(distance=distance)
@@ -213,7 +213,7 @@ def test_diagnosis_by_cameras_is_a_gallery_of_one_camera():
         np.testing.assert_allclose(found['mAP'][i][j], own.mean(), atol=1e-6)
       else:
         assert found['mAP'][i][j] is None
-  assert found['mAP'][0][0] is None  # the same camera is left out
+  assert found['mAP'][0][0] is None  # the same camera is excluded
 
 
 def test_diagnosis_lists_the_hardest_and_counts_matches():
@@ -224,7 +224,7 @@ def test_diagnosis_lists_the_hardest_and_counts_matches():
   hardest = found['hardest']
   assert [h['AP'] for h in hardest] == sorted(h['AP'] for h in hardest)
   np.testing.assert_allclose(hardest[0]['AP'], np.nanmin(precision), atol=1e-6)
-  assert len(hardest) == diagnosis.HARDEST
+  assert len(hardest) == diagnosis.NUM_HARDEST
   for one in hardest:
     right = one['found_identity'] == one['identity']
     assert right == (one['first_match_rank'] == 1)
@@ -247,7 +247,7 @@ def test_diagnosis_follows_the_rules():
     found = diagnosis.diagnose(evaluated, benchmark)
     by_rule[str(fields)] = found['by_cameras']['mAP']
     precision = evaluated.result.query_figures(evaluated.rules.ap)['mAP']
-    lowest = np.sort(precision)[: diagnosis.HARDEST]
+    lowest = np.sort(precision)[: diagnosis.NUM_HARDEST]
     np.testing.assert_allclose(
       [one['AP'] for one in found['hardest']], lowest, atol=1e-6
     )

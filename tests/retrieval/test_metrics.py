@@ -11,7 +11,7 @@ import pytest
 from apnet_jax import evaluate_retrieval
 from apnet_jax.parallel.devices import AXIS
 from apnet_jax.retrieval import metrics, scores
-from apnet_jax.retrieval.scores import on_devices
+from apnet_jax.retrieval.scores import shard_similarities
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 
@@ -31,7 +31,7 @@ def test_agrees_with_the_released_code():
 
 
 def on_a_circle(degrees):
-  """Embeddings whose similarity to 0 degrees falls with the angle."""
+  """Returns embeddings at angles; their cosine to 0 falls with the angle."""
   angle = np.radians(np.asarray(degrees, np.float64))
   return np.stack([np.cos(angle), np.sin(angle)], 1)
 
@@ -51,7 +51,7 @@ def test_by_hand():
 
 
 def test_market_rules_by_hand():
-  """The closest three do not count: same camera, junk, another person."""
+  """The first three are the same camera, junk and another person."""
   pids = np.array([5, -1, 7, 5])
   camids = np.array([0, 1, 0, 1])
   result = evaluate_retrieval(
@@ -77,19 +77,19 @@ def test_ties_rank_by_gallery_index():
 
 
 def naive_ranks(similarity, query_pids, query_camids, pids, camids):
-  """Sorts, and walks down the list: ranks of the matches of each query."""
+  """Returns the ranks of the matches of each query, by sorting."""
   all_ranks = []
   for q in range(len(similarity)):
     order = np.argsort(-similarity[q], kind='stable')
     same = pids[order] == query_pids[q]
-    left_out = same & (camids[order] == query_camids[q])
-    walked = same[~left_out & (pids[order] != -1)]
-    all_ranks.append(np.flatnonzero(walked) + 1)
+    excluded = same & (camids[order] == query_camids[q])
+    ranked = same[~excluded & (pids[order] != -1)]
+    all_ranks.append(np.flatnonzero(ranked) + 1)
   return all_ranks
 
 
 def naive_average_precision(ranks):
-  """The area under precision over recall: by steps, by trapezoids."""
+  """Returns the area under precision over recall, by steps and trapezoids."""
   step = trapezoid = 0
   for i, rank in enumerate(ranks, 1):
     before = (i - 1) / (rank - 1) if rank > 1 else 1
@@ -99,7 +99,7 @@ def naive_average_precision(ranks):
 
 
 def check(result, ranks, length):
-  """Compares a result with ranks."""
+  """Compares a result with the ranks of the matches of each query."""
   first = np.array([r[0] if len(r) else 0 for r in ranks])
   valid = first > 0
   step, trapezoid = np.array([naive_average_precision(r) for r in ranks]).T
@@ -120,10 +120,10 @@ def check(result, ranks, length):
 
 
 def draw_world(rng, distance):
-  """Few images, of which many are alike: exact ties, in float32 too."""
+  """Draws few images, many with equal similarities, exact in float32."""
   queries, gallery = rng.integers(1, 33), rng.integers(1, 65)
   identities, cameras, used = rng.integers(1, [7, 4, 6])
-  if distance == 'cosine':  # one-hot: 0 or 1 whatever the length
+  if distance == 'cosine':  # scaled one-hot: similarities are 0 or 1
     draw = np.eye(5)[rng.integers(used, size=queries + gallery)]
     draw *= rng.integers(1, 4, (len(draw), 1))
     unit = draw / draw.sum(1, keepdims=True)
@@ -171,7 +171,7 @@ def test_equals_a_naive_evaluation(distance, seed, cameras):
 
 
 def draw_large(queries, gallery, seed=0):
-  """Several tiles on each device; every image is there about three times.
+  """Draws a gallery of several tiles per device, each image about three times.
 
   Embeddings are small integers, so that their products are exact.
   """
@@ -189,7 +189,7 @@ def draw_large(queries, gallery, seed=0):
 
 
 def test_many_queries_and_tiles(monkeypatch):
-  """Blocks, tiles and devices, and images that are there several times."""
+  """Several blocks, tiles and devices, with repeated images."""
   arguments = draw_large(queries=150, gallery=9000)
   query, query_pids, query_camids, gallery, pids, camids = arguments
   expected = evaluate_retrieval(*arguments, distance='euclidean')
@@ -204,7 +204,7 @@ def test_many_queries_and_tiles(monkeypatch):
 
 
 def check_same(result, expected):
-  """The same ranks; sums of precisions may be rounded in another way."""
+  """Compares results with equal ranks; sums may be rounded differently."""
   for field in dataclasses.fields(result):
     np.testing.assert_allclose(
       getattr(result, field.name), getattr(expected, field.name), rtol=1e-12
@@ -216,7 +216,7 @@ def test_any_number_of_devices(devices, monkeypatch):
   arguments = draw_large(queries=40, gallery=5000)
   expected = evaluate_retrieval(*arguments, distance='euclidean')
   some = jax.devices()[:devices]
-  jax.clear_caches()  # traces hold the devices
+  jax.clear_caches()  # compiled functions refer to the devices
   monkeypatch.setattr(jax, 'devices', lambda: some)
   try:
     check_same(evaluate_retrieval(*arguments, distance='euclidean'), expected)
@@ -294,9 +294,9 @@ def test_zero_embeddings_have_euclidean_distances():
 
 
 def test_memory_is_that_of_a_block():
-  """Neither product nor count need more than the block of similarities."""
+  """Product and counting need little more than a block of similarities."""
   queries, items, features = metrics.QUERY_BLOCK, 64_000, 16
-  mesh = on_devices(np.zeros((1, 1))).sharding.mesh
+  mesh = shard_similarities(np.zeros((1, 1))).sharding.mesh
 
   def array(shape, dtype, *spec):
     sharding = NamedSharding(mesh, PartitionSpec(*spec))
@@ -307,7 +307,7 @@ def test_memory_is_that_of_a_block():
 
   block_bytes = 4 * queries * items // jax.device_count()
   product = memory(
-    scores._products,
+    scores._similarities,
     array((queries, features), np.float32),
     array((items, features), np.float32, AXIS),
     array((items,), np.float32, AXIS),

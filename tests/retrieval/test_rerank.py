@@ -15,7 +15,7 @@ GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 
 @pytest.fixture(scope='module', autouse=True)
 def small_tiles():
-  """Several, the last not full."""
+  """Makes several tiles, the last of which is not full."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(rerank, 'TILE', 16)
     yield
@@ -39,7 +39,7 @@ def reciprocal(rank, i, k):
 
 
 def densely(query, gallery, k1, k2, lambda_value):
-  """The original, step by step, with ties by index."""
+  """Re-ranks as the original code does, with ties by index."""
   x = np.concatenate([query, gallery]).astype(np.float64)
   x /= np.linalg.norm(x, axis=1, keepdims=True)
   original = np.maximum(2 - 2 * x @ x.T, 0)
@@ -72,7 +72,7 @@ def densely(query, gallery, k1, k2, lambda_value):
 
 
 def crowd(seed, images, people, width=16):
-  """Embeddings of a few people, some more alike than others."""
+  """Draws embeddings of a few people, with noise of a random strength."""
   rng = np.random.default_rng(seed)
   who = rng.integers(people, size=images)
   noise = rng.normal(size=(images, width))
@@ -80,7 +80,7 @@ def crowd(seed, images, people, width=16):
 
 
 def signs(seed, images, people, width=16):
-  """Equal embeddings and equal distances, none of them rounded."""
+  """Draws embeddings of -1 and 1: many are equal, and so are distances."""
   rng = np.random.default_rng(seed)
   who = rng.integers(people, size=images)
   flipped = rng.random((images, width)) < rng.choice([0, 0.03, 0.1])
@@ -88,7 +88,7 @@ def signs(seed, images, people, width=16):
   return np.where(flipped, -person, person)
 
 
-# Few, for each compiles.
+# Few sizes, since each is compiled.
 SIZES = st.sampled_from([(1, 1), (3, 9), (10, 30)])
 
 
@@ -111,21 +111,21 @@ def test_is_the_original(draw, seed, size, people, k1, k2, lambda_value):
 
 
 def test_equal_images_are_not_told_apart():
-  """No distance is greater than 0: the original divides 0 by 0 here."""
+  """All distances are 0; the original divides 0 by 0 here."""
   same = np.ones((30, 3))
   distance = k_reciprocal_rerank(same[:2], same[2:], k1=40)
   np.testing.assert_allclose(distance, 0, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize('held', [True, False])
-def test_blocks_are_rows(held, monkeypatch):
-  """Whether distances are held or made again, in many tiles and blocks."""
+@pytest.mark.parametrize('stored', [True, False])
+def test_blocks_are_rows(stored, monkeypatch):
+  """With stored or recomputed distances, in many tiles and blocks."""
   x = crowd(0, 60, 6)
   whole = k_reciprocal_rerank(x[:23], x[23:])
-  monkeypatch.setattr(rerank, 'BLOCK', 9)
+  monkeypatch.setattr(rerank, 'QUERY_BLOCK', 9)
   monkeypatch.setattr(rerank, 'TILE', 25)
-  monkeypatch.setattr(rerank, 'PAIRS', 100)
-  monkeypatch.setattr(rerank, 'HELD', 4 * 23 * 60 - (not held))
+  monkeypatch.setattr(rerank, 'PAIR_BLOCK', 100)
+  monkeypatch.setattr(rerank, 'MAX_STORED_BYTES', 4 * 23 * 60 - (not stored))
   scores = KReciprocal(x[:23], x[23:])
   assert (scores.queries, scores.gallery) == (23, 37)
   rows = np.array([22, 0, 7, 7])
@@ -147,7 +147,7 @@ def test_the_scale_of_embeddings_does_not_matter():
 
 
 def test_no_matrix_of_all_distances_on_the_host(monkeypatch):
-  monkeypatch.setattr(rerank, 'HELD', 0)
+  monkeypatch.setattr(rerank, 'MAX_STORED_BYTES', 0)
   monkeypatch.setattr(rerank, 'TILE', 512)
   images = 6000
   x = crowd(0, images, 300, width=4).astype(np.float32)
@@ -162,20 +162,20 @@ def test_no_matrix_of_all_distances_on_the_host(monkeypatch):
 
 
 def test_no_matrix_of_all_distances_on_the_device():
-  """Nor one of a block of queries to all, times some."""
-  rows = jax.ShapeDtypeStruct((rerank.BLOCK, 64), np.float32)
+  """A block of distances takes its own size twice, at most."""
+  rows = jax.ShapeDtypeStruct((rerank.QUERY_BLOCK, 64), np.float32)
   gallery = jax.ShapeDtypeStruct((50_000, 64), np.float32)
   made = rerank._squared_distances.lower(rows, gallery).compile()
   memory = made.memory_analysis()
-  block = rerank.BLOCK * 50_000 * 4
+  block = rerank.QUERY_BLOCK * 50_000 * 4
   assert memory.output_size_in_bytes == block
   assert memory.temp_size_in_bytes <= block
 
 
 def test_the_variant_has_the_values():
-  assert rerank.VARIANT == KReciprocal(np.eye(2), np.eye(2)).variant
+  assert rerank.DEFAULT_VARIANT == KReciprocal(np.eye(2), np.eye(2)).variant
   for words in ('Zhong', 'squared', 'row maximum', 'k1 20', 'k2 6', '0.3'):
-    assert words in rerank.VARIANT
+    assert words in rerank.DEFAULT_VARIANT
   assert 'k1 3, k2 2, lambda 0' in rerank.describe(3, 2, 0)
 
 

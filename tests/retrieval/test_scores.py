@@ -3,7 +3,11 @@ import numpy as np
 import pytest
 
 from apnet_jax.retrieval.metrics import evaluate_retrieval, evaluate_scores
-from apnet_jax.retrieval.scores import EmbeddingScores, Labels, on_devices
+from apnet_jax.retrieval.scores import (
+  EmbeddingScores,
+  Labels,
+  shard_similarities,
+)
 from tests.retrieval.worlds import Matrix, draw_ids
 
 
@@ -11,7 +15,7 @@ def draw(seed):
   return draw_ids(seed, least_pid=-1)
 
 
-def test_matches_and_what_is_left_out():
+def test_matches_and_excluded_images():
   ids = draw(seed=0)
   labels = Labels.make(**ids, queries=30, gallery=60)
   np.testing.assert_array_equal(
@@ -19,7 +23,7 @@ def test_matches_and_what_is_left_out():
   )
   rows = np.arange(30)
   matches = labels.matches(rows, labels.num_matches.max() + 2)
-  left_out = labels.left_out_rows(rows, 60)
+  excluded = labels.excluded(rows, 60)
   pids = ids['gallery_pids'][labels.kept]
   camids = ids['gallery_camids'][labels.kept]
   for row in rows:
@@ -28,11 +32,11 @@ def test_matches_and_what_is_left_out():
     assert set(matches[row]) - {-1} == set(
       np.flatnonzero(same_pid & ~same_camera)
     )
-    assert set(left_out[row]) - {-1} == set(
+    assert set(excluded[row]) - {-1} == set(
       np.flatnonzero(same_pid & same_camera)
     )
     assert (matches[row] >= 0).sum() == labels.num_matches[row]
-    assert (left_out[row] >= 0).sum() == labels.num_left_out[row]
+    assert (excluded[row] >= 0).sum() == labels.num_excluded[row]
 
 
 def test_ids_may_be_any_int64():
@@ -41,9 +45,9 @@ def test_ids_may_be_any_int64():
   assert labels.matches(np.arange(3), 1).tolist() == [[0], [1], [2]]
 
 
-@pytest.mark.parametrize('place', [lambda block: block, on_devices])
-def test_any_scores_can_be_ranked(place):
-  """Numpy blocks and placed ones; products of small integers are exact."""
+@pytest.mark.parametrize('shard', [lambda block: block, shard_similarities])
+def test_any_scores_can_be_ranked(shard):
+  """Blocks are numpy or sharded; products of small integers are exact."""
   rng = np.random.default_rng(1)
   ids = draw(seed=1)
   query, gallery = (
@@ -57,7 +61,7 @@ def test_any_scores_can_be_ranked(place):
   distance = ((query[:, None] - gallery[labels.kept]) ** 2).sum(-1)
   scores = Matrix(-distance)
   block = scores.block
-  scores.block = lambda rows: place(block(rows))
+  scores.block = lambda rows: shard(block(rows))
   result = evaluate_scores(scores, labels)
   assert result.mAP == expected.mAP
   np.testing.assert_array_equal(
@@ -73,7 +77,7 @@ def test_similarities_of_minus_infinity_rank_before_the_padding():
 
 
 def test_embeddings_that_are_alike_tie():
-  """Wherever in the gallery they are: products must be rounded alike."""
+  """Products are rounded equally, wherever in the gallery an image is."""
   rng = np.random.default_rng(2)
   query = rng.standard_normal((32, 200)).astype(np.float32)
   one = rng.standard_normal(200).astype(np.float32)
@@ -86,7 +90,7 @@ def test_embeddings_that_are_alike_tie():
 
 def test_a_block_lies_on_all_devices():
   scores = EmbeddingScores(np.eye(3), np.eye(3), np.arange(3), 'cosine')
-  for block in (scores.block(np.arange(2)), on_devices(np.eye(3)[:2])):
+  for block in (scores.block(np.arange(2)), shard_similarities(np.eye(3)[:2])):
     assert block.sharding.device_set == set(jax.devices())
     assert not block.is_fully_replicated
 

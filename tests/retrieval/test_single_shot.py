@@ -8,7 +8,7 @@ from tests.retrieval.worlds import Matrix, draw_ids
 
 
 def by_drawing(similarity, ids, repeats, rng):
-  """As others do: walks down the list, one image of each identity drawn."""
+  """Returns the mean CMC of many draws of one image per identity."""
   pids, camids = ids['gallery_pids'], ids['gallery_camids']
   curves = []
   for q, (pid, camid) in enumerate(zip(ids['query_pids'], ids['query_camids'])):
@@ -52,7 +52,7 @@ def test_is_what_the_mean_of_many_draws_tends_to(seed):
 
 
 def test_by_hand():
-  """One of two others is closer: the query is first every other time."""
+  """One of two images of another person is closer: Rank-1 is one half."""
   ids = {
     'query_pids': np.array([1]), 'query_camids': np.array([0]),
     'gallery_pids': np.array([2, 1, 2]), 'gallery_camids': np.ones(3, int),
@@ -65,9 +65,9 @@ def test_by_hand():
 
 
 def test_chances_of_independent_events():
-  fair = single_shot._at_most(np.full((1, 4), 0.5), 6)
+  fair = single_shot._cumulative_probabilities(np.full((1, 4), 0.5), 6)
   np.testing.assert_allclose(fair, np.array([[1, 5, 11, 15, 16, 16]]) / 16)
-  sure = single_shot._at_most(np.array([[0, 1, 1, 0.25]]), 4)
+  sure = single_shot._cumulative_probabilities(np.array([[0, 1, 1, 0.25]]), 4)
   np.testing.assert_allclose(sure, [[0, 0, 0.75, 1]])
 
 

@@ -2,16 +2,16 @@ import numpy as np
 import pytest
 
 from apnet_jax.retrieval import threshold
-from apnet_jax.retrieval.verification import BINS, HALF, Verification
+from apnet_jax.retrieval.verification import BINS, BINS_PER_UNIT, Verification
 from apnet_jax.workdir import run_files
 from configs import common
 
 
 def counted():
-  """Impostors evenly over all similarities, matches at one half."""
+  """Returns impostor pairs spread evenly, and all matches at one half."""
   even = np.ones(BINS, int)
   half = np.zeros(BINS, int)
-  half[HALF + HALF // 2] = 9
+  half[BINS_PER_UNIT + BINS_PER_UNIT // 2] = 9
   return Verification(half, even, half, even)
 
 
@@ -38,8 +38,8 @@ def test_what_is_stored_is_read(tmp_path):
 
 def test_it_is_of_one_network_and_one_way_of_embedding():
   chosen, rules = choose(), config().eval
-  assert threshold.problem(chosen, 7, rules) is None
-  assert 'step 7 there, 8 here' in threshold.problem(chosen, 8, rules)
+  assert threshold.mismatch(chosen, 7, rules) is None
+  assert 'step 7 there, 8 here' in threshold.mismatch(chosen, 8, rules)
   for field, value, words in (
     ('flip', False, 'flip True there, False here'),
     ('feature', 'logits', 'feature embedding there, logits here'),
@@ -47,7 +47,7 @@ def test_it_is_of_one_network_and_one_way_of_embedding():
   ):
     rules = config().eval
     rules[field] = value
-    assert words in threshold.problem(chosen, 7, rules)
+    assert words in threshold.mismatch(chosen, 7, rules)
 
 
 def test_a_rate_that_is_too_small_for_the_set():
@@ -63,7 +63,7 @@ def test_a_rate_that_is_too_small_for_the_set():
     ({'threshold': 2}, 'damaged: threshold 2'),
     ({'threshold': 'x'}, "threshold is 'x'"),
     ({'wanted_fpr': None}, 'wanted_fpr is None'),
-    ({'feature': 'pixels'}, "of the 'pixels'"),
+    ({'feature': 'pixels'}, "for the feature 'pixels'"),
     ({'flip': 1}, 'flip is 1'),
   ],
 )

@@ -10,7 +10,7 @@ from tests.retrieval.worlds import Matrix, draw_ids
 
 
 def world(seed, queries=40, gallery=120):
-  """Cosines of directions that identities share, and the pairs one by one."""
+  """Scores and labels, with masks of the genuine and the impostor pairs."""
   ids = draw_ids(seed, queries, gallery, least_pid=-1)
   rng = np.random.default_rng(seed)
   centers = rng.normal(size=(6, 8))
@@ -31,8 +31,8 @@ def world(seed, queries=40, gallery=120):
 
 @pytest.mark.parametrize('seed', range(4))
 def test_rates_are_those_of_all_pairs(seed, monkeypatch):
-  monkeypatch.setattr(scores_module, 'ROWS', 16)
-  monkeypatch.setattr(verification, 'LEAST_ERRORS', 0)
+  monkeypatch.setattr(scores_module, 'QUERY_BLOCK', 16)
+  monkeypatch.setattr(verification, 'MIN_ERRORS', 0)
   scores, labels, similarity, genuine, impostor = world(seed)
   counted = verification.count_pairs(scores, labels)
   mated = genuine.any(1)
@@ -52,7 +52,7 @@ def test_rates_are_those_of_all_pairs(seed, monkeypatch):
 
   for threshold in (-1, -0.3, 0, 0.25, 0.7, 1):
     check(counted.at(threshold))
-  step = 1 / verification.HALF
+  step = 1 / verification.BINS_PER_UNIT
   for rate in (0.5, 0.1, 0.01):
     for name, point in (
       ('fpr', counted.at_fpr(rate)),
@@ -82,7 +82,7 @@ def test_a_summary_is_json_and_its_curve_falls():
   for name, pairs in (('genuine', genuine), ('impostor', impostor)):
     expected, _ = np.histogram(similarity[pairs], 128, (-1, 1))
     np.testing.assert_allclose(summary['histogram'][name], expected, atol=1)
-  # Ten false pairs of some thousands are not a millionth.
+  # Some thousands of pairs are too few for lower rates.
   assert set(summary['at_fpr']) == {'0.01', '0.1'}
   text = '\n'.join(verification.lines(summary))
   assert 'equal error rate' in text and 'FPR    0.1: TPR' in text
@@ -129,7 +129,7 @@ def test_what_is_no_cosine_or_of_other_images_is_refused():
 
 
 def test_persons_as_alike_as_can_be_have_no_threshold(monkeypatch):
-  monkeypatch.setattr(verification, 'LEAST_ERRORS', 0)
+  monkeypatch.setattr(verification, 'MIN_ERRORS', 0)
   scores = Matrix(np.array([[1, 1, 1, 0]], np.float32))
   counted = verification.count_pairs(scores, labels_of([1], [1, 2, 3, 4]))
   assert counted.at_fpr(0.5) is None

@@ -1,10 +1,10 @@
-"""Small worlds of labels and similarities."""
+"""Small random labels, and scores from a matrix."""
 
 import numpy as np
 
 
 class Matrix:
-  """Similarities that are held whole, as numpy arrays."""
+  """`Scores` from a numpy array of all similarities."""
 
   def __init__(self, similarity):
     self.similarity = similarity
@@ -15,7 +15,7 @@ class Matrix:
 
 
 def draw_ids(seed, queries=30, gallery=60, least_pid=0):
-  """What `Labels.make` takes; of five people and three cameras."""
+  """Draws arguments of `Labels.make`, with five people and three cameras."""
   rng = np.random.default_rng(seed)
   return {
     'query_pids': rng.integers(5, size=queries),

@@ -18,7 +18,7 @@ def config():
 @pytest.fixture(scope='module')
 def images():
   rng = np.random.default_rng(0)
-  return rng.integers(1, 256, (64, 24, 12, 3), np.uint8)  # nothing is black
+  return rng.integers(1, 256, (64, 24, 12, 3), np.uint8)  # no pixel is black
 
 
 def run(config, images, key=0, positions=None):
@@ -48,7 +48,7 @@ def test_flips_half(config, images):
 
 
 def test_pads_and_crops(config, images):
-  """Every image is moved by at most `pad`, with black where nothing is."""
+  """Every image is shifted by at most `pad`; uncovered pixels are black."""
   config.pad = 3
   out, shifts = run(config, images), set()
   padded = np.pad(images, ((0, 0), (3, 3), (3, 3), (0, 0)))
@@ -86,7 +86,7 @@ def test_erases_one_rectangle(config, images):
 
 
 def test_depends_on_key_and_position_alone(images):
-  """So a batch looks the same on any number of devices, and after resume."""
+  """Batches are therefore equal on any number of devices, and after resume."""
   config = common.get_config().augment
   whole = run(config, images)
   part = run(config, images[48:], positions=jnp.arange(48, 64))

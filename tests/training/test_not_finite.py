@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite, in a network of two layers."""
+"""Losses and gradients that are not finite, with a network of two layers."""
 
 import dataclasses
 import json
@@ -18,12 +18,12 @@ from apnet_jax.workdir.interruption import Interrupted
 from tests.fakes import make_feed, small_config
 from tests.tiny import tiny_model
 
-LOSS, GRADIENT = -1, -2  # labels that make them bad
+LOSS, GRADIENT = -1, -2  # labels that make loss or gradient not finite
 
 
 @pytest.fixture(autouse=True)
 def poison(monkeypatch):
-  """Labels decide what is not finite in the step, in which all else is real."""
+  """Makes the loss or the gradient NaN in steps with one of the two labels."""
   cross_entropy = losses.cross_entropy
 
   def poisoned(logits, labels, *args):
@@ -41,7 +41,7 @@ def make_config(**train):
 
 
 def feed_with(config, bad, at=None, does=None):
-  """`bad` are labels by step; before step `at`, `does` is called."""
+  """Makes a feed with `bad` labels by step; calls `does` before step `at`."""
   feed = make_feed(config)
 
   def batches(first):
@@ -71,7 +71,7 @@ def restore(workdir, step, like):
 
 
 def counts(state):
-  """Updates in the moments, and steps of the learning rate's schedule."""
+  """Returns the counts of Adam's updates and of the schedule's steps."""
   found = optax.tree.get_all_with_path(state.opt_state, 'count')
   return {path[-1].tuple_name: int(count) for path, count in found}
 
@@ -90,7 +90,7 @@ def is_finite(state):
 def test_stop_says_what_was_bad_and_keeps_the_checkpoint(
   bad, message, tmp_path
 ):
-  """Not even where nothing is logged before the save, is it saved."""
+  """The bad state is not saved, even if nothing is logged before the save."""
   config = make_config(log_every_steps=100)
   with pytest.raises(FloatingPointError) as error:
     trainer.train(config, feed_with(config, {6: bad}), tmp_path)
@@ -105,7 +105,7 @@ def test_stop_says_what_was_bad_and_keeps_the_checkpoint(
 
 
 def test_a_run_that_diverges_stops(tmp_path):
-  """Without any help."""
+  """Here no label makes the loss NaN."""
   config = make_config(learning_rate=1e30)
   with pytest.raises(FloatingPointError, match='step [23] is not finite') as e:
     trainer.train(config, feed_with(config, {}), tmp_path)
@@ -125,7 +125,7 @@ def test_a_skipped_update_is_not_applied(tmp_path):
   assert int(after.step) == 5
   last = [r for r in records(tmp_path) if r['step'] == 5]
   assert {'step': 5, 'train/not_finite': 1} in last
-  # It was logged too, without what is no number.
+  # The step was logged too, without the values that are NaN.
   assert any('train/learning_rate' in r for r in last)
   assert all(np.isfinite(v) for r in last for v in r.values())
 
@@ -169,7 +169,7 @@ def terminate():
 def test_a_stopped_run_with_bad_steps_goes_on_to_the_same_end(
   policy, end, tmp_path
 ):
-  """A checkpoint that a signal has saved is not rolled back to."""
+  """A run does not roll back to a checkpoint saved by a signal."""
   config = make_config(not_finite=policy)
   bad = {2: GRADIENT, 5: LOSS, 9: LOSS}
   whole = trainer.train(config, feed_with(config, bad), tmp_path / 'whole')

@@ -1,4 +1,4 @@
-"""Fine-tuning: what a run starts from."""
+"""Fine-tuning: a run that starts from other weights."""
 
 import dataclasses
 import shutil
@@ -19,7 +19,7 @@ from tests.fakes import CLASSES, make_feed, small_config
 
 
 def other_people(config):
-  """The same images, said to be of more identities."""
+  """Returns a feed with the same images and more identities."""
   return dataclasses.replace(
     make_feed(config), num_classes=CLASSES + 3, fingerprint='others'
   )
@@ -27,7 +27,7 @@ def other_people(config):
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
-  """The workdir of a run that has not got far, and its variables."""
+  """The workdir of a run with one checkpoint, and its variables."""
   workdir = tmp_path_factory.mktemp('source')
   config = small_config()
   config.seed = 1
@@ -43,7 +43,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def initial():
-  """The state of a run on more people, before it starts from anything."""
+  """The random initial state of a run on more people."""
   config = small_config()
   return run.Run(config, other_people(config)).random_state()
 
@@ -111,7 +111,7 @@ def test_a_folder_that_is_no_workdir(tmp_path):
 
 
 def test_a_begun_run_needs_its_source_no_more(source, tmp_path):
-  """And run.json, of which cards take it, keeps telling what it was."""
+  """run.json, which result cards read, still names the source."""
   gone, workdir = tmp_path / 'gone', tmp_path / 'run'
   shutil.copytree(source[0], gone)
   config = small_config()

@@ -5,7 +5,7 @@ from apnet_jax.training import profiling
 
 
 def test_time_is_split(monkeypatch):
-  """Batches take 1 s, the rest of a step 3 s; the first step, 100 s."""
+  """Batches take 1 s, the rest of a step 3 s; the first step takes 100 s."""
   now = [0.0]
   monkeypatch.setattr(profiling.time, 'perf_counter', lambda: now[0])
 

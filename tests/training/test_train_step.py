@@ -33,13 +33,13 @@ def make_batch():
   }
 
 
-# The parameters move by the gradient itself, so that comparing states compares
-# gradients; Adam would blow up what is rounding in tiny ones.
+# With plain SGD, a comparison of states compares gradients. Adam would amplify
+# rounding errors of tiny gradients.
 SGD = optax.sgd(1.0)
 
 
 def bind(config, model=None):
-  """`step(state, batch)` of one device."""
+  """Returns `step(state, batch)` of one device."""
   return partial(
     train_step,
     model=model or create_model(config.model, CLASSES, AXIS),
@@ -50,7 +50,7 @@ def bind(config, model=None):
 
 
 def pmapped(config, devices, model=None):
-  """The step on the first so many devices."""
+  """Returns the step, mapped over the first `devices` devices."""
   return jax.pmap(
     bind(config, model),
     axis_name=AXIS,
@@ -61,14 +61,14 @@ def pmapped(config, devices, model=None):
 
 
 def lay_out(batch, devices, micro_batches=1):
-  """The batch as the step takes it on so many devices."""
+  """Shards a batch over devices, as the step expects it."""
   return jax.tree.map(
     lambda x: batch_layout.shard(x, devices, micro_batches), batch
   )
 
 
 def step_on(devices, config, state, model=None):
-  """State and metrics after one step, from a state on the host."""
+  """Returns state and metrics after one step from a state in numpy arrays."""
   step = pmapped(config, devices, model)
   batch = lay_out(make_batch(), devices, config.train.accumulate)
   return jax.device_get(step(state, batch))
@@ -81,20 +81,20 @@ def initial_state(config):
 
 @functools.cache
 def tiny_step(devices, group, **train):
-  """State and metrics after a step in float64, with groups of images."""
+  """Returns state and metrics after a float64 step with batch norm groups."""
   config = make_config(
     attention='none', batch_norm_group=group, dtype='float64'
   )
   config.train.update(train)
   model = tiny_model(config.model, CLASSES, AXIS, config.train.rematerialize)
   state = widen(jax.device_get(create_state(model, SGD, SIZE, seed=0)))
-  # A shift that came with weights, and is frozen.
+  # A frozen shift, as imported weights may have.
   state.batch_stats['bottleneck']['bias'] = np.linspace(0, 1, 16)
   return step_on(devices, config, state, model)
 
 
 def test_devices_do_not_change_the_step(x64):
-  """Short for tests/faults/test_devices.py; a group lies on two devices."""
+  """A short form of tests/faults/test_devices.py; groups span two devices."""
   expected, expected_metrics = tiny_step(1, 4)
   new, metrics = tiny_step(4, 4)
   assert {x.dtype for x in jax.tree.leaves(new.params)} == {np.dtype('f8')}
@@ -105,8 +105,8 @@ def test_devices_do_not_change_the_step(x64):
 @pytest.mark.parametrize(
   ('train', 'devices', 'group', 'group_of_batch'),
   [
-    ({'accumulate': 2}, 4, 2, 2),  # a group lies on two devices
-    ({'accumulate': 2, 'rematerialize': True}, 1, 0, 4),  # the part is a group
+    ({'accumulate': 2}, 4, 2, 2),  # a group spans two devices
+    ({'accumulate': 2, 'rematerialize': True}, 1, 0, 4),  # 0: a micro-batch
     ({'rematerialize': True}, 1, 2, 2),
   ],
 )

@@ -24,11 +24,11 @@ from tests.tiny import tiny_model
 
 
 class Stopped(Exception):
-  """Stands for whatever ends a run."""
+  """Ends a run, in place of a crash."""
 
 
 def stopping_after(feed, step):
-  """A feed that breaks when batch `step` (from 0) is asked for."""
+  """Returns a feed that raises `Stopped` at batch `step` (from 0)."""
 
   def batches(first):
     for k, batch in enumerate(feed.batches(first), first):
@@ -44,7 +44,7 @@ STEPS = 12
 
 @pytest.fixture(scope='module')
 def whole_run(tmp_path_factory):
-  """Twelve steps in one go, evaluated every three."""
+  """A run of twelve steps without a stop, evaluated every three."""
   workdir = tmp_path_factory.mktemp('whole')
   config = small_config(epochs=4, eval_every_epochs=1)
   return config, workdir, trainer.train(config, make_feed(config), workdir)
@@ -91,7 +91,7 @@ def test_a_run_leaves_what_it_promises(whole_run):
 
 
 def test_a_run_learns_in_parts(tmp_path, monkeypatch, capsys):
-  """Ever the same images, as they are."""
+  """The batch is always the same, without augmentation."""
   monkeypatch.setattr(run, 'create_model', tiny_model)
   config = small_config(
     epochs=4, accumulate=2, rematerialize=True, learning_rate=1e-2
@@ -219,7 +219,7 @@ def test_a_workdir_of_another_run_is_refused(whole_run):
 
 
 def test_a_benchmark_without_a_valid_query_is_refused(tmp_path):
-  """As own data with one camera: said before the first step."""
+  """The error comes before the first step, as for data with one camera."""
   config = small_config()
   one_camera = make_split(np.arange(100, 105), np.zeros(5, int))
   feed = dataclasses.replace(make_feed(config), gallery=one_camera)
@@ -272,7 +272,7 @@ def test_bad_fields_are_named(field, value, message, tmp_path):
 
 
 def test_weights_to_start_from_are_checked_before_a_run_begins(tmp_path):
-  """A run that goes on does not need them any more."""
+  """A resumed run does not need them any more."""
   config = small_config()
   config.model.pretrained = str(tmp_path / 'weights.npz')
   with pytest.raises(ValueError, match='config.model.pretrained=.*not a file'):

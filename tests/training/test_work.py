@@ -1,6 +1,6 @@
-"""The work of training and embedding is what it was; seconds do not matter.
+"""Counted work of training and embedding has not grown; time is not measured.
 
-`tests/golden/README.md` says how to renew what is expected.
+`tests/golden/README.md` describes how to renew the expected counts.
 """
 
 import json
@@ -11,7 +11,7 @@ import pytest
 from tests.golden import make_work
 
 EXPECTED = json.loads(make_work.FILE.read_text())
-TOLERANCE = 1.03  # upward; compilers of one version differ with the processor
+TOLERANCE = 1.03  # upward; the compiled code depends on the processor
 RENEW = 'If that is meant: python -m tests.golden.make_work'
 
 
@@ -21,7 +21,7 @@ def test_multiply_adds():
 
 @pytest.fixture(scope='module')
 def measured():
-  """What a run of four steps and two evaluations compiles, and a stage."""
+  """The programs of a run of four steps and two evaluations, and a stage."""
   return make_work.measure()
 
 
@@ -34,7 +34,7 @@ def expected():
 
 
 def test_each_program_is_compiled_once(expected, measured):
-  """However many steps there are: `make_work` compared another number."""
+  """The number of steps does not matter: `make_work` used another one."""
   assert measured['programs'] == expected['programs'], RENEW
 
 

@@ -105,7 +105,7 @@ def test_json_that_is_too_deep_or_too_large(tmp_path, monkeypatch):
 
 
 def test_a_configuration_is_data(tmp_path):
-  """Text in it stays text, whatever it looks like."""
+  """Text in a configuration is never executed."""
   text = '__import__("pathlib").Path("harm").touch()'
   content = {'name': text, 'model': {'levels': text, 'py/object': text}}
   json_files.write_json(tmp_path / 'config.json', content)
@@ -160,7 +160,7 @@ def test_lists_of_numbers_stand_on_a_line(tmp_path):
 
 
 def test_a_checkpoint_of_a_signal_takes_no_regular_ones_place(tmp_path):
-  """As many as there may be: a run may have to roll back to that one."""
+  """The last scheduled checkpoint stays, since a run may roll back to it."""
   with Checkpoints(
     tmp_path, is_scheduled=lambda step: step % 3 == 0
   ) as checkpoints:
@@ -194,7 +194,7 @@ def truncate(path):
 def test_whatever_is_damaged_the_older_checkpoint_is_used(
   damage, two, tmp_path, capsys
 ):
-  """Each file in turn: either it does not matter, or it is noticed."""
+  """Damages each file in turn: it is unused, or the damage is reported."""
   root = two / 'checkpoints' / '2'
   files = [path.relative_to(root) for path in root.rglob('*') if path.is_file()]
   noticed = set()
@@ -254,7 +254,7 @@ def test_if_all_are_damaged_none_is_touched(two, tmp_path):
 
 @contextlib.contextmanager
 def full_disk():
-  """No file grows beyond 100 kB."""
+  """Limits files to 100 kB, in place of a full disk."""
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
   try:

@@ -25,7 +25,7 @@ def tiny(monkeypatch):
 
 
 def sending(batches, signum, count):
-  """The same batches; a signal comes when number `count` is asked for."""
+  """Yields the same batches, and sends a signal before number `count`."""
 
   def send(*args):
     for i, batch in enumerate(batches(*args)):
@@ -76,7 +76,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on(
 
 
 def test_a_signal_ends_an_evaluation_at_once(tmp_path):
-  """There is no checkpoint of the step: it would lack its evaluation."""
+  """No checkpoint is saved, since it would lack its evaluation."""
   config = small_config(epochs=3, eval_every_epochs=2)
   feed = make_feed(config)
   query = dataclasses.replace(

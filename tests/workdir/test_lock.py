@@ -71,7 +71,7 @@ def test_a_workdir_that_cannot_be_written_to_is_named(tmp_path):
   with pytest.raises(ValueError, match=r'--workdir=.*/run cannot be written'):
     with lock.held(tmp_path / 'file' / 'run'):
       pass
-  # Of another user: the system refuses nothing to root.
+  # Run as another user, since root may write anywhere.
   code = (
     'import os, sys\n'
     'from apnet_jax.workdir import lock\n'

@@ -11,7 +11,7 @@ from apnet_jax.workdir.metric_writer import MetricWriter
 def test_writes_json_lines_and_events(tmp_path):
   with MetricWriter(tmp_path, 0) as writer:
     writer.write(1, {'train/loss': 2.5})
-    # A line is there as soon as it is written.
+    # Lines are written without a delay.
     line = (tmp_path / 'metrics.jsonl').read_text()
   assert json.loads(line) == {'step': 1, 'train/loss': 2.5}
   (events,) = (tmp_path / 'tensorboard').iterdir()
@@ -33,7 +33,7 @@ def test_what_was_written_after_the_checkpoint_is_dropped(tmp_path):
 
 
 def files_of_events(workdir):
-  """Steps and values of each file, in the order in which they are read."""
+  """Returns steps and values of each file, in TensorBoard's order."""
   found = []
   for path in sorted((workdir / 'tensorboard').iterdir()):
     data, events = path.read_bytes(), []
@@ -47,7 +47,7 @@ def files_of_events(workdir):
 
 
 def test_the_clock_may_be_moved_back(tmp_path, monkeypatch):
-  """TensorBoard reads files by their names, and the later one counts."""
+  """TensorBoard reads files in the order of names; later files count."""
   for hours, steps in ((10, (1, 2, 3)), (2, (3, 4))):
     monkeypatch.setattr(time, 'time', lambda hours=hours: 1e9 + 3600 * hours)
     with MetricWriter(tmp_path, steps[0] - 1) as writer:
@@ -61,7 +61,7 @@ def test_the_clock_may_be_moved_back(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_delays_metrics(tmp_path, capsys):
-  """The limit is of the system: no file may grow beyond it."""
+  """A limit of the system on file sizes stands for a full disk."""
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   long = {'a_long_name' * 20: 1}
   with MetricWriter(tmp_path, 0) as writer:
