@@ -15,7 +15,7 @@ from apnet_jax import __main__
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Runs a command of the library in a forked child for each list of arguments.
-RUN_COMMANDS = '''
+RUN_COMMANDS = """
 import os, runpy, sys
 import apnet_jax.cli
 for command in sys.argv[1:]:
@@ -25,7 +25,7 @@ for command in sys.argv[1:]:
     sys.stderr = sys.stdout
     runpy.run_module('apnet_jax', run_name='__main__', alter_sys=True)
   print('== code', os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-'''
+"""
 
 
 @pytest.fixture(scope='module')

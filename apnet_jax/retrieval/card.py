@@ -28,7 +28,7 @@ def all_figures(result: RetrievalResult, ap: str = 'step') -> dict:
 
   Args:
     result: the result.
-    ap: form of the average precision behind `mAP`, one of `AP_FORMS`.
+    ap: form of the average precision behind `mAP`, 'step' or 'trapezoid'.
 
   Returns:
     The figures of tables, mAP in both forms, and the CMC curve.

@@ -14,8 +14,6 @@ from apnet_jax.feed import Split
 from apnet_jax.models.normalization import normalize
 from apnet_jax.parallel import devices, processes
 
-FEATURES = ('embedding', 'feature', 'logits')
-
 
 def make_embed(
   model: nn.Module, rules: ml_collections.ConfigDict
@@ -60,7 +58,7 @@ def make_embed_batch(
 
   Args:
     model: a model that returns a `ReidOutput`.
-    rules: `config.eval`. `feature`, one of `FEATURES`, is the output of the
+    rules: `config.eval`. `feature` is the output of the
       model that is used. With `flip`, embeddings are averages over an image and
       its mirror image (Section IV.B). If `distance` is 'cosine', they are then
       divided by their lengths.

@@ -26,7 +26,6 @@ from apnet_jax.retrieval.scores import (
   shard_similarities,
 )
 
-AP_FORMS = ('step', 'trapezoid')
 TABLE_RANKS = (1, 5, 10)  # the ranks in tables
 # Largest number of queries in a block. More make neither the product nor the
 # counting faster.
@@ -85,7 +84,7 @@ class RetrievalResult:
     """Returns the figures of each query by name, [queries] each.
 
     Args:
-      ap: form of the average precision, one of `AP_FORMS`.
+      ap: form of the average precision, 'step' or 'trapezoid'.
 
     Returns:
       mAP, mINP and a Rank-k for each of `TABLE_RANKS`; NaN where skipped.

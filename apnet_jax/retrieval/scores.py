@@ -13,11 +13,11 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from apnet_jax.config import CHOICES
 from apnet_jax.errors import UserError
 from apnet_jax.parallel import devices
 
 JUNK_PID = -1
-DISTANCES = ('cosine', 'euclidean')
 # Columns of a block of similarities that a device compares at a time. A tile of
 # this width stays in a CPU's cache while all matches are compared with it.
 TILE = 2048
@@ -328,14 +328,15 @@ class EmbeddingScores:
       query: float [queries, features]; see `check_embeddings`.
       gallery: float [whole gallery, features].
       kept: int [gallery], rows of the whole gallery to rank: `Labels.kept`.
-      distance: one of `DISTANCES`; see `evaluate_retrieval`.
+      distance: 'cosine' or 'euclidean'; see `evaluate_retrieval`.
 
     Raises:
       UserError: a row is not finite or, for cosine, is zero.
       ValueError: numbers of features differ, or the distance is unknown.
     """
-    if distance not in DISTANCES:
-      raise ValueError(f'distance={distance!r} is not one of {DISTANCES}.')
+    distances = CHOICES['eval.distance']
+    if distance not in distances:
+      raise ValueError(f'distance={distance!r} is not one of {distances}.')
     check_widths(query, gallery)
     queries = _Scaled('query_embeddings', query, distance)
     items = _Scaled('gallery_embeddings', gallery, distance)
