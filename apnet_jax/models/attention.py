@@ -307,8 +307,8 @@ class RelationConv(nn.Module):
         raise UserError(
           f'{"/".join(self.path)}: these weights of spatial attention were made'
           f' for {made_for} positions in a part, but these images give'
-          f" {positions}. With config.model.attention='spatial', a network takes"
-          ' only images of the size that it was made for'
+          f" {positions}. With config.model.attention='spatial', a network"
+          ' takes only images of the size that it was made for'
           ' (config.data.image_size).'
         )
     kernel = self.param('kernel', torch_uniform, shape).astype(self.dtype)

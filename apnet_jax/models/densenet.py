@@ -82,7 +82,7 @@ class Transition(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Maps [batch, h, w, channels] to [batch, h/stride, w/stride, channels/2]."""
+    """Maps [batch, h, w, c] to [batch, h/stride, w/stride, c/2]."""
     x = nn.relu(self.norm(name='norm')(x, train))
     # torchvision averages after the 1x1 convolution. The two commute, and this
     # order has a quarter of the pixels to convolve.

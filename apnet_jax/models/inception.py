@@ -34,7 +34,7 @@ PLAIN = {
 
 
 def _mixed_5(pool):
-  """Returns the branches of a 35x35 module with `pool` pooled channels."""
+  """Returns the branches of `Mixed_5b` to `Mixed_5d`."""
   return {
     'branch1x1': [(64, 1)],
     'branch5x5': [(48, 1), (64, 5)],
@@ -44,7 +44,7 @@ def _mixed_5(pool):
 
 
 def _mixed_6(width):
-  """Returns the branches of a 17x17 module with `width` inner channels."""
+  """Returns the branches of `Mixed_6b` to `Mixed_6e`."""
   row, column = (1, 7), (7, 1)
   return {
     'branch1x1': [(192, 1)],
@@ -57,7 +57,7 @@ def _mixed_6(width):
 
 
 def _mixed_7():
-  """Returns the branches of an 8x8 module."""
+  """Returns the branches of `Mixed_7b` and `Mixed_7c`."""
   row, column = (1, 3), (3, 1)
   return {
     'branch1x1': [(320, 1)],

@@ -336,7 +336,8 @@ def test_all_names_that_do_not_fit_come_in_one_error():
     "backbone='resnet14', attention='channel', levels=2",
     '2 missing:', 'base.layer1.0.conv1.weight', 'bottleneck.bias',
     '1 unexpected:', 'base.layer9.weight',
-    '1 misshapen:', 'att2.fc.0.weight: (3, 256) given, (16, 256) expected',
+    '1 with a wrong shape:',
+    'att2.fc.0.weight: (3, 256) given, (16, 256) expected',
   ):  # fmt: skip
     assert text in message
 
@@ -395,7 +396,7 @@ def test_weights_lie_under_any_wrapping():
   ):
     load_torch_weights(wrapped, config, 11)
   for broken, message in (
-    ({0: np.zeros(3)}, 'named by strings, not by 0'),
+    ({0: np.zeros(3)}, 'the name 0 in the weights is not a string'),
     ({'w': np.array(['a'])}, "'w' are not an array of numbers"),
     ({}, 'not of this network'),
   ):
@@ -406,8 +407,8 @@ def test_weights_lie_under_any_wrapping():
 def test_a_file_may_take_what_the_network_does_and_some(monkeypatch):
   asked = []
 
-  def read_weights(source, most_bytes):
-    asked.append(most_bytes)
+  def read_weights(source, max_bytes):
+    asked.append(max_bytes)
     return {}
 
   monkeypatch.setattr(torch_weights, 'read_weights', read_weights)

@@ -58,7 +58,7 @@ def test_pth_of_pytorch(tmp_path):
   assert content.keys() == {'model'}
   assert_same(content['model'], {'w': np.ones(3, np.float32)})
   torch.save([1, 2], path)
-  with pytest.raises(ValueError, match='hold a list, not a state_dict'):
+  with pytest.raises(ValueError, match='contain a list, not a state_dict'):
     read_weights(path)
 
 
@@ -254,7 +254,7 @@ def test_a_repository_that_is_not_there_is_named(hub):
     'hf://timm/nothing',
     'hf://timm/resnet50.tv_in1k/nothing.safetensors',
   ):
-    with pytest.raises(ValueError, match=f'{source} cannot be fetched'):
+    with pytest.raises(ValueError, match=f'{source} cannot be downloaded'):
       read_weights(source)
   with pytest.raises(ValueError, match='hf://OWNER/NAME'):
     read_weights('hf://resnet50')
