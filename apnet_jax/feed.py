@@ -18,7 +18,7 @@ class Split:
     pids: int [images], identities; -1 marks junk images, which no ranking
       counts.
     camids: int [images], cameras, counted from 0.
-    paths: str [images], names of the images in messages.
+    paths: str [images], names of the images.
     batches: `batches(rows, batch_size)` yields the images of these rows, in
       this order, as uint8 RGB [batch_size, height, width, 3]; only the last
       batch may be smaller.
