@@ -71,8 +71,8 @@ def count(model: nn.Module, image_size: tuple[int, int]) -> Complexity:
       if isinstance(context.module, BatchNorm):
         normalized += args[0].size
       elif isinstance(context.module, ChannelAttention):
-        # `AttentionPyramid` averages the map once, but the PyTorch code, whose
-        # count this is, pools the whole map at each level.
+        # `AttentionPyramid` averages the map once. The code that
+        # PyTorch-OpCounter counts pools the whole map at each level.
         read = map_sizes.get(context.module.path[:-1], args[0].size)
         pooled += read + out.size
       elif len(context.module.path) == 1 and getattr(out, 'ndim', 0) == 4:

@@ -21,7 +21,7 @@ def choose_queries(evaluation: Evaluation, number: int) -> list[int]:
 
   Args:
     evaluation: evaluation of a benchmark.
-    number: number of queries to choose, if there are so many valid ones.
+    number: number of queries to choose; all valid queries if they are fewer.
 
   Returns:
     Rows of the query split, the worst AP first.

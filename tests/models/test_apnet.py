@@ -100,7 +100,7 @@ NUM_PARAMETERS = {
     f'radix{radix}': R50 + channel_level() + channel_level(radix)
     for radix in (1, 2, 4, 8, 16, 32)
   },
-  # torchvision's layer4, and two stripes of 256 features with a classifier each.
+  # torchvision's layer4, and two stripes of 256 features with classifiers.
   'multi_part': R50
   + channel_level()
   + channel_level(2)
