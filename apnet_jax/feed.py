@@ -1,7 +1,7 @@
-"""The interface between data and training: sources of numpy arrays.
+"""The interface between data and training, as numpy arrays.
 
-`data/` implements it for prepared data sets. A machine without TensorFlow can
-implement it for any other source.
+`data/` implements it for prepared data sets. Any other source can implement it
+too, without TensorFlow.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,12 +15,13 @@ class Split:
   """Images to embed, with their identities and cameras.
 
   Attributes:
-    pids: int [images], identities; -1 is junk.
-    camids: int [images], cameras.
-    paths: [images], names for messages and pictures.
+    pids: int [images], identities; -1 marks junk images, which no ranking
+      counts.
+    camids: int [images], cameras, counted from 0.
+    paths: str [images], names of the images.
     batches: `batches(rows, batch_size)` yields the images of these rows, in
-      this order, as uint8 [batch_size, height, width, 3]; only the last batch
-      may be smaller.
+      this order, as uint8 RGB [batch_size, height, width, 3]; only the last
+      batch may be smaller.
   """
 
   pids: np.ndarray
@@ -37,11 +38,12 @@ class Benchmark:
     query: images to search for.
     gallery: images to search in, which may include junk.
     fingerprint: hash that identifies the raw images.
-    summary: counts of images, as text.
+    summary: numbers of images, as text for the user.
     as_published: whether the counts of images, identities and cameras are the
       published ones; None if none are published.
     has_cameras: False if cameras are unknown. Each image then has a `camid` of
-      its own, so that evaluation removes only the query itself.
+      its own, so that evaluation removes only the query itself from the
+      gallery.
   """
 
   query: Split
@@ -59,10 +61,11 @@ class Feed(Benchmark):
   Attributes:
     num_classes: number of identities to train on.
     steps_per_epoch: number of batches in an epoch.
-    batches: `batches(k)` yields batch k, k + 1, ... without end: `image` uint8
-      [P * K, height, width, 3] and `label` int32 [P * K]. Batch k must not
-      depend on where the iteration began. With several processes, each yields
-      an equal slice of every micro-batch, concatenated in order; see
+    batches: `batches(k)` yields batches k, k + 1 and so on without end. A batch
+      has `image`, uint8 RGB [P * K, height, width, 3], and `label`, int32
+      [P * K] in 0..num_classes - 1. Batch k must not depend on where the
+      iteration began. With several processes, each process yields an equal
+      slice of every micro-batch, concatenated in order; see
       `apnet_jax.parallel.batch_layout`.
     batch_names: `batch_names(k)` returns the names of all images of batch k.
   """

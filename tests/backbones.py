@@ -1,4 +1,4 @@
-"""Backbones run stage by stage, and compared with torchvision's."""
+"""Helpers that run backbones and compare them with torchvision's."""
 
 import pathlib
 
@@ -14,7 +14,7 @@ GOLDEN = pathlib.Path(__file__).parent / 'golden'
 
 
 def run(backbone, x, train=False):
-  """The maps of all stages, the stem's first."""
+  """Returns the maps of all stages, the stem first."""
   maps = []
   for stage in range(backbone.num_stages + 1):
     x = backbone(x, stage, train)
@@ -23,14 +23,14 @@ def run(backbone, x, train=False):
 
 
 def shapes(backbone, height, width):
-  """Maps and variables, as shapes, for two images."""
+  """Returns the shapes of the maps and the variables for two images."""
   images = jax.ShapeDtypeStruct((2, height, width, 3), 'float32')
   init = nn.init_with_output(run, backbone)
   return jax.eval_shape(init, jax.random.key(0), images)
 
 
 def recipe_variables(shapes):
-  """The recipe's value of each variable, by its name in torchvision."""
+  """Returns variables with the recipe's values for their torchvision names."""
 
   def value(path, leaf):
     name = torch_name(path)
@@ -41,21 +41,26 @@ def recipe_variables(shapes):
 
 
 def assert_agrees_with_torchvision(backbone, name):
-  """Every stage, in eval mode; `backbone` has torchvision's strides."""
+  """Compares the maps of every stage in eval mode.
+
+  Args:
+    backbone: backbone with torchvision's strides.
+    name: name of the golden file.
+  """
   golden = np.load(GOLDEN / f'{name}.npz')
   height, width = golden['size']
   images = recipe.images(int(golden['seed']), 2, height, width)
   variables = recipe_variables(shapes(backbone, height, width)[1])
-  # It runs once: what optimisation saves, it costs in compilation.
+  # The program runs once, so that optimisation would cost more than it saves.
   apply = jax.jit(
     nn.apply(run, backbone),
     compiler_options={'xla_backend_optimization_level': 0},
   )
   for stage, ours in enumerate(apply(variables, images)):
-    pooled, part = golden[f'pooled{stage}'], golden[f'map{stage}']
+    pooled, channels = golden[f'pooled{stage}'], golden[f'map{stage}']
     for value, expected in (
       (ours.mean((1, 2)), pooled),
-      (ours[..., : part.shape[-1]], part),
+      (ours[..., : channels.shape[-1]], channels),
     ):
       # Rounding is 1e-6 of the largest entry; float64 agrees to 2e-15.
       atol = 1e-5 * abs(expected).max()

@@ -12,7 +12,7 @@ from apnet_jax.models.layers import Conv
 
 
 class TinyBackbone(nn.Module):
-  """The stem and one stage."""
+  """A backbone of a stem and one stage, each a single convolution."""
 
   norm: Callable[..., nn.Module]
   features: int = 16
@@ -25,21 +25,21 @@ class TinyBackbone(nn.Module):
 
 
 def tiny_model(config, *args, **kwargs) -> APNet:
-  """That of `create_model`, but for its backbone."""
+  """Returns the network of `create_model` with a `TinyBackbone`."""
   model = create_model(config, *args, **kwargs)
   sites = tuple(site for site in config.sites if site <= 1)
   return model.clone(backbone=partial(TinyBackbone, model.norm), sites=sites)
 
 
 def widen(tree):
-  """The same in float64."""
+  """Returns a tree with its float32 arrays in float64."""
   return jax.tree.map(
     lambda x: np.float64(x) if x.dtype == np.float32 else x, tree
   )
 
 
 def difference(tree, expected):
-  """Largest difference, relative to the largest value (at least 1)."""
+  """Returns the largest difference over the largest value (at least 1)."""
   leaves, expected = jax.tree.leaves(tree), jax.tree.leaves(expected)
   scale = max(1, *(np.abs(x).max() for x in expected))
   pairs = zip(leaves, expected, strict=True)

@@ -1,4 +1,7 @@
-"""Attention Pyramid Networks: backbone, a pyramid after each stage, head."""
+"""Attention Pyramid Networks for person re-identification.
+
+A network is a backbone with an attention pyramid after each stage, and a head.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -30,28 +33,29 @@ from apnet_jax.models.network_fields import NETWORK_FIELDS, has_pyramids
 from apnet_jax.models.pyramid import AttentionPyramid
 from apnet_jax.models.resnet import STAGE_BLOCKS, STAGE_WIDTHS, ResNet, Stage
 
-SITES = (0, 1, 2, 3, 4)
-FIELDS = (*NETWORK_FIELDS, 'batch_norm_group', 'dtype', 'reduction')
+SITES = (0, 1, 2, 3, 4)  # stages that a pyramid may follow; 0 is the stem
+# Fields of `config.model` that `create_model` reads.
+REQUIRED_FIELDS = (*NETWORK_FIELDS, 'batch_norm_group', 'dtype', 'reduction')
 
 
 class APNet(nn.Module):
-  """Split-attend-merge-stack after every stage of a backbone (Section III.A).
+  """A backbone with an attention pyramid after its stages (Section III.A).
 
-  The head is that of Luo et al., Bag of Tricks and a Strong Baseline for Deep
-  Person Re-identification, CVPRW 2019: average pooling, a batch normalisation
-  whose shift stays 0 (`bottleneck`, the "BN neck") and a classifier without
-  bias.
+  The head follows Luo et al., Bag of Tricks and a Strong Baseline for Deep
+  Person Re-identification, CVPRW 2019. It consists of average pooling, a batch
+  normalisation whose shift stays 0 (`bottleneck`, the "BN neck") and a
+  classifier without bias.
 
   Attributes:
-    num_classes: identities of the classifier.
-    backbone: makes the backbone, called as `base(x, stage, train)`.
+    num_classes: number of identities of the classifier.
+    backbone: makes the backbone, which is called as `base(x, stage, train)`.
     pyramid: makes the pyramid of a site; None for no attention.
     norm: makes a normalisation layer.
-    sites: stages that a pyramid follows; 0 is the stem.
-    local: makes the local branch of the multi-part head; None without it.
-    dtype: of the convolutions; the head is at least float32.
-    rematerialize: training keeps the map after each stage, and computes what
-      is in between again when it goes back.
+    sites: stages that are followed by a pyramid; 0 is the stem.
+    local: makes the local branch of the multi-part head; None for no branch.
+    dtype: type that convolutions compute in; the head uses at least float32.
+    rematerialize: True stores only the map after each stage for the backward
+      pass, which computes the maps within a stage again.
   """
 
   num_classes: int
@@ -82,7 +86,15 @@ class APNet(nn.Module):
     Args:
       images: float [batch, height, width, 3], normalised with the mean and
         standard deviation of ImageNet (`models.normalization`).
-      train: normalises by the batch and updates `batch_stats`.
+      train: True normalises by the statistics of the batch and updates
+        `batch_stats`; False normalises by the running statistics.
+
+    Returns:
+      The outputs of the head; `ReidOutput` lists their shapes.
+
+    Raises:
+      UserError: a feature map cannot be split into the parts of a pyramid level
+        or into the stripes of the multi-part head.
     """
     x, maps = images.astype(self.dtype), []
     run_stage, run_local = APNet._stage, APNet._local
@@ -104,6 +116,7 @@ class APNet(nn.Module):
     return ReidOutput(feature, embedding, logits, branches)
 
   def _stage(self, x, stage, train):
+    """Runs one stage of the backbone and the pyramid that follows it."""
     x = self.base(x, stage, train)
     return self.pyramids[stage](x, train) if stage in self.pyramids else x
 
@@ -117,21 +130,23 @@ def create_model(
   axis_name: str | None = None,
   rematerialize: bool = False,
 ) -> nn.Module:
-  """Builds the network that `config` describes.
+  """Returns the network that `config` describes.
 
   Args:
-    config: the `model` part of a configuration; `apnet_jax.config` says what
-      each field means.
-    num_classes: identities of the classifier.
-    axis_name: mapped axis over which batch statistics are synchronised.
-    rematerialize: training computes maps again instead of keeping them.
+    config: the `model` part of a configuration; `apnet_jax.config` explains
+      each field.
+    num_classes: number of identities of the classifier.
+    axis_name: name of the mapped axis over which batch statistics are
+      synchronised; None outside of a mapped function.
+    rematerialize: True computes maps again in the backward pass instead of
+      storing them.
 
   Returns:
-    A module to be called as `apply(variables, images, train=False)`, which
-    returns a `ReidOutput`.
+    A module. `apply(variables, images, train=False)` returns a `ReidOutput` for
+    images [batch, height, width, 3].
 
   Raises:
-    UserError: a field has a value that is not allowed.
+    UserError: a field is missing or has a value that is not allowed.
   """
   _check(config, num_classes)
   dtype = jnp.dtype(config.dtype)
@@ -161,6 +176,7 @@ def create_model(
 
 
 def _backbone(config, layers: Mapping) -> Callable[..., nn.Module]:
+  """Returns a function that makes the backbone of a configuration."""
   layers = {**layers, 'last_stride': config.last_stride}
   if config.backbone in BLOCK_LAYERS:
     return partial(
@@ -168,7 +184,7 @@ def _backbone(config, layers: Mapping) -> Callable[..., nn.Module]:
     )
   if config.backbone == 'inception_v3':
     return partial(InceptionV3, **layers)
-  # The reduction of Hu et al., Squeeze-and-Excitation Networks, CVPR 2018.
+  # Reduction and biases as in Hu et al., Squeeze-and-Excitation Networks, 2018.
   se = partial(ChannelAttention, reduction=16, use_bias=True)
   return partial(
     ResNet,
@@ -180,6 +196,7 @@ def _backbone(config, layers: Mapping) -> Callable[..., nn.Module]:
 
 
 def _pyramid(config, norm) -> Callable[..., nn.Module]:
+  """Returns a function that makes the pyramids of a configuration."""
   attention = split_attention = {
     'channel': partial(
       ChannelAttention, reduction=config.reduction, hidden=config.hidden
@@ -211,16 +228,22 @@ def initialize(
   seed: int,
   make: Callable[[Mapping], Any] = lambda variables: variables,
 ) -> Any:
-  """Initial variables, a function of `seed` alone.
+  """Returns initial variables of a network, which depend on `seed` alone.
 
   Args:
-    model: made by `create_model`.
-    image_size: height and width, which some attentions are tied to.
-    seed: of the random weights.
-    make: makes of the variables what is returned. It is compiled with them:
-      alone, it might take a program for each shape.
+    model: network made by `create_model`.
+    image_size: height and width of the images in pixels; the weights of spatial
+      attention depend on them.
+    seed: seed of the random weights.
+    make: function that turns the variables into the returned value. It is
+      compiled together with the initialisation, because on its own it could
+      need one program for each shape of an array.
+
+  Returns:
+    `make` of the variables: by default a dict of 'params' and 'batch_stats'.
   """
-  # It runs once: on the CPU, full optimisation takes longer than it saves.
+  # The program runs once. On the CPU, full optimisation would take longer than
+  # it saves.
   fast = {'xla_backend_optimization_level': 1}
   on_cpu = jax.default_backend() == 'cpu'
 
@@ -232,13 +255,29 @@ def initialize(
 
 
 def variable_shapes(model: nn.Module, image_size: tuple[int, int]) -> Mapping:
-  """Shapes and types of a model's variables; computes nothing."""
+  """Returns the shapes and types of a network's variables without computing.
+
+  Args:
+    model: network made by `create_model`.
+    image_size: height and width of the images in pixels.
+
+  Returns:
+    A dict of 'params' and 'batch_stats' with `jax.ShapeDtypeStruct` leaves.
+  """
   images = jax.ShapeDtypeStruct((1, *image_size, 3), 'float32')
   return jax.eval_shape(model.init, jax.random.key(0), images)
 
 
 def parameter_names(model: nn.Module, image_size: tuple[int, int]) -> list[str]:
-  """Names of a model's parameters, as `a/b/kernel`, in the order of use."""
+  """Returns the names of a network's parameters in the order of their use.
+
+  Args:
+    model: network made by `create_model`.
+    image_size: height and width of the images in pixels.
+
+  Returns:
+    Paths of the parameters, as 'base/conv1/kernel'.
+  """
   names = []
 
   def init(key, images):
@@ -252,23 +291,25 @@ def parameter_names(model: nn.Module, image_size: tuple[int, int]) -> list[str]:
 
 
 def _check(config: ml_collections.ConfigDict, num_classes: int) -> None:
-  """Checks the fields of `config.model`, one by one and together."""
-  if missing := [field for field in sorted(FIELDS) if field not in config]:
+  """Checks the fields of `config.model` on their own and against each other."""
+  missing = [field for field in sorted(REQUIRED_FIELDS) if field not in config]
+  if missing:
     raise UserError(
-      f'the configuration of a model lacks {", ".join(missing)}: it is not the'
-      ' `model` part of one, or was written by an older version.'
+      f'the configuration of a model lacks {", ".join(missing)}. Either it is'
+      ' not the `model` part of a configuration, or an older version wrote it.'
     )
   check_section('model', config)
   sites = tuple(config.sites)
   if list(sites) != sorted(set(sites) & set(SITES)):
     raise FieldError(
-      'model.sites', f'={sites} must be some of {SITES}, in this order.'
+      'model.sites',
+      f'={sites} must be some of {SITES}, each at most once, in this order.',
     )
   if config.split_attention == 'shared' and config.attention == 'spatial':
     raise FieldError(
       'model.split_attention',
-      "='shared' is for channels; with config.model.attention='spatial' it"
-      " must be 'per_part'.",
+      "='shared' is for channel attention only; with"
+      " config.model.attention='spatial' it must be 'per_part'.",
     )
   for field, value in (
     ('se_blocks', True), ('multi_part', True), ('stem_relu', False),
@@ -276,8 +317,8 @@ def _check(config: ml_collections.ConfigDict, num_classes: int) -> None:
     if config[field] == value and config.backbone not in STAGE_BLOCKS:
       raise FieldError(
         f'model.{field}',
-        f'={value} needs a config.model.backbone of {tuple(STAGE_BLOCKS)}, not'
-        f' {config.backbone!r}.',
+        f'={value} needs a ResNet: config.model.backbone must be one of'
+        f' {tuple(STAGE_BLOCKS)}, not {config.backbone!r}.',
       )
   if config.dtype == 'float64' and not jax.config.jax_enable_x64:
     raise FieldError('model.dtype', "='float64' needs JAX_ENABLE_X64=1.")

@@ -1,10 +1,10 @@
-"""Attention modules: each scores every part of a feature map on its own.
+"""Attention modules, which attend every part of a feature map on its own.
 
 A module is called as `attention(x, train)` with features [batch, height, width,
-channels] and returns the merged attention map A_i of Eq. (2), after its sigmoid
-or softmax, in a shape that broadcasts against the features. Splitting is a
-reshape, and all parts are attended at once by einsums with weights
-[part, in, out].
+channels]. It returns the merged attention map A_i of Eq. (2), with the sigmoid
+of Eq. (3) or a softmax already applied, in a shape that broadcasts against the
+features. Splitting into parts is a reshape. One einsum with weights
+[part, in, out] then attends all parts at once, each with its own weights.
 """
 
 from collections.abc import Callable
@@ -15,21 +15,24 @@ import jax.numpy as jnp
 
 from apnet_jax.errors import UserError
 
-# PyTorch's default for convolutions and fully-connected layers.
+# PyTorch's default initialisation of convolutions and fully-connected layers.
 torch_uniform = nn.initializers.variance_scaling(
   1 / 3, 'fan_in', 'uniform', in_axis=1, out_axis=2, batch_axis=0
 )
 
 
-class PartDense(nn.Module):
-  """A fully-connected layer (a 1x1 convolution) of its own for each part.
+class GroupedDense(nn.Module):
+  """A grouped fully-connected layer: each group has weights of its own.
+
+  At every position of a map it is a grouped 1x1 convolution. The groups are the
+  parts of an attention or the stripes of the multi-part head.
 
   Attributes:
-    features: outputs of a part.
-    use_bias: adds a shift.
-    kernel_init: of the weights [part, in, out].
-    dtype: computed in; None for that of the input.
-    precision: of the matrix product.
+    features: number of outputs of a group.
+    use_bias: whether the layer adds a bias.
+    kernel_init: initialiser of the weights [group, in, out].
+    dtype: type to compute in; None for the type of the input.
+    precision: precision of the matrix product.
   """
 
   features: int
@@ -40,10 +43,10 @@ class PartDense(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[..., part, in] -> [..., part, features]."""
-    *_, parts, size = x.shape
+    """Maps [..., group, in] to [..., group, features]."""
+    *_, groups, size = x.shape
     kernel = self.param(
-      'kernel', self.kernel_init, (parts, size, self.features)
+      'kernel', self.kernel_init, (groups, size, self.features)
     )
     dtype = self.dtype or x.dtype
     x = jnp.einsum(
@@ -59,21 +62,25 @@ class PartDense(nn.Module):
         lambda key, shape: jax.random.uniform(
           key, shape, x.dtype, -bound, bound
         ),
-        (parts, self.features),
+        (groups, self.features),
       )
       x = x + bias.astype(dtype)
     return x
 
 
 class ChannelAttention(nn.Module):
-  """Squeeze and excitation of consecutive groups of channels, Eq. (2) and (5).
+  """Squeeze-and-excitation of every part of the channels, Eq. (2) and (5).
+
+  A part consists of consecutive channels.
 
   Attributes:
     parts: n of Eq. (2).
-    reduction: input over hidden width of a part. The paper does not state it;
-      16 is that of Hu et al., Squeeze-and-Excitation Networks, CVPR 2018.
-    hidden: hidden width of a part, whatever its input; 0 for `reduction`.
-    use_bias: as in the squeeze-and-excitation of Hu et al.; Eq. (5) has none.
+    reduction: input width over hidden width of a part. The paper does not state
+      it; 16 is the ratio of Hu et al., Squeeze-and-Excitation Networks, CVPR
+      2018.
+    hidden: hidden width of a part, for any input width; 0 uses `reduction`.
+    use_bias: whether the layers have biases, as those of Hu et al. have. Eq.
+      (5) has none.
   """
 
   parts: int = 1
@@ -83,22 +90,23 @@ class ChannelAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """[batch, height, width, channels] -> [batch, 1, 1, channels]."""
+    """Maps [batch, height, width, channels] to [batch, 1, 1, channels]."""
     del train
     pooled = pool_parts(x, self.parts)
     size = pooled.shape[-1]
     hidden = self.hidden or max(size // self.reduction, 1)
-    attention = nn.relu(PartDense(hidden, self.use_bias, name='fc1')(pooled))
-    attention = PartDense(size, self.use_bias, name='fc2')(attention)
+    attention = nn.relu(GroupedDense(hidden, self.use_bias, name='fc1')(pooled))
+    attention = GroupedDense(size, self.use_bias, name='fc2')(attention)
     return nn.sigmoid(attention).reshape(len(x), 1, 1, -1)  # merge
 
 
 class SharedChannelAttention(nn.Module):
-  """The split attention of the released code: parts compete for each channel.
+  """The split attention of the released code, one for all parts of a level.
 
-  The parts are summed and pooled, two layers score all of them, and a softmax
-  over the parts takes the place of the sigmoid. (It is the split attention of
-  Zhang et al., ResNeSt, arXiv:2004.08955, without its convolution.)
+  The sum of the pooled parts passes through two layers, which score all parts.
+  A softmax over the parts replaces the sigmoid, so that parts compete. This is
+  the split attention of Zhang et al., ResNeSt, arXiv:2004.08955, without its
+  convolution. The paper's Eq. (2) gives each part its own attention instead.
 
   Attributes:
     parts: n of Eq. (2).
@@ -110,43 +118,61 @@ class SharedChannelAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """[batch, height, width, channels] -> [batch, 1, 1, channels]."""
+    """Maps [batch, height, width, channels] to [batch, 1, 1, channels]."""
     batch, *_, channels = x.shape
     hidden = max(channels * self.parts // 4, 32)
     pooled = pool_parts(x, self.parts).sum(1, keepdims=True)
-    y = PartDense(hidden, use_bias=True, name='fc1')(pooled)
+    y = GroupedDense(hidden, use_bias=True, name='fc1')(pooled)
     y = nn.relu(self.norm(dtype=None, name='bn1')(y, train))
-    scores = PartDense(channels, use_bias=True, name='fc2')(y)
+    scores = GroupedDense(channels, use_bias=True, name='fc2')(y)
     attention = nn.softmax(scores.reshape(batch, self.parts, -1), axis=1)
     return attention.reshape(batch, 1, 1, channels)
 
 
 def average(x: jax.Array) -> jax.Array:
-  """Averages positions, in at least float32; -> [batch, 1, 1, channels]."""
+  """Averages a map over its positions, in at least float32.
+
+  Args:
+    x: [batch, height, width, channels].
+
+  Returns:
+    [batch, 1, 1, channels].
+  """
   dtype = jnp.promote_types(x.dtype, jnp.float32)
   return x.mean((1, 2), keepdims=True, dtype=dtype)
 
 
 def pool_parts(x: jax.Array, parts: int) -> jax.Array:
-  """Averages positions, splits channels: -> [batch, part, channels / part]."""
+  """Averages a map over its positions and splits the channels into parts.
+
+  Args:
+    x: [batch, height, width, channels].
+    parts: number of parts, which divides the number of channels.
+
+  Returns:
+    [batch, parts, channels / parts].
+  """
   return average(x).reshape(len(x), parts, -1)
 
 
 class SpatialAttention(nn.Module):
-  """Relation-aware global attention (RGA-S) of stripes of the height, Eq. (4).
+  """Relation-aware global attention (RGA-S) of every part, Eq. (2) and (4).
 
+  A part consists of consecutive rows. The module follows the released code of
   Zhang et al., Relation-Aware Global Attention for Person Re-identification,
-  CVPR 2020, as its released code has it: normalisation and ReLU after every
-  1x1 convolution but the last, which is only normalised. Names are those of
-  that code. The weights hold the number of positions of a part, so that a
-  network takes images of one size only. (What can be checked is the number of
-  positions: a size with as many, such as the transposed one, is not noticed.)
+  CVPR 2020, and uses its names. Every 1x1 convolution is followed by a
+  normalisation, and all but the last by a ReLU.
+
+  The shape of the weights depends on the number of positions of a part, so that
+  a network takes images of one size only. The module checks the number of
+  positions; it cannot detect another size with the same number, such as height
+  and width exchanged.
 
   Attributes:
     parts: n of Eq. (2).
     norm: makes a normalisation layer.
-    dtype: of the convolutions.
-    ratio: input over output width of all layers but the last.
+    dtype: type that the convolutions compute in.
+    ratio: input width over output width of every layer but the last.
   """
 
   parts: int
@@ -156,7 +182,15 @@ class SpatialAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """[batch, height, width, channels] -> [batch, height, width, 1]."""
+    """Maps [batch, height, width, channels] to [batch, height, width, 1].
+
+    Args:
+      x: features; `parts` divides their height.
+      train: whether normalisations use and update batch statistics.
+
+    Raises:
+      UserError: the weights were made for images of another size.
+    """
     batch, height, width, channels = x.shape
     x = x.reshape(batch, self.parts, -1, channels).swapaxes(1, 2)  # split
     embed = self._sequence(max(channels // self.ratio, 1))
@@ -167,13 +201,15 @@ class SpatialAttention(nn.Module):
     )
     features = embed(name='gx_spatial')(x, train).mean(-1, keepdims=True)
     y = jnp.concatenate([features, relations], -1)
-    # Level 3 of 256x128 images would have no hidden unit at all.
+    # At level 3 of 256x128 images, the ratio alone gives no hidden unit.
     hidden = max(y.shape[-1] // self.ratio, 1)
     scores = self._sequence(hidden, 1)(name='W_spatial')(y, train)
     attention = nn.sigmoid(scores.swapaxes(1, 2))
     return attention.reshape(batch, height, width, 1)  # merge
 
   def _sequence(self, *widths: int) -> Callable[..., nn.Module]:
+    """Returns a function that makes a `ConvSequence` of these widths."""
+
     def make(name):
       return ConvSequence(widths, self.norm, self.dtype, name=name)
 
@@ -181,10 +217,15 @@ class SpatialAttention(nn.Module):
 
 
 class ConvSequence(nn.Module):
-  """1x1 convolutions per part, each normalised, with ReLU between.
+  """1x1 convolutions of each part, with normalisations and one ReLU.
 
-  A single one has its ReLU too. Names count as in `nn.Sequential` of the
-  released code: convolution, normalisation, ReLU.
+  The ReLU follows the first normalisation. Submodules are numbered as in the
+  `nn.Sequential` of the released code: convolution, normalisation, ReLU.
+
+  Attributes:
+    widths: number of output channels of each convolution.
+    norm: makes a normalisation layer.
+    dtype: type that the convolutions compute in.
   """
 
   widths: tuple[int, ...]
@@ -193,9 +234,11 @@ class ConvSequence(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """[batch, position, part, in] -> [batch, position, part, widths[-1]]."""
+    """Maps [batch, position, part, in] to [batch, position, part, out]."""
     for i, width in enumerate(self.widths):
-      conv = PartDense(width, dtype=self.dtype, precision=None, name=f'{3 * i}')
+      conv = GroupedDense(
+        width, dtype=self.dtype, precision=None, name=f'{3 * i}'
+      )
       x = normalize_parts(self.norm(name=f'{3 * i + 1}'), conv(x), train)
       if i == 0:
         x = nn.relu(x)
@@ -203,7 +246,13 @@ class ConvSequence(nn.Module):
 
 
 class Relations(nn.Module):
-  """A 1x1 convolution of the relations of each position, normalised, ReLU."""
+  """A 1x1 convolution of the relations, a normalisation and a ReLU.
+
+  Attributes:
+    ratio: number of positions of a part over number of outputs.
+    norm: makes a normalisation layer.
+    dtype: type that the convolution computes in.
+  """
 
   ratio: int
   norm: Callable[..., nn.Module]
@@ -213,19 +262,35 @@ class Relations(nn.Module):
   def __call__(
     self, theta: jax.Array, phi: jax.Array, train: bool
   ) -> jax.Array:
-    """Twice [batch, position, part, in] -> [batch, position, part, out]."""
+    """Embeds the relations r_{p,q} = theta_p . phi_q of each position.
+
+    Args:
+      theta: [batch, position, part, in].
+      phi: [batch, position, part, in].
+      train: whether the normalisation uses and updates batch statistics.
+
+    Returns:
+      [batch, position, part, out].
+    """
     features = max(theta.shape[1] // self.ratio, 1)
     y = RelationConv(features, self.dtype, name='0')(theta, phi)
     return nn.relu(normalize_parts(self.norm(name='1'), y, train))
 
 
 class RelationConv(nn.Module):
-  """The convolution of relations r_{p,q} = theta_p . phi_q, which are not held.
+  """A 1x1 convolution of relations, computed without the relation matrix.
 
-  With R the relations [p, q] of a part and K = [K_in, K_out] the kernel, it is
-  R K_in + R^T K_out = theta (phi^T K_in) + phi (theta^T K_out): the products on
-  the right never make the [positions, positions] matrix on the left, which at
-  the first stage of 256x128 images takes 16.8 MB an image.
+  Let R be the matrix of the relations r_{p,q} = theta_p . phi_q of a part, and
+  let K_in and K_out be the halves of the kernel. The convolution is
+
+    R K_in + R^T K_out = theta (phi^T K_in) + phi (theta^T K_out)
+
+  The right-hand side does not need the matrix R, [positions, positions], which
+  takes 16.8 MB per image at the first stage of 256x128 images.
+
+  Attributes:
+    features: number of outputs.
+    dtype: type to compute in.
   """
 
   features: int
@@ -233,6 +298,7 @@ class RelationConv(nn.Module):
 
   @nn.compact
   def __call__(self, theta: jax.Array, phi: jax.Array) -> jax.Array:
+    """Maps theta and phi [batch, position, part, in] to [..., features]."""
     _, positions, parts, _ = theta.shape
     shape = (parts, 2 * positions, self.features)
     if self.has_variable('params', 'kernel'):
@@ -240,9 +306,10 @@ class RelationConv(nn.Module):
       if made_for != positions:
         raise UserError(
           f'{"/".join(self.path)}: these weights of spatial attention were made'
-          f' for {made_for} positions of a part, and these images give'
-          f" {positions}. With config.model.attention='spatial' a network takes"
-          ' images of the size it was made for (config.data.image_size) only.'
+          f' for {made_for} positions in a part, but these images give'
+          f" {positions}. With config.model.attention='spatial', a network"
+          ' takes only images of the size that it was made for'
+          ' (config.data.image_size).'
         )
     kernel = self.param('kernel', torch_uniform, shape).astype(self.dtype)
     kernel_in, kernel_out = jnp.split(kernel, 2, axis=1)
@@ -255,5 +322,14 @@ class RelationConv(nn.Module):
 
 
 def normalize_parts(norm: nn.Module, x: jax.Array, train: bool) -> jax.Array:
-  """Normalises [batch, position, part, channels], each part by its own."""
+  """Normalises each part of x [batch, position, part, channels] on its own.
+
+  Args:
+    norm: normalisation layer; it sees a channel of a part as one channel.
+    x: [batch, position, part, channels].
+    train: whether `norm` uses and updates batch statistics.
+
+  Returns:
+    The result, of the shape of `x`.
+  """
   return norm(x.reshape(*x.shape[:2], -1), train).reshape(x.shape)

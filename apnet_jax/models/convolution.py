@@ -1,9 +1,12 @@
-"""2-D convolution, with the forms that suit the CPU.
+"""2-D convolution with faster algorithms for CPUs.
 
-There, large 3x3 convolutions are Winograd's (`winograd.py`), and the gradient
-of any other kernel is one product of matrices: as a convolution of two maps, it
-takes XLA's CPU backend up to twice as long, and that of a network's first layer
-three times. Other devices have the usual form, and work is counted by it.
+On CPUs, large 3x3 convolutions use Winograd's algorithm (`winograd.py`). The
+gradient with respect to any other kernel is one matrix product, because XLA's
+CPU backend takes up to twice as long for it as a convolution of two maps, and
+three times as long in the first layer of a network.
+
+Other devices use XLA's convolution. `counting.py` counts its multiply-adds on
+every device.
 """
 
 from functools import partial
@@ -19,60 +22,69 @@ from apnet_jax.models import winograd
 def convolve(
   x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[int, int]
 ) -> jax.Array:
-  """Convolution of zero padded maps, as in `torch.nn.functional.conv2d`.
+  """Convolves zero-padded maps, as `torch.nn.functional.conv2d` does.
 
   Args:
     x: [batch, height, width, in].
     kernel: [height, width, in, out].
-    stride: along both axes.
-    padding: above and below, left and right.
+    stride: stride along both axes.
+    padding: rows added above and below, and columns added left and right.
 
   Returns:
-    [batch, height, width, out].
+    [batch, height', width', out], where a size n becomes
+    (n + 2 * padding - kernel size) // stride + 1.
   """
-  usual = partial(_convolve, stride=stride, padding=padding)
-  fast = winograd.convolve if _fits(x, kernel, stride, padding) else usual
-  return lax.platform_dependent(x, kernel, cpu=fast, default=usual)
+  direct = partial(_convolve, stride=stride, padding=padding)
+  winograd_fits = _use_winograd(x, kernel, stride, padding)
+  fast = winograd.convolve if winograd_fits else direct
+  return lax.platform_dependent(x, kernel, cpu=fast, default=direct)
 
 
 def _forward(x, kernel, stride, padding):
+  """Returns the convolution and the arrays its gradient needs."""
   return convolve(x, kernel, stride, padding), (x, kernel)
 
 
 def _backward(stride, padding, saved, gradient):
+  """Returns the gradients of `convolve` with respect to x and kernel."""
   x, kernel = saved
-  usual = partial(_convolve, stride=stride, padding=padding)
+  direct = partial(_convolve, stride=stride, padding=padding)
 
-  def of_x(kernel, gradient):
-    return jax.linear_transpose(lambda x: usual(x, kernel), x)(gradient)[0]
+  def input_gradient(kernel, gradient):
+    return jax.linear_transpose(lambda x: direct(x, kernel), x)(gradient)[0]
 
-  def of_kernel(x, gradient):
-    return jax.linear_transpose(partial(usual, x), kernel)(gradient)[0]
+  def kernel_gradient(x, gradient):
+    return jax.linear_transpose(partial(direct, x), kernel)(gradient)[0]
 
-  def by_product(x, gradient):
-    patches = _patches(x, kernel.shape[:2], stride, padding)
+  def kernel_gradient_by_matmul(x, gradient):
+    patches = _extract_patches(x, kernel.shape[:2], stride, padding)
     product = patches.T @ gradient.reshape(-1, gradient.shape[-1])
     return product.reshape(kernel.shape)
 
-  if _fits(x, kernel, stride, padding):
-    fast_x, fast_kernel = winograd.input_gradient, winograd.kernel_gradient
+  if _use_winograd(x, kernel, stride, padding):
+    cpu_input, cpu_kernel = winograd.input_gradient, winograd.kernel_gradient
   else:
-    fast_x, fast_kernel = of_x, by_product
+    cpu_input, cpu_kernel = input_gradient, kernel_gradient_by_matmul
   return (
-    lax.platform_dependent(kernel, gradient, cpu=fast_x, default=of_x),
-    lax.platform_dependent(x, gradient, cpu=fast_kernel, default=of_kernel),
+    lax.platform_dependent(
+      kernel, gradient, cpu=cpu_input, default=input_gradient
+    ),
+    lax.platform_dependent(
+      x, gradient, cpu=cpu_kernel, default=kernel_gradient
+    ),
   )
 
 
 convolve.defvjp(_forward, _backward)
 
 
-def _fits(x, kernel, stride, padding) -> bool:
-  usual = stride == 1 and padding == (1, 1)
-  return usual and winograd.applies(x, kernel)
+def _use_winograd(x, kernel, stride, padding) -> bool:
+  """Returns whether CPUs use Winograd's algorithm for a convolution."""
+  return stride == 1 and padding == (1, 1) and winograd.suits(x, kernel)
 
 
 def _convolve(x, kernel, stride, padding):
+  """Computes the convolution as a single operation of XLA."""
   return lax.conv_general_dilated(
     x,
     kernel,
@@ -82,8 +94,18 @@ def _convolve(x, kernel, stride, padding):
   )
 
 
-def _patches(x, size, stride, padding):
-  """What each output sees: [batch * height * width, taps * in]."""
+def _extract_patches(x, size, stride, padding):
+  """Returns the inputs of each output (im2col).
+
+  Args:
+    x: [batch, height, width, in].
+    size: height and width of the kernel.
+    stride: stride along both axes.
+    padding: rows added above and below, and columns added left and right.
+
+  Returns:
+    [batch * height' * width', kernel height * kernel width * in].
+  """
   x = jnp.pad(x, ((0, 0), *((pad, pad) for pad in padding), (0, 0)))
   ends = [n - k + 1 for n, k in zip(x.shape[1:3], size, strict=True)]
   taps = [

@@ -1,4 +1,7 @@
-"""Parameters and multiply-adds of a network, counted in its traced program."""
+"""Counts the parameters and multiply-adds of a network.
+
+They are counted in the traced computation (the jaxpr): no array is computed.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
@@ -16,13 +19,15 @@ from apnet_jax.models.pyramid import AttentionPyramid
 
 @dataclasses.dataclass(frozen=True)
 class Complexity:
-  """Of embedding one image; the classifier, which training alone needs, is out.
+  """The cost of embedding one image.
+
+  The classifier does not count, because only training needs it.
 
   Attributes:
-    parameters: trainable ones.
-    multiply_adds: of convolutions and matrix products.
-    normalized: elements that batch normalisations read.
-    pooled: elements that the global averages of the head and of each
+    parameters: number of trainable parameters.
+    multiply_adds: number of multiply-adds of convolutions and matrix products.
+    normalized: number of elements that batch normalisations read.
+    pooled: number of elements that the average poolings of the head and of each
       `ChannelAttention` read and write.
   """
 
@@ -33,37 +38,42 @@ class Complexity:
 
   @property
   def operations(self) -> int:
-    """What PyTorch-OpCounter reports, which the paper used for Table III.
+    """The count of PyTorch-OpCounter, which the paper used for Table III.
 
-    In its release of 2020 it counts multiply-adds, 2 for each element that is
-    normalised, and 1 for each that an average pooling *module* reads or writes.
-    (The shared attention of the released code pools by a function.)
+    Its release of 2020 adds to the multiply-adds 2 for each normalised element
+    and 1 for each element that an average-pooling module reads or writes. It
+    misses pooling by a function, as in the shared attention of the released
+    code.
     """
     return self.multiply_adds + 2 * self.normalized + self.pooled
 
 
 def count(model: nn.Module, image_size: tuple[int, int]) -> Complexity:
-  """Counts what it takes to embed one image of `image_size` (height, width).
+  """Counts the cost of embedding one image.
 
   Args:
-    model: made by `create_model`; the number of its classes does not matter.
-    image_size: height and width.
+    model: network made by `create_model`; its number of classes has no effect.
+    image_size: height and width of the image in pixels.
+
+  Raises:
+    NotImplementedError: the network multiplies matrices in a while loop.
   """
   normalized = pooled = 0
   features = None  # shape of the last feature map, which the head averages
-  maps = {}  # sizes of what pyramids attend, by path
+  map_sizes = {}  # number of elements that a pyramid reads, by its path
 
   def watch(call, args, kwargs, context):
     nonlocal normalized, pooled, features
     if isinstance(context.module, AttentionPyramid):
-      maps[context.module.path] = args[0].size
+      map_sizes[context.module.path] = args[0].size
     out = call(*args, **kwargs)
     if context.method_name == '__call__':
       if isinstance(context.module, BatchNorm):
         normalized += args[0].size
       elif isinstance(context.module, ChannelAttention):
-        # A pyramid averages once; the usual code pools at each level.
-        read = maps.get(context.module.path[:-1], args[0].size)
+        # `AttentionPyramid` averages the map once. The code that
+        # PyTorch-OpCounter counts pools the whole map at each level.
+        read = map_sizes.get(context.module.path[:-1], args[0].size)
         pooled += read + out.size
       elif len(context.module.path) == 1 and getattr(out, 'ndim', 0) == 4:
         features = out.shape
@@ -84,13 +94,13 @@ def trace(
   """Traces the embedding of one image.
 
   Args:
-    model: made by `create_model`.
-    image_size: height and width.
-    watch: an interceptor of calls, see `flax.linen.intercept_methods`.
+    model: network made by `create_model`.
+    image_size: height and width of the image in pixels.
+    watch: interceptor of module calls; see `flax.linen.intercept_methods`.
 
   Returns:
-    The trainable parameters, by path, and the equations that the embedding
-    depends on.
+    The shapes of the trainable parameters by path, and the equations of the
+    jaxpr, in order. Both are limited to those that the embedding depends on.
   """
   images = jax.ShapeDtypeStruct((1, *image_size, 3), 'float32')
 
@@ -101,7 +111,7 @@ def trace(
   with nn.intercept_methods(watch):
     jaxpr, (_, shapes) = jax.make_jaxpr(embed, return_shape=True)(images)
   embedding, *outputs = jaxpr.jaxpr.outvars
-  equations, needed = _needed(jaxpr.jaxpr, [embedding])
+  equations, needed = _dependencies(jaxpr.jaxpr, [embedding])
   params = {
     tuple(key.key for key in path): shape
     for (path, shape), output in zip(jax.tree.leaves_with_path(shapes), outputs)
@@ -110,8 +120,8 @@ def trace(
   return params, equations
 
 
-def _needed(jaxpr: core.Jaxpr, outputs: Iterable) -> tuple[list, set]:
-  """Equations and variables that some outputs depend on."""
+def _dependencies(jaxpr: core.Jaxpr, outputs: Iterable) -> tuple[list, set]:
+  """Returns the equations and variables that some outputs depend on."""
   needed = set(_variables(outputs))
   equations = []
   for equation in reversed(jaxpr.eqns):
@@ -122,11 +132,22 @@ def _needed(jaxpr: core.Jaxpr, outputs: Iterable) -> tuple[list, set]:
 
 
 def _variables(atoms: Iterable) -> Iterator[core.Var]:
+  """Returns the variables among some atoms, which may also be constants."""
   return (atom for atom in atoms if isinstance(atom, core.Var))
 
 
 def multiply_adds(equation) -> int:
-  """Multiply-adds of one equation of a jaxpr, and of all inside it."""
+  """Counts the multiply-adds of one equation of a jaxpr.
+
+  They include those of nested jaxprs: a loop counts all its iterations, a
+  conditional its most expensive branch.
+
+  Args:
+    equation: a `jax.extend.core.JaxprEqn`.
+
+  Raises:
+    NotImplementedError: the equation is a while loop with matrix products.
+  """
   shapes = [atom.aval.shape for atom in equation.invars]
   size = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
   match equation.primitive.name:
@@ -134,8 +155,9 @@ def multiply_adds(equation) -> int:
       (contracted, _), _ = equation.params['dimension_numbers']
       return size * math.prod(shapes[0][axis] for axis in contracted)
     case 'conv_general_dilated':
-      # The kernel's input channels are those of one group already. Zeros
-      # between pixels, as in the gradient of a stride, are no work.
+      # A grouped convolution's kernel holds the input channels of one group.
+      # Zeros between pixels, as in the gradient of a strided convolution, do
+      # not count.
       features = equation.params['dimension_numbers'].rhs_spec[0]
       size //= math.prod(equation.params['lhs_dilation'])
       return size * math.prod(shapes[1]) // shapes[1][features]
@@ -146,22 +168,28 @@ def multiply_adds(equation) -> int:
   inside = sum(map(count_jaxpr, _jaxprs(equation.params)))
   if inside and equation.primitive.name == 'while':
     raise NotImplementedError(
-      'The multiply-adds of a while loop depend on its input.'
+      'The multiply-adds of a while loop cannot be counted: the number of its'
+      ' iterations depends on its input.'
     )
   return inside
 
 
 def count_jaxpr(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:
-  """Multiply-adds of a traced computation; of one device, if it is mapped.
+  """Counts the multiply-adds of a traced computation.
 
-  What no output depends on is not counted: compilers leave it out.
+  A computation mapped over devices is counted for one device. Equations that no
+  output depends on do not count, because compilers remove them.
+
+  Raises:
+    NotImplementedError: see `multiply_adds`.
   """
-  jaxpr = getattr(jaxpr, 'jaxpr', jaxpr)  # of a closed one
-  equations, _ = _needed(jaxpr, jaxpr.outvars)
+  jaxpr = getattr(jaxpr, 'jaxpr', jaxpr)  # unwraps a ClosedJaxpr
+  equations, _ = _dependencies(jaxpr, jaxpr.outvars)
   return sum(multiply_adds(equation) for equation in equations)
 
 
 def _jaxprs(params: Mapping[str, Any]) -> Iterator:
+  """Yields the jaxprs among the parameters of an equation."""
   for value in params.values():
     for item in value if isinstance(value, (tuple, list)) else [value]:
       if isinstance(item, (core.Jaxpr, core.ClosedJaxpr)):

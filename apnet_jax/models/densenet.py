@@ -1,8 +1,8 @@
-"""DenseNet of bottleneck layers with torchvision's structure and names.
+"""DenseNet-BC with growth rate 32, with torchvision's structure and names.
 
-Huang et al., Densely Connected Convolutional Networks, CVPR 2017: DenseNet-BC
-with growth rate 32. The last transition keeps the resolution by default, as the
-last stage of the ResNets does; torchvision's pools by 2 (`last_stride=2`).
+Huang et al., Densely Connected Convolutional Networks, CVPR 2017. By default
+the last transition keeps the resolution, as the last stage of the ResNets does;
+torchvision's pools by 2 (`last_stride=2`).
 """
 
 from collections.abc import Callable
@@ -14,24 +14,31 @@ import jax.numpy as jnp
 
 from apnet_jax.models.layers import Conv, max_pool
 
-BLOCK_LAYERS = {'densenet169': (6, 12, 32, 32)}
-STEM_WIDTH = 64
-GROWTH = 32
-BOTTLENECK = 4 * GROWTH
+BLOCK_LAYERS = {'densenet169': (6, 12, 32, 32)}  # layers of the dense blocks
+STEM_WIDTH = 64  # channels after the stem
+GROWTH = 32  # channels that a layer adds
+BOTTLENECK = 4 * GROWTH  # channels between the convolutions of a layer
 
-# torchvision initialises the convolutions of its DenseNets so.
+# torchvision's initialisation of the convolutions of its DenseNets.
 he_normal_in = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
 
 
 class DenseLayer(nn.Module):
-  """1x1 reduce and 3x3, each after its normalisation: the new channels."""
+  """The new channels of one layer: a 1x1 and a 3x3 convolution.
+
+  A normalisation and a ReLU precede each convolution.
+
+  Attributes:
+    conv: makes a convolution, called as `layer(x)`.
+    norm: makes a normalisation layer, called as `layer(x, train)`.
+  """
 
   conv: Callable[..., nn.Module]
   norm: Callable[..., nn.Module]
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """[batch, h, w, channels] -> [batch, h, w, GROWTH]."""
+    """Maps [batch, h, w, channels] to [batch, h, w, GROWTH]."""
     x = nn.relu(self.norm(name='norm1')(x, train))
     x = self.conv(BOTTLENECK, name='conv1')(x)
     x = nn.relu(self.norm(name='norm2')(x, train))
@@ -39,7 +46,13 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.Module):
-  """Layers `denselayer1`, ...: each appends its channels to what it reads."""
+  """A sequence of layers, each of which appends its channels to its input.
+
+  Attributes:
+    layers: number of layers, named `denselayer1` and so on.
+    conv: makes a convolution, called as `layer(x)`.
+    norm: makes a normalisation layer, called as `layer(x, train)`.
+  """
 
   layers: int
   conv: Callable[..., nn.Module]
@@ -47,7 +60,7 @@ class DenseBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """[batch, h, w, channels] -> [batch, h, w, channels + layers * GROWTH]."""
+    """Maps [batch, h, w, channels] to [..., channels + layers * GROWTH]."""
     for i in range(1, self.layers + 1):
       layer = DenseLayer(self.conv, self.norm, name=f'denselayer{i}')
       x = jnp.concatenate([x, layer(x, train)], axis=-1)
@@ -55,7 +68,13 @@ class DenseBlock(nn.Module):
 
 
 class Transition(nn.Module):
-  """Halves the channels, and divides height and width by `stride`."""
+  """A layer that halves the channels and reduces the resolution.
+
+  Attributes:
+    stride: factor by which height and width shrink.
+    conv: makes a convolution, called as `layer(x)`.
+    norm: makes a normalisation layer, called as `layer(x, train)`.
+  """
 
   stride: int
   conv: Callable[..., nn.Module]
@@ -63,10 +82,10 @@ class Transition(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """[batch, h, w, channels] -> [batch, h/stride, w/stride, channels/2]."""
+    """Maps [batch, h, w, c] to [batch, h/stride, w/stride, c/2]."""
     x = nn.relu(self.norm(name='norm')(x, train))
     # torchvision averages after the 1x1 convolution. The two commute, and this
-    # order convolves a quarter of the pixels.
+    # order has a quarter of the pixels to convolve.
     if self.stride > 1:
       window = (self.stride, self.stride)
       x = nn.avg_pool(x, window, strides=window)
@@ -74,7 +93,14 @@ class Transition(nn.Module):
 
 
 class Features(nn.Module):
-  """The network under torchvision's name `features`; see `DenseNet`."""
+  """The layers of a `DenseNet`, which torchvision keeps under `features`.
+
+  Attributes:
+    block_layers: number of layers of the four dense blocks.
+    norm: makes a normalisation layer, called as `layer(x, train)`.
+    conv: makes a convolution, called as `layer(x)`.
+    last_stride: stride of the last transition, 1 or 2.
+  """
 
   block_layers: tuple[int, ...]
   norm: Callable[..., nn.Module]
@@ -83,27 +109,28 @@ class Features(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, stage: int, train: bool) -> jax.Array:
-    parts = {'conv': self.conv, 'norm': self.norm}
+    """Runs one stage; see `DenseNet`."""
+    makers = {'conv': self.conv, 'norm': self.norm}
     if stage == 0:
       x = self.conv(STEM_WIDTH, 7, 2, name='conv0')(x)
       return max_pool(nn.relu(self.norm(name='norm0')(x, train)))
     last = len(self.block_layers)
     if stage > 1:
       stride = self.last_stride if stage == last else 2
-      x = Transition(stride, **parts, name=f'transition{stage - 1}')(x, train)
+      x = Transition(stride, **makers, name=f'transition{stage - 1}')(x, train)
     layers = self.block_layers[stage - 1]
-    x = DenseBlock(layers, **parts, name=f'denseblock{stage}')(x, train)
+    x = DenseBlock(layers, **makers, name=f'denseblock{stage}')(x, train)
     return nn.relu(self.norm(name='norm5')(x, train)) if stage == last else x
 
 
 class DenseNet(nn.Module):
-  """A backbone that is called stage by stage.
+  """A DenseNet backbone, which is called stage by stage.
 
   Attributes:
-    block_layers: layers of the four dense blocks, see `BLOCK_LAYERS`.
+    block_layers: number of layers of the four dense blocks; see `BLOCK_LAYERS`.
     norm: makes a normalisation layer, called as `layer(x, train)`.
     conv: makes a convolution, called as `layer(x)`.
-    last_stride: of the last transition, 1 or 2.
+    last_stride: stride of the last transition, 1 or 2.
   """
 
   block_layers: tuple[int, ...]
@@ -120,8 +147,17 @@ class DenseNet(nn.Module):
     )
 
   def __call__(self, x: jax.Array, stage: int, train: bool) -> jax.Array:
-    """Runs one stage: 0 is the stem (stride 4), then a dense block each.
+    """Runs one stage.
 
-    A transition opens stages 2 to 4; normalisation and ReLU close the last.
+    Args:
+      x: images [batch, height, width, 3] for stage 0; else the map of the
+        previous stage.
+      stage: 0 is the stem (stride 4). Stages 1 to 4 have a dense block each;
+        stages 2 to 4 begin with a transition, and stage 4 ends with a
+        normalisation and a ReLU.
+      train: whether normalisations use and update batch statistics.
+
+    Returns:
+      The map of this stage, [batch, height', width', channels].
     """
     return self.features(x, stage, train)

@@ -1,9 +1,9 @@
 """Inception-V3 with torchvision's structure and names.
 
 Szegedy et al., Rethinking the Inception Architecture for Computer Vision, CVPR
-2016, without the auxiliary classifier. The last reduction (`Mixed_7a`) keeps
-the resolution but for its margin by default, as the last stage of the ResNets
-does; torchvision's has stride 2 (`last_stride=2`).
+2016, without the auxiliary classifier. By default the last reduction
+(`Mixed_7a`) has stride 1, as the last stage of the ResNets does; it only loses
+a margin of one pixel. torchvision's has stride 2 (`last_stride=2`).
 """
 
 from collections.abc import Callable, Mapping
@@ -17,9 +17,12 @@ from apnet_jax.errors import UserError
 from apnet_jax.models.layers import Conv, max_pool
 from apnet_jax.models.normalization import MEAN, STD
 
-MIN_SIZE = 75  # of an image; of a smaller one Mixed_7a may leave nothing
+# Least height and width of images in pixels: the output of Mixed_7a may be
+# empty for smaller images.
+MIN_SIZE = 75
 
-# Features, kernel size, stride and padding of the convolutions in a row.
+# The convolutions outside of the mixed modules, by stage: number of output
+# channels, kernel size, stride and padding.
 PLAIN = {
   0: {
     'Conv2d_1a_3x3': (32, 3, 2, 0),
@@ -31,6 +34,7 @@ PLAIN = {
 
 
 def _mixed_5(pool):
+  """Returns the branches of `Mixed_5b` to `Mixed_5d`."""
   return {
     'branch1x1': [(64, 1)],
     'branch5x5': [(48, 1), (64, 5)],
@@ -40,6 +44,7 @@ def _mixed_5(pool):
 
 
 def _mixed_6(width):
+  """Returns the branches of `Mixed_6b` to `Mixed_6e`."""
   row, column = (1, 7), (7, 1)
   return {
     'branch1x1': [(192, 1)],
@@ -52,6 +57,7 @@ def _mixed_6(width):
 
 
 def _mixed_7():
+  """Returns the branches of `Mixed_7b` and `Mixed_7c`."""
   row, column = (1, 3), (3, 1)
   return {
     'branch1x1': [(320, 1)],
@@ -61,8 +67,9 @@ def _mixed_7():
   }
 
 
-# The branches of the mixed modules: features and kernel size of each
-# convolution; with two kernel sizes it is a pair, `a` and `b`, side by side.
+# The mixed modules by stage. A branch is a sequence of convolutions, each given
+# by its number of output channels and its kernel size. An entry with two kernel
+# sizes is a pair of parallel convolutions, `a` and `b`.
 MIXED = {
   2: {
     'Mixed_5b': _mixed_5(32),
@@ -91,25 +98,36 @@ MIXED = {
 
 
 class BasicConv(nn.Module):
-  """`conv`, `bn` and ReLU."""
+  """A convolution, a batch normalisation and a ReLU.
+
+  Attributes:
+    conv: makes the convolution, called as `layer(x)`.
+    norm: makes the normalisation layer, called as `layer(x, train)`.
+  """
 
   conv: Callable[..., nn.Module]
   norm: Callable[..., nn.Module]
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps [batch, height, width, in] to [batch, height', width', out]."""
     x = self.conv(name='conv')(x)
     return nn.relu(self.norm(epsilon=1e-3, name='bn')(x, train))
 
 
 class Mixed(nn.Module):
-  """Branches that read the same map; concatenates what they make of it.
+  """An Inception module: parallel branches, whose outputs are concatenated.
+
+  A module with a stride is a reduction. The last convolution of each of its
+  branches has this stride and no padding. A max pooling of the input, with the
+  same stride and no padding, is its last branch.
 
   Attributes:
-    branches: an entry of `MIXED`; `branch_pool` reads the map averaged.
-    stride: of a reduction, else None. In a reduction the last convolution of
-      each branch is unpadded and has this stride, and so has a maximum of the
-      map itself, which comes last.
+    branches: one module of `MIXED`. The input of `branch_pool` is averaged over
+      3x3 windows first.
+    stride: stride of a reduction; None for other modules.
+    norm: makes a normalisation layer, called as `layer(x, train)`.
+    conv: makes a convolution, called as `layer(x)`.
   """
 
   branches: Mapping
@@ -119,13 +137,15 @@ class Mixed(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps [batch, height, width, in] to [batch, height', width', out]."""
     maps = [self._branch(x, name, train) for name in self.branches]
     if self.stride:
       maps.append(max_pool(x, self.stride, padding=0))
     return jnp.concatenate(maps, axis=-1)
 
   def _branch(self, x, branch, train):
-    if branch == 'branch_pool':  # zeros of the padding count, as in torchvision
+    """Computes the branch of this name."""
+    if branch == 'branch_pool':  # the average includes the padding's zeros
       x = nn.avg_pool(x, (3, 3), padding=((1, 1), (1, 1)))
     convs = self.branches[branch]
     for i, (features, *sizes) in enumerate(convs, start=1):
@@ -145,7 +165,7 @@ class Mixed(nn.Module):
 
 
 class InceptionV3(nn.Module):
-  """A backbone that is called stage by stage.
+  """An Inception-V3 backbone, which is called stage by stage.
 
   Attributes:
     norm: makes a normalisation layer, called as `layer(x, train)`.
@@ -161,11 +181,25 @@ class InceptionV3(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, stage: int, train: bool) -> jax.Array:
-    """Runs one stage: 0 is the stem (stride 4), 4 ends with `Mixed_7c`."""
-    # torchvision initialises so, and cuts off at 20 standard deviations.
+    """Runs one stage.
+
+    Args:
+      x: images [batch, height, width, 3], normalised with the mean and standard
+        deviation of ImageNet, for stage 0; else the map of the previous stage.
+      stage: 0 is the stem (stride 4), 1 ends with `Conv2d_4a_3x3`, 2 with
+        `Mixed_5d`, 3 with `Mixed_6e`, and 4 with `Mixed_7c`.
+      train: whether normalisations use and update batch statistics.
+
+    Returns:
+      The map of this stage, [batch, height', width', channels].
+
+    Raises:
+      UserError: the images are smaller than `MIN_SIZE`.
+    """
+    # torchvision's initialisation, which also truncates at 20 deviations.
     conv = partial(self.conv, kernel_init=nn.initializers.normal(0.1))
     if stage == 0:
-      x = _to_unit_range(x)
+      x = _to_symmetric_range(x)
     if stage == 2:
       x = max_pool(x, padding=0)
     for name, args in PLAIN.get(stage, {}).items():
@@ -177,15 +211,18 @@ class InceptionV3(nn.Module):
     return max_pool(x, padding=0) if stage == 0 else x
 
 
-def _to_unit_range(images):
-  """From ImageNet's mean and deviation to [-1, 1], [batch, h, w, 3].
+def _to_symmetric_range(images):
+  """Rescales images normalised for ImageNet to the range [-1, 1].
 
-  The ImageNet weights come from TensorFlow and expect that range;
-  torchvision's model does the same for them (`transform_input`).
+  The ImageNet weights come from TensorFlow and expect this range. torchvision's
+  model does the same (`transform_input`).
+
+  Args:
+    images: [batch, height, width, 3].
   """
   if min(images.shape[1:3]) < MIN_SIZE:
     raise UserError(
       f'Inception-V3 needs images of at least {MIN_SIZE} pixels a side, not'
-      f' {images.shape[1]}x{images.shape[2]}.'
+      f' {images.shape[1]}x{images.shape[2]}: change config.data.image_size.'
     )
   return images * (2 * jnp.array(STD)) + (2 * jnp.array(MEAN) - 1)

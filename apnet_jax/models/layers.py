@@ -16,21 +16,25 @@ import jax.numpy as jnp
 from apnet_jax.errors import UserError
 from apnet_jax.models.convolution import convolve
 
-# torchvision initialises the convolutions of its ResNets so.
+# torchvision's initialisation of the convolutions of its ResNets.
 he_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
 class Conv(nn.Module):
-  """2-D convolution, zero padded by `(kernel_size - 1) // 2` on each side.
+  """2-D convolution without bias.
 
-  A 1x1 convolution is written as the matrix product that it is, of matrices,
-  not of maps: XLA's CPU backend then neither makes its input twice nor copies
-  it into another order for the weight gradient. Large 3x3 convolutions have a
-  form of their own there (`winograd.py`).
+  A 1x1 convolution is computed as a product of two matrices. XLA's CPU backend
+  then neither computes the input twice nor copies it into another layout for
+  the gradient of the kernel. `convolution.py` computes larger kernels.
 
   Attributes:
-    kernel_size: height and width, one number for both if they are equal.
-    padding: on each side instead of the above.
+    features: number of output channels.
+    kernel_size: height and width, or one number for both.
+    stride: stride along both axes.
+    padding: rows and columns of zeros added on each side; None adds
+      `(size - 1) // 2`, which keeps the size of the map at stride 1.
+    dtype: type to compute in.
+    kernel_init: initialiser of the kernel [height, width, in, out].
   """
 
   features: int
@@ -42,6 +46,7 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [batch, height, width, in] to [batch, height', width', features]."""
     size = self.kernel_size
     size = (size, size) if isinstance(size, int) else size
     padding = [
@@ -58,22 +63,24 @@ class Conv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-  """Batch normalisation over a declared number of images.
+  """Batch normalisation over groups of images.
 
-  Statistics belong to a group of `group` consecutive images of the *global*
-  batch, wherever those images lie, so that the result does not depend on the
-  number of devices. Running statistics average over all groups and keep the
-  unbiased variance, as PyTorch does (flax keeps the biased one).
+  A group consists of `group` consecutive images of the global batch. Its images
+  may lie on several devices, so that the result does not depend on the number
+  of devices. Running statistics are averaged over all groups. They keep the
+  unbiased variance, as PyTorch does (Flax keeps the biased one).
 
   Attributes:
-    group: images that share statistics; 0, or more than the global batch has,
-      is the whole global batch.
-    axis_name: mapped axis that carries the devices; None outside of it.
-    train_bias: False freezes the shift (at 0, unless imported weights say
-      otherwise), as the "BN neck" does; it is then kept in `batch_stats`.
+    group: number of images that share statistics; 0 is the whole global batch,
+      and so is any number above its size.
+    axis_name: name of the mapped axis over devices; None outside of a mapped
+      function.
+    train_bias: False freezes the bias, as in the "BN neck". It is then stored
+      in `batch_stats` and is 0 unless imported weights set it.
     momentum: weight of the old running statistics (1 - PyTorch's momentum).
-    dtype: of the output, None for that of the statistics, which are at least
-      float32.
+    epsilon: number added to variances.
+    dtype: type of the output; None for the type of the statistics, which is at
+      least float32.
   """
 
   group: int = 0
@@ -85,7 +92,19 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    """Normalises `x` [batch, ..., channels] over all axes but the last."""
+    """Normalises a batch over all axes but the last.
+
+    Args:
+      x: [batch, ..., channels], the images of one device.
+      train: True normalises by the statistics of each group and updates the
+        running statistics; False normalises by the running statistics.
+
+    Returns:
+      The result, of the shape of `x`.
+
+    Raises:
+      UserError: groups do not fit the batch; see `check_batch_norm_group`.
+    """
     channels = x.shape[-1]
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels)
     running_var = self.variable('batch_stats', 'var', jnp.ones, channels)
@@ -114,29 +133,40 @@ class BatchNorm(nn.Module):
         (running_var, var * (count / max(count - 1, 1))),
       ):
         value = value.mean(0).reshape(channels)
-        if group:  # else all devices hold the same
+        if group:  # without groups, all devices have the same value
           value = self._average_devices(value)
         new = self.momentum * running.value + (1 - self.momentum) * value
         running.value = new.astype(running.value.dtype)
     return y.astype(self.dtype or y.dtype)
 
   def _devices(self) -> int:
+    """Returns the number of devices that share a batch."""
     return lax.axis_size(self.axis_name) if self.axis_name else 1
 
   def _average_devices(self, value, **groups):
+    """Averages a value over devices, or over groups of devices."""
     if self.axis_name is None:
       return value
     return lax.pmean(value, self.axis_name, **groups)
 
   def _grouping(self, group: int, local: int) -> tuple[int, Callable]:
-    """Number of groups held here, and the mean over devices of one group."""
+    """Returns how the images of this device are grouped.
+
+    Args:
+      group: number of images of a group; 0 for the whole global batch.
+      local: number of images of this device.
+
+    Returns:
+      The number of groups with images on this device, and a function that
+      averages a value over the devices of a group.
+    """
     devices = self._devices()
     if group == 0:
       return 1, self._average_devices
-    if local % group == 0:  # whole groups lie on this device
+    if local % group == 0:  # every group lies on one device
       return local // group, lambda value: value
     check_batch_norm_group(group, local * devices, devices)
-    span = group // local  # a group spans several devices
+    span = group // local  # number of devices of a group
     members = [
       list(range(first, first + span)) for first in range(0, devices, span)
     ]
@@ -153,25 +183,29 @@ def normalize(
   average: Callable[[jax.Array], jax.Array],
   epsilon: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Batch normalisation of groups, which has its gradient written out.
+  """Normalises groups of images by their own mean and variance.
 
-  JAX's own keeps more arrays, and passes over them more often.
+  The gradient is written out, because automatic differentiation stores more
+  arrays and reads them more often.
 
   Args:
-    x: [groups, images, ..., channels]. (JAX 0.10 sums slowly over positions of
-      maps that are flattened, on the CPU.)
-    scale: and `bias`, [channels].
-    average: of a value over the devices that a group lies on.
-    epsilon: is added to variances.
+    x: [groups, images, ..., channels]. Positions should stay unflattened: JAX
+      0.10 sums slowly over flattened positions on the CPU.
+    scale: [channels].
+    bias: [channels].
+    average: function that averages a value over the devices of a group.
+    epsilon: number added to variances.
 
   Returns:
-    The result, and of each group mean and variance [groups, 1, ..., channels],
-    which have no gradient. All are at least float32.
+    The normalised array, and the mean and the (biased) variance of each group,
+    [groups, 1, ..., channels], which have no gradient. All are at least
+    float32.
   """
   return _normalize_forward(x, scale, bias, average, epsilon)[0]
 
 
 def _normalize_forward(x, scale, bias, average, epsilon):
+  """Returns the outputs of `normalize` and the arrays its gradient needs."""
   axes = tuple(range(1, x.ndim - 1))
   mean = average(_wide(x).mean(axes, keepdims=True))
   centred = _wide(x) - mean
@@ -182,33 +216,47 @@ def _normalize_forward(x, scale, bias, average, epsilon):
 
 
 def _normalize_backward(average, _, saved, gradients):
-  """Ioffe and Szegedy, Batch Normalization, ICML 2015, Section 3."""
+  """Returns the gradients of `normalize` with respect to x, scale and bias.
+
+  Ioffe and Szegedy, Batch Normalization, ICML 2015, Section 3.
+  """
   x, scale, mean, inverse = saved
   gradient, *_ = gradients
   axes = tuple(range(1, x.ndim - 1))
   centred = _wide(x) - mean
-  of_bias = gradient.sum(axes, keepdims=True)
-  of_scale = (gradient * centred).sum(axes, keepdims=True) * inverse
+  d_bias = gradient.sum(axes, keepdims=True)
+  d_scale = (gradient * centred).sum(axes, keepdims=True) * inverse
   positions = x[0, ..., 0].size
-  through_mean = average(of_bias / positions)
-  through_var = centred * (inverse * average(of_scale / positions))
-  of_x = (gradient - through_mean - through_var) * (inverse * scale)
-  of_scale, of_bias = (
+  through_mean = average(d_bias / positions)
+  through_var = centred * (inverse * average(d_scale / positions))
+  d_x = (gradient - through_mean - through_var) * (inverse * scale)
+  d_scale, d_bias = (
     value.sum(0).reshape(scale.shape).astype(scale.dtype)
-    for value in (of_scale, of_bias)
+    for value in (d_scale, d_bias)
   )
-  return of_x.astype(x.dtype), of_scale, of_bias
+  return d_x.astype(x.dtype), d_scale, d_bias
 
 
 normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 def _wide(x: jax.Array) -> jax.Array:
+  """Returns an array in at least float32."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def check_batch_norm_group(group: int, batch: int, devices: int) -> None:
-  """Raises UserError unless groups of images fit a batch on some devices."""
+  """Checks that groups of `BatchNorm` fit a batch.
+
+  Args:
+    group: number of images that share statistics, `batch_norm_group`.
+    batch: number of images of all devices.
+    devices: number of devices.
+
+  Raises:
+    UserError: a device would have neither whole groups nor an equal share of
+      one group.
+  """
   local = batch // devices
   fits = (
     group == 0
@@ -219,16 +267,25 @@ def check_batch_norm_group(group: int, batch: int, devices: int) -> None:
   if not fits:
     raise UserError(
       f'config.model.batch_norm_group={group} does not fit {batch} images at'
-      f' a time on {devices} devices: it must divide the {local} images of a'
-      f' device, or be a multiple of them that divides {batch}.'
+      f' a time on {devices} devices. It must divide {local}, the number of'
+      f' images of a device, or be a multiple of {local} that divides {batch}.'
     )
 
 
 def max_pool(x: jax.Array, stride: int = 2, padding: int = 1) -> jax.Array:
-  """3x3 maximum; [batch, h, w, c] -> [batch, h/2, w/2, c] by default.
+  """Pools the maximum of 3x3 windows.
 
-  Written as maxima of strided slices, first of rows and then of columns: the
-  gradient of XLA's windowed maximum is slower on the CPU.
+  The maximum is taken over strided slices, first of rows and then of columns,
+  because the gradient of XLA's windowed maximum is slower on the CPU.
+
+  Args:
+    x: [batch, height, width, channels].
+    stride: stride along both axes.
+    padding: rows and columns added on each side, which no maximum can be from.
+
+  Returns:
+    [batch, height', width', channels]; by default half the height and width,
+    rounded up.
   """
   for axis in (1, 2):
     pad = [(0, 0)] * x.ndim

@@ -1,9 +1,9 @@
-"""Mean and standard deviation of ImageNet, and the normalisation of images."""
+"""Normalisation of images by the mean and standard deviation of ImageNet."""
 
 import jax
 import jax.numpy as jnp
 
-# Of RGB values in 0..1, as in torchvision.
+# Mean and standard deviation of RGB values in 0..1, as in torchvision.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -12,7 +12,7 @@ def normalize(images: jax.Array) -> jax.Array:
   """Normalises images by the mean and standard deviation of ImageNet.
 
   Args:
-    images: uint8 [..., 3], RGB.
+    images: uint8 [..., 3], RGB values in 0..255.
 
   Returns:
     float32 [..., 3].

@@ -15,7 +15,7 @@ class SplitError(UserError):
 
   Attributes:
     size: number of channels or rows of the map.
-    along: 'channels' or 'rows'.
+    along: what is split, 'channels' or 'rows'.
     parts: number of parts.
   """
 
@@ -32,7 +32,7 @@ class SplitError(UserError):
     fit = [r for r in range(1, 33) if size % r ** (level - 1) == 0]
     super().__init__(
       f'{name}: {size} {along} do not split into {parts} parts at level {level}'
-      f' with config.model.radix={radix}; these radices do:'
+      f' with config.model.radix={radix}. Choose one of these radices:'
       f' {", ".join(map(str, fit))}'
       + ('; or change config.data.image_size.' if along == 'rows' else '.')
     )
@@ -40,27 +40,60 @@ class SplitError(UserError):
 
 
 def parts_of_level(level: int, radix: int, stacked: bool = False) -> int:
-  """Number of parts n of pyramid level `level` (1 is the coarsest).
+  """Returns n of Eq. (2): the number of parts of a pyramid level.
 
-  The paper's text says n = 2^i, but its APNet-C_1 has one global part; the
-  authors confirm that level 1 is the plain attention, so n = radix^(i - 1).
+  The paper's text says n = 2^i for level i, but its APNet-C_1 has one global
+  part. The authors confirm that level 1 attends the whole map, so that
+  n = radix^(i - 1).
+
+  Args:
+    level: i, counted from 1, the coarsest level.
+    radix: growth of the number of parts from a level to the next.
+    stacked: True for stacked attention, which never splits (Table II).
   """
   return 1 if stacked else radix ** (level - 1)
 
 
 class AttentionPyramid(nn.Module):
-  """Levels of attention from coarse to fine on one feature map, Eq. (1).
+  """Levels of attention from coarse to fine on one feature map.
+
+  Eq. (1) to (3) of the paper are this loop:
+
+    for i in range(1, levels + 1):                # Eq. (1)
+      parts = split(x, n=radix ** (i - 1))        # along channels or rows
+      scores = [attend[i][j](part) for j, part in enumerate(parts)]
+      a = merge(scores)                           # Eq. (2): concatenate
+      x = sigmoid(a) * x                          # Eq. (3)
+
+  The implementation gives the same result with less work:
+
+  - An attention module attends all parts of a level at once and applies the
+    sigmoid too (see `attention.py`). Splitting and merging are reshapes.
+  - Channel attention sees a map only through its average over positions, and it
+    scales a channel by the same factor at all positions. Hence the average of
+    X_i is sigmoid(A_i) times the average of X_{i-1}: levels attend and scale
+    the average, and the map is multiplied once, by the product of all sigmoids.
+    Both forms agree up to the rounding of floating-point numbers.
+  - Spatial attention scores positions, and a batch normalisation between levels
+    needs the variance over positions. In these two cases every level multiplies
+    the whole map, as the loop does.
+
+  The split attention of the released code (`SharedChannelAttention`) has a
+  softmax over parts in place of the sigmoid; the loop does not show it.
 
   Attributes:
-    levels: number of levels; 0 makes it the identity.
+    levels: number of levels; 0 makes the pyramid the identity.
     attention: makes the attention of a level that is not split.
-    split_attention: makes the attention of `parts` parts.
-    along: 'channels' or 'rows', which are split.
+    split_attention: makes the attention of a level with several parts. Both are
+      called as `make(parts=..., name=...)`.
+    along: what is split, 'channels' or 'rows'.
     radix: growth of the number of parts from a level to the next.
-    stacked: repeats level 1 without splitting ("stacked attention", Table II).
-    fine_to_coarse: the other order, that of the released code.
-    norm_after_split: makes the normalisation that the released code puts after
-      a level that is split; None for the paper's pyramid.
+    stacked: True repeats level 1 without splitting ("stacked attention", Table
+      II).
+    fine_to_coarse: True applies the finest level first, as the released code
+      does.
+    norm_after_split: makes the batch normalisation that the released code has
+      after each split level; None for the paper's pyramid.
   """
 
   levels: int
@@ -74,13 +107,21 @@ class AttentionPyramid(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Returns X_levels, of the shape of `x`; Eq. (3) once a level."""
-    # Scores of channels are the same at all positions, so that the average over
-    # them is attended like the map: levels look at it, and the map is read and
-    # multiplied once. A normalisation between levels is not like that.
+    """Applies all levels to a feature map.
+
+    Args:
+      x: X_0, [batch, height, width, channels].
+      train: whether normalisations use and update batch statistics.
+
+    Returns:
+      X_levels, of the shape and type of `x`.
+
+    Raises:
+      SplitError: the channels or rows do not split into the parts of a level.
+    """
     averaged = self.along == 'channels' and not self.norm_after_split
-    seen = average(x) if averaged else x
-    all_scores = []
+    seen = average(x) if averaged else x  # X_{i-1}, or its average
+    all_scores = []  # sigmoid(A_i) of each level
     levels = range(1, self.levels + 1)
     for level in reversed(levels) if self.fine_to_coarse else levels:
       parts = parts_of_level(level, self.radix, self.stacked)
@@ -96,6 +137,7 @@ class AttentionPyramid(nn.Module):
     return seen if all_scores else x
 
   def _check_split(self, x: jax.Array, parts: int, level: int) -> None:
+    """Raises SplitError unless `x` splits into equal parts."""
     size = x.shape[1 if self.along == 'rows' else 3]
     if size % parts:
       raise SplitError(

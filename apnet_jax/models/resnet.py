@@ -1,8 +1,8 @@
 """ResNets of bottleneck blocks with torchvision's structure and names.
 
-He et al., Deep Residual Learning for Image Recognition, CVPR 2016; the stride
-sits on the 3x3 convolution, as in torchvision. The last stage keeps its
-resolution by default (`last_stride=1`, Section IV.B).
+He et al., Deep Residual Learning for Image Recognition, CVPR 2016. As in
+torchvision, the 3x3 convolution of a block has the stride. By default the last
+stage keeps the resolution (`last_stride=1`, Section IV.B).
 """
 
 from collections.abc import Callable
@@ -13,18 +13,26 @@ import jax
 
 from apnet_jax.models.layers import Conv, max_pool
 
+# Number of bottleneck blocks in each stage.
 STAGE_BLOCKS = {
   'resnet50': (3, 4, 6, 3),
   'resnet101': (3, 4, 23, 3),
-  # One block a stage: for the CPU and for tests, not in the paper.
+  # One block in each stage, for CPUs and tests; not in the paper.
   'resnet14': (1, 1, 1, 1),
 }
-STAGE_WIDTHS = (64, 128, 256, 512)
-EXPANSION = 4
+STAGE_WIDTHS = (64, 128, 256, 512)  # channels of the 3x3 convolutions
+EXPANSION = 4  # output channels of a block over those of its 3x3 convolution
 
 
 class Downsample(nn.Module):
-  """Projection of the shortcut: `downsample.0` and `downsample.1`."""
+  """The projection of a shortcut: a 1x1 convolution and a normalisation.
+
+  Attributes:
+    features: number of output channels.
+    stride: stride of the convolution.
+    conv: makes a convolution, called as `layer(x)`.
+    norm: makes a normalisation layer, called as `layer(x, train)`.
+  """
 
   features: int
   stride: int
@@ -33,12 +41,23 @@ class Downsample(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps [batch, h, w, in] to [batch, h/stride, w/stride, features]."""
     x = self.conv(self.features, stride=self.stride, name='0')(x)
     return self.norm(name='1')(x, train)
 
 
 class Bottleneck(nn.Module):
-  """1x1 reduce, 3x3, 1x1 expand, attention if any, plus the shortcut."""
+  """A bottleneck block: 1x1, 3x3 and 1x1 convolutions plus a shortcut.
+
+  Attributes:
+    width: number of channels of the 3x3 convolution.
+    stride: stride of the 3x3 convolution.
+    project: whether the shortcut is projected; otherwise it is the identity.
+    conv: makes a convolution, called as `layer(x)`.
+    norm: makes a normalisation layer, called as `layer(x, train)`.
+    attention: makes the attention (`se`) that scales the last convolution's
+      output; None for a plain block.
+  """
 
   width: int
   stride: int
@@ -49,6 +68,7 @@ class Bottleneck(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps [batch, h, w, in] to [batch, h/stride, w/stride, 4 * width]."""
     features = self.width * EXPANSION
     shortcut = x
     x = nn.relu(
@@ -70,7 +90,16 @@ class Bottleneck(nn.Module):
 
 
 class Stage(nn.Module):
-  """`layer1` to `layer4`: blocks named 0, 1, ..."""
+  """A stage of bottleneck blocks, which are named 0, 1 and so on.
+
+  Attributes:
+    blocks: number of blocks.
+    width: number of channels of the 3x3 convolutions.
+    stride: stride of the first block.
+    conv: makes a convolution, called as `layer(x)`.
+    norm: makes a normalisation layer, called as `layer(x, train)`.
+    attention: makes the attention of every block; None for plain blocks.
+  """
 
   blocks: int
   width: int
@@ -81,6 +110,7 @@ class Stage(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps [batch, h, w, in] to [batch, h/stride, w/stride, 4 * width]."""
     for i in range(self.blocks):
       x = Bottleneck(
         self.width,
@@ -95,10 +125,10 @@ class Stage(nn.Module):
 
 
 class ResNet(nn.Module):
-  """A backbone that is called stage by stage.
+  """A ResNet backbone, which is called stage by stage.
 
   Attributes:
-    stage_blocks: bottleneck blocks of the four stages, see `STAGE_BLOCKS`.
+    stage_blocks: number of blocks of the four stages; see `STAGE_BLOCKS`.
     norm: makes a normalisation layer, called as `layer(x, train)`.
     conv: makes a convolution, called as `layer(x)`.
     attention: makes the attention of every block (`se`); None for plain blocks.
@@ -131,7 +161,17 @@ class ResNet(nn.Module):
     )
 
   def __call__(self, x: jax.Array, stage: int, train: bool) -> jax.Array:
-    """Runs one stage: 0 is the stem (stride 4), 1 to 4 are `layer1` to 4."""
+    """Runs one stage.
+
+    Args:
+      x: images [batch, height, width, 3] for stage 0; else the map of the
+        previous stage.
+      stage: 0 is the stem (stride 4); 1 to 4 are `layer1` to `layer4`.
+      train: whether normalisations use and update batch statistics.
+
+    Returns:
+      The map of this stage, [batch, height', width', channels].
+    """
     if stage == 0:
       x = self.bn1(self.conv1(x), train)
       return max_pool(nn.relu(x) if self.stem_relu else x)

@@ -1,9 +1,10 @@
-"""PyTorch weights: into a network by name, and out of it.
+"""Import and export of PyTorch weights by name.
 
-Modules carry the names of their PyTorch counterparts (torchvision's, timm's,
-those of the released APNet and RGA code), so that a name is a path but for the
-few rules below. Weights move between files and networks as a "state dict", a
-dict from names to numpy arrays in PyTorch's layout.
+Modules have the names of their PyTorch counterparts (in torchvision, in timm,
+and in the released APNet and RGA code). A PyTorch name is therefore the path of
+a variable, except for a few rules in this file. Between files and networks,
+weights are a "state dict": a dict from names to numpy arrays in PyTorch's
+layout.
 """
 
 from collections.abc import Collection, Mapping
@@ -26,33 +27,34 @@ from apnet_jax.models.apnet import (
 from apnet_jax.models.network_fields import has_pyramids
 from apnet_jax.models.weight_files import read_weights
 
-Path = tuple[str, ...]
+Path = tuple[str, ...]  # collection, modules and leaf of a variable
 
-LEAVES = {
+# PyTorch's names of the leaves of a network.
+TORCH_LEAVES = {
   'kernel': 'weight',
   'scale': 'weight',
   'bias': 'bias',
   'mean': 'running_mean',
   'var': 'running_var',
 }
-# Names in a file that say nothing new: counters of batches, and the copies of
-# `base` that the released APNet code keeps under `base_1` to `base_5`.
+# Redundant names in files: counters of batches, and the copies of `base` that
+# the released APNet code stores under `base_1` to `base_5`.
 IGNORED = re.compile(r'num_batches_tracked$|^base_[1-5]\.')
-# Names of other files, and what they are here.
+# Names in files of the RGA code, and the names here.
 RGA_NAMES = {
   r'^backbone\.(?!rga_att)': 'base.',
   r'^backbone\.': '',
   r'^feat_bn\.': 'bottleneck.',
   r'^cls\.': 'classifier.',
 }
-OLD_NAMES = {  # of torchvision's first DenseNets
-  r'(denselayer\d+\.(?:norm|conv))\.([12])\.': r'\1\2.'
-}
+# Names in files of torchvision's first DenseNets, and the names here.
+OLD_DENSENET_NAMES = {r'(denselayer\d+\.(?:norm|conv))\.([12])\.': r'\1\2.'}
 IMAGENET_HEAD = re.compile(r'^(fc|classifier|head|AuxLogits)\.')
 SPATIAL = re.compile(r'\.gg_spatial\.0\.weight\b')
 CLASSIFIER = re.compile(r'^(local\.)?classifier\.')
-SHOWN = 20  # names of each kind in an error
-DESCRIBED = (
+MAX_NAMES = 20  # names of each kind that an error lists
+# Fields of `config.model` that determine the names and shapes of weights.
+WEIGHT_FIELDS = (
   'backbone', 'attention', 'levels', 'radix', 'stacked', 'sites',
   'split_attention', 'norm_after_split', 'hidden', 'reduction', 'se_blocks',
   'multi_part',
@@ -60,7 +62,12 @@ DESCRIBED = (
 
 
 class Imported(NamedTuple):
-  """Variables that weights were put into, and what a person should know."""
+  """The result of an import of weights.
+
+  Attributes:
+    variables: 'params' and 'batch_stats' of a network, with the weights.
+    notes: lines for the user about weights that were not imported.
+  """
 
   variables: Mapping
   notes: tuple[str, ...]
@@ -74,32 +81,36 @@ def load_torch_weights(
   image_size: tuple[int, int] | None = None,
   seed: int = 0,
 ) -> Mapping:
-  """Variables of the network that `config` describes, from PyTorch weights.
+  """Returns the variables of a network with imported PyTorch weights.
 
-  Weights of a whole network (released APNet or RGA code, `export-weights`) must
-  fit name by name, but that a classifier of another width is left out. Weights
-  of a backbone alone (torchvision or timm, trained on ImageNet) must fit the
-  backbone. What is left out starts at random, and a message of the `logging`
-  module says so. Weights do not say how a network computes (`last_stride`,
-  `stem_relu`, `order`): released APNet files want the fields of
-  `configs/market.py:official`.
+  The weights belong either to a whole network (of the released APNet or RGA
+  code, or written by `export-weights`) or to a backbone alone (of torchvision
+  or timm, trained on ImageNet). Names and shapes must equal those of the
+  network or of its backbone. The only exception is a classifier for another
+  number of identities, which is not imported.
+
+  Variables that are not imported are initialised at random, and a warning of
+  the `logging` module names them. Weights do not determine all fields of a
+  configuration (not `last_stride`, `stem_relu` and `order`). Files of the
+  released APNet code need the fields of `configs/market.py:official`.
 
   Args:
     weights: a file (.pth, .safetensors or .npz), `hf://owner/name` on the
-      Hugging Face Hub, or a dict from names to arrays; the dict may lie under
-      'model' or 'state_dict', and names may start with 'module.'.
+      Hugging Face Hub, or a dict from names to arrays. The arrays may be nested
+      under 'model' or 'state_dict', and names may start with 'module.'.
     config: the `model` part of a configuration.
-    num_classes: identities of the classifier.
-    image_size: height and width, to which weights of spatial attention are
-      tied; None takes them from the weights, where 16 divides both.
-    seed: of the random weights.
+    num_classes: number of identities of the classifier.
+    image_size: height and width of the images in pixels, on which the weights
+      of spatial attention depend. None derives a size from the weights, which
+      works if height and width are multiples of 16.
+    seed: seed of the random weights.
 
   Returns:
-    'params' and 'batch_stats', to be given to `apply`.
+    'params' and 'batch_stats', the first argument of the module's `apply`.
 
   Raises:
-    UserError: the file cannot be read, or its weights are of another network;
-      the message lists missing, unexpected and misshapen names.
+    UserError: the file cannot be read, or its weights belong to another
+      network. The message lists missing and unexpected names and wrong shapes.
   """
   model = create_model(config, num_classes)
   state_dict = normalize_names(read_weights(weights))
@@ -109,30 +120,48 @@ def load_torch_weights(
   )
   for note in imported.notes:
     logging.getLogger(__name__).warning(note)
-  return _fill(imported.variables, model, image_size, seed)
+  return _initialize_missing(imported.variables, model, image_size, seed)
 
 
 def import_weights(
   weights, variables: Mapping, config: ml_collections.ConfigDict
 ) -> Imported:
-  """Puts weights into the variables of a network that exists.
+  """Replaces the variables of a network by imported weights.
 
   Args:
-    weights: see `load_torch_weights`.
-    variables: of the network; leaves that weights lack stay as they are.
+    weights: as for `load_torch_weights`.
+    variables: 'params' and 'batch_stats' of the network, arrays or shapes.
     config: the `model` part of its configuration.
+
+  Returns:
+    The new variables, and notes on those that are not in the weights, which
+    stay as they are.
 
   Raises:
     UserError: see `load_torch_weights`.
   """
-  # Files may hold copies, the state of an optimiser, and a head for ImageNet.
-  room = 8 * sum(4 * leaf.size for leaf in jax.tree.leaves(variables)) + 2**26
-  state_dict = normalize_names(read_weights(weights, room))
+  # Files may also contain copies of the weights, the state of an optimiser, and
+  # a classifier for ImageNet.
+  network_bytes = sum(4 * leaf.size for leaf in jax.tree.leaves(variables))
+  max_bytes = 8 * network_bytes + 2**26
+  state_dict = normalize_names(read_weights(weights, max_bytes))
   return import_state_dict(state_dict, variables, config)
 
 
 def normalize_names(state_dict: Mapping) -> dict[str, np.ndarray]:
-  """The names that `torch_name` gives, from those of the known files."""
+  """Renames the weights of all known kinds of files to the names used here.
+
+  Args:
+    state_dict: dict from names to arrays, as a file contains it; see
+      `load_torch_weights`.
+
+  Returns:
+    A flat dict with the names that `torch_name` returns, without redundant
+    entries and without a classifier for ImageNet.
+
+  Raises:
+    UserError: a name is not a string, or a value is not a numeric array.
+  """
   wrappers = ('model', 'state_dict')
   while inner := [
     state_dict[key]
@@ -142,14 +171,17 @@ def normalize_names(state_dict: Mapping) -> dict[str, np.ndarray]:
     state_dict = inner[0]
   for name, value in state_dict.items():
     if not isinstance(name, str):
-      raise UserError(f'weights are named by strings, not by {name!r}.')
+      raise UserError(
+        f'the name {name!r} in the weights is not a string: the file is not a'
+        ' state_dict of PyTorch.'
+      )
     dtype = np.asarray(value).dtype
     if dtype.kind not in 'fiub' and dtype != jnp.bfloat16:
       raise UserError(f'the weights {name!r} are not an array of numbers.')
   named = {k.removeprefix('module.'): v for k, v in state_dict.items()}
   named = {k: v for k, v in named.items() if not IGNORED.search(k)}
-  of_rga = any(k.startswith('backbone.') for k in named)
-  for old, new in (RGA_NAMES if of_rga else OLD_NAMES).items():
+  is_rga = any(k.startswith('backbone.') for k in named)
+  for old, new in (RGA_NAMES if is_rga else OLD_DENSENET_NAMES).items():
     named = {re.sub(old, new, k): v for k, v in named.items()}
   if any(k.startswith('base.') for k in named):
     return named
@@ -163,38 +195,57 @@ def import_state_dict(
   variables: Mapping,
   config: ml_collections.ConfigDict,
 ) -> Imported:
-  """`import_weights` of weights under the names of `torch_name`."""
+  """Replaces the variables of a network by a state dict with known names.
+
+  Args:
+    state_dict: weights under the names that `torch_name` returns.
+    variables: see `import_weights`.
+    config: see `import_weights`.
+
+  Returns:
+    See `import_weights`.
+
+  Raises:
+    UserError: the weights belong to another network.
+  """
   leaves = traverse_util.flatten_dict(dict(variables))
   paths = torch_names(leaves)
   shapes = {k: torch_shape(k, leaves[path].shape) for k, path in paths.items()}
   state_dict, notes = dict(state_dict), []
-  absent = _absent_by_right(state_dict, shapes)
-  if absent:
-    parts = sorted(
-      {'.'.join(paths[n][1 : 3 if 'local' in n else 2]) for n in absent}
+  skipped = _names_beside_backbone(state_dict, shapes)
+  if skipped:
+    modules = sorted(
+      {'.'.join(paths[n][1 : 3 if 'local' in n else 2]) for n in skipped}
     )
     notes.append(
       f'these weights are of a backbone alone; left as initialised:'
-      f' {", ".join(parts)}'
+      f' {", ".join(modules)}'
     )
-  for name in filter(CLASSIFIER.search, shapes.keys() - absent):
-    if note := _other_classifier(state_dict.get(name), shapes[name]):
+  for name in filter(CLASSIFIER.search, shapes.keys() - skipped):
+    if note := _classifier_mismatch(state_dict.get(name), shapes[name]):
       notes.append(f'{name} left as initialised: {note}')
       state_dict.pop(name, None)
-      absent.add(name)
-  wanted = shapes.keys() - absent
-  _check_names(state_dict, wanted, shapes, config)
-  for name in wanted:
+      skipped.add(name)
+  required = shapes.keys() - skipped
+  _check_names(state_dict, required, shapes, config)
+  for name in required:
     leaf = leaves[paths[name]]
     leaves[paths[name]] = from_torch(name, state_dict[name], leaf)
   return Imported(traverse_util.unflatten_dict(leaves), tuple(notes))
 
 
-def _absent_by_right(state_dict, shapes: Collection[str]) -> set[str]:
-  """Names that the weights of a backbone alone need not have.
+def _names_beside_backbone(state_dict, shapes: Collection[str]) -> set[str]:
+  """Returns the names that are not imported from weights of a backbone alone.
 
-  The local branch's fourth stage starts as a copy of the backbone's, which is
-  put into `state_dict`.
+  The fourth stage of the local branch starts as a copy of the backbone's: its
+  weights are added to `state_dict`.
+
+  Args:
+    state_dict: weights, to which entries may be added.
+    shapes: names of all weights of the network.
+
+  Returns:
+    An empty set if the weights belong to a whole network.
   """
   if not _is_backbone(state_dict):
     return set()
@@ -212,13 +263,19 @@ def _absent_by_right(state_dict, shapes: Collection[str]) -> set[str]:
 
 
 def _is_backbone(state_dict: Collection[str]) -> bool:
+  """Returns whether weights belong to a backbone alone, by their names."""
   return all(name.startswith('base.') for name in state_dict)
 
 
-def _other_classifier(given, shape: tuple[int, ...]) -> str:
-  """Why a classifier of `shape` cannot have the `given` weights, or ''.
+def _classifier_mismatch(given, shape: tuple[int, ...]) -> str:
+  """Returns why the weights of a classifier are not imported, or ''.
 
-  Only the number of identities, the last but one, may differ.
+  Weights are left out if they are absent or for another number of identities,
+  the last but one dimension.
+
+  Args:
+    given: weights of the classifier; None if there are none.
+    shape: shape of the network's classifier in PyTorch.
   """
   if given is None:
     return 'it is not in the weights'
@@ -230,9 +287,13 @@ def _other_classifier(given, shape: tuple[int, ...]) -> str:
 
 
 def to_state_dict(variables: Mapping) -> dict[str, np.ndarray]:
-  """Variables as a state dict; `import_state_dict` takes it back unchanged.
+  """Converts variables to a state dict.
 
-  With the counters of batches that PyTorch's normalisations hold (0).
+  `import_state_dict` converts it back to the same variables. PyTorch's batch
+  normalisations also have counters of batches, which are added as 0.
+
+  Args:
+    variables: 'params' and 'batch_stats' of a network.
   """
   leaves = traverse_util.flatten_dict(dict(variables))
   state_dict = {}
@@ -245,24 +306,29 @@ def to_state_dict(variables: Mapping) -> dict[str, np.ndarray]:
 
 
 def torch_names(paths: Collection[Path]) -> dict[str, Path]:
-  """PyTorch's name of every variable."""
+  """Returns a dict from PyTorch's names to the paths of variables.
+
+  Args:
+    paths: paths of all variables of a network.
+  """
+  # Only the shared split attention has a `bn1` within a pyramid level.
   shared = {path[1:3] for path in paths if path[3:4] == ('bn1',)}
   return {torch_name(path, path[1:3] in shared): path for path in sorted(paths)}
 
 
 def torch_name(path: Path, shared: bool = False) -> str:
-  """PyTorch's name of a variable.
+  """Returns PyTorch's name of a variable.
 
-  The released APNet code counts its attention from the stem, so that the one
-  after stage 1 is `att2`. What it does not have (levels with an attention of
-  their own for each part) is named in its manner.
+  The released APNet code numbers its attention modules from the stem, so that
+  the one after stage 1 is `att2`. Modules that it lacks (levels in which each
+  part has its own attention) get names of the same form.
 
   Args:
     path: collection, modules and leaf.
-    shared: whether it is part of a split attention of that code.
+    shared: whether the variable belongs to a `SharedChannelAttention`.
   """
   _, top, *modules, leaf = path
-  name = [top, *modules, LEAVES[leaf]]
+  name = [top, *modules, TORCH_LEAVES[leaf]]
   if site := re.fullmatch(r'att(\d)', top):
     kind, level = re.fullmatch(r'(level|norm)(\d)', modules[0]).groups()
     rest = modules[1:]
@@ -274,32 +340,38 @@ def torch_name(path: Path, shared: bool = False) -> str:
       name = [f'att_{deep}{number}', *rest]
     elif rest[0] in ('fc1', 'fc2'):
       fc = {'fc1': '0', 'fc2': '2'}[rest[0]]
-      name = [f'att{number}', *_own_level(level), 'fc', fc]
-    else:  # RGA's code has no attention after the stem
-      name = [f'rga_att{site[1]}', *_own_level(level), *rest]
-    name.append(LEAVES[leaf])
+      name = [f'att{number}', *_level_name(level), 'fc', fc]
+    else:  # the RGA code has no attention after the stem and counts stages
+      name = [f'rga_att{site[1]}', *_level_name(level), *rest]
+    name.append(TORCH_LEAVES[leaf])
   return '.'.join(name)
 
 
-def _own_level(level: str) -> list[str]:
+def _level_name(level: str) -> list[str]:
+  """Returns the module that names a level; level 1 is not named."""
   return [] if level == '1' else [f'level{level}']
 
 
 def _is_convolution(name: str) -> bool:
-  """Whether PyTorch has a 1x1 convolution where we have a matrix."""
+  """Returns whether PyTorch's module is a 1x1 convolution, not a matrix."""
   return bool(re.search(r'_spatial\.|^att_s|\.se\.', name))
 
 
 def torch_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-  """PyTorch's shape of a variable of shape `shape`."""
+  """Returns the shape that PyTorch gives to a variable.
+
+  Args:
+    name: PyTorch's name of the variable.
+    shape: shape of the variable here.
+  """
   match shape:
     case (height, width, inputs, outputs):
       return outputs, inputs, height, width
     case (1, inputs, outputs):
-      one = (1, 1) if _is_convolution(name) else ()
-      return outputs, inputs, *one
-    case (parts, inputs, outputs):
-      return parts, outputs, inputs
+      size = (1, 1) if _is_convolution(name) else ()
+      return outputs, inputs, *size
+    case (groups, inputs, outputs):
+      return groups, outputs, inputs
     case (inputs, outputs) if name.endswith('.bias'):
       return (outputs,) if inputs == 1 else (inputs, outputs)
     case (inputs, outputs):
@@ -308,7 +380,12 @@ def torch_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def to_torch(name: str, value: np.ndarray) -> np.ndarray:
-  """A variable in PyTorch's layout."""
+  """Converts a variable to PyTorch's layout.
+
+  Args:
+    name: PyTorch's name of the variable.
+    value: the variable.
+  """
   shape = torch_shape(name, value.shape)
   if value.ndim == 4:
     value = value.transpose(3, 2, 0, 1)
@@ -318,52 +395,64 @@ def to_torch(name: str, value: np.ndarray) -> np.ndarray:
 
 
 def from_torch(name: str, value: np.ndarray, leaf) -> jax.Array:
-  """The inverse of `to_torch`, with the shape and type of `leaf`."""
+  """Converts an array from PyTorch's layout, the inverse of `to_torch`.
+
+  Args:
+    name: PyTorch's name of the variable.
+    value: array in PyTorch's layout.
+    leaf: array or `jax.ShapeDtypeStruct` with the wanted shape and type.
+  """
   value = np.asarray(value)
   shape = leaf.shape
   if len(shape) == 4:
     value = value.transpose(2, 3, 1, 0)
   elif not name.endswith('.bias') and len(shape) > 1:
     value = value.reshape(*shape[:-2], shape[-1], shape[-2]).swapaxes(-1, -2)
-  # A copy: jnp.asarray may share the caller's memory.
+  # Copies: jnp.asarray may share the caller's memory.
   return jnp.array(value.reshape(shape), leaf.dtype)
 
 
-def _check_names(state_dict, wanted, shapes, config) -> None:
-  """Raises one ValueError for all names that do not fit."""
+def _check_names(state_dict, required, shapes, config) -> None:
+  """Raises one UserError for all names and shapes that do not fit."""
   problems = {
-    'missing': wanted - state_dict.keys(),
+    'missing': required - state_dict.keys(),
     'unexpected': state_dict.keys() - shapes.keys(),
-    'misshapen': [
+    'with a wrong shape': [
       f'{name}: {np.shape(state_dict[name])} given, {shapes[name]} expected'
-      for name in wanted & state_dict.keys()
+      for name in required & state_dict.keys()
       if np.shape(state_dict[name]) != shapes[name]
     ],
   }
   if not any(problems.values()):
     return
-  network = ', '.join(f'{field}={config[field]!r}' for field in DESCRIBED)
+  network = ', '.join(f'{field}={config[field]!r}' for field in WEIGHT_FIELDS)
   lines = [f'the weights are not of this network (config.model: {network}):']
   for kind, names in problems.items():
     if names:
       lines.append(f'  {len(names)} {kind}:')
-      lines += [f'    {name}' for name in sorted(names)[:SHOWN]]
-      if len(names) > SHOWN:
-        lines.append(f'    and {len(names) - SHOWN} more')
-  if any(SPATIAL.search(name) for name in problems['misshapen']):
+      lines += [f'    {name}' for name in sorted(names)[:MAX_NAMES]]
+      if len(names) > MAX_NAMES:
+        lines.append(f'    and {len(names) - MAX_NAMES} more')
+  if any(SPATIAL.search(name) for name in problems['with a wrong shape']):
     lines.append(
-      '  Spatial attention (gg_spatial) holds twice the number of positions of'
-      ' a part: it is tied to the image size that it was made for'
-      ' (config.data.image_size, or image_size=).'
+      '  The second dimension of gg_spatial (spatial attention) is twice the'
+      ' number of positions of a part. It depends on the image size that the'
+      ' weights were made for: set config.data.image_size (or image_size=) to'
+      ' that size.'
     )
   raise UserError('\n'.join(lines))
 
 
 def _image_size(state_dict: Mapping[str, np.ndarray], config):
-  """An image size that fits the weights' spatial attention, if they have one.
+  """Returns an image size that fits the weights' spatial attention, if any.
 
-  What follows stage 1 holds the number of positions there, height / 4 times
-  width / 4: that of images which are 16 wide and as many pixels high.
+  The attention after stage 1 depends only on the number of positions there,
+  height / 4 times width / 4. Images that are 16 pixels wide, and high enough
+  for the same number of positions, therefore give weights of the same shape.
+
+  Raises:
+    UserError: the network has spatial attention, and the weights do not
+      determine the image size.
   """
   if not (config.attention == 'spatial' and has_pyramids(config)):
     return 96, 96  # enough for every backbone
@@ -372,14 +461,16 @@ def _image_size(state_dict: Mapping[str, np.ndarray], config):
     return np.shape(kernel)[1] // 2, 16
   if any(SPATIAL.search(k) for k in state_dict) or _is_backbone(state_dict):
     raise UserError(
-      "config.model.attention='spatial' is tied to the size of the images,"
-      ' which these weights do not tell: give image_size=(height, width).'
+      "config.model.attention='spatial' depends on the size of the images,"
+      ' which these weights do not determine: pass image_size=(height, width).'
     )
-  return 256, 128  # of another network, as the report of names will say
+  return 256, 128  # any size: the weights do not fit, as `_check_names` reports
 
 
-def _fill(variables: Mapping, model, image_size, seed: int) -> Mapping:
-  """Initialises the leaves that are shapes only."""
+def _initialize_missing(
+  variables: Mapping, model, image_size, seed: int
+) -> Mapping:
+  """Replaces the leaves that are shapes by initial values."""
   missing = [
     leaf
     for leaf in jax.tree.leaves(variables)

@@ -1,7 +1,7 @@
-"""Files of PyTorch weights, as dicts from names to numpy arrays.
+"""Reads and writes files of PyTorch weights as dicts of numpy arrays.
 
-The libraries that read them are optional: safetensors and huggingface_hub come
-with the extra `weights`, PyTorch (for .pth) with the extra `torch`.
+The libraries for these files are optional. The extra `weights` installs
+safetensors and huggingface_hub; the extra `torch` installs PyTorch for .pth.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,28 +21,31 @@ HUB = 'hf://'
 HUB_SOURCE = re.compile(
   r'hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?'
 )
-# Arrays of more bytes than these are of no network here; `import_weights` knows
-# better.
-MOST_BYTES = 4 * 2**30
-# What a repository of the Hub may call its weights, best first.
+# Default limit on the size of weights, more than any network here needs.
+# `import_weights` sets a tighter one for its network.
+MAX_BYTES = 4 * 2**30
+# Usual names of weights in a repository of the Hub, in the order of preference.
 HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
 
 
-def read_weights(source, most_bytes: int = MOST_BYTES) -> Mapping:
-  """Reads a state dict; one that is in memory is returned as it is.
+def read_weights(source, max_bytes: int = MAX_BYTES) -> Mapping:
+  """Reads a state dict from a file.
 
-  Nothing in a file is executed: a pickle that wants more than tensors is
-  refused.
+  No code in a file is executed: a pickle of anything but tensors is refused.
 
   Args:
-    source: a path, `hf://owner/name`, `hf://owner/name@revision`, either with a
-      file's name after a slash, or a dict.
-    most_bytes: that the arrays may take; a few kilobytes of a compressed file
-      may become any number.
+    source: a path, `hf://owner/name` or `hf://owner/name@revision` on the
+      Hugging Face Hub, where '/file' may follow, or a dict.
+    max_bytes: limit on the size of the arrays in memory. A compressed file of a
+      few kilobytes could otherwise fill the memory.
+
+  Returns:
+    A dict from names to numpy arrays. It may be nested, as in the file. A dict
+    as `source` is returned as it is.
 
   Raises:
-    UserError: the file is not there, is damaged, of an unknown format, too
-      large, or wants to run code.
+    UserError: the file is missing, damaged, too large, in an unknown format, or
+      contains code; or a library that reads it is not installed.
   """
   if isinstance(source, Mapping):
     return source
@@ -54,37 +57,44 @@ def read_weights(source, most_bytes: int = MOST_BYTES) -> Mapping:
     raise UserError(f'the weights {source} are not a file.')
   suffix = path.suffix.lower()
   _check_format(suffix, source)
-  _check_size(_size_within(path), path, most_bytes)
+  _check_size(_unpacked_size(path), path, max_bytes)
   if suffix == '.npz':
     return _read_npz(path)
   if suffix == '.safetensors':
     return _read_safetensors(path)
-  return _read_torch(path, most_bytes)
+  return _read_torch(path, max_bytes)
 
 
 def write_weights(path: str | os.PathLike, state_dict: Mapping) -> None:
-  """Writes a state dict, as `{'model': ...}` into a .pth.
+  """Writes a state dict to a file, which is complete or does not exist.
+
+  Args:
+    path: file to write; its suffix determines the format. A .pth file contains
+      `{'model': state_dict}`.
+    state_dict: dict from names to numpy arrays.
 
   Raises:
-    UserError: the name says no known format.
+    UserError: the suffix is not one of `FORMATS`, or a library that writes the
+      file is not installed.
   """
   path = pathlib.Path(path).expanduser()
   suffix = path.suffix.lower()
   _check_format(suffix, path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f'{path.stem}.part{suffix}')  # whole or not at all
+  partial = path.with_name(f'{path.stem}.part{suffix}')
   if suffix == '.npz':
-    np.savez(part, **state_dict)
+    np.savez(partial, **state_dict)
   elif suffix == '.safetensors':
-    _library('safetensors.numpy', 'weights').save_file(dict(state_dict), part)
+    safetensors = _import_optional('safetensors.numpy', 'weights')
+    safetensors.save_file(dict(state_dict), partial)
   else:
-    torch = _library('torch', 'torch')
-    # An array under two names is one tensor under two names.
+    torch = _import_optional('torch', 'torch')
+    # An array with two names becomes one tensor, which is stored once.
     tensors = {id(v): torch.tensor(v) for v in state_dict.values()}
     torch.save(
-      {'model': {k: tensors[id(v)] for k, v in state_dict.items()}}, part
+      {'model': {k: tensors[id(v)] for k, v in state_dict.items()}}, partial
     )
-  part.replace(path)
+  partial.replace(path)
 
 
 def _check_format(suffix: str, source) -> None:
@@ -92,28 +102,28 @@ def _check_format(suffix: str, source) -> None:
     raise UserError(f'the weights {source} do not end in one of {FORMATS}.')
 
 
-def _size_within(path: pathlib.Path) -> int:
-  """Bytes that a file will be in memory, by what it says of itself."""
+def _unpacked_size(path: pathlib.Path) -> int:
+  """Returns the size in bytes that a file declares for its contents."""
   size = path.stat().st_size
   try:
-    if zipfile.is_zipfile(path):  # .npz and .pth are archives
+    if zipfile.is_zipfile(path):  # .npz and .pth files are zip archives
       with zipfile.ZipFile(path) as archive:
-        size = max(size, sum(part.file_size for part in archive.infolist()))
-  except Exception as error:  # as below
+        size = max(size, sum(entry.file_size for entry in archive.infolist()))
+  except Exception as error:  # zipfile raises many classes of errors
     raise _damaged(path, error) from error
   return size
 
 
-def _check_size(size: int, path: pathlib.Path, most_bytes: int) -> None:
-  if size > most_bytes:
+def _check_size(size: int, path: pathlib.Path, max_bytes: int) -> None:
+  if size > max_bytes:
     raise UserError(
-      f'the weights {path} take {size:,} bytes: more than the {most_bytes:,}'
-      ' that such a network may have.'
+      f'the weights {path} take {size:,} bytes: more than the {max_bytes:,}'
+      ' that this network allows.'
     )
 
 
 def _looks_like_torch(path: pathlib.Path) -> bool:
-  """Whether it begins as a zip archive or a pickle does."""
+  """Returns whether a file begins like a zip archive or a pickle."""
   with path.open('rb') as file:
     return file.read(2).startswith((b'PK', b'\x80'))
 
@@ -122,50 +132,54 @@ def _read_npz(path: pathlib.Path) -> Mapping:
   if not zipfile.is_zipfile(path):
     raise _damaged(path, Exception('it is not a whole .npz archive'))
   try:
-    # np.load would leave a file that it opened itself and cannot read open.
+    # Opened here, because np.load does not close a file that it fails to read.
     with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
       return dict(arrays)
-  except Exception as error:  # zipfile's, zlib's and numpy's own
+  except Exception as error:  # zipfile, zlib and numpy raise different classes
     raise _damaged(path, error) from error
 
 
 def _read_safetensors(path: pathlib.Path) -> Mapping:
-  safetensors = _library('safetensors.numpy', 'weights')
+  safetensors = _import_optional('safetensors.numpy', 'weights')
   try:
     return safetensors.load_file(path)
-  except Exception as error:  # safetensors raises its own class
+  except Exception as error:  # safetensors raises a class of its own
     raise _damaged(path, error) from error
 
 
-def _read_torch(path: pathlib.Path, most_bytes: int) -> Mapping:
-  torch = _library('torch', 'torch')
+def _read_torch(path: pathlib.Path, max_bytes: int) -> Mapping:
+  torch = _import_optional('torch', 'torch')
   try:
     content = torch.load(path, map_location='cpu', weights_only=True)
   except pickle.UnpicklingError as error:
     if not _looks_like_torch(path):
       raise _damaged(path, Exception('it is not a file of PyTorch')) from error
     raise UserError(
-      f'the weights {path} are refused: the file holds more than tensors and'
-      ' could run code when it is read. If you trust where it comes from, load'
-      ' it in PyTorch and save its state_dict() alone.'
+      f'the weights {path} are refused: the file contains more than tensors and'
+      ' could run code when it is read. If you trust its source, load it in'
+      ' PyTorch and save only its state_dict().'
     ) from error
   except Exception as error:
     raise _damaged(path, error) from error
   if not isinstance(content, Mapping):
     raise UserError(
-      f'the weights {path} hold a {type(content).__name__}, not a state_dict.'
+      f'the weights {path} contain a {type(content).__name__}, not a'
+      ' state_dict.'
     )
   try:
-    # A tensor may be a few numbers that are said to repeat.
+    # An expanded tensor has more elements than the file stores.
     size = sum(4 * tensor.numel() for tensor in _tensors(content))
-    arrays = _to_numpy(content) if size <= most_bytes else {}
-  except Exception as error:  # tensors of other kinds; dicts without an end
+    arrays = _to_numpy(content) if size <= max_bytes else {}
+  except (
+    Exception
+  ) as error:  # e.g. sparse tensors, dicts that contain themselves
     raise _damaged(path, error) from error
-  _check_size(size, path, most_bytes)
+  _check_size(size, path, max_bytes)
   return arrays
 
 
 def _tensors(content: Mapping) -> Iterator:
+  """Yields the tensors of a (nested) dict."""
   for value in content.values():
     if isinstance(value, Mapping):
       yield from _tensors(value)
@@ -174,14 +188,14 @@ def _tensors(content: Mapping) -> Iterator:
 
 
 def _to_numpy(content: Mapping) -> Mapping:
-  """The tensors of a (nested) dict as arrays; other entries are dropped."""
+  """Converts the tensors of a (nested) dict to arrays; drops other entries."""
   arrays = {}
   for name, value in content.items():
     if isinstance(value, Mapping):
       arrays[name] = _to_numpy(value)
     elif hasattr(value, 'detach'):
       value = value.detach()
-      # numpy has no bfloat16.
+      # To float32, because numpy has no bfloat16.
       arrays[name] = (
         value.float() if value.is_floating_point() else value
       ).numpy()
@@ -189,14 +203,16 @@ def _to_numpy(content: Mapping) -> Mapping:
 
 
 def _download(source: str) -> str:
-  """Fetches a file of the Hugging Face Hub into its cache."""
-  hub = _library('huggingface_hub', 'weights')
-  no_such_file = _library(
+  """Downloads a file of the Hugging Face Hub; returns its path in the cache."""
+  hub = _import_optional('huggingface_hub', 'weights')
+  no_such_file = _import_optional(
     'huggingface_hub.errors', 'weights'
   ).EntryNotFoundError
   match = HUB_SOURCE.fullmatch(source)
   if not match:
-    raise UserError(f'{source} is not hf://OWNER/NAME[@REVISION][/FILE].')
+    raise UserError(
+      f'{source} does not have the form hf://OWNER/NAME[@REVISION][/FILE].'
+    )
   for file in [match['file']] if match['file'] else HUB_FILES:
     try:
       return hub.hf_hub_download(
@@ -204,25 +220,27 @@ def _download(source: str) -> str:
       )
     except no_such_file as error:
       problem = error
-    except Exception as error:  # no network, no such repository, no access
+    except Exception as error:  # no network, no repository, or no access
       problem = error
       break
   reason = (str(problem).splitlines() or [''])[0]
   raise UserError(
-    f'{source} cannot be fetched from the Hub: {reason}'
+    f'{source} cannot be downloaded from the Hugging Face Hub: {reason}'
   ) from problem
 
 
-def _library(name: str, extra: str):
+def _import_optional(name: str, extra: str):
+  """Imports a module of an optional library, which `extra` installs."""
   try:
     return importlib.import_module(name)
   except ImportError as error:
     raise UserError(
-      f'this needs {name.split(".")[0]}, which is not installed:'
-      f" pip install '.[{extra}]'."
+      f'this needs {name.split(".")[0]}, which is not installed. Install it'
+      f" with pip install '.[{extra}]'."
     ) from error
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> UserError:
+  """Returns the error to raise for a file that cannot be read."""
   reason = (str(error).splitlines() or [type(error).__name__])[0]
   return UserError(f'the weights {path} cannot be read: {reason}')

@@ -1,13 +1,19 @@
-"""3x3 convolutions with fewer products on the CPU: Winograd's F(2x2, 3x3).
+"""3x3 convolutions with fewer multiplications: Winograd's F(2x2, 3x3).
 
-Of every 2x2 outputs, 16 products of an input and a kernel instead of 36 (Lavin
-and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016):
+Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016.
+A tile of 2x2 outputs Y takes 16 multiplications of an input channel and a
+kernel instead of 36:
 
-  Y = A' [(B' d B) * (G g G')] A
+  Y = A^T [(B^T d B) * (G g G^T)] A
 
-with d the 4x4 inputs of Y and g the kernel. Here each of the 16 is a product of
-matrices, [tiles, in] x [in, out]. Sums are of +-1 and 1/2, so that the result
-differs from the usual one by float32 rounding.
+where d are the 4x4 inputs of the tile, g is the kernel and * is the
+element-wise product. Here each of the 16 products is a matrix product over all
+tiles and channels, [tiles, in] x [in, out]. The matrices A, B and G hold only
+0, +-1 and +-1/2, so that the result differs from the direct convolution by
+float32 rounding only.
+
+Each pixel of the tiles has an array of its own. These arrays lie in a grid: a
+list of rows, each of which is a list of arrays.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,27 +24,34 @@ import jax.numpy as jnp
 B_T = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 G = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 A_T = ((1, 1, 1, 0), (0, 1, -1, -1))
-# Multiply-adds of a tap below which the transforms are not worth compiling.
-LEAST = 2**25
+# Smallest convolution, in multiply-adds per kernel position, for which the
+# transforms are worth their compilation time.
+MIN_MULTIPLY_ADDS = 2**25
 
 Grid = Sequence[Sequence[jax.Array]]
 
 
-def applies(x: jax.Array, kernel: jax.Array) -> bool:
-  """Whether it is worth its while for these two, of stride 1, padded by 1."""
+def suits(x: jax.Array, kernel: jax.Array) -> bool:
+  """Returns whether the algorithm is accurate and fast for a convolution.
+
+  Args:
+    x: [batch, height, width, in], or its shape and type.
+    kernel: [height, width, in, out], or its shape and type; the stride is 1 and
+      the padding is 1.
+  """
   return (
     kernel.shape[:2] == (3, 3)
     and x.dtype in (jnp.float32, jnp.float64)  # bfloat16 would lose digits
     and x.shape[1] % 2 == x.shape[2] % 2 == 0
-    and x.size * kernel.shape[3] >= LEAST
+    and x.size * kernel.shape[3] >= MIN_MULTIPLY_ADDS
   )
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Convolution of stride 1, zero padded by 1.
+  """Convolves maps with stride 1 and zero padding 1.
 
   Args:
-    x: [batch, height, width, in], height and width even.
+    x: [batch, height, width, in]; height and width are even.
     kernel: [3, 3, in, out].
 
   Returns:
@@ -48,35 +61,56 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def input_gradient(kernel: jax.Array, gradient: jax.Array) -> jax.Array:
-  """A convolution with the turned kernel: [batch, height, width, in]."""
-  turned = _transform(G, kernel[::-1, ::-1])
-  return _convolve(gradient, _each(jnp.transpose, turned))
+  """Returns the gradient with respect to the input of `convolve`.
+
+  It is the convolution of `gradient` with the kernel rotated by 180 degrees and
+  its channels exchanged.
+
+  Args:
+    kernel: [3, 3, in, out].
+    gradient: gradient with respect to the output, [batch, height, width, out].
+
+  Returns:
+    [batch, height, width, in].
+  """
+  rotated = _transform(G, kernel[::-1, ::-1])
+  return _convolve(gradient, _map_grids(jnp.transpose, rotated))
 
 
 def kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
-  """The transpose of `convolve`, step by step: [3, 3, in, out]."""
-  tiles = _transform(B_T, _overlapping_tiles(x))
-  spread = _transform(_transposed(A_T), _tiles(gradient))
-  products = _each(lambda a, b: a.T @ b, tiles, spread)
-  of_kernel = _transform(_transposed(G), products)
-  return jnp.stack([jnp.stack(row) for row in of_kernel])
+  """Returns the gradient with respect to the kernel of `convolve`.
+
+  It transposes each step of `convolve`, in reverse order.
+
+  Args:
+    x: [batch, height, width, in].
+    gradient: gradient with respect to the output, [batch, height, width, out].
+
+  Returns:
+    [3, 3, in, out].
+  """
+  inputs = _transform(B_T, _input_tiles(x))
+  outputs = _transform(_transpose(A_T), _output_tiles(gradient))
+  products = _map_grids(lambda a, b: a.T @ b, inputs, outputs)
+  result = _transform(_transpose(G), products)
+  return jnp.stack([jnp.stack(row) for row in result])
 
 
 def _convolve(x, kernels: Grid) -> jax.Array:
-  """With a transformed kernel, 4x4 of [in, out]."""
-  tiles = _transform(B_T, _overlapping_tiles(x))
-  y = _transform(A_T, _each(jnp.matmul, tiles, kernels))
+  """Convolves `x` with a transformed kernel, a 4x4 grid of [in, out]."""
+  tiles = _transform(B_T, _input_tiles(x))
+  y = _transform(A_T, _map_grids(jnp.matmul, tiles, kernels))
   batch, height, width, _ = x.shape
   shape = (batch, height // 2, width // 2, -1)
-  y = [jnp.stack([part.reshape(shape) for part in row], axis=3) for row in y]
+  y = [jnp.stack([pixel.reshape(shape) for pixel in row], axis=3) for row in y]
   return jnp.stack(y, axis=2).reshape(batch, height, width, -1)
 
 
-def _overlapping_tiles(x) -> Grid:
-  """The 4x4 inputs of each 2x2 outputs: [row][column] of [tiles, channels]."""
+def _input_tiles(x) -> Grid:
+  """Returns the 4x4 inputs of each tile, a grid of [tiles, channels]."""
   _, height, width, channels = x.shape
   x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-  x = _pairs(x)
+  x = _pair_pixels(x)
 
   def pixel(row, column):
     rows = slice(row // 2, row // 2 + height // 2)
@@ -86,36 +120,38 @@ def _overlapping_tiles(x) -> Grid:
   return [[pixel(i, j) for j in range(4)] for i in range(4)]
 
 
-def _tiles(x) -> Grid:
-  """2x2 pixels each: [row][column] of [tiles, channels]."""
-  x, channels = _pairs(x), x.shape[-1]
+def _output_tiles(x) -> Grid:
+  """Returns the 2x2 outputs of each tile, a grid of [tiles, channels]."""
+  x, channels = _pair_pixels(x), x.shape[-1]
   return [
     [x[:, :, i, :, j].reshape(-1, channels) for j in range(2)] for i in range(2)
   ]
 
 
-def _pairs(x):
-  """[batch, h, w, channels] -> [batch, h/2, 2, w/2, 2, channels]."""
+def _pair_pixels(x):
+  """Reshapes [batch, h, w, channels] to [batch, h/2, 2, w/2, 2, channels]."""
   batch, height, width, channels = x.shape
   return x.reshape(batch, height // 2, 2, width // 2, 2, channels)
 
 
 def _transform(matrix: Sequence[Sequence[float]], grid) -> Grid:
-  """M X M' of a grid X of arrays."""
-  columns = [_combine(matrix, column) for column in zip(*grid, strict=True)]
-  return [_combine(matrix, row) for row in zip(*columns, strict=True)]
+  """Returns M X M^T for a matrix M and a grid X of arrays."""
+  columns = [_multiply(matrix, column) for column in zip(*grid, strict=True)]
+  return [_multiply(matrix, row) for row in zip(*columns, strict=True)]
 
 
-def _combine(matrix, arrays):
+def _multiply(matrix, arrays):
+  """Returns the product of a matrix and a vector whose entries are arrays."""
   return [
     sum(factor * x for factor, x in zip(row, arrays, strict=True) if factor)
     for row in matrix
   ]
 
 
-def _each(function: Callable, *grids: Grid) -> Grid:
+def _map_grids(function: Callable, *grids: Grid) -> Grid:
+  """Applies a function to the arrays at each place of some grids."""
   return [list(map(function, *rows)) for rows in zip(*grids, strict=True)]
 
 
-def _transposed(matrix):
+def _transpose(matrix):
   return list(zip(*matrix, strict=True))

@@ -1,7 +1,10 @@
-"""The values of the paper and of its released code for each field.
+"""The paper's value and the released code's value of each configuration field.
 
-The released code is CHENGY12/APNet, which has APNet-C only. RGA is the code of
-Zhang et al. [5], whose settings the paper takes over for APNet-S.
+The released code is CHENGY12/APNet, which contains only APNet-C. RGA is the
+code of Zhang et al. [5], whose settings the paper uses for APNet-S.
+
+The texts complete the lines that `python -m apnet_jax explain` prints. Numbers
+in brackets are references of the paper.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,27 +15,27 @@ import ml_collections
 
 from apnet_jax.models.network_fields import NETWORK_FIELDS, effective_fields
 
-SILENT = None  # the paper does not say
+SILENT = None  # the paper states no value
 
 Predicate = Callable[[ml_collections.ConfigDict], bool]
 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-  """A configuration field that the paper or its released code determines.
+  """A configuration field with its values in the paper and the released code.
 
   Attributes:
     field: path of the field in a configuration, as `model.radix`.
     paper: the paper's value, a function that returns it for a configuration,
       or `SILENT`.
     released: the value of the released code; None if it has no such setting.
-    where: place in the paper, '' if it is silent.
+    where: place in the paper; '' if the paper is silent.
     also: other values that the paper studies.
-    also_in: their place in the paper.
-    because: reasons for values chosen here, by value.
-    when: tells whether the field has an effect in a configuration. (For most
-      fields of `config.model`, `effective_fields` tells.)
-    matters: False if no figure depends on the field.
+    also_in: place of these values in the paper.
+    because: reasons for values used here, by value.
+    when: returns whether the field has an effect in a configuration. For fields
+      of `NETWORK_FIELDS`, `effective_fields` is used instead.
+    matters: False if no result depends on the field.
   """
 
   field: str
@@ -47,9 +50,11 @@ class Field:
 
   @property
   def name(self) -> str:
+    """The last component of the field's path."""
     return self.field.split('.')[-1]
 
   def value(self, config: ml_collections.ConfigDict) -> Any:
+    """Returns the value in a configuration; lists become tuples."""
     value = config
     for name in self.field.split('.'):
       value = value[name]
@@ -75,8 +80,8 @@ class Field:
   def differs(self, config: ml_collections.ConfigDict) -> bool:
     """Returns whether the field makes the recipe differ from the paper's."""
     paper = self.paper_value(config)
-    said = paper is not SILENT
-    return said and self.used(config) and paper != self.value(config)
+    stated = paper is not SILENT
+    return stated and self.used(config) and paper != self.value(config)
 
   def is_choice(self, config: ml_collections.ConfigDict) -> bool:
     """Returns whether a value had to be chosen because the paper is silent."""
@@ -84,7 +89,7 @@ class Field:
     return silent and self.used(config) and self.matters
 
   def source(self, config: ml_collections.ConfigDict) -> str:
-    """Returns where the value of a configuration comes from, as text."""
+    """Returns the reason or the source of a configuration's value, as text."""
     value = self.value(config)
     if value in self.because:
       return self.because[value]
@@ -95,13 +100,15 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class Departure:
-  """A difference from the paper that no field expresses.
+  """A difference from the paper that no configuration field expresses.
+
+  The texts complete "Paper: ...; here: ..., because ...".
 
   Attributes:
-    paper: what the paper says or does.
-    here: what this project does.
-    because: the reason.
-    when: tells whether it concerns a configuration.
+    paper: the paper's method.
+    here: the method of this project.
+    because: the reason for the difference.
+    when: returns whether the difference concerns a configuration.
   """
 
   paper: str
@@ -115,12 +122,17 @@ def _is_spatial(config) -> bool:
 
 
 def _by_attention(channel, spatial) -> Callable:
-  """Returns the setting of APNet-C, or the one of RGA for APNet-S."""
+  """Returns a function that returns one of two values for a configuration.
+
+  Args:
+    channel: the paper's value for APNet-C.
+    spatial: the value of RGA, for APNet-S.
+  """
   return lambda config: spatial if _is_spatial(config) else channel
 
 
 def _imagenet(config) -> str:
-  """Takes any initial weights for those of ImageNet."""
+  """Returns the initial weights, if any: they are assumed to be ImageNet's."""
   return config.model.pretrained or 'ImageNet'
 
 
@@ -129,7 +141,7 @@ def _is_cuhk03(config) -> bool:
 
 
 def _has(field: str) -> Predicate:
-  """Returns a predicate: does a field of `config.model` have an effect?"""
+  """Returns a predicate: whether a field of `config.model` has an effect."""
   return lambda config: field in effective_fields(config.model)
 
 
@@ -141,14 +153,14 @@ MODEL = (
   ),
   Field(
     'model.pretrained', _imagenet, 'ImageNet', 'IV.B',
-    because={'': 'random weights unless a file is given'},
+    because={'': 'random weights, because no file was given'},
   ),
   Field('model.last_stride', 1, 1, 'IV.B'),
   Field(
     'model.stem_relu', True, False, 'IV.B',
     because={
-      False: 'as in the released code; Luo et al. [31], from whose code it'
-      ' comes, call it a slip without effect'
+      False: 'as in the released code; it is taken from the code of Luo et al.'
+      ' [31], who call it a mistake without effect'
     },
   ),
   Field(
@@ -174,41 +186,41 @@ MODEL = (
   Field(
     'model.order', 'coarse_to_fine', 'fine_to_coarse', 'Eq. (1)',
     because={
-      'fine_to_coarse': 'as in the released code, from which, its author says,'
-      ' the published figures come'
+      'fine_to_coarse': 'as in the released code, which its author says'
+      ' produced the published figures'
     },
   ),
   Field(
     'model.split_attention', 'per_part', 'shared', 'Eq. (2)',
     because={
-      'shared': 'as in the released code: one attention of the summed parts,'
-      ' and a softmax over them in place of the sigmoid'
+      'shared': 'as in the released code: one attention for the sum of all'
+      ' parts, and a softmax over parts instead of the sigmoid'
     },
   ),
   Field(
     'model.norm_after_split', False, True, 'Eq. (3)',
     because={
-      True: 'as in the released code, where it undoes the factor 1/n of the'
-      ' softmax over n parts'
+      True: 'as in the released code, where it compensates for the factor 1/n'
+      ' of the softmax over n parts'
     },
   ),
   Field(
     'model.reduction', SILENT, None,
     because={
-      16: 'that of Squeeze-and-Excitation; the paper takes "the settings in'
+      16: 'the ratio of Squeeze-and-Excitation; the paper uses "the settings in'
       ' [6]", whose code is not public'
     },
     when=lambda config: _has('hidden')(config) and not config.model.hidden,
   ),
   Field(
-    'model.hidden', SILENT, 8, because={0: 'left to model.reduction'},
+    'model.hidden', SILENT, 8, because={0: 'model.reduction sets the width'},
   ),
   Field(
     'model.batch_norm_group', 40, 40, 'IV.B',
     because={
-      0: 'the whole batch (or each part, see train.accumulate), which does not'
-      " depend on the machine; the 40 are those of each of the paper's two"
-      ' GPUs'
+      0: 'the whole batch (or micro-batch, see train.accumulate), which does'
+      ' not depend on the machine; 40 is the number of images on each of the'
+      " paper's two GPUs"
     },
   ),
   Field('model.dtype', SILENT, 'float32'),
@@ -221,9 +233,9 @@ AUGMENT = (
   Field(
     'augment.erase_fill', SILENT, (0.485, 0.456, 0.406),
     because={
-      (0.0, 0.0, 0.0): 'the mean, as RGA fills',
-      (0.485, 0.456, 0.406): 'as in the released code, which fills after it'
-      ' has normalised, so that this is not the mean',
+      (0.0, 0.0, 0.0): 'the mean colour, as in RGA',
+      (0.485, 0.456, 0.406): 'as in the released code, which erases after'
+      ' normalising, so that this is not the mean colour',
     },
     when=lambda config: config.augment.erase > 0,
   ),
@@ -254,8 +266,8 @@ TRAIN = (
   Field(
     'train.weight_decay', _by_attention(SILENT, 5e-4), 1e-3,
     because={
-      5e-4: 'that of Luo et al. [31], whose settings the paper follows; on'
-      ' every parameter, as part of the gradient'
+      5e-4: 'the value of Luo et al. [31], whose settings the paper follows;'
+      ' it is added to the gradient of every parameter'
     },
   ),
   Field('train.margin', 0.3, 0.3, 'IV.B'),
@@ -263,8 +275,8 @@ TRAIN = (
   Field(
     'train.smooth_k', 0, 751, 'Eq. (8)',
     because={
-      751: 'as in the released code, on every data set; 0 is the number of'
-      ' identities, which on Market-1501 is 751'
+      751: 'as in the released code, for every data set; 0 uses the number of'
+      ' identities, which is 751 on Market-1501'
     },
     when=lambda config: config.train.label_smoothing > 0,
   ),
@@ -303,8 +315,12 @@ FIELDS = {
 def released(section: str) -> dict[str, Any]:
   """Returns the released code's values of the fields of a section.
 
-  Left out are fields for which it has nothing, and the weights to start from,
-  which are a file.
+  Args:
+    section: 'model', 'augment', 'train', 'data' or 'eval'.
+
+  Returns:
+    A dict from names of fields to values. It lacks fields without a setting in
+    the released code, and the initial weights, which are a file.
   """
   return {
     field.name: field.released
@@ -316,96 +332,93 @@ def released(section: str) -> dict[str, Any]:
 DEPARTURES = (
   Departure(
     'the text splits level i into radix^i parts',
-    'radix^(i - 1)',
-    'its APNet-C_1 has one global part, and the authors confirm that',
+    'radix^(i - 1) parts',
+    'APNet-C_1 has one global part in the paper, and the authors confirm it',
     lambda config: _has('sites')(config) and not config.model.stacked,
   ),
   Departure(
-    'two GPUs each keep running statistics, of which PyTorch stores those of'
-    ' the first',
-    'one set, of all images of a batch',
+    'each of two GPUs has running statistics, and PyTorch stores those of the'
+    ' first',
+    'one set of statistics for all images of a batch',
     'a network should not depend on the devices that it was trained on',
   ),
   Departure(
-    'does not say how many batches an epoch has',
-    'the number of full groups of K images of an identity, over P',
+    'does not state the number of batches of an epoch',
+    'the number of complete groups of K images of one identity, divided by P',
     'the released code does so',
   ),
   Departure(
-    'does not say which checkpoint it reports',
-    'the last one',
-    'the best one would be chosen on the test set',
+    'does not state which checkpoint it evaluates',
+    'the last checkpoint',
+    'the best checkpoint would be chosen on the test set',
   ),
   Departure(
-    'its figures are probably without the 2,798 distractors of the gallery,'
-    ' which the released code skipped until January 2022',
-    'all 15,913 images',
-    'this is the benchmark as its authors define it',
+    'probably evaluated without the 2,798 distractors of the gallery, which the'
+    ' released code skipped until January 2022',
+    'all 15,913 gallery images',
+    'the authors of the benchmark define it so',
     lambda config: config.data.name == 'market1501',
   ),
   Departure(
-    'trains on 32,621 images, those of list_train.txt and list_val.txt (Table'
-    ' I)',
-    'those of list_train.txt alone',
+    'trains on the 32,621 images of list_train.txt and list_val.txt (Table I)',
+    'trains on the images of list_train.txt only',
     'the released code does so',
     lambda config: config.data.name == 'msmt17/train',
   ),
   Departure(
-    'takes the settings of [5], whose 600 epochs draw K images of each'
-    ' identity',
-    'an epoch draws all images, and the numbers of epochs are a quarter of'
-    ' those',
-    'on Market-1501 that is as many images (on CUHK03-NP it is 0.6, on MSMT17'
-    ' twice as many)',
+    'uses the settings of [5], whose 600 epochs draw K images of each identity',
+    'an epoch draws all images, and all numbers of epochs are divided by 4',
+    'on Market-1501 this gives the same number of training images (on CUHK03-NP'
+    ' 0.6 times, on MSMT17 twice that number)',
     _is_spatial,
   ),
   Departure(
-    'takes the settings of [5], which trains on 16 x 4 images and does not flip'
-    ' at test',
-    'train.P and eval.flip are those of all experiments',
-    'Section IV.B says 20 persons and the average with the flipped image "for'
+    'uses the settings of [5], which trains on 16 x 4 images and does not flip'
+    ' images at test time',
+    'train.P and eval.flip are the same as in all other experiments',
+    'Section IV.B states 20 persons and the average with the flipped image "for'
     ' all experiments"',
     _is_spatial,
   ),
   Departure(
-    'its formulas have bare 1x1 convolutions',
-    'each is normalised, and has a ReLU but for the last',
-    'so has the code of [5], to which the paper refers',
+    'Eq. (4) has 1x1 convolutions without normalisation',
+    'a normalisation follows each convolution, and a ReLU all but the last',
+    'the code of [5], to which the paper refers, does so',
     _is_spatial,
   ),
   Departure(
-    'takes the settings of [5], whose random crop enlarges every second'
-    ' image by an eighth',
-    'the images are padded by augment.pad pixels',
-    'the paper says "random cropping" of all its experiments',
+    'uses the settings of [5], whose random crop enlarges every second image'
+    ' by an eighth',
+    'images are padded by augment.pad pixels before the crop',
+    'the paper states "random cropping" for all its experiments',
     _is_spatial,
   ),
   Departure(
-    "the ratios of [5] leave level 3's last layers without a hidden unit, which"
-    ' it does not mention',
-    'they have at least one',
+    'the ratios of [5] would give the last layers of level 3 no hidden unit,'
+    ' which the paper does not mention',
+    'the layers have at least one hidden unit',
     'there would be no attention otherwise',
     lambda config: _is_spatial(config) and config.model.levels == 3,
   ),
   Departure(
-    'its one sentence on the multi-part head leaves the branch open',
-    'a fourth stage of its own, two halves of the height, 256 features each',
-    'this is our reading, after Wang et al. [33]',
+    'does not specify the layers of the multi-part head',
+    'a fourth stage of its own and two stripes with 256 features each',
+    'this is our reading, which follows Wang et al. [33]',
     lambda config: config.model.multi_part,
   ),
   Departure(
-    'does not say where the pyramids of this backbone are, nor what its last'
-    ' stride is',
-    'after each of its four stages; the last reduction has config.model.'
-    'last_stride',
-    'this is what Section IV.B says of the ResNet',
+    'states neither the places of the pyramids in this backbone nor its last'
+    ' stride',
+    'a pyramid after each of its four stages, and config.model.last_stride as'
+    ' the stride of the last reduction',
+    'Section IV.B states this for the ResNet',
     lambda config: config.model.backbone in ('densenet169', 'inception_v3'),
   ),
   Departure(
-    'its released code cannot build level 3, as it splits twice into 3 parts,'
+    'its released code cannot build level 3: it splits twice into 3 parts,'
     ' which does not divide the channels',
-    'radix and radix^2 parts',
-    'the paper gives these',
+    'levels 2 and 3 have radix and radix^2 parts',
+    'the paper states these numbers',
     lambda config: (
       effective_fields(config.model).get('split_attention') == 'shared'
       and config.model.levels == 3

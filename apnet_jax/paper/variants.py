@@ -1,4 +1,4 @@
-"""The networks that the paper compares, as settings of `config.model`."""
+"""The networks that the paper compares, as values of `config.model`."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -16,21 +16,22 @@ from apnet_jax.paper.fields import released
 
 # The paper's main network, APNet-C_2, is the default configuration.
 APNET_C2 = {name: get_config().model[name] for name in NETWORK_FIELDS}
-# The network of the released code; the values stand in `fields`.
+# The network of the released code.
 OFFICIAL = released('model')
 CHANNEL_SIZE, SPATIAL_SIZE = (384, 192), (256, 128)  # Section IV.B
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """A network of the paper, as fields of `config.model`.
+  """A network of the paper, as values of `config.model`.
 
   Attributes:
-    title: its name in the paper.
-    where: its place in the paper.
+    title: name of the network in the paper.
+    where: place of the network in the paper.
     model: values of fields of `config.model`.
-    image_size: height and width of its training images.
-    gflops: its figure in Table III, for one 224x224 image; None if it has none.
+    image_size: height and width of training images in pixels.
+    gflops: GFLOPs for one 224x224 image in Table III; None if it does not list
+      the network.
   """
 
   title: str
@@ -41,16 +42,19 @@ class Variant:
 
 
 def _variant(title, where, size=CHANNEL_SIZE, gflops=None, **fields) -> Variant:
+  """Returns APNet-C_2 with some fields changed."""
   return Variant(title, where, APNET_C2 | fields, size, gflops)
 
 
 def _spatial(title, **fields) -> Variant:
+  """Returns a network with spatial attention (Table II)."""
   return _variant(
     title, 'Table II', SPATIAL_SIZE, attention='spatial', **fields
   )
 
 
 def _backbone(title, name) -> dict[str, Variant]:
+  """Returns a backbone without and with attention (Table V)."""
   return {
     name: _variant(title, 'Table V', backbone=name, **NO_ATTENTION),
     f'{name}_apnet_c': _variant(f'{title} + APNet-C', 'Table V', backbone=name),
@@ -114,7 +118,8 @@ def released_network(levels: int) -> dict[str, Any]:
   """Returns the effective fields of the released code's network.
 
   Args:
-    levels: number of its pyramid levels, 0 to 2: it cannot build level 3.
+    levels: number of pyramid levels, 0 to 2; the released code cannot build
+      level 3.
   """
   config = get_config().model
   config.update(OFFICIAL | {'levels': levels})
@@ -122,7 +127,15 @@ def released_network(levels: int) -> dict[str, Any]:
 
 
 def name_of(config: ml_collections.ConfigDict) -> str | None:
-  """Returns the name of the variant that `config.model` builds, if any."""
+  """Returns the name of the variant that a configuration builds.
+
+  Args:
+    config: the `model` part of a configuration. Fields that have no effect on
+      the network do not matter.
+
+  Returns:
+    A key of `VARIANTS`, the first that matches; None if there is none.
+  """
   network = effective_fields(config)
   for name, variant in VARIANTS.items():
     if network == effective_fields(apply(variant, config)):

@@ -10,7 +10,7 @@ import numpy as np
 
 from apnet_jax.errors import UserError
 from apnet_jax.models.torch_weights import (
-  DESCRIBED,
+  WEIGHT_FIELDS,
   Imported,
   import_weights,
   to_state_dict,
@@ -83,7 +83,7 @@ def import_pretrained(
   try:
     imported = import_weights(trained.state_dict, variables, model)
   except ValueError as error:
-    different = _differences(trained.config.model, model, DESCRIBED)
+    different = _differences(trained.config.model, model, WEIGHT_FIELDS)
     if not different:
       raise
     raise UserError(

@@ -1,4 +1,4 @@
-"""Pictures of what a result card says of thresholds and cameras."""
+"""Pictures of the error rates by threshold and the mAP by camera of a card."""
 
 from collections.abc import Mapping
 import io
@@ -7,16 +7,21 @@ import numpy as np
 from PIL import Image
 from scipy.stats import norm
 
+# Colours of pairs of images of one person and of two persons.
 GENUINE, IMPOSTOR = '#1a9641', '#d7191c'
+# Error rates on the axes of the DET curve.
 TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.05, 0.2, 0.5, 0.8, 0.95)
-CELLS = 20  # more cameras than these get no numbers in their cells
+MAX_CAMERAS = 20  # with more cameras, cells have no numbers
 
 
 def draw_verification(verification: Mapping) -> Image.Image:
-  """Histogram of similarities, ROC and DET curves.
+  """Draws a histogram of similarities, the ROC curve and the DET curves.
 
   Args:
-    verification: as on a result card.
+    verification: the `verification` section of a result card.
+
+  Returns:
+    A picture with three panels.
   """
   figure, (left, middle, right) = _figure(3)
   _draw_histogram(left, verification)
@@ -26,6 +31,7 @@ def draw_verification(verification: Mapping) -> Image.Image:
 
 
 def _draw_histogram(axes, verification) -> None:
+  """Draws the similarities of pairs of one person and of two persons."""
   histogram = verification['histogram']
   for name, colour in (('impostor', IMPOSTOR), ('genuine', GENUINE)):
     counts = np.array(histogram[name])
@@ -40,7 +46,7 @@ def _draw_histogram(axes, verification) -> None:
     title=f'Equal error rate {100 * equal["eer"]:.2f}% at'
     f' {equal["threshold"]:.3f}',
     xlabel='cosine similarity',
-    ylabel='share of pairs',
+    ylabel='fraction of pairs',
   )
   axes.legend()
 
@@ -49,14 +55,15 @@ _WORDS = {'genuine': 'one person', 'impostor': 'two persons'}
 
 
 def _draw_roc(axes, verification) -> None:
+  """Draws TPR by FPR; points at 0 do not fit on the logarithmic axis."""
   curve = verification['curve']
   fpr = np.array(curve['fpr'])
-  some = fpr > 0
-  axes.plot(fpr[some], np.array(curve['tpr'])[some], color='black')
+  shown = fpr > 0
+  axes.plot(fpr[shown], np.array(curve['tpr'])[shown], color='black')
   axes.set(
-    title='ROC: pairs of one person that are accepted',
-    xlabel='FPR, of pairs of two persons',
-    ylabel='TPR',
+    title='ROC: accepted pairs',
+    xlabel='FPR (pairs of two persons)',
+    ylabel='TPR (pairs of one person)',
     xscale='log',
     ylim=(0, 1),
   )
@@ -64,14 +71,18 @@ def _draw_roc(axes, verification) -> None:
 
 
 def _draw_det(axes, verification) -> None:
-  """Both errors by their normal deviate (Martin et al., 1997)."""
+  """Draws misses by false accepts on axes of normal deviates.
+
+  Martin et al., The DET Curve in Assessment of Detection Task Performance,
+  Eurospeech 1997.
+  """
   curve = {k: np.array(v) for k, v in verification['curve'].items()}
   for false, missed, label in (
     (curve['fpr'], 1 - curve['tpr'], 'pairs: FPR, 1 - TPR'),
     (curve['fpir'], curve['fnir'], 'queries: FPIR, FNIR'),
   ):
-    some = (0 < false) & (false < 1) & (0 < missed) & (missed < 1)
-    axes.plot(norm.ppf(false[some]), norm.ppf(missed[some]), label=label)
+    shown = (0 < false) & (false < 1) & (0 < missed) & (missed < 1)
+    axes.plot(norm.ppf(false[shown]), norm.ppf(missed[shown]), label=label)
   ticks = norm.ppf(TICKS)
   labels = [f'{100 * tick:g}%' for tick in TICKS]
   axes.set_xticks(ticks, labels, rotation=45)
@@ -86,10 +97,10 @@ def _draw_det(axes, verification) -> None:
 
 
 def draw_cameras(by_cameras: Mapping) -> Image.Image:
-  """mAP between cameras, as a table of colours.
+  """Draws the mAP of each query camera on each gallery camera as a heat map.
 
   Args:
-    by_cameras: as in the diagnosis of a result card.
+    by_cameras: the `by_cameras` entry of the diagnosis of a result card.
   """
   values = np.array(by_cameras['mAP'], np.float64)
   figure, (axes,) = _figure(1)
@@ -97,7 +108,7 @@ def draw_cameras(by_cameras: Mapping) -> Image.Image:
   rows, columns = values.shape
   axes.set_yticks(range(rows), by_cameras['query_cameras'])
   axes.set_xticks(range(columns), by_cameras['gallery_cameras'])
-  if max(rows, columns) <= CELLS:
+  if max(rows, columns) <= MAX_CAMERAS:
     for i, j in np.argwhere(~np.isnan(values)):
       axes.text(
         j, i, f'{100 * values[i, j]:.0f}', ha='center', va='center',
@@ -113,6 +124,7 @@ def draw_cameras(by_cameras: Mapping) -> Image.Image:
 
 
 def _figure(panels: int):
+  """Returns a figure and the axes of its panels, side by side."""
   from matplotlib.figure import Figure  # slow to import
 
   figure = Figure((5.5 * panels, 4.8), layout='constrained')
@@ -120,6 +132,7 @@ def _figure(panels: int):
 
 
 def _picture(figure) -> Image.Image:
+  """Converts a figure to a picture."""
   file = io.BytesIO()
   figure.savefig(file, format='png', dpi=110)
   return Image.open(file)

@@ -1,4 +1,4 @@
-"""A picture of rankings: each query with the images found for it."""
+"""Pictures of rankings: each query beside its closest gallery images."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,22 @@ from apnet_jax.retrieval.diagnosis import by_difficulty
 from apnet_jax.retrieval.evaluation import Evaluation, rank
 
 GREEN, RED, BLUE, GREY = '#1a9641', '#d7191c', '#2c7bb6', '#555555'
-BORDER, GAP, CAPTION, HEADING = 4, 6, 30, 24
-HEIGHT = 128  # of a drawn image, pixels
+# All sizes are in pixels.
+BORDER, GAP = 4, 6  # the frame of an image; the space between images
+CAPTION, HEADING = 30, 24  # heights of the text
+HEIGHT = 128  # height of a drawn image
 
 
 def choose_queries(evaluation: Evaluation, number: int) -> list[int]:
-  """Valid queries spread evenly from the worst to the best AP."""
+  """Chooses valid queries, evenly spread from the worst to the best AP.
+
+  Args:
+    evaluation: evaluation of a benchmark.
+    number: number of queries to choose; all valid queries if they are fewer.
+
+  Returns:
+    Rows of the query split, the worst AP first.
+  """
   order = by_difficulty(evaluation)
   places = np.linspace(0, len(order) - 1, min(number, len(order)))
   return order[places.round().astype(int)].tolist()
@@ -27,12 +37,19 @@ def draw_ranking(
   queries: Sequence[int],
   top: int = 10,
 ) -> Image.Image:
-  """Draws a row for each of some queries, given by their rows.
+  """Draws one line of images for each query.
 
-  Left the query, framed in blue; then what was found, framed in green if it
-  shows the same person and in red if not. Captions give identity and camera
-  (if known), then the average precision in percent or the cosine similarity (if
-  the ranking is by it).
+  The query is on the left, in a blue frame. The gallery images follow, closest
+  first, in a green frame if they show the same person and in a red frame if
+  not. A caption states the identity and, if known, the camera. Below it stands
+  the average precision in percent for a query, and the cosine similarity for a
+  gallery image if the ranking uses it.
+
+  Args:
+    evaluation: evaluation of the benchmark.
+    benchmark: the benchmark.
+    queries: rows of the query split.
+    top: number of gallery images for each query.
   """
   rankings = rank(evaluation, queries, top)
   precision = evaluation.query_figures['mAP']
@@ -65,16 +82,19 @@ def draw_ranking(
 
 
 def _label(benchmark: Benchmark, split: Split, row: int) -> str:
+  """Returns the identity and the camera of an image, for its caption."""
   camera = f' c{split.camids[row] + 1}' if benchmark.has_cameras else ''
   return f'{split.pids[row]}{camera}'
 
 
 def _images(split, rows):
+  """Yields the images of a split that have these rows."""
   for batch in split.batches(np.asarray(rows), 64):
     yield from batch
 
 
 def _cell(image: np.ndarray, colour: str, label: str) -> Image.Image:
+  """Draws one image in a frame, with a caption."""
   height, width, _ = image.shape
   width = round(width * HEIGHT / height)
   picture = Image.fromarray(image).resize((width, HEIGHT))
@@ -89,6 +109,7 @@ def _cell(image: np.ndarray, colour: str, label: str) -> Image.Image:
 
 
 def _grid(cells: list[list[Image.Image]], top: int) -> Image.Image:
+  """Arranges cells in lines: a query, then at most `top` gallery images."""
   width, height = cells[0][0].size
   step, first = width + GAP, width + 3 * GAP  # the query stands apart
   sheet = Image.new(

@@ -1,4 +1,4 @@
-"""Writes the report of an evaluation: its result card and pictures."""
+"""Writes the report of an evaluation: its result card and its pictures."""
 
 from collections.abc import Mapping
 import os
@@ -10,7 +10,7 @@ from apnet_jax.retrieval.evaluation import Evaluation
 from apnet_jax.visualize import curves, ranks
 from apnet_jax.workdir.json_files import write_json
 
-QUERIES = 8  # in a picture of rankings
+QUERIES = 8  # number of queries in a picture of rankings
 
 
 def write_report(
@@ -19,12 +19,16 @@ def write_report(
   evaluated: Evaluation,
   benchmark: Benchmark,
 ) -> None:
-  """Writes the card and the pictures of one benchmark, and prints their names.
+  """Writes the card and the pictures of an evaluation, and prints their names.
+
+  The files are `result.json`; `ranking.png`, queries from the worst to the best
+  AP; `hardest.png`, the queries with the lowest AP; and, if the card has these
+  sections, `threshold.png` and `cameras.png`.
 
   Args:
-    folder: made if needed.
+    folder: folder to write to; it is created if needed.
     card: result card of the evaluation.
-    evaluated: an evaluation of the benchmark.
+    evaluated: evaluation of the benchmark.
     benchmark: the benchmark.
   """
   folder = pathlib.Path(folder)

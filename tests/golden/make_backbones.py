@@ -1,11 +1,14 @@
-"""Makes densenet169.npz and inception_v3.npz.
+"""Makes densenet169.npz and inception_v3.npz from torchvision's networks.
 
-Needs torch and torchvision, and of this repository `recipe.py` alone. From its
-root: `python -m tests.golden.make_backbones`.
+  python -m tests.golden.make_backbones
 
-A file holds what torchvision's network gives in eval mode, with its own
-strides, for two images: of each stage, 0 to 4, `pooled<stage>` [2, channels] is
-the mean of the map and `map<stage>` [2, height, width, 8] its first channels.
+Run it from the root of the repository. It needs torch and torchvision, and
+imports only `recipe.py`.
+
+A file contains the maps of a network with its original strides, in eval mode,
+for two images. For each stage, 0 to 4, `pooled<stage>` [2, channels] is the
+mean over positions, and `map<stage>` [2, height, width, 8] has the first
+channels.
 """
 
 from functools import partial
@@ -18,8 +21,8 @@ from torchvision import models
 from tests.golden import recipe
 
 SEED = 5
-CHANNELS = 8  # that are kept of a map
-# Model, size of the images, and the module that ends each stage.
+CHANNELS = 8  # number of channels of a map that a file contains
+# Network, height and width of the images, and the last module of each stage.
 BACKBONES = {
   'densenet169': (
     models.densenet169,
@@ -46,7 +49,7 @@ BACKBONES = {
 
 
 def stage_maps(name, train=False, dtype=torch.float32):
-  """Arrays [2, height, width, channels], one for each stage."""
+  """Returns the map of each stage, [2, height, width, channels]."""
   make, size, ends = BACKBONES[name]
   model = make().train(train)
   state = {
@@ -56,7 +59,7 @@ def stage_maps(name, train=False, dtype=torch.float32):
   model.load_state_dict(state)
   maps = []
   for end in ends:
-    # The ReLU that follows DenseNet's norm5 is no module of its own.
+    # The ReLU after DenseNet's norm5 is not a module.
     copy = torch.relu if end == 'features.norm5' else torch.clone
     model.get_submodule(end).register_forward_hook(
       lambda module, inputs, output, copy=copy: maps.append(copy(output))

@@ -1,12 +1,14 @@
-"""Counts the work of training and embedding, and writes it to work.json.
+"""Writes the work of training and embedding to work.json.
 
-From the root of this repository: `python -m tests.golden.make_work`, with each
-version of JAX that is to be known.
+  python -m tests.golden.make_work
 
-Exact multiply-adds come from traced computations. The compiler's figures are of
-the step and the embedding that a small run on 4 CPU devices uses, where weights
-and their moments are most of the work; and of one stage, where maps are. They
-depend on the version of JAX; so do the programs that a run compiles.
+Run it from the root of the repository, once with each supported version of JAX.
+
+Multiply-adds are counted exactly, in traced computations. Figures of the
+compiler, which depend on the version of JAX, describe three programs: the step
+and the embedding of a small run on 4 CPU devices, which mostly process weights
+and their moments; and one stage of the network, which mostly processes maps.
+The programs that a run compiles also depend on the version of JAX.
 """
 
 import collections
@@ -35,20 +37,23 @@ BATCH = 8
 
 
 def count_multiply_adds() -> dict[str, int]:
-  """Of a batch, ResNet-14 with APNet-C at level 2, on one device."""
+  """Counts the multiply-adds of a batch, by ResNet-14 with APNet-C_2."""
   config = small_config()
   config.model.levels = 2
   work = Work(config, classes=751)
-  return {part: work.multiply_adds(part, BATCH) for part in ('train', 'embed')}
+  return {what: work.multiply_adds(what, BATCH) for what in ('train', 'embed')}
 
 
 def measure() -> dict:
-  """All that depends on the version of JAX."""
+  """Returns all figures that depend on the version of JAX."""
   return measure_run(steps=4) | {'stage': measure_stage()}
 
 
 def measure_stage() -> dict[str, int]:
-  """The first stage and its pyramid of level 2, forth and back."""
+  """Returns the compiler's figures of the first stage and its gradient.
+
+  The stage includes its pyramid of two levels.
+  """
   config = small_config()
   config.model.levels = 2
   model = create_model(config.model, num_classes=1)
@@ -71,17 +76,17 @@ def measure_stage() -> dict[str, int]:
 
 
 def measure_run(steps: int) -> dict:
-  """Trains, evaluates after the third and last step, tells what was compiled.
+  """Trains, evaluates after the third and the last step, and measures the run.
 
-  tests/training/test_trainer.py compiles the same step, and leaves it in the
-  cache.
+  `tests/training/test_trainer.py` compiles the same step, so that it may be in
+  the compilation cache.
 
   Args:
-    steps: more than three.
+    steps: number of steps, more than three.
 
   Returns:
-    `programs`, how many of each name were compiled; `train` and `embed`, the
-    compiler's figures of the step and the embedding.
+    `programs`, the number of compiled programs of each name; `train` and
+    `embed`, the compiler's figures of the step and the embedding.
   """
   config = small_config(steps=steps, eval_every_epochs=1)
   feed, runs = make_feed(config, steps_per_epoch=3), []
@@ -91,7 +96,7 @@ def measure_run(steps: int) -> dict:
     return runs[-1]
 
   Run = trainer.Run
-  jax.clear_caches()  # what ran before has compiled some programs
+  jax.clear_caches()  # earlier code has compiled some of the programs
   with (
     counting() as programs,
     tempfile.TemporaryDirectory() as workdir,

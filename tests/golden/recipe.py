@@ -1,4 +1,4 @@
-"""Weights and inputs behind the golden arrays: each depends on its name."""
+"""Weights and inputs of the golden arrays, made from names and seeds."""
 
 import zlib
 
@@ -6,9 +6,11 @@ import numpy as np
 
 
 def state_dict_value(key: str, shape: tuple[int, ...]) -> np.ndarray:
-  """float32 value of a PyTorch state_dict entry.
+  """Returns the float32 value of an entry of a PyTorch state_dict.
 
-  Kernels of convolutions are [out, in, height, width].
+  Args:
+    key: name of the entry; random values depend on it alone.
+    shape: shape in PyTorch's layout, for convolutions [out, in, height, width].
   """
   z = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape)
   if key.endswith('running_var'):
@@ -29,7 +31,7 @@ def state_dict_value(key: str, shape: tuple[int, ...]) -> np.ndarray:
 def images(
   seed: int, batch: int, height: int, width: int, channels: int = 3
 ) -> np.ndarray:
-  """float32 [batch, height, width, channels]."""
+  """Returns random images, float32 [batch, height, width, channels]."""
   shape = (batch, channels, height, width)
   values = np.random.default_rng(seed).standard_normal(shape)
   return values.astype(np.float32).transpose(0, 2, 3, 1)

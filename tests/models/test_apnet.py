@@ -11,12 +11,12 @@ from apnet_jax.paper.variants import VARIANTS
 from apnet_jax.training.train_step import reid_loss
 from configs import common
 
-# Parameters of the trunks: those that torchvision states, less its classifiers.
+# Parameters of the backbones: torchvision's numbers less its classifiers.
 TRUNK = {
   'resnet50': 25_557_032 - 2_049_000,
   'resnet101': 44_549_160 - 2_049_000,
   'densenet169': 14_149_480 - 1_665_000,
-  'inception_v3': 27_161_264 - 2_049_000 - 3_326_696,  # and AuxLogits
+  'inception_v3': 27_161_264 - 2_049_000 - 3_326_696,  # also less AuxLogits
 }
 # Channels at the sites of the pyramids; the last ones are the features.
 CHANNELS = {
@@ -26,8 +26,8 @@ CHANNELS = {
   'inception_v3': (192, 288, 768, 2048),
 }
 OFFICIAL_CHANNELS = (64, 256, 512, 1024, 2048)
-# One block of ResNet-14 a stage of width w: the 1x1, 3x3 and 1x1 convolutions,
-# the projection, and normalisations of w, w, 4w and 4w.
+# Parameters of the ResNet-14 backbone. A block of width w has 1x1, 3x3 and 1x1
+# convolutions, a projection, and normalisations of w, w, 4w and 4w channels.
 RESNET14 = (
   7 * 7 * 3 * 64
   + 2 * 64
@@ -39,13 +39,16 @@ RESNET14 = (
 
 
 def base(backbone):
-  """Trunk, neck and a classifier of 751 identities."""
+  """Parameters of a backbone, the BN neck and a classifier for 751 classes."""
   features = CHANNELS[backbone][-1]
   return TRUNK[backbone] + features + features * 751
 
 
 def channel_level(parts=1, backbone='resnet50'):
-  """Two layers a part, with a hidden unit for 16 channels and at least one."""
+  """Parameters of a level of channel attention at all sites.
+
+  A part has two layers and one hidden unit for 16 channels, at least one.
+  """
   return sum(
     parts * 2 * (c // parts) * max(c // parts // 16, 1)
     for c in CHANNELS[backbone]
@@ -53,7 +56,7 @@ def channel_level(parts=1, backbone='resnet50'):
 
 
 def spatial_level(parts=1):
-  """RGA-S at 256x128, counted layer by layer."""
+  """Parameters of a level of RGA-S at 256x128, counted layer by layer."""
   total = 0
   for channels, positions in zip(CHANNELS['resnet50'], (2048, 512, 128, 128)):
     k, s = channels // 8, positions // parts
@@ -66,7 +69,11 @@ def spatial_level(parts=1):
 
 
 def shared_level(parts):
-  """Layers with shifts, their normalisation, and the scale of that after it."""
+  """Parameters of a level of the released code's split attention.
+
+  They are two layers with biases, the normalisation between them, and the scale
+  of the normalisation after the level.
+  """
   total = 0
   for c in OFFICIAL_CHANNELS:
     hidden = max(c * parts // 4, 32)
@@ -93,7 +100,7 @@ NUM_PARAMETERS = {
     f'radix{radix}': R50 + channel_level() + channel_level(radix)
     for radix in (1, 2, 4, 8, 16, 32)
   },
-  # torchvision's layer4; two parts of 256 features, normalised and classified.
+  # torchvision's layer4, and two stripes of 256 features with classifiers.
   'multi_part': R50
   + channel_level()
   + channel_level(2)
@@ -118,7 +125,12 @@ def model_config(**fields):
 
 
 def variant_config(name, small=False):
-  """`small` exchanges ResNet-50 for ResNet-14."""
+  """Returns the `config.model` of a variant.
+
+  Args:
+    name: key of `VARIANTS`.
+    small: True replaces ResNet-50 by ResNet-14.
+  """
   config = variants.apply(VARIANTS[name], common.get_config().model)
   if small and config.backbone == 'resnet50':
     config.backbone = 'resnet14'
@@ -166,9 +178,10 @@ RECIPE = common.get_config().train
 
 
 def depends_on_inputs(jaxpr, inputs):
-  """Which outputs of a jaxpr depend on any of the marked inputs.
+  """Returns which outputs of a jaxpr depend on any of the marked inputs.
 
-  Sub-jaxprs count as one operation that mixes all it is given.
+  An equation with a nested jaxpr counts as one operation, all of whose outputs
+  depend on all of its inputs.
   """
   tainted = {id(v) for v, marked in zip(jaxpr.invars, inputs) if marked}
   for equation in jaxpr.eqns:
@@ -179,10 +192,11 @@ def depends_on_inputs(jaxpr, inputs):
 
 @pytest.mark.parametrize('name', VARIANTS)
 def test_gradients_reach_every_parameter(name):
-  """Told from the gradient's computation; losses of bfloat16 are float32.
+  """The gradient of every parameter depends on the images.
 
-  A parameter that the loss does not see gets a gradient that is a constant.
-  (`tests/models/test_attention.py` has the numbers.)
+  A parameter without an influence on the loss has a constant gradient. (Only
+  `tests/models/test_attention.py` computes numbers.) The loss of a bfloat16
+  network is float32.
   """
   config = variant_config(name, small=True)
   config.dtype = 'bfloat16'
@@ -243,7 +257,7 @@ def test_outputs_are_float32(dtype):
 
 
 def test_stages_have_the_strides_of_the_paper():
-  """Last stride 1: the last map is 1/16 of the image, not 1/32."""
+  """With last stride 1, the last map has 1/16 of the image's height."""
   for last_stride, expected in ((1, 16), (2, 32)):
     config = model_config(last_stride=last_stride)
     model = apnet_jax.create_model(config, 10)
@@ -331,7 +345,7 @@ def test_rows_that_do_not_split_name_the_stage():
 
 
 def test_local_parts_that_do_not_split_are_an_error():
-  with pytest.raises(ValueError, match='multi_part=True: 7 rows .* 2 parts'):
+  with pytest.raises(ValueError, match='multi_part=True: 7 rows .* 2 stripes'):
     shapes(model_config(multi_part=True), image_size=(112, 64))
 
 

@@ -29,12 +29,12 @@ def sigmoid(x):
 
 
 def attend(x, fc1, fc2):
-  """Eq. (5) of one part [height, width, channels]."""
+  """Computes Eq. (5) for one part [height, width, channels]."""
   return sigmoid(np.maximum(x.mean((0, 1)) @ fc1, 0) @ fc2)
 
 
 def pyramid_by_hand(x, params, radix):
-  """Eq. (1) to (3) with loops over images, levels and parts."""
+  """Computes Eq. (1) to (3) with loops over images, levels and parts."""
   x = np.array(x)
   for level in range(1, len(params) + 1):
     weights = params[f'level{level}']
@@ -69,11 +69,11 @@ def test_pyramid_equals_the_equations(levels_radix, seed):
   expected = pyramid_by_hand(x, jax.device_get(params), radix)
   y = pyramid.apply({'params': params}, x)
   np.testing.assert_allclose(y, expected, rtol=2e-5, atol=2e-5)
-  assert not np.allclose(y, 0.5**levels * x)  # the attention says something
+  assert not np.allclose(y, 0.5**levels * x)  # attention is not constant
 
 
 def test_parts_are_attended_alone():
-  """A change in one part leaves the attention of the others as it was."""
+  """A change of one part does not change the attention of other parts."""
   x = jax.random.normal(jax.random.key(0), (1, 2, 2, 32))
   attention = ChannelAttention(parts=4, reduction=2)
   params = attention.init(jax.random.key(1), x)
@@ -96,7 +96,7 @@ def test_hidden_width_is_at_least_one():
 
 
 def test_split_attention_has_no_loop_and_no_vmap():
-  """The same operations whatever the number of parts."""
+  """The operations are the same for any number of parts."""
 
   def operations(parts):
     attention = ChannelAttention(parts=parts)
@@ -118,7 +118,7 @@ def test_a_split_that_does_not_divide_is_an_error():
 
 
 def test_a_level_order_and_norm_of_the_released_code():
-  """Fine to coarse, and a normalisation after the split level only."""
+  """Level 2 comes first, and only level 2 is followed by a normalisation."""
   pyramid = AttentionPyramid(
     levels=2,
     attention=ChannelAttention,
@@ -130,18 +130,18 @@ def test_a_level_order_and_norm_of_the_released_code():
   variables = pyramid.init(jax.random.key(1), x)
   assert set(variables['params']) == {'level1', 'level2', 'norm2'}
 
-  def part(module, name, x):
+  def apply(module, name, x):
     own = {k: v[name] for k, v in variables.items() if name in v}
     return module.apply(own, x, False)
 
-  y = part(SharedChannelAttention(2, BatchNorm), 'level2', x) * x
-  y = part(BatchNorm(), 'norm2', y)
-  y = part(ChannelAttention(), 'level1', y) * y
+  y = apply(SharedChannelAttention(2, BatchNorm), 'level2', x) * x
+  y = apply(BatchNorm(), 'norm2', y)
+  y = apply(ChannelAttention(), 'level1', y) * y
   np.testing.assert_allclose(pyramid.apply(variables, x), y, rtol=1e-6)
 
 
 def test_shared_attention_makes_parts_compete():
-  """The weights of a channel over the parts sum to 1."""
+  """The scores of a channel sum to 1 over the parts."""
   x = jax.random.normal(jax.random.key(0), (3, 2, 2, 64))
   attention = SharedChannelAttention(parts=4, norm=BatchNorm)
   variables = attention.init(jax.random.key(1), x)
@@ -152,14 +152,19 @@ def test_shared_attention_makes_parts_compete():
 
 
 def rga_by_hand(x, theta, phi, gx, kernel, last):
-  """RGA-S of one part with the relations as a matrix, which ours never makes.
+  """Computes RGA-S of one part from the whole matrix of relations.
 
-  x: [positions, channels]; theta, phi and gx are [channels, width]; kernel
-  [2 positions, width]; last: the two layers of W. In eval mode all
-  normalisations are the identity here but for epsilon.
+  Args:
+    x: [positions, channels].
+    theta: [channels, width].
+    phi: [channels, width].
+    gx: [channels, width].
+    kernel: [2 * positions, width].
+    last: the two layers of W.
   """
 
   def relu(z):
+    # A fresh normalisation in eval mode only divides by sqrt(1 + epsilon).
     return np.maximum(z / np.sqrt(1 + 1e-5), 0)
 
   relations = relu(x @ theta) @ relu(x @ phi).T
@@ -172,7 +177,7 @@ def rga_by_hand(x, theta, phi, gx, kernel, last):
 
 @pytest.mark.parametrize('parts', [1, 2, 4])
 def test_spatial_attention_equals_the_equations(parts):
-  """Eq. (4) in each stripe of the height, with weights of its own."""
+  """Eq. (4) holds in each part of the height, which has its own weights."""
   x = jax.random.normal(jax.random.key(0), (2, 8, 4, 16))
   attention = SpatialAttention(parts, BatchNorm)
   variables = attention.init(jax.random.key(1), x)
@@ -183,17 +188,17 @@ def test_spatial_attention_equals_the_equations(parts):
 
   ours = attention.apply(variables, x)
   assert ours.shape == (2, 8, 4, 1)
-  stripes = np.asarray(x).reshape(2, parts, -1, 16)
+  split = np.asarray(x).reshape(2, parts, -1, 16)
   expected = [
     [
       rga_by_hand(
-        stripe,
+        part,
         *(kernel(f'{n}_spatial', j) for n in ('theta', 'phi', 'gx', 'gg')),
         [kernel('W_spatial', j, layer) for layer in ('0', '3')],
       )
-      for j, stripe in enumerate(image)
+      for j, part in enumerate(image)
     ]
-    for image in stripes
+    for image in split
   ]
   np.testing.assert_allclose(ours.ravel(), np.ravel(expected), rtol=1e-5)
   assert np.std(expected) > 1e-4
@@ -208,7 +213,7 @@ def test_spatial_attention_agrees_with_the_released_rga(mode):
   )
   x = recipe.images(int(golden['seed']), 4, height, width, channels)
   attention = SpatialAttention(1, BatchNorm)
-  # As level 1 of the pyramid after stage 1, which is how weights are named.
+  # The names of weights need a place: level 1 of the pyramid after stage 1.
   shapes = {
     kind: {'att1': {'level1': tree}}
     for kind, tree in jax.eval_shape(
@@ -241,7 +246,7 @@ def test_spatial_attention_agrees_with_the_released_rga(mode):
 
 
 def test_spatial_attention_holds_no_matrix_of_relations():
-  """The largest array is that of 1x1 convolutions, not [positions] squared."""
+  """No array has the shape [positions, positions]."""
   x = jax.ShapeDtypeStruct((1, 64, 32, 64), 'float32')
   attention = SpatialAttention(1, BatchNorm)
   variables = jax.eval_shape(attention.init, jax.random.key(0), x)
@@ -250,7 +255,7 @@ def test_spatial_attention_holds_no_matrix_of_relations():
 
 
 def test_spatial_hidden_width_is_at_least_one():
-  """The released ratios would leave none at level 3 of 256x128 images."""
+  """The ratio alone gives 0 at level 3 of 256x128 images."""
   x = jnp.ones((1, 16, 8, 2048))
   params = jax.eval_shape(
     SpatialAttention(4, BatchNorm).init, jax.random.key(0), x
@@ -279,7 +284,7 @@ def test_rows_that_do_not_split_are_an_error():
 
 @pytest.mark.parametrize('kind', ['channel', 'spatial', 'shared'])
 def test_gradients_of_every_level_are_not_zero(kind):
-  """Whole and in two parts, in training."""
+  """Level 1 has one part and level 2 has two; in training mode."""
   attention = {
     'channel': ChannelAttention,
     'spatial': partial(SpatialAttention, norm=BatchNorm),
@@ -309,6 +314,6 @@ def test_gradients_of_every_level_are_not_zero(kind):
   assert len(leaves) >= 4
   for path, leaf in leaves:
     assert np.isfinite(leaf).all(), path
-    # A shift before a normalisation has no effect in training.
+    # A bias before a normalisation has no effect in training.
     if 'fc1' not in str(path) or 'bias' not in str(path):
       assert abs(leaf).max() > 1e-6, path

@@ -20,11 +20,11 @@ SHAPES = [
   ((5, 5), 1, (2, 2), (4, 3)),
   ((1, 1), 1, (1, 1), (2, 3)),
 ]
-# As it is, and the one that Winograd's form is for in that form.
+# All shapes by the direct convolution, and one by Winograd's algorithm.
 CASES = [(False, *shape) for shape in SHAPES] + [(True, *USUAL)]
 
 
-def usual(x, kernel, stride=1, padding=(1, 1)):
+def direct(x, kernel, stride=1, padding=(1, 1)):
   return lax.conv_general_dilated(
     x,
     kernel,
@@ -35,24 +35,28 @@ def usual(x, kernel, stride=1, padding=(1, 1)):
 
 
 def make_arrays(size, stride, padding, image):
-  """An input with an offset, as after a ReLU, a kernel, and a gradient."""
+  """Returns an input, a kernel and a gradient with respect to the output.
+
+  The mean of the input is not 0, as after a ReLU.
+  """
   keys = jax.random.split(jax.random.key(0), 3)
   x = 1 + jax.random.normal(keys[0], (2, *image, 5))
   kernel = jax.random.normal(keys[1], (*size, 5, 7))
-  y = jax.eval_shape(partial(usual, stride=stride, padding=padding), x, kernel)
+  y = jax.eval_shape(partial(direct, stride=stride, padding=padding), x, kernel)
   return x, kernel, jax.random.normal(keys[2], y.shape)
 
 
 @pytest.fixture
 def by_winograd(request, monkeypatch):
-  """Whether Winograd's form is taken for what is small."""
-  monkeypatch.setattr(winograd, 'LEAST', 0 if request.param else 2**60)
+  """Uses Winograd's algorithm for small arrays too, or for no arrays."""
+  least = 0 if request.param else 2**60
+  monkeypatch.setattr(winograd, 'MIN_MULTIPLY_ADDS', least)
   return request.param
 
 
 @pytest.fixture
 def other_device(monkeypatch):
-  """What a GPU or TPU computes is computed here."""
+  """Runs on the CPU what a GPU or TPU would compute."""
   monkeypatch.setattr(
     lax, 'platform_dependent', lambda *arrays, cpu, default: default(*arrays)
   )
@@ -63,7 +67,7 @@ def each_case(function):
   return pytest.mark.parametrize(names, CASES, indirect=names[:1])(function)
 
 
-def each_form(function):
+def each_algorithm(function):
   return pytest.mark.parametrize('by_winograd', [False, True], indirect=True)(
     function
   )
@@ -71,12 +75,12 @@ def each_form(function):
 
 @each_case
 def test_values_and_gradients(by_winograd, size, stride, padding, image):
-  """Those of the usual convolution, in float64 to its own rounding."""
+  """They equal those of the direct convolution up to rounding of float64."""
   arrays = make_arrays(size, stride, padding, image)
   with jax.enable_x64(True):
     x, kernel, gradient = (np.asarray(a, np.float64) for a in arrays)
     options = {'stride': stride, 'padding': padding}
-    ours, theirs = (partial(f, **options) for f in (convolve, usual))
+    ours, theirs = (partial(f, **options) for f in (convolve, direct))
     expected, expected_back = jax.vjp(theirs, x, kernel)
     for function in (ours, jax.jit(ours)):
       y, back = jax.vjp(function, x, kernel)
@@ -91,30 +95,30 @@ def test_other_devices_have_the_usual_gradients(
 ):
   x, kernel, gradient = make_arrays(size, stride, padding, image)
   _, back = jax.vjp(lambda *a: convolve(*a, stride, padding), x, kernel)
-  _, expected = jax.vjp(lambda *a: usual(*a, stride, padding), x, kernel)
+  _, expected = jax.vjp(lambda *a: direct(*a, stride, padding), x, kernel)
   for a, b in zip(back(gradient), expected(gradient), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-@each_form
-@pytest.mark.parametrize('part', ['value', 'gradients'])
-def test_rounding_is_that_of_float32(part, by_winograd):
-  """Beside float64, it is at most a few times that of the usual one."""
+@each_algorithm
+@pytest.mark.parametrize('result', ['value', 'gradients'])
+def test_rounding_is_that_of_float32(result, by_winograd):
+  """The error is at most a few times that of the direct convolution."""
   x, kernel, gradient = make_arrays(*USUAL)
 
   def run(function, *arrays):
     y, back = jax.vjp(function, *arrays[:2])
-    return [y] if part == 'value' else back(arrays[2])
+    return [y] if result == 'value' else back(arrays[2])
 
   with jax.enable_x64(True):
     wide = (np.asarray(a, np.float64) for a in (x, kernel, gradient))
-    exact = [np.asarray(a) for a in run(usual, *wide)]
+    exact = [np.asarray(a) for a in run(direct, *wide)]
   ours, theirs = (
     [
       np.abs(np.asarray(a, np.float64) - e).max()
       for a, e in zip(run(f, x, kernel, gradient), exact, strict=True)
     ]
-    for f in (lambda x, kernel: convolve(x, kernel, 1, (1, 1)), usual)
+    for f in (lambda x, kernel: convolve(x, kernel, 1, (1, 1)), direct)
   )
   for a, b, e in zip(ours, theirs, exact, strict=True):
     assert a < 4 * b
@@ -134,22 +138,26 @@ def test_the_counted_work_is_that_of_the_usual_form(
 
     return counting.count_jaxpr(jax.make_jaxpr(both)(x, kernel))
 
-  of_a_tap = gradient.size * size[0] * size[1] * 5
-  assert count(convolve, 1) == count(usual, 1) == 2 * of_a_tap
+  forward = gradient.size * size[0] * size[1] * 5
+  assert count(convolve, 1) == count(direct, 1) == 2 * forward
   both = slice(None)
-  assert count(convolve, both) == count(usual, both)
+  assert count(convolve, both) == count(direct, both)
   if (size, stride, padding, image) == USUAL:
-    assert count(convolve, both) == 3 * of_a_tap
+    assert count(convolve, both) == 3 * forward
 
 
-@each_form
+@each_algorithm
 def test_the_cpu_multiplies_otherwise(by_winograd):
-  """Winograd's 16 products for 4 outputs instead of 36, or one for kernels."""
+  """Only the CPU computes convolutions as matrix products.
+
+  Winograd's algorithm has 16 of them. Without it, the gradient with respect to
+  the kernel is one.
+  """
   x, kernel, gradient = make_arrays(*USUAL)
-  same = partial(convolve, stride=1, padding=(1, 1))
+  convolution = partial(convolve, stride=1, padding=(1, 1))
 
   def back(x, kernel, gradient):
-    return jax.vjp(same, x, kernel)[1](gradient)
+    return jax.vjp(convolution, x, kernel)[1](gradient)
 
   def products(function, *arrays):
     traced = jax.jit(function).trace(*arrays)
@@ -160,13 +168,13 @@ def test_the_cpu_multiplies_otherwise(by_winograd):
     ]
 
   forward = (16, 0) if by_winograd else (0, 1)
-  assert products(same, x, kernel) == [forward, (0, 1), (0, 1)]
+  assert products(convolution, x, kernel) == [forward, (0, 1), (0, 1)]
   backward = (32, 0) if by_winograd else (1, 1)
   assert products(back, x, kernel, gradient) == [backward, (0, 2), (0, 2)]
 
 
 @pytest.mark.parametrize(
-  ('shape', 'dtype', 'applies'),
+  ('shape', 'dtype', 'suits'),
   [
     ((8, 24, 12, 512), jnp.float32, True),
     ((8, 24, 12, 512), jnp.bfloat16, False),
@@ -175,11 +183,11 @@ def test_the_cpu_multiplies_otherwise(by_winograd):
     ((8, 2, 2, 512), jnp.float32, False),  # too small
   ],
 )
-def test_where_winograd_applies(shape, dtype, applies):
+def test_where_winograd_applies(shape, dtype, suits):
   x, kernel = (
     jax.ShapeDtypeStruct(shape, dtype) for shape in (shape, (3, 3, 512, 512))
   )
-  assert winograd.applies(x, kernel) == applies
+  assert winograd.suits(x, kernel) == suits
 
 
 @pytest.mark.parametrize(
@@ -195,9 +203,9 @@ def test_where_winograd_applies(shape, dtype, applies):
 )
 def test_what_conv_uses(options, used, monkeypatch):
   uses = []
-  form = winograd.convolve
+  original = winograd.convolve
   monkeypatch.setattr(
-    winograd, 'convolve', lambda *a: uses.append(1) or form(*a)
+    winograd, 'convolve', lambda *a: uses.append(1) or original(*a)
   )
   conv = layers.Conv(512, **{'kernel_size': 3, **options})
   x = jax.ShapeDtypeStruct((8, 24, 12, 512), jnp.float32)

@@ -23,6 +23,6 @@ def test_shapes():
   half = backbones.shapes(densenet169(last_stride=2), 96, 64)
   assert half[0][-1].shape[1:] == (3, 2, 1664)
   assert half[1] == variables
-  # torchvision's parameters less its classifier's.
+  # torchvision's number of parameters less those of the classifier.
   params = jax.tree.leaves(variables['params'])
   assert sum(p.size for p in params) == 14_149_480 - (1664 + 1) * 1000

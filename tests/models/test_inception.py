@@ -17,7 +17,7 @@ def test_agrees_with_torchvision():
 
 
 def test_shapes():
-  """Unpadded: with stride 1 the last reduction still takes a margin of 1."""
+  """With stride 1, the unpadded last reduction still loses a margin of 1."""
   maps, variables = backbones.shapes(inception_v3(), 107, 91)
   assert [x.shape[1:] for x in maps] == [
     (25, 21, 64), (23, 19, 192), (11, 9, 288), (5, 4, 768), (3, 2, 2048),
@@ -25,7 +25,7 @@ def test_shapes():
   half = backbones.shapes(inception_v3(last_stride=2), 107, 91)
   assert half[0][-1].shape[1:] == (2, 1, 2048)
   assert half[1] == variables
-  # torchvision's parameters less those of its two classifiers.
+  # torchvision's number of parameters less those of its two classifiers.
   params = jax.tree.leaves(variables['params'])
   assert sum(p.size for p in params) == 21_785_568
 

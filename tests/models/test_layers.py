@@ -56,9 +56,9 @@ def normalized(x, axes):
 
 @pytest.mark.parametrize('group', [0, 40, 8, 4, 2])
 def test_batch_norm_by_groups(images, group):
-  """Statistics of consecutive images; running ones as PyTorch keeps them.
+  """Groups are consecutive images; running statistics are those of PyTorch.
 
-  A group of more images than there are is the whole batch.
+  A group size above the size of the batch means the whole batch.
   """
   norm = BatchNorm(group=group)
   variables = norm.init(jax.random.key(0), images, True)
@@ -87,7 +87,7 @@ def test_batch_norm_in_evaluation(images):
 
 @pytest.mark.parametrize('group', [0, 40, 8, 4, 2, 1])
 def test_batch_norm_does_not_depend_on_devices(images, group):
-  """Values, running statistics and gradients, on one device and on four."""
+  """Values, statistics and gradients are equal on one device and on four."""
 
   def run(images, axis_name=None):
     norm = BatchNorm(group=group, axis_name=axis_name)
@@ -102,16 +102,17 @@ def test_batch_norm_does_not_depend_on_devices(images, group):
     return gradient, y, stats
 
   gradient, y, stats = run(images)
-  parts = jax.pmap(lambda x: run(x, 'batch'), 'batch')(
+  shards = jax.pmap(lambda x: run(x, 'batch'), 'batch')(
     images.reshape(4, 2, *images.shape[1:])
   )
-  for ours, expected in ((parts[0], gradient), (parts[1], y)):
+  for ours, expected in ((shards[0], gradient), (shards[1], y)):
     np.testing.assert_allclose(
       ours.reshape(expected.shape), expected, rtol=1e-4, atol=1e-4
     )
   for name in ('mean', 'var'):
     for device in range(4):
-      np.testing.assert_allclose(parts[2][name][device], stats[name], rtol=1e-5)
+      ours = shards[2][name][device]
+      np.testing.assert_allclose(ours, stats[name], rtol=1e-5)
 
 
 @pytest.mark.parametrize('group', [3, 5, 6])

@@ -27,11 +27,12 @@ OFFICIAL = {
     (GOLDEN / 'official_keys.json').read_text()
   ).items()
 }
+# The lowest number of levels with which the released network has a module.
 LEVEL_OF = {'att_s': 2, 'BN': 2, 'att': 1}
 
 
 def official_shapes(level):
-  """Names and shapes of the released network's state_dict, 11 classes."""
+  """Names and shapes of the released network's state_dict for 11 classes."""
 
   def needed(key):
     prefixes = (p for p in LEVEL_OF if key.startswith(p))
@@ -50,14 +51,14 @@ def official(level, **fields):
 
 
 def small(**fields):
-  """A network of a few parameters, for what does not depend on the size."""
+  """Returns the `config.model` of a small network."""
   config = common.get_config().model
   config.update({'backbone': 'resnet14', **fields})
   return config
 
 
 def random_state_dict(config, num_classes=11, image_size=(32, 16)):
-  """The recipe's value under every name, and the shapes ours has."""
+  """Returns a state dict that fits a network, with the recipe's values."""
   model = apnet_jax.create_model(config, num_classes)
   shapes = variable_shapes(model, image_size)
   leaves = {
@@ -78,7 +79,7 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize('level', [0, 1, 2])
 def test_released_weights_make_the_round_trip(level):
-  """Every name and shape of the released network, in and out unchanged."""
+  """Import and export keep every name and shape of the released network."""
   given = {
     key: recipe.state_dict_value(key, shape)
     for key, shape in official_shapes(level).items()
@@ -89,7 +90,7 @@ def test_released_weights_make_the_round_trip(level):
   back = to_state_dict(variables)
   assert_same(back, given)
   assert is_released(official(level))
-  # The 5 stages of the backbone again, under the names base_1 to base_5.
+  # The backbone's stages also have the names base_1 to base_5.
   second = released_copies(back)
   assert len(second) == sum(k.startswith('base.') for k in given)
   assert second['base_1.1.running_var'] is back['base.bn1.running_var']
@@ -98,17 +99,18 @@ def test_released_weights_make_the_round_trip(level):
 
 
 def load_wide(weights, config):
-  """The variables in float64."""
+  """Imports weights; returns the variables in float64."""
   variables = load_torch_weights(weights, config, 11)
   return jax.tree.map(lambda x: x.astype('float64'), variables)
 
 
 @pytest.mark.parametrize('level', [0, 1])
 def test_the_official_profile_agrees_with_the_released_code(level, x64):
-  """In float64, so that the only rounding is theirs, of float32.
+  """The profile agrees with the released code up to rounding.
 
-  It takes a good part of these bounds, and on some processors float32 of our
-  own took more than the rest.
+  Golden arrays are float32, and their rounding uses up a large part of the
+  bounds. This code therefore computes in float64: on some processors, rounding
+  of its own would exceed the rest.
   """
   golden = np.load(GOLDEN / f'official_level{level}.npz')
   config = official(level, dtype='float64')
@@ -131,15 +133,19 @@ def test_the_official_profile_agrees_with_the_released_code(level, x64):
   images = recipe.images(int(golden['eval_seed']), 4, 128, 64)
   variables = load_wide(weights, config)
   out = jax.jit(model.apply)(variables, jnp.float64(images))
-  # The neck divides by deviations of 8 images, down to 0.05: in float32 the
-  # released code itself is up to 8e-4 from what it computes in float64.
+  # The BN neck divides by standard deviations of 8 images, down to 0.05. The
+  # released code's float32 embeddings differ from its float64 ones by up to
+  # 8e-4.
   close['atol'] = 2e-3
   np.testing.assert_allclose(out.embedding, golden['eval_features'], **close)
   np.testing.assert_allclose(out.logits, golden['eval_logits'], **close)
 
 
 def test_level_2_agrees_with_the_released_code_in_float64(x64):
-  """In float32 its normalisations magnify rounding, theirs as ours, to 3e-3."""
+  """Level 2 agrees much closer in float64.
+
+  In float32, its normalisations amplify rounding to 3e-3 in both codes.
+  """
   golden = np.load(GOLDEN / 'official_level2.npz')
   config = official(2, dtype='float64')
   model = apnet_jax.create_model(config, 11)
@@ -158,7 +164,7 @@ def test_level_2_agrees_with_the_released_code_in_float64(x64):
   )
   np.testing.assert_allclose(out.logits, golden['train_logits'], **close)
 
-  # The statistics of that batch alone, as after a step of momentum 1.
+  # The statistics of this batch only, as with weight 0 for the old ones.
   def of_the_batch(path, new, old):
     frozen = path[-1].key == 'bias'
     return old if frozen else (new - 0.9 * old) / 0.1
@@ -188,7 +194,7 @@ def test_level_2_agrees_with_the_released_code_in_float64(x64):
   ids=str,
 )
 def test_every_network_makes_the_round_trip(fields):
-  """Also those that the released code does not have."""
+  """Import and export keep names and shapes of networks never released."""
   config, size = small(**fields), (96, 96)
   if config.attention == 'spatial':
     size = (64, 32)
@@ -202,7 +208,12 @@ def test_every_network_makes_the_round_trip(fields):
 
 
 def imagenet_weights(config, head):
-  """A state_dict of the backbone alone, with torchvision's names."""
+  """Returns a state dict of the backbone alone, with torchvision's names.
+
+  Args:
+    config: the `model` part of a configuration.
+    head: names of weights of the ImageNet classifier to add.
+  """
   whole = random_state_dict(config, image_size=(96, 96))
   weights = {
     k.removeprefix('base.'): v for k, v in whole.items() if k[:5] == 'base.'
@@ -222,7 +233,7 @@ def test_imagenet_weights_go_into_the_backbone(backbone, head):
   config = small(backbone=backbone)
   weights = imagenet_weights(config, head)
   given = dict(weights)
-  if backbone == 'densenet169':  # torchvision's file has the older names
+  if backbone == 'densenet169':  # torchvision's file has older names
     weights = {
       k.replace('.norm1.', '.norm.1.').replace('.conv2.', '.conv.2.'): v
       for k, v in weights.items()
@@ -254,7 +265,7 @@ def test_what_is_left_out_starts_at_random(caplog):
 
 
 def import_into_shapes(weights, config, num_classes):
-  """Costs no initialisation: what weights lack stays a shape."""
+  """Imports weights without initialisation: other variables stay shapes."""
   model = apnet_jax.create_model(config, num_classes)
   return torch_weights.import_weights(
     weights, variable_shapes(model, (32, 16)), config
@@ -290,7 +301,7 @@ def test_a_classifier_of_another_width_is_left_out():
 
 
 def test_weights_of_rga_have_names_of_their_own():
-  """`backbone.`, `feat_bn` and `cls`; the image size is told by positions."""
+  """RGA's names are known, and the positions determine the image size."""
   config = small(attention='spatial', levels=1)
   given = random_state_dict(config, image_size=(64, 32))
   renames = {'base.': 'backbone.', 'rga_att': 'backbone.rga_att',
@@ -336,7 +347,8 @@ def test_all_names_that_do_not_fit_come_in_one_error():
     "backbone='resnet14', attention='channel', levels=2",
     '2 missing:', 'base.layer1.0.conv1.weight', 'bottleneck.bias',
     '1 unexpected:', 'base.layer9.weight',
-    '1 misshapen:', 'att2.fc.0.weight: (3, 256) given, (16, 256) expected',
+    '1 with a wrong shape:',
+    'att2.fc.0.weight: (3, 256) given, (16, 256) expected',
   ):  # fmt: skip
     assert text in message
 
@@ -371,7 +383,7 @@ def test_spatial_weights_of_another_image_size_are_refused():
 
 
 def test_the_given_arrays_are_copied():
-  """Also where they lie so that JAX could take them as they are."""
+  """Copies are made even of aligned arrays, which JAX could share."""
   config = small()
   weights = random_state_dict(config)
   memory = np.empty(64 * 4 + 64, np.uint8)
@@ -395,7 +407,7 @@ def test_weights_lie_under_any_wrapping():
   ):
     load_torch_weights(wrapped, config, 11)
   for broken, message in (
-    ({0: np.zeros(3)}, 'named by strings, not by 0'),
+    ({0: np.zeros(3)}, 'the name 0 in the weights is not a string'),
     ({'w': np.array(['a'])}, "'w' are not an array of numbers"),
     ({}, 'not of this network'),
   ):
@@ -406,8 +418,8 @@ def test_weights_lie_under_any_wrapping():
 def test_a_file_may_take_what_the_network_does_and_some(monkeypatch):
   asked = []
 
-  def read_weights(source, most_bytes):
-    asked.append(most_bytes)
+  def read_weights(source, max_bytes):
+    asked.append(max_bytes)
     return {}
 
   monkeypatch.setattr(torch_weights, 'read_weights', read_weights)

@@ -43,7 +43,7 @@ def test_a_dict_is_weights():
 
 
 def test_pth_of_pytorch(tmp_path):
-  """Also bfloat16, one tensor under two names, and what is not a tensor."""
+  """Reads bfloat16 and shared tensors; drops entries that are no tensors."""
   torch = pytest.importorskip('torch')
   path = tmp_path / 'weights.pth'
   shared = WEIGHTS['base.conv1.weight']
@@ -58,12 +58,12 @@ def test_pth_of_pytorch(tmp_path):
   assert content.keys() == {'model'}
   assert_same(content['model'], {'w': np.ones(3, np.float32)})
   torch.save([1, 2], path)
-  with pytest.raises(ValueError, match='hold a list, not a state_dict'):
+  with pytest.raises(ValueError, match='contain a list, not a state_dict'):
     read_weights(path)
 
 
 class Harm:
-  """A pickle of it creates a file when it is read."""
+  """An object whose pickle creates a file when it is read."""
 
   def __init__(self, path):
     self.path = path
@@ -98,7 +98,7 @@ def test_a_numpy_pickle_is_refused(tmp_path):
 
 @pytest.mark.parametrize('suffix', FORMATS)
 def test_a_pickle_runs_under_no_name(tmp_path, suffix):
-  """With PyTorch or without it."""
+  """A pickle is refused under every suffix, with and without PyTorch."""
   path, trace = tmp_path / f'weights{suffix}', tmp_path / 'harm'
   for protocol in (0, 2, 4):
     path.write_bytes(pickle.dumps({'w': Harm(trace)}, protocol))
@@ -117,7 +117,7 @@ def test_an_archive_that_grows_is_not_inflated(tmp_path, suffix, monkeypatch):
   assert path.stat().st_size < 2**13
   if suffix == '.npz':
     assert read_weights(path, 2**23)['w'].shape == (2**20,)
-  monkeypatch.setattr(zipfile.ZipFile, 'open', None)  # a part, to inflate it
+  monkeypatch.setattr(zipfile.ZipFile, 'open', None)  # nothing is inflated
   with pytest.raises(
     ValueError, match=f'{path.name} take 4,194,.* bytes: more'
   ):
@@ -125,7 +125,7 @@ def test_an_archive_that_grows_is_not_inflated(tmp_path, suffix, monkeypatch):
 
 
 def test_an_array_that_claims_more_than_is_there(tmp_path):
-  """The memory for it is never touched."""
+  """An array larger than its file is an error, before memory is used."""
   path = tmp_path / 'weights.npz'
   np.savez(path, w=np.zeros(8, np.float32))
   content = path.read_bytes()
@@ -137,7 +137,7 @@ def test_an_array_that_claims_more_than_is_there(tmp_path):
 
 
 def test_tensors_that_repeat_a_number(tmp_path):
-  """They take a few bytes in a file, and any number as arrays."""
+  """Expanded tensors are small in a file, and too large as arrays."""
   torch = pytest.importorskip('torch')
   path = tmp_path / 'weights.pth'
   torch.save({'w': torch.zeros(1).expand(2**40)}, path)
@@ -146,7 +146,7 @@ def test_tensors_that_repeat_a_number(tmp_path):
 
 
 def test_pytorch_is_asked_for_weights_only(tmp_path, monkeypatch):
-  """Where PyTorch is not installed, a stand-in records how it is called."""
+  """A stand-in for PyTorch records the arguments of its `load`."""
   calls = []
   path = tmp_path / 'weights.pth'
   path.write_bytes(b'PK')
@@ -193,7 +193,7 @@ def test_what_is_not_there_and_what_is_not_known(tmp_path):
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-  """As much of the Hub as a download needs; one repository, one file."""
+  """A server with the Hub's interface for downloads, and with one file."""
 
   content, asked = b'', []
 
@@ -224,7 +224,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-  """The Hub on the loopback, and huggingface_hub told to ask it."""
+  """Runs `Hub` on the loopback interface; huggingface_hub downloads from it."""
   write_weights(tmp_path / 'model.safetensors', WEIGHTS)
   Hub.content = (tmp_path / 'model.safetensors').read_bytes()
   server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hub)
@@ -254,7 +254,7 @@ def test_a_repository_that_is_not_there_is_named(hub):
     'hf://timm/nothing',
     'hf://timm/resnet50.tv_in1k/nothing.safetensors',
   ):
-    with pytest.raises(ValueError, match=f'{source} cannot be fetched'):
+    with pytest.raises(ValueError, match=f'{source} cannot be downloaded'):
       read_weights(source)
   with pytest.raises(ValueError, match='hf://OWNER/NAME'):
     read_weights('hf://resnet50')

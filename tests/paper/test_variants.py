@@ -5,7 +5,7 @@ from apnet_jax.paper import variants
 from apnet_jax.paper.variants import APNET_C2, VARIANTS
 from configs import common, market
 
-# Fields of `config.model` that do not make the network of a variant.
+# Fields of `config.model` that no variant sets.
 OTHERS = {'pretrained', 'reduction', 'batch_norm_group', 'dtype'}
 
 
@@ -47,14 +47,14 @@ def test_apply_changes_a_copy_and_keeps_what_is_open():
 def test_can_be_built_and_is_recognised(name):
   model = variants.apply(VARIANTS[name], common.get_config().model)
   create_model(model, num_classes=1)
-  same = {'radix2': 'apnet_c2'}  # Fig. 5 has the network of Table II
+  same = {'radix2': 'apnet_c2'}  # Fig. 5 repeats a network of Table II
   assert variants.name_of(model) == same.get(name, name)
 
 
 @pytest.mark.parametrize(
   ('fields', 'name'),
   [
-    ({'levels': 0}, 'apnet_c0'),  # as docs/reproducing.md has it
+    ({'levels': 0}, 'apnet_c0'),  # the command in docs/reproducing.md
     ({'attention': 'none'}, 'apnet_c0'),
     ({'levels': 0, 'sites': (0, 1), 'hidden': 8}, 'apnet_c0'),
     ({'levels': 1, 'radix': 4, 'order': 'fine_to_coarse'}, 'apnet_c1'),

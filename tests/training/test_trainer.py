@@ -279,7 +279,7 @@ def test_weights_to_start_from_are_checked_before_a_run_begins(tmp_path):
     checks.check(config, tmp_path)
   np.savez(config.model.pretrained, **{'conv1.weight': np.zeros(3)})
   with pytest.raises(
-    ValueError, match=r'(?s)pretrained=.*missing.*1 misshapen'
+    ValueError, match=r'(?s)pretrained=.*missing.*1 with a wrong shape'
   ):
     checks.check(config, tmp_path)
   (tmp_path / 'checkpoints' / '1').mkdir(parents=True)

@@ -16,7 +16,7 @@ def test_pictures_are_drawn():
   ]
   summary = verification.summarize(verification.Verification(*counts))
   picture = np.asarray(curves.draw_verification(summary).convert('RGB'))
-  # Green and red, for pairs of one and of two persons.
+  # Pairs of one person are green, pairs of two persons are red.
   red, green, _ = np.moveaxis(picture.astype(int), -1, 0)
   assert (green > red + 40).sum() > 1000 and (red > green + 40).sum() > 1000
 
@@ -29,7 +29,7 @@ def test_pictures_are_drawn():
     near = min(drawn, key=lambda fpr: abs(np.log(fpr / point['fpr'])))
     np.testing.assert_allclose(drawn[near], point['tpr'], atol=0.03)
   pairs, queries = (line.get_xydata().T for line in det.lines)
-  for x, y in (pairs, queries):  # what is accepted less is missed more
+  for x, y in (pairs, queries):  # fewer false accepts mean more misses
     assert (np.diff(x) <= 0).all() and (np.diff(y) >= 0).all()
   equal = summary['equal_error']['eer']
   place = np.argmin(abs(pairs[0] - pairs[1]))

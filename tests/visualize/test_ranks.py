@@ -20,7 +20,7 @@ def benchmark(**options):
 
 
 def embed(variables, split, rows):
-  """Identities on a circle; junk and distractors next to identity 1."""
+  """Returns points on a circle; junk and distractors lie near identity 1."""
   angle = np.maximum(split.pids[rows], 0.9) + 0.01 * split.camids[rows]
   return np.stack([np.cos(angle), np.sin(angle)], 1)
 
@@ -28,7 +28,7 @@ def embed(variables, split, rows):
 def test_rankings_follow_the_rules():
   evaluated = evaluate(embed, {}, benchmark(), RULES)
   (ranking,) = rank(evaluated, [0], top=10)
-  # Not row 0, of the same camera, nor row 3, junk.
+  # Row 0 is from the query's camera, and row 3 is junk.
   assert ranking.found.tolist() == [4, 5, 1, 2]
   assert ranking.correct.tolist() == [True, False, False, False]
 
