@@ -1,4 +1,4 @@
-"""What the documents say is there, and is what the records say."""
+"""Tests that links in documents work and that figures are those of records."""
 
 import json
 import pathlib
@@ -30,7 +30,7 @@ def tables_with_records():
 
 
 def test_tables_say_what_their_records_say():
-  """The first table after a mark holds the figures of the record it names."""
+  """The first table after a mark has the figures of the record it names."""
   checked = set()
   for path, name, text in tables_with_records():
     record = json.loads((ROOT / f'docs/records/{name}.json').read_text())
