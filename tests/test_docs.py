@@ -1,4 +1,4 @@
-"""Tests that links in documents work and that figures are those of records."""
+"""What the documents say is there, and is what the records say."""
 
 import json
 import pathlib
@@ -30,7 +30,7 @@ def tables_with_records():
 
 
 def test_tables_say_what_their_records_say():
-  """The first table after a mark has the figures of the record it names."""
+  """The first table after a mark holds the figures of the record it names."""
   checked = set()
   for path, name, text in tables_with_records():
     record = json.loads((ROOT / f'docs/records/{name}.json').read_text())
