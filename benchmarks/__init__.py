@@ -1,1 +1,1 @@
-"""Speed claims: each command measures a reference in the same run."""
+"""Benchmarks of speed and memory, most of them beside a reference."""

@@ -1,4 +1,4 @@
-"""What the commands share: flags, the processes they ask, and the record."""
+"""Shared by all benchmarks: flags, processes to measure in, and the record."""
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping
@@ -16,13 +16,14 @@ import sys
 from tqdm import tqdm
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# Queries, gallery, features.
+# Queries, gallery images, features.
 SIZES = {'market': (3368, 15_913, 2048), 'msmt17': (11_659, 82_161, 2048)}
-# They choose kernels of OpenBLAS, which may slow numpy.
-SLOW = ('OPENBLAS_CORETYPE', 'OPENBLAS_L2_SIZE')
-# Of processes that run a network. They share a GPU, and JAX would take most of
-# its memory when it starts. On a CPU the C library gives what a step has freed
-# back to the system, which clears it again page by page: huge pages are fewer.
+# Variables that choose kernels of OpenBLAS, and may slow numpy down.
+OPENBLAS_VARIABLES = ('OPENBLAS_CORETYPE', 'OPENBLAS_L2_SIZE')
+# For processes that run a network. They share a GPU, and JAX would allocate
+# most of its memory at the start. On a CPU, the C library returns the memory
+# that a step frees to the system, which clears it again page by page; with huge
+# pages there are fewer pages to clear.
 NETWORK_ENVIRONMENT = {
   'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
   'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1',
@@ -30,57 +31,104 @@ NETWORK_ENVIRONMENT = {
 
 
 def read_size(text: str) -> tuple[int, ...]:
-  """A named size, or QUERIESxGALLERYxFEATURES."""
+  """Reads a named size, or QUERIESxGALLERYxFEATURES."""
   if text in SIZES:
     return SIZES[text]
   if not re.fullmatch(r'[1-9]\d*x[1-9]\d*x[1-9]\d*', text):
     raise argparse.ArgumentTypeError(
-      f'{text!r} is none of {", ".join(SIZES)} and not QUERIESxGALLERYxFEATURES'
+      f'{text!r} is neither {" nor ".join(SIZES)} nor QUERIESxGALLERYxFEATURES'
     )
   return tuple(map(int, text.split('x')))
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-  """With the flag that all commands have."""
+  """Returns a parser with the flag that all benchmarks have, --json."""
   parser = argparse.ArgumentParser(
     description=description,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument(
-    '--json', type=pathlib.Path, metavar='FILE', help='where the record goes'
+    '--json', type=pathlib.Path, metavar='FILE', help='file for the record'
   )
   return parser
 
 
 def add_size(parser: argparse.ArgumentParser) -> None:
+  """Adds the flag --size of benchmarks that rank embeddings."""
   parser.add_argument(
     '--size',
     type=read_size,
     default='market',
     metavar='market|msmt17|QxGxD',
-    help='queries, gallery, features (market: 3368x15913x2048)',
+    help='numbers of queries, gallery images and features (market:'
+    ' 3368x15913x2048)',
+  )
+
+
+def add_turns(
+  parser: argparse.ArgumentParser, default: int, what: str = 'everything'
+) -> None:
+  """Adds the flag --turns: the number of rounds that measure `what`."""
+  parser.add_argument(
+    '--turns',
+    type=int,
+    default=default,
+    help=f'number of rounds; each measures {what} once (%(default)s)',
   )
 
 
 def parse(
   parser: argparse.ArgumentParser, arguments: list[str] | None
 ) -> argparse.Namespace:
+  """Reads the command line and checks --json; a mistake ends the program."""
   args = parser.parse_args(arguments)
   if args.json is not None and not args.json.parent.is_dir():
     parser.error(f'--json={args.json}: no such folder.')
   return args
 
 
-def finish(
-  script: str, run: Callable[[], dict], json_file: pathlib.Path | None
-) -> int:
-  """Runs a benchmark and writes its record; returns the exit code.
+def check_at_least(
+  parser: argparse.ArgumentParser, args: argparse.Namespace, **minima: int
+) -> None:
+  """Ends the program with code 2 if a flag, or one of its values, is too small.
 
-  A `RuntimeError` of `run` is a message and exit code 2.
+  Args:
+    parser: parser of the flags.
+    args: values of the flags.
+    **minima: the smallest allowed value by name of the flag.
+  """
+  for name, minimum in minima.items():
+    value = getattr(args, name)
+    if min(value if isinstance(value, (list, tuple)) else [value]) < minimum:
+      flag = '--' + name.replace('_', '-')
+      parser.error(f'{flag}={value}: must be at least {minimum}.')
+
+
+def check_peak_memory(parser: argparse.ArgumentParser) -> None:
+  """Ends the program with code 2 where peak memory cannot be measured."""
+  if not pathlib.Path('/proc/self/clear_refs').exists():
+    parser.error('the peak memory of a process is known on Linux only.')
+
+
+def finish(
+  script: str,
+  run: Callable[[argparse.Namespace], dict],
+  args: argparse.Namespace,
+) -> int:
+  """Runs a benchmark and writes its record to `args.json`.
+
+  Args:
+    script: file of the benchmark.
+    run: measures, prints the figures and returns the record. Its `RuntimeError`
+      is printed as a message.
+    args: values of the flags.
+
+  Returns:
+    The exit code: 0, or 2 after a `RuntimeError`.
   """
   script = pathlib.Path(script).name
   try:
-    record = run()
+    record = run(args)
   except RuntimeError as error:
     print(f'{script}: error: {error}', file=sys.stderr)
     return 2
@@ -89,13 +137,16 @@ def finish(
     'hardware': hardware(),
     'date': datetime.date.today().isoformat(),
   }
-  if json_file is not None:
-    json_file.write_text(json.dumps(head | record, indent=1) + '\n')
+  if args.json is not None:
+    args.json.write_text(json.dumps(head | record, indent=1) + '\n')
   return 0
 
 
 def hardware() -> str:
-  """The processor, in words, and the width of its vectors, which decides."""
+  """Returns the number of cores, the processor and its vector instructions.
+
+  The width of the vectors decides how fast matrix products are.
+  """
   name, flags = 'an unknown processor', []
   with contextlib.suppress(OSError):
     lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
@@ -111,22 +162,23 @@ def hardware() -> str:
 
 
 def count_cores(number: int) -> str:
+  """Returns '1 core', '2 cores' and so on."""
   return f'{number} core{"s" if number > 1 else ""}'
 
 
 def environment(without: Iterable[str] = (), **more: str) -> dict[str, str]:
-  """This process's, without some variables and with some more."""
+  """Returns this process's environment with some variables removed or set."""
   return {k: v for k, v in os.environ.items() if k not in without} | more
 
 
-class Side:
-  """A process that measures when asked: a module that calls `measuring.serve`.
+class MeasuringProcess:
+  """A process that measures on request.
 
   Args:
-    module: in benchmarks/.
-    arguments: of its command line.
-    environment: of the process.
-    cores: that it is pinned to; None for all.
+    module: a module in benchmarks/ that calls `measuring.serve`.
+    arguments: command line of the module.
+    environment: environment variables of the process.
+    cores: cores to pin the process to; None for all.
   """
 
   def __init__(
@@ -148,44 +200,58 @@ class Side:
       os.sched_setaffinity(self.process.pid, cores)
 
   def ask(self, **request) -> dict:
-    """Asks and waits for the answer; RuntimeError if the process ended."""
+    """Sends a request and waits for the answer.
+
+    Raises:
+      RuntimeError: the process has ended.
+    """
     with contextlib.suppress(BrokenPipeError):
       print(json.dumps(request), file=self.process.stdin, flush=True)
     answer = self.process.stdout.readline()
     if not answer:
       code = self.process.wait()
       raise RuntimeError(
-        f'{self.process.args[2]} ended with code {code}; see above for why.'
+        f'{self.process.args[2]} ended with code {code}; the reason is printed'
+        ' above.'
       )
     return json.loads(answer)
 
   def close(self) -> None:
+    """Ends the process."""
     with contextlib.suppress(BrokenPipeError):
       self.process.stdin.close()
     self.process.wait()
     self.process.stdout.close()
 
 
-def take_turns(
-  sides: Mapping[str, Side], turns: int, **request
+def time_in_turns(
+  processes: Mapping[str, MeasuringProcess], turns: int, **request
 ) -> dict[str, list[float]]:
-  """Seconds of what is asked of all sides, of each turn.
+  """Times the same request in several processes, one after the other.
 
-  Two turns before, the first of which compiles, are not among them. The order
-  is reversed every other turn, so that a machine that grows slower or faster
-  favours none.
+  Two rounds of warm-up come before, the first of which compiles. The order is
+  reversed in every other round: a machine that grows slower or faster then
+  favours no process.
+
+  Args:
+    processes: processes by name.
+    turns: number of rounds that count.
+    **request: the request, whose answer has `seconds`.
+
+  Returns:
+    Seconds of each round, by name of the process.
   """
-  seconds = {name: [] for name in sides}
-  order = list(sides)
-  for _ in tqdm(range(2 + turns), 'Taking turns', unit='', leave=False):
+  seconds = {name: [] for name in processes}
+  order = list(processes)
+  for _ in tqdm(range(2 + turns), 'Timing in turns', unit='', leave=False):
     for name in order:
-      seconds[name].append(sides[name].ask(**request)['seconds'])
+      seconds[name].append(processes[name].ask(**request)['seconds'])
     order.reverse()
   return {name: values[2:] for name, values in seconds.items()}
 
 
 def compare(seconds: list[float], base: list[float]) -> dict[str, float]:
-  """Ratios of what was timed in the same turn: median and quartiles."""
+  """Returns median and quartiles of the ratios of times of the same round."""
   ratios = [a / b for a, b in zip(seconds, base)]
   low, median, high = statistics.quantiles(ratios, n=4, method='inclusive')
   ratios = {'ratio': median, 'lower quartile': low, 'upper quartile': high}

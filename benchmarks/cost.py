@@ -1,14 +1,15 @@
-"""How the cost of a train step grows, one thing varied at a time.
+"""Measures how the cost of a training step grows, one setting at a time.
 
-From a base, which flags change: image size, batch, level, radix, backbone; and
-for the spatial attention (APNet-S) image size and level. Each point is a
-process of its own: images/s of the median step, seconds of the first one,
-multiply-adds counted from the traced step, and those of them that the pyramid
-has (counted with and without it).
+Starting from a base configuration, which flags change, sweeps vary the image
+size, batch size, level, radix and backbone; and, with the spatial attention
+(APNet-S), the image size and level. Each point of a sweep is measured in a
+process of its own: images/s of the median step, seconds of the first step,
+multiply-adds of the traced step, and the share of the pyramid in them (the
+difference to a network without it).
 
-What the pyramid costs is too little for that: `pyramid` keeps the base and
-its level 0 alive together, and steps take turns. A second process of level 0
-says how far from 1 such a ratio is where there is no difference.
+The pyramid's share of the time is too small to be seen in separate processes.
+`pyramid` therefore times steps of the base and of its level 0 in turns. A
+second process of level 0 shows how far such a ratio is from 1 by chance.
 
   python benchmarks/cost.py --json=cost.json --plot=cost.png
   python benchmarks/cost.py --only pyramid --turns 40
@@ -32,12 +33,18 @@ from benchmarks import command, cost_plot, measuring  # noqa: E402
 LEVELS = (0, 1, 2, 3)
 BACKBONES = ('resnet14', 'resnet50', 'resnet101', 'densenet169', 'inception_v3')
 SPATIAL = {'attention': 'spatial'}
-PYRAMID = 'pyramid'  # what is measured in turns
+PYRAMID = 'pyramid'  # see `measure_pyramid`
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-  """What is varied, and what else is not as in the base."""
+  """A setting that takes several values.
+
+  Attributes:
+    field: name of the setting.
+    values: its values.
+    fixed: other settings that differ from the base.
+  """
 
   field: str
   values: tuple
@@ -45,6 +52,7 @@ class Sweep:
 
 
 def make_sweeps(args: argparse.Namespace) -> dict[str, Sweep]:
+  """Returns all sweeps by name."""
   at_size = {'image_size': tuple(args.spatial_size)}
   return {
     'size': Sweep('image_size', tuple(args.sizes)),
@@ -64,7 +72,7 @@ SWEEPS = (
 
 
 def point(args: argparse.Namespace, **changes) -> argparse.Namespace:
-  """The base with some changes; without levels every attention is the same."""
+  """Returns the base with changes; without levels, attention has no effect."""
   settings = {name: getattr(args, name) for name in measuring.NETWORK}
   settings |= {'batch': args.batch, **changes}
   settings['image_size'] = tuple(settings['image_size'])
@@ -73,29 +81,30 @@ def point(args: argparse.Namespace, **changes) -> argparse.Namespace:
   return argparse.Namespace(**settings)
 
 
-def open_side(settings: argparse.Namespace):
-  side = command.Side(
+def open_process(settings: argparse.Namespace):
+  """Starts a process that measures; a context manager closes it."""
+  process = command.MeasuringProcess(
     'network_ours',
     measuring.network_arguments(settings),
     command.environment(**command.NETWORK_ENVIRONMENT),
   )
-  return contextlib.closing(side)
+  return contextlib.closing(process)
 
 
 def measure_point(settings: argparse.Namespace, seconds: float) -> dict | None:
-  """The answers of a process of its own; None if it ended, and said why."""
+  """Measures in a process of its own; returns None if the process failed."""
   batch = settings.batch
   try:
-    with open_side(settings) as side:
-      answer = side.ask(part='train', batch=batch, seconds=seconds)
-      return answer | side.ask(part='work', of='train', batch=batch)
+    with open_process(settings) as process:
+      answer = process.ask(task='train', batch=batch, seconds=seconds)
+      return answer | process.ask(task='work', program='train', batch=batch)
   except RuntimeError as error:
     tqdm.write(f'{measuring.describe(settings)}: {error}', file=sys.stderr)
     return None
 
 
 def measure_sweeps(args: argparse.Namespace) -> dict:
-  """Answers by sweep and value; what two sweeps share is measured once."""
+  """Returns answers by sweep and value; measures points of two sweeps once."""
   points = {
     name: {
       value: point(args, **sweep.fixed, **{sweep.field: value})
@@ -123,7 +132,7 @@ def measure_sweeps(args: argparse.Namespace) -> dict:
 
 
 def summarize(measured: dict) -> dict:
-  """Figures by sweep and value; None where a process ended."""
+  """Returns figures by sweep and value; None where a process failed."""
   figures = {
     name: {
       label(value): answer and _figures(settings, answer)
@@ -137,6 +146,7 @@ def summarize(measured: dict) -> dict:
 
 
 def label(value) -> str:
+  """Returns the name of a value, as 384x192 for an image size."""
   return 'x'.join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -152,13 +162,13 @@ def _figures(settings: argparse.Namespace, answer: dict) -> dict:
     'peak GB': round(answer['memory'] / 1e9, 2),
     'multiply-adds': answer['image'],
     'of the pyramid': answer['pyramid'],
-    # Of the map that the first pyramid sees.
+    # Positions of the feature map that the first pyramid sees.
     'positions': height // 4 * (width // 4),
   }
 
 
 def _compare_sizes(base: dict, spatial: dict) -> None:
-  """How much longer a step takes with the spatial attention."""
+  """Adds how much longer a step takes with the spatial attention."""
   for size, row in spatial.items():
     if row and base[size]:
       more = row['median s'] - base[size]['median s']
@@ -166,9 +176,16 @@ def _compare_sizes(base: dict, spatial: dict) -> None:
 
 
 def fit_square(rows: dict) -> dict | None:
-  """a and b of a P + b P^2, the pyramid's multiply-adds at P positions.
+  """Fits a P + b P^2 to the pyramid's multiply-adds at P positions.
 
-  Weighted so that it is the relative differences whose squares are least.
+  The fit minimises the squares of relative differences.
+
+  Args:
+    rows: figures by value of a sweep.
+
+  Returns:
+    a, b, the largest relative difference, and the share of b P^2 at the largest
+    P; None if fewer than two points are known.
   """
   known = [row for row in rows.values() if row and row['of the pyramid']]
   if len(known) < 2:
@@ -189,22 +206,23 @@ def fit_square(rows: dict) -> dict | None:
 
 
 def measure_pyramid(args: argparse.Namespace) -> dict:
-  """Figures of the base by those of its level 0, timed and counted."""
+  """Returns ratios of the base to its level 0, timed and counted."""
   without = point(args, levels=0)
   settings = {'with': point(args), 'without': without, 'again': without}
   with contextlib.ExitStack() as stack:
-    sides = {
-      name: stack.enter_context(open_side(values))
+    processes = {
+      name: stack.enter_context(open_process(values))
       for name, values in settings.items()
     }
-    seconds = command.take_turns(
-      sides, args.turns, part='step', batch=args.batch
+    seconds = command.time_in_turns(
+      processes, args.turns, task='step', batch=args.batch
     )
+    train = {'program': 'train', 'batch': args.batch}
     compiled = {
-      name: sides[name].ask(part='compiled', of='train', batch=args.batch)
+      name: processes[name].ask(task='compiled', **train)
       for name in ('with', 'without')
     }
-    work = sides['with'].ask(part='work', of='train', batch=args.batch)
+    work = processes['with'].ask(task='work', **train)
   return {
     'turns': args.turns,
     'step': command.compare(seconds['with'], seconds['without']),
@@ -235,7 +253,7 @@ COLUMNS = (
 
 
 def format_table(figures: dict) -> str:
-  """Multiply-adds are those of a step, by image."""
+  """Formats the figures as a table; multiply-adds are per image."""
   heads = ''.join(f'{head:>16}' for head, _ in COLUMNS)
   lines = [f'{"":16}{heads}']
   for sweep, rows in figures.items():
@@ -247,6 +265,7 @@ def format_table(figures: dict) -> str:
 
 
 def format_pyramid(figures: dict) -> str:
+  """Formats the result of `measure_pyramid` as a table."""
   lines = [f'{"with the pyramid : without":28}{"median":>10}{"quartiles":>20}']
   for name in ('step', 'no difference', 'multiply-adds', 'operations', 'bytes'):
     row = figures.get(name)
@@ -260,12 +279,16 @@ def format_pyramid(figures: dict) -> str:
 
 
 def run(args: argparse.Namespace) -> dict:
-  """Measures, prints tables, draws the picture, returns the record."""
+  """Measures; prints tables, draws the plots and returns the record."""
   base = f'{measuring.describe(args)}, batch {args.batch}'
   print(f'{command.hardware()}; base: {base}', flush=True)
-  with open_side(point(args)) as side:
-    facts = {'versions': side.ask(part='versions'), **side.ask(part='device')}
-  record = {**facts, 'base': base, 'seconds of a point': args.seconds}
+  with open_process(point(args)) as process:
+    versions = process.ask(task='versions')
+    device = process.ask(task='device')
+  record = {
+    'versions': versions, **device, 'base': base,
+    'seconds of a point': args.seconds,
+  }  # fmt: skip
   if PYRAMID in args.only:
     record[PYRAMID] = measure_pyramid(args)
     print('\n' + format_pyramid(record[PYRAMID]), flush=True)
@@ -284,7 +307,8 @@ def run(args: argparse.Namespace) -> dict:
   return record
 
 
-def read_size(text: str) -> tuple[int, int]:
+def read_image_size(text: str) -> tuple[int, int]:
+  """Reads HEIGHTxWIDTH."""
   height, _, width = text.partition('x')
   if not (height.isdigit() and width.isdigit() and int(height) * int(width)):
     raise argparse.ArgumentTypeError(f'{text!r} is not HEIGHTxWIDTH')
@@ -295,61 +319,62 @@ def make_parser() -> argparse.ArgumentParser:
   parser = command.make_parser(__doc__)
   measuring.add_network(parser)
   add = parser.add_argument
-  add('--batch', type=int, default=8, help='images of a step of the base (8)')
+  add('--batch', type=int, default=8, help='batch size of the base (8)')
   add(
     '--only', nargs='+', choices=[PYRAMID, *SWEEPS], metavar='WHAT',
     default=[PYRAMID, *SWEEPS],
-    help=f'some of {", ".join([PYRAMID, *SWEEPS])} (all)',
+    help=f'what to measure: {", ".join([PYRAMID, *SWEEPS])} (all)',
   )  # fmt: skip
   add(
-    '--sizes', type=read_size, nargs='+', metavar='HEIGHTxWIDTH',
+    '--sizes', type=read_image_size, nargs='+', metavar='HEIGHTxWIDTH',
     default=[(128, 64), (256, 128), (384, 192)],
-    help='(128x64 256x128 384x192)',
+    help='image sizes of the sweeps (128x64 256x128 384x192)',
   )  # fmt: skip
-  add('--batches', type=int, nargs='+', default=[2, 4, 8], help='(2 4 8)')
-  add('--radices', type=int, nargs='+', default=[2, 4], help='(2 4)')
+  add(
+    '--batches', type=int, nargs='+', default=[2, 4, 8],
+    help='batch sizes of the sweep (2 4 8)',
+  )  # fmt: skip
+  add(
+    '--radices', type=int, nargs='+', default=[2, 4],
+    help='radices of the sweep (2 4)',
+  )  # fmt: skip
   add(
     '--backbones', nargs='+', default=BACKBONES,
-    help=f'({" ".join(BACKBONES)})',
+    help=f'backbones of the sweep ({" ".join(BACKBONES)})',
   )  # fmt: skip
   add(
-    '--spatial-size', type=read_size, default=(256, 128),
-    metavar='HEIGHTxWIDTH', help='of spatial-level (256x128)',
+    '--spatial-size', type=read_image_size, default=(256, 128),
+    metavar='HEIGHTxWIDTH', help='image size of spatial-level (256x128)',
   )  # fmt: skip
-  add('--turns', type=int, default=15, help='of the pyramid (15)')
+  command.add_turns(parser, 15, 'a step of each network of `pyramid`')
   add(
     '--seconds', type=float, default=2.0,
-    help='of the steps of a point, of which there are 3 or more (2)',
+    help='seconds for the steps of a point, at least 3 steps (2)',
   )  # fmt: skip
   add(
-    '--plot', type=pathlib.Path, metavar='FILE.png', help='draws the sweeps'
+    '--plot', type=pathlib.Path, metavar='FILE.png',
+    help='file for plots of the sweeps',
   )  # fmt: skip
   return parser
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-  """Reads the command line; what cannot be ends the program with code 2."""
+  """Reads the command line; a mistake ends the program with code 2."""
   parser = make_parser()
   args = command.parse(parser, arguments)
-  for name in ('batch', 'batches', 'radices', 'image_size'):
-    value = getattr(args, name)
-    if min(value if isinstance(value, (list, tuple)) else [value]) < 1:
-      flag = '--' + name.replace('_', '-')
-      parser.error(f'{flag}={value}: must be at least 1.')
-  if args.turns < 2:
-    parser.error(f'--turns={args.turns}: must be at least 2.')
+  command.check_at_least(
+    parser, args, batch=1, batches=1, radices=1, image_size=1, turns=2
+  )
   if PYRAMID in args.only and not args.levels:
     parser.error('--levels=0: the base has no pyramid to measure.')
   if args.plot is not None and not args.plot.parent.is_dir():
     parser.error(f'--plot={args.plot}: no such folder.')
-  if not pathlib.Path('/proc/self/clear_refs').exists():
-    parser.error('only Linux tells the peak of a process.')
+  command.check_peak_memory(parser)
   return args
 
 
 def main(arguments: list[str] | None = None) -> int:
-  args = parse(arguments)
-  return command.finish(__file__, lambda: run(args), args.json)
+  return command.finish(__file__, run, parse(arguments))
 
 
 if __name__ == '__main__':

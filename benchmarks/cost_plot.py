@@ -1,4 +1,4 @@
-"""The picture of what `cost.py` measured: a row for each thing varied."""
+"""Draws the figures of `cost.py`: a row of plots for each sweep."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 SPEED, WORK, PYRAMID = '#1a9641', 'black', '#d7191c'
 TITLES = {
   'size': 'Image size',
-  'batch': 'Images of a step',
+  'batch': 'Batch size',
   'level': 'Pyramid level',
   'radix': 'Radix',
   'backbone': 'Backbone',
@@ -17,14 +17,14 @@ TITLES = {
 
 
 def draw(figures: Mapping, base: str) -> Figure:
-  """Images/s to the left and multiply-adds to the right.
+  """Draws images/s on the left and multiply-adds on the right.
 
   Args:
-    figures: by sweep and value, as of `cost.summarize`.
-    base: which everything else is of, in words.
+    figures: figures by sweep and value, see `cost.summarize`.
+    base: description of the base configuration.
   """
   figure = Figure((9, 0.6 + 2.6 * len(figures)), layout='constrained')
-  figure.suptitle(f'Train step; {base}', fontsize=10)
+  figure.suptitle(f'Training step; {base}', fontsize=10)
   rows = figure.subplots(len(figures), 2, squeeze=False)
   for (left, right), (sweep, points) in zip(rows, figures.items()):
     known = {value: point for value, point in points.items() if point}
@@ -33,7 +33,7 @@ def draw(figures: Mapping, base: str) -> Figure:
     left.set(ylabel='images/s', ylim=(0, left.get_ylim()[1]))
     both = {'multiply-adds': WORK, 'of the pyramid': PYRAMID}
     _draw(right, sweep, known, both)
-    right.set(ylabel='multiply-adds of an image', yscale='log')
+    right.set(ylabel='multiply-adds per image', yscale='log')
     right.legend(fontsize=8)
   return figure
 
@@ -44,7 +44,7 @@ def _draw(axes, sweep: str, points: Mapping, colours: Mapping) -> None:
     point['positions'] if sizes else place
     for place, point in enumerate(points.values())
   ]
-  line = '' if sweep == 'backbone' else '-'  # there is nothing between two
+  line = '' if sweep == 'backbone' else '-'  # backbones are not ordered
   for name, colour in colours.items():
     y = [point[name] or float('nan') for point in points.values()]
     axes.plot(x, y, marker='o', ls=line, color=colour, label=name)

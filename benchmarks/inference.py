@@ -1,9 +1,9 @@
-"""Images/s of embedding images and of the same network in plain PyTorch.
+"""Compares the embedding of images with plain PyTorch, in images/s.
 
-An embedding is the average of those of an image and its mirror image, scaled
-to length 1: two passes. Batches are uint8 pixels on this project's side, which
-normalises them on the way, and ready floats on PyTorch's. Batch 1 tells the
-latency. All else is as in train_step.py.
+An embedding is the average over an image and its mirror image, scaled to length
+1; it takes two forward passes. This project gets uint8 pixels and normalises
+them; PyTorch gets normalised floats. Batch 1 measures the latency. Everything
+else is as in train_step.py.
 
   python benchmarks/inference.py --peer torch
 """

@@ -1,4 +1,4 @@
-"""This project's side of `input_pipeline.py`: records to augmented batches."""
+"""Measures this project's input pipeline, from records to float batches."""
 
 import argparse
 import contextlib
@@ -18,14 +18,20 @@ from data import decoding, records
 
 
 class Pipeline:
-  """Answers the requests of `input_pipeline.py`."""
+  """The input pipeline of a training run, and its measurements.
+
+  Args:
+    split: images of the training set.
+    labels: label of each image.
+    config: the whole configuration.
+  """
 
   def __init__(self, split: records.Records, labels: np.ndarray, config):
     self.split = split
     self.labels = labels
     self.config = config
     self.positions = jnp.arange(config.train.P * config.train.K)
-    # Over the old batch, as a training step has no use for it any more.
+    # Writes over the old batch, which a training step no longer needs.
     self.augment_in_place = jax.jit(
       lambda key, images, old: self.augment(key, images),
       donate_argnums=2,
@@ -36,25 +42,28 @@ class Pipeline:
     )
 
   def augment(self, key, images):
+    """Augments a batch of uint8 images."""
     return augment(key, images, self.positions, self.config.augment)
 
-  def measure(self, part: str, seconds: float = 0) -> dict:
-    if part == 'versions':
+  def measure(self, task: str, seconds: float = 0) -> dict:
+    """Answers a request of `input_pipeline.py`."""
+    if task == 'versions':
       names = ('tensorflow-cpu', 'tensorflow', 'jax', 'numpy')
       return {name: version for name in names if (version := _version(name))}
-    if part == 'decode':
+    if task == 'decode':
       return self.decode_one_by_one()
     batches = records.train_batches(
       self.split, self.labels, self.config, first_step=0
     )
     images = (batch['image'] for batch in batches)
-    if part == 'all':
+    if task == 'all':
       images = self.augmented(self.augment_in_place, images)
-    elif part == 'all, new memory':
+    elif task == 'all, new memory':
       images = self.augmented(self.augment_anew, images)
-    return measuring.measure(images, seconds, len, jax.block_until_ready)
+    return measuring.time_batches(images, seconds, len, jax.block_until_ready)
 
   def augmented(self, function, batches):
+    """Yields augmented batches; `function` may write over the one before."""
     key = jax.random.key(self.config.seed)
     out = jnp.zeros((len(self.positions), *self.config.data.image_size, 3))
     for step, images in enumerate(batches):
@@ -62,6 +71,7 @@ class Pipeline:
       yield out
 
   def decode_one_by_one(self) -> dict:
+    """Times the decoding of all images on one core."""
     encoded = self.split.encoded.numpy()
     start = time.perf_counter()
     for image in encoded:
@@ -71,7 +81,7 @@ class Pipeline:
 
 
 def open_pipeline(folder: pathlib.Path, config) -> Pipeline:
-  """Reads all images of a folder, and decodes them if `config` says so."""
+  """Reads all images of a folder into the cache of `config.data.cache`."""
   paths = measuring.list_images(folder)
   labels = measuring.label(paths, config.train.K)
   split = records.Records(

@@ -1,14 +1,15 @@
-"""Images/s of the input pipeline and of a plain PyTorch one, side by side.
+"""Compares the input pipeline with a plain PyTorch one, in images/s.
 
 Both decode JPEG files, resize them to the network's size, flip, pad and crop,
-normalise and erase, and give batches of 20 identities with 4 images each. Each
-side is a process of its own, pinned to the same cores: to one, then to all.
-The sides take turns, so that what else the machine does hits both; figures are
-medians over the turns. PyTorch has the number of workers that is its best.
+normalise and erase, and return batches of 20 identities with 4 images each.
+Each runs in a process of its own, pinned to the same cores: first to one, then
+to all. They are measured in turns, so that other programs slow both alike.
+Figures are medians over the rounds. PyTorch runs with the number of workers
+that is fastest.
 
-This project's augmentation writes each batch over the one before. PyTorch's
-loader takes new memory for each, unless it collates into one buffer, which it
-can without workers only. Rows say how either side does with the other's habit.
+This project writes each augmented batch over the one before. PyTorch's loader
+allocates new memory for each batch, unless it collates into one buffer, which
+works without workers only. Two rows of the table swap these habits.
 """
 
 import argparse
@@ -31,10 +32,10 @@ sys.path.insert(0, str(ROOT))  # this also runs as a file
 from benchmarks import command, measuring  # noqa: E402
 
 BATCH_SIZE = 80
-SEED = 0  # of the drawn images and of the batches: the default of both
+SEED = 0  # default seed of the drawn images and of the batches
 WHOLE = 'decode, resize, augment: float32 batches'
 UINT8 = 'decode, resize: uint8 batches'
-UINT8_PART = 'decode, resize'
+UINT8_TASK = 'decode, resize'
 DECODE = 'decode, one by one'
 TABLES = (WHOLE, UINT8, DECODE)
 REFERENCE = 'PyTorch'
@@ -42,97 +43,115 @@ OURS = 'this project'
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-  """One thing to measure: `part` is what is asked of the side."""
+class Measurement:
+  """A row of a table.
+
+  Attributes:
+    table: title of the table.
+    name: name of the row.
+    process: name of the process that measures it.
+    task: request to that process.
+  """
 
   table: str
   name: str
-  side: str
-  part: str
+  process: str
+  task: str
 
 
-ROWS = (
-  Row(WHOLE, REFERENCE, 'torch', 'all'),
-  Row(WHOLE, 'PyTorch, batches in one buffer', 'torch', 'all, one buffer'),
-  Row(WHOLE, OURS, 'encoded', 'all'),
-  Row(WHOLE, 'this project, new memory', 'encoded', 'all, new memory'),
-  Row(WHOLE, 'this project, decoded cache', 'decoded', 'all'),
-  Row(UINT8, REFERENCE, 'torch', UINT8_PART),
-  Row(UINT8, OURS, 'encoded', UINT8_PART),
-  Row(UINT8, 'this project, decoded cache', 'decoded', UINT8_PART),
-  Row(DECODE, REFERENCE, 'torch', 'decode'),
-  Row(DECODE, OURS, 'encoded', 'decode'),
+MEASUREMENTS = (
+  Measurement(WHOLE, REFERENCE, 'torch', 'all'),
+  Measurement(
+    WHOLE, 'PyTorch, batches in one buffer', 'torch', 'all, one buffer'
+  ),
+  Measurement(WHOLE, OURS, 'encoded', 'all'),
+  Measurement(WHOLE, 'this project, new memory', 'encoded', 'all, new memory'),
+  Measurement(WHOLE, 'this project, decoded cache', 'decoded', 'all'),
+  Measurement(UINT8, REFERENCE, 'torch', UINT8_TASK),
+  Measurement(UINT8, OURS, 'encoded', UINT8_TASK),
+  Measurement(UINT8, 'this project, decoded cache', 'decoded', UINT8_TASK),
+  Measurement(DECODE, REFERENCE, 'torch', 'decode'),
+  Measurement(DECODE, OURS, 'encoded', 'decode'),
 )
 
 
 @contextlib.contextmanager
-def open_sides(
+def open_processes(
   images: pathlib.Path, image_size: tuple[int, int], cores: set[int]
-) -> Iterator[dict[str, command.Side]]:
-  """Starts all sides on these cores; they wait for requests."""
+) -> Iterator[dict[str, command.MeasuringProcess]]:
+  """Starts all processes, pinned to some cores; they wait for requests."""
   common = ['--images', str(images), '--image-size', *map(str, image_size)]
-  sides = {}
+  processes = {}
   try:
-    sides['torch'] = command.Side(
+    processes['torch'] = command.MeasuringProcess(
       'input_torch', common, command.environment(JAX_PLATFORMS='cpu'), cores
     )
     for cache in ('encoded', 'decoded'):
-      sides[cache] = command.Side(
+      processes[cache] = command.MeasuringProcess(
         'input_ours',
         [*common, '--cache', cache],
         command.environment(JAX_PLATFORMS='cpu'),
         cores,
       )
-    yield sides
+    yield processes
   finally:
-    for side in sides.values():
-      side.close()
+    for process in processes.values():
+      process.close()
 
 
 def measure_on(
   cores: set[int], images: pathlib.Path, args: argparse.Namespace
 ) -> dict:
-  """All rows on these cores.
+  """Measures every row of the tables on some cores.
+
+  Args:
+    cores: cores to pin the processes to.
+    images: folder of the images.
+    args: values of the flags.
 
   Returns:
-    `versions`; `workers`, PyTorch's answers in all turns by number of workers;
-    and `rows`, the answers in all turns for each of `ROWS`: PyTorch's are those
-    with the best number of workers.
+    `versions`: versions of the packages. `workers`: PyTorch's answers of all
+    rounds, by number of workers. `answers`: answers of all rounds, by
+    `Measurement`; PyTorch's are those with the best number of workers.
   """
   number = len(cores)
   candidates = {0, 1, number} | ({2 * number} if number > 1 else set())
   workers = {candidate: [] for candidate in sorted(candidates)}
-  reference, *others = ROWS
-  rows = {row: [] for row in ROWS}
+  reference, *others = MEASUREMENTS
+  answers = {row: [] for row in MEASUREMENTS}
   progress = tqdm(
     total=args.turns * (len(workers) + len(others)), unit='', leave=False
   )
   progress.set_description(f'{command.count_cores(number)}: starting')
-  with progress, open_sides(images, args.image_size, cores) as sides:
+  with (
+    progress,
+    open_processes(images, args.image_size, cores) as processes,
+  ):
 
     def ask(row, **request):
       progress.set_description(f'{command.count_cores(number)}: {row.name}')
-      request |= {'part': row.part, 'seconds': args.seconds}
-      answer = sides[row.side].ask(**request)
+      request |= {'task': row.task, 'seconds': args.seconds}
+      answer = processes[row.process].ask(**request)
       progress.update()
       return answer
 
     versions = {}
-    for side in sides.values():
-      versions |= side.ask(part='versions')
+    for process in processes.values():
+      versions |= process.ask(task='versions')
     for _ in range(args.turns):
-      for candidate, answers in workers.items():
-        answers.append(ask(reference, workers=candidate))
+      for candidate in workers:
+        workers[candidate].append(ask(reference, workers=candidate))
       best = best_workers(workers)
       for row in others:
-        # Without workers is how PyTorch can use one buffer.
-        plain = row.side == 'torch' and row.part == UINT8_PART
-        rows[row].append(ask(row, **({'workers': best} if plain else {})))
-  rows[reference] = workers[best_workers(workers)]
-  return {'versions': versions, 'workers': workers, 'rows': rows}
+        # One buffer works without workers only.
+        plain = row.process == 'torch' and row.task == UINT8_TASK
+        answers[row].append(ask(row, **({'workers': best} if plain else {})))
+  answers[reference] = workers[best_workers(workers)]
+  return {'versions': versions, 'workers': workers, 'answers': answers}
 
 
 def best_workers(workers: Mapping[int, list[dict]]) -> int:
+  """Returns the number of workers with the highest median rate."""
   return max(workers, key=lambda number: _median_rate(workers[number]))
 
 
@@ -141,17 +160,23 @@ def _median_rate(answers: list[dict]) -> float:
 
 
 def summarize(measured: Mapping, cores: int) -> dict:
-  """Figures of `measure_on`, by table and row: medians, and all the turns."""
-  rows = measured['rows']
+  """Returns figures by table and row: medians, and the rate of each round.
+
+  Args:
+    measured: result of `measure_on`.
+    cores: number of cores.
+  """
   references = {
-    row.table: _median_rate(rows[row]) for row in rows if row.name == REFERENCE
+    row.table: _median_rate(answers)
+    for row, answers in measured['answers'].items()
+    if row.name == REFERENCE
   }
   figures = {table: {} for table in TABLES}
-  for row, answers in rows.items():
+  for row, answers in measured['answers'].items():
     rate = _median_rate(answers)
     figures[row.table][row.name] = {
       'images/s': round(rate),
-      # Decoding one by one takes one core, however many there are.
+      # Decoding one by one uses one core, however many there are.
       'a core': round(rate / (1 if row.table == DECODE else cores)),
       'times': round(rate / references[row.table], 2),
       'MB': _median_megabytes(answers),
@@ -170,26 +195,31 @@ def _median_megabytes(answers: list[dict]) -> int | None:
 
 
 def shares(figures: Mapping, name: str) -> dict[str, int]:
-  """Per cent of the time of a batch that each part takes, on one core."""
+  """Returns the share of each stage in the time of a batch, in per cent.
+
+  Args:
+    figures: figures of one core.
+    name: row of the tables, as `REFERENCE`.
+  """
   whole, uint8, decode = (
     1 / figures[table][name]['images/s'] for table in TABLES
   )
-  parts = {
+  stages = {
     'decode': decode,
     'resize and batch': uint8 - decode,
     'augment': whole - uint8,
   }
-  return {part: round(100 * time / whole) for part, time in parts.items()}
+  return {stage: round(100 * time / whole) for stage, time in stages.items()}
 
 
 def format_table(figures: Mapping, cores: int) -> str:
-  """What is printed of the figures for some number of cores."""
+  """Formats the figures of a number of cores as a table."""
   columns = ('images/s', 'a core', 'times', 'MB')
   title = f'On {command.count_cores(cores)}'
   lines = [f'{title:34}' + ''.join(f'{column:>10}' for column in columns)]
   for table in TABLES:
     lines.append(table)
-    for row in ROWS:
+    for row in MEASUREMENTS:
       if row.table == table:
         values = figures[table][row.name]
         cells = [
@@ -202,18 +232,19 @@ def format_table(figures: Mapping, cores: int) -> str:
   lines.append(f'Workers of PyTorch: {best}, the best of {tried}')
   if cores == 1:
     for name in (REFERENCE, OURS):
-      parts = ', '.join(f'{p} {s}%' for p, s in shares(figures, name).items())
-      lines.append(f'Time of {name}: {parts}')
+      stages = shares(figures, name).items()
+      shown = ', '.join(f'{stage} {share}%' for stage, share in stages)
+      lines.append(f'Time of {name}: {shown}')
   return '\n'.join(lines)
 
 
 def draw(folder: pathlib.Path, identities: int) -> pathlib.Path:
   """Draws people and returns the folder of the training images."""
   root = folder / 'drawn'
-  command = [sys.executable, '-m', 'data.synthetic.draw', str(root)]
-  command += [f'--train-identities={identities}', f'--seed={SEED}']
+  program = [sys.executable, '-m', 'data.synthetic.draw', str(root)]
+  program += [f'--train-identities={identities}', f'--seed={SEED}']
   few = ['--test-identities=1', '--distractors=0', '--junk=0']
-  subprocess.run([*command, *few], cwd=ROOT, check=True)
+  subprocess.run([*program, *few], cwd=ROOT, check=True)
   return root / 'bounding_box_train'
 
 
@@ -223,7 +254,8 @@ def make_parser() -> argparse.ArgumentParser:
     '--images',
     type=pathlib.Path,
     metavar='FOLDER',
-    help='JPEG or PNG files; without it, drawn people of 128 x 64 pixels',
+    help='folder of JPEG or PNG files; without it, drawn people of 128 x 64'
+    ' pixels',
   )
   parser.add_argument(
     '--image-size',
@@ -231,20 +263,23 @@ def make_parser() -> argparse.ArgumentParser:
     nargs=2,
     default=(384, 192),
     metavar=('HEIGHT', 'WIDTH'),
-    help='of the batches (384 192)',
+    help='size of the images in batches (384 192)',
   )
-  parser.add_argument('--turns', type=int, default=3, help='(3)')
+  command.add_turns(parser, 3)
   parser.add_argument(
-    '--seconds', type=float, default=1.0, help='of each measurement (1.0)'
+    '--seconds',
+    type=float,
+    default=1.0,
+    help='seconds of each measurement (1.0)',
   )
   parser.add_argument(
-    '--identities', type=int, default=150, help='people to draw (150)'
+    '--identities', type=int, default=150, help='number of drawn people (150)'
   )
   return parser
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-  """Reads the command line; what cannot be ends the program with code 2."""
+  """Reads the command line; a mistake ends the program with code 2."""
   parser = make_parser()
   args = command.parse(parser, arguments)
   if min(args.turns, args.seconds, args.identities, *args.image_size) <= 0:
@@ -256,18 +291,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   for name in ('torch', 'torchvision'):
     if importlib.util.find_spec(name) is None:
       parser.error(
-        f'{name} is not installed, and this measures it: pip install torch'
-        ' torchvision'
+        f'{name} is not installed, and this benchmark measures it: pip install'
+        ' torch torchvision'
       )
   return args
 
 
 def run(args: argparse.Namespace, images: pathlib.Path) -> dict:
-  """Measures on one core and on all, prints tables, returns the record."""
+  """Measures on one core and on all; prints tables and returns the record."""
   number = len(measuring.list_images(images))
   if number < BATCH_SIZE:
     raise RuntimeError(
-      f'{images} holds {number} images; a batch takes {BATCH_SIZE}.'
+      f'{images} has {number} images; a batch needs {BATCH_SIZE}.'
     )
   height, width = args.image_size
   print(f'{command.hardware()}; {number:,} images to {height} x {width}')
@@ -294,12 +329,11 @@ def main(arguments: list[str] | None = None) -> int:
   args = parse(arguments)
   with tempfile.TemporaryDirectory() as folder:
 
-    def run_on_images() -> dict:
-      drawn = args.images is None
-      images = draw(pathlib.Path(folder), args.identities) if drawn else None
-      return run(args, (images or args.images).resolve())
+    def run_on_images(args: argparse.Namespace) -> dict:
+      images = args.images or draw(pathlib.Path(folder), args.identities)
+      return run(args, images.resolve())
 
-    return command.finish(__file__, run_on_images, args.json)
+    return command.finish(__file__, run_on_images, args)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
-"""PyTorch's side of `input_pipeline.py`: the released recipe, plainly written.
+"""Measures the released recipe's input pipeline in plain PyTorch.
 
-A data set that opens files with Pillow, torchvision's transforms one by one,
-and a DataLoader.
+It consists of a data set that opens files with Pillow, torchvision's transforms
+one by one, and a DataLoader.
 """
 
 import argparse
@@ -27,6 +27,8 @@ BILINEAR = transforms.InterpolationMode.BILINEAR
 
 
 class Images(torch.utils.data.Dataset):
+  """Labelled image files."""
+
   def __init__(self, paths, labels, transform):
     self.paths = paths
     self.labels = labels
@@ -41,7 +43,7 @@ class Images(torch.utils.data.Dataset):
 
 
 class Sampler:
-  """Batches of P identities with K images each, without end."""
+  """Endless batches of P identities with K images each, as indices."""
 
   def __init__(self, labels, train, seed):
     self.arguments = labels, train.P, train.K, seed
@@ -52,7 +54,7 @@ class Sampler:
 
 
 class OneBuffer:
-  """Collates every batch into the same memory; for a loader without workers."""
+  """Collates each batch into the same memory; works without workers only."""
 
   def __init__(self):
     self.images = None
@@ -64,10 +66,16 @@ class OneBuffer:
     return torch.stack(images, out=self.images), torch.tensor(labels)
 
 
-def make_transform(part: str, image_size: tuple[int, int], config):
-  """uint8 images for 'decode, resize', otherwise what a network reads."""
+def make_transform(task: str, image_size: tuple[int, int], config):
+  """Returns the transforms of an image.
+
+  Args:
+    task: 'decode, resize' gives uint8 images; any other, augmented floats.
+    image_size: height and width.
+    config: the `augment` part of a configuration.
+  """
   resize = transforms.Resize(image_size, interpolation=BILINEAR)
-  if part == 'decode, resize':
+  if task == 'decode, resize':
     return transforms.Compose([resize, transforms.PILToTensor()])
   return transforms.Compose(
     [
@@ -85,26 +93,26 @@ def make_transform(part: str, image_size: tuple[int, int], config):
 def measure(
   paths: list[pathlib.Path],
   image_size: tuple[int, int],
-  part: str,
+  task: str,
   seconds: float = 0,
   workers: int = 0,
 ):
   """Answers a request of `input_pipeline.py`."""
-  if part == 'versions':
+  if task == 'versions':
     modules = {'torch': torch, 'torchvision': torchvision, 'pillow': PIL}
     return {name: module.__version__ for name, module in modules.items()}
-  if part == 'decode':
+  if task == 'decode':
     return _decode_one_by_one(paths)
   config = common.get_config()
   labels = measuring.label(paths, config.train.K)
-  transform = make_transform(part, image_size, config.augment)
+  transform = make_transform(task, image_size, config.augment)
   loader = torch.utils.data.DataLoader(
     Images(paths, labels, transform),
     batch_sampler=Sampler(labels, config.train, config.seed),
     num_workers=workers,
-    collate_fn=OneBuffer() if part == 'all, one buffer' else None,
+    collate_fn=OneBuffer() if task == 'all, one buffer' else None,
   )
-  return measuring.measure(loader, seconds, lambda batch: len(batch[0]))
+  return measuring.time_batches(loader, seconds, lambda batch: len(batch[0]))
 
 
 def _decode_one_by_one(paths):
@@ -119,9 +127,9 @@ def main():
   parser.add_argument('--images', type=pathlib.Path)
   parser.add_argument('--image-size', nargs=2, type=int)
   args = parser.parse_args()
-  # As in workers: no operation here is worth more threads.
+  # As in workers of a DataLoader. No operation here gains from more threads.
   torch.set_num_threads(1)
-  # Numbers of workers are tried out on purpose.
+  # The benchmark tries more workers than cores on purpose.
   warnings.filterwarnings('ignore', 'This DataLoader will create')
   paths = measuring.list_images(args.images)
   function = functools.partial(measure, paths, tuple(args.image_size))

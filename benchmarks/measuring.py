@@ -1,7 +1,7 @@
-"""What both sides of a benchmark share: they measure in the same way.
+"""Measures in the same way on both sides of a comparison.
 
-A side is a process of its own, pinned to some cores. It reads requests from its
-standard input and answers on its standard output, a line of JSON each.
+Each implementation runs in a process of its own. It reads requests from its
+standard input and writes answers to its standard output, one line of JSON each.
 """
 
 import argparse
@@ -21,40 +21,45 @@ MEMORY_SAMPLES = 2  # batches after the timed ones
 
 
 def serve(measure: Callable[..., dict]) -> None:
-  """Answers requests, each a dict of arguments, until there are no more."""
+  """Answers requests until the standard input ends.
+
+  Args:
+    measure: returns the answer; its arguments are the items of the request.
+  """
   answers = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)  # what libraries print is no answer
+  os.dup2(2, 1)  # what libraries print must not mix with the answers
   for line in sys.stdin:
     print(json.dumps(measure(**json.loads(line))), file=answers, flush=True)
 
 
 def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The JPEG and PNG files in and below a folder, in name order."""
+  """Returns the JPEG and PNG files in and below a folder, in name order."""
   suffixes = ('.jpg', '.jpeg', '.png')
   return sorted(p for p in folder.rglob('*') if p.suffix.lower() in suffixes)
 
 
 def label(images: list, K: int) -> np.ndarray:
-  """Labels for sampling; who is on an image makes no difference to speed."""
+  """Labels K images in a row alike; true labels would not change the speed."""
   return np.arange(len(images)) // K
 
 
-def measure(
+def time_batches(
   batches: Iterable,
   seconds: float,
   images_of: Callable[..., int],
   wait: Callable = lambda batch: None,
 ) -> dict:
-  """Times batches for about so many seconds, after some to warm up.
+  """Times an endless sequence of batches, after a warm-up.
 
   Args:
-    batches: without end.
-    seconds: after which no further batch is begun.
-    images_of: number of images of a batch.
-    wait: called with a batch; returns when it is there.
+    batches: the endless sequence.
+    seconds: time after which no further batch is started.
+    images_of: returns the number of images in a batch.
+    wait: blocks until a batch is computed.
 
   Returns:
-    `rate`, images/s, and `memory`, bytes, or None where that is not known.
+    `rate`: images/s. `memory`: bytes of the process and its workers, or None
+    where that is unknown.
   """
   batches = iter(batches)
   for _ in range(WARM_UP):
@@ -76,7 +81,7 @@ def measure(
 
 
 def _memory() -> int | None:
-  """Bytes of this process and its workers, what they share counted once."""
+  """Returns the bytes of this process and its workers, shared pages once."""
   workers = [worker.pid for worker in multiprocessing.active_children()]
   try:
     return sum(_proportional_size(pid) for pid in (os.getpid(), *workers))
@@ -91,22 +96,22 @@ def _proportional_size(pid: int) -> int:
 
 
 def add_network(parser: argparse.ArgumentParser) -> None:
-  """The arguments that say which network is measured, those of `NETWORK`."""
+  """Adds the flags in `NETWORK`, which choose the network to measure."""
   add = parser.add_argument
-  add('--backbone', default='resnet50', help='(%(default)s)')
+  add('--backbone', default='resnet50', help='backbone (%(default)s)')
   add(
     '--attention', choices=['channel', 'spatial', 'none'], default='channel',
-    help='channel: APNet-C; spatial: APNet-S, by RGA-S (%(default)s)',
+    help='channel: APNet-C; spatial: APNet-S, with RGA-S (%(default)s)',
   )  # fmt: skip
-  add('--levels', type=int, default=2, help='of the pyramid (%(default)s)')
-  add('--radix', type=int, default=2, help='of the pyramid (%(default)s)')
+  add('--levels', type=int, default=2, help='pyramid levels (%(default)s)')
+  add('--radix', type=int, default=2, help='pyramid radix (%(default)s)')
   add(
     '--dtype', choices=['float32', 'bfloat16'], default='float32',
-    help='(%(default)s)',
+    help='precision of convolutions (%(default)s)',
   )  # fmt: skip
   add(
     '--image-size', type=int, nargs=2, default=(384, 192),
-    metavar=('HEIGHT', 'WIDTH'), help='%(default)s',
+    metavar=('HEIGHT', 'WIDTH'), help='size of the images (%(default)s)',
   )  # fmt: skip
 
 
@@ -114,7 +119,7 @@ NETWORK = ('backbone', 'attention', 'levels', 'radix', 'dtype', 'image_size')
 
 
 def network_arguments(args: argparse.Namespace) -> list[str]:
-  """The command line that `add_network` reads as these."""
+  """Returns the command line from which `add_network` reads these values."""
   words = []
   for name in NETWORK:
     value = getattr(args, name)
@@ -124,7 +129,7 @@ def network_arguments(args: argparse.Namespace) -> list[str]:
 
 
 def describe(args: argparse.Namespace) -> str:
-  """The network, in words."""
+  """Describes the network in words."""
   height, width = args.image_size
   return (
     f'{args.backbone}, attention {args.attention}, level {args.levels},'
@@ -138,21 +143,22 @@ def time_steps(
   seconds: float,
   peak: Callable[[], int | None] = lambda: None,
 ) -> dict:
-  """Times steps for about so many seconds, at least three.
+  """Times at least three steps, after two that warm up.
 
   Args:
-    step: one step; it may return before it is done.
-    wait: returns when what a step returned is there.
-    seconds: after which no further step is begun.
-    peak: the most bytes that the device held; None for the host's.
+    step: starts one step and returns its result, which may be computed later.
+    wait: blocks until the result of a step is computed.
+    seconds: time after which no further step is started.
+    peak: returns the peak memory of the device in bytes; if None, the peak of
+      this process is taken.
 
   Returns:
-    `seconds` of each step; `first`, of the very first, which may compile;
-    `memory`, the most that was held while steps were timed, bytes.
+    `seconds`: time of each step. `first`: seconds of the very first step, which
+    may compile. `memory`: peak memory of the timed steps, in bytes.
   """
   first = time_step(step, wait)
   wait(step())
-  pathlib.Path('/proc/self/clear_refs').write_text('5')  # forget the peak
+  pathlib.Path('/proc/self/clear_refs').write_text('5')  # resets the peak
   times = []
   start = time.perf_counter()
   while len(times) < 3 or time.perf_counter() < start + seconds:
@@ -164,7 +170,7 @@ def time_steps(
 def time_step(
   step: Callable[[], object], wait: Callable[[object], None]
 ) -> float:
-  """Seconds of one step, until what it returned is there."""
+  """Returns the seconds from the start of a step to its result."""
   start = time.perf_counter()
   wait(step())
   return time.perf_counter() - start
@@ -173,7 +179,16 @@ def time_step(
 def time_product(
   product: Callable[[], object], wait: Callable[[object], None], size: int
 ) -> dict:
-  """The `rate` of a square matrix product, in multiply-adds/s: the fastest."""
+  """Times the product of two square matrices.
+
+  Args:
+    product: multiplies the matrices.
+    wait: blocks until the product is computed.
+    size: rows and columns of each matrix.
+
+  Returns:
+    `rate`: multiply-adds/s of the fastest repetition.
+  """
   seconds = time_steps(product, wait, seconds=2)['seconds']
   return {'rate': size**3 / min(seconds)}
 
@@ -181,11 +196,20 @@ def time_product(
 def time_traffic(
   run: Callable[[], object], wait: Callable[[object], None], size: int
 ) -> dict:
-  """The `rate` at which so many bytes are read and written: the fastest."""
+  """Times a program that is limited by memory bandwidth.
+
+  Args:
+    run: reads and writes memory.
+    wait: blocks until the result is computed.
+    size: bytes that `run` reads and writes.
+
+  Returns:
+    `rate`: bytes/s of the fastest repetition.
+  """
   return {'rate': size / min(time_steps(run, wait, seconds=1)['seconds'])}
 
 
 def kilobytes(name: str) -> int:
-  """Of this process: VmRSS, what it holds, or VmHWM, the most it held."""
+  """Returns the memory of this process: VmRSS, now, or VmHWM, its peak."""
   status = pathlib.Path('/proc/self/status').read_text()
   return int(re.search(rf'{name}:\s+(\d+) kB', status)[1])

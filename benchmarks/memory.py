@@ -1,12 +1,13 @@
-"""The largest batch whose train step fits into a memory, of 16 GB by default.
+"""Finds the largest batch whose training step fits into memory (16 GB).
 
-What the compiler says that the step takes: arguments, results that do not lie
-in the arguments' place, and temporary values. Nothing is run and no array is
-made, so that the memory need not be here. It is asked of the backend at hand,
-for one device. What the allocator wastes is not in it. GB are 10^9 bytes.
+The memory of a step is the compiler's figure for one device of the present
+backend: arguments, results that do not reuse the arguments' memory, and
+temporary values, without the waste of the allocator. Steps are compiled, but
+not run, so the machine need not have that memory. GB are 10^9 bytes.
 
-The largest batch was compiled and fits. The next one, by K images or as many as
-also divide into the parts, was compiled too and does not.
+Batches are multiples of K images that also divide into the micro-batches. The
+largest batch was compiled and fits; the next larger one was compiled and does
+not.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from tqdm import tqdm
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this also runs as a file
 
+from apnet_jax.errors import UserError  # noqa: E402
 from apnet_jax.models.apnet import create_model, variable_shapes  # noqa: E402
 from benchmarks import command, measuring, network_ours  # noqa: E402
 from benchmarks.work import Work  # noqa: E402
@@ -27,10 +29,10 @@ from configs import common  # noqa: E402
 
 
 class Network:
-  """Tells the bytes of the step of a configuration, once a batch size.
+  """The memory of a configuration's training step, by batch size.
 
   Attributes:
-    known: what was asked, bytes by batch size.
+    known: bytes of the batch sizes that were compiled.
   """
 
   def __init__(self, config, classes: int):
@@ -38,6 +40,7 @@ class Network:
     self._work = Work(config, classes)
 
   def bytes(self, batch: int) -> int:
+    """Returns the memory of a step; compiles it unless it is known."""
     if batch not in self.known:
       analysis = self.lower(batch).compile().memory_analysis()
       self.known[batch] = (
@@ -49,21 +52,22 @@ class Network:
     return self.known[batch]
 
   def lower(self, batch: int) -> jax.stages.Lowered:
-    """The step on one device, before it is compiled."""
+    """Returns the step on one device, before compilation."""
     return self._work.lower('train', batch)
 
 
 def largest_batch(network: Network, limit: float, unit: int, first: int) -> int:
-  """The largest multiple of `unit` that fits `limit` bytes; 0 if none does.
+  """Returns the largest multiple of `unit` that fits; 0 if none does.
 
-  Bytes are nearly linear in the batch: the line through the two closest known
-  sizes says which one to ask next, until two neighbours enclose the limit.
+  Memory is nearly linear in the batch size. The line through the two known
+  sizes closest to the limit predicts which size to compile next, until two
+  neighbouring sizes enclose the limit.
 
   Args:
-    network: has `bytes(batch)`, which grows, and `known`.
-    limit: in bytes.
-    unit: images that a batch is a multiple of.
-    first: the size to ask first, and about half of it, next.
+    network: has `known` and `bytes(batch)`, which increases with the batch.
+    limit: memory in bytes.
+    unit: the batch is a multiple of this number.
+    first: batch to compile first; about half of it comes second.
   """
   for batch in (first, max(unit, first // 2 // unit * unit), 2 * first):
     if len(network.known) < 2:
@@ -84,7 +88,7 @@ def largest_batch(network: Network, limit: float, unit: int, first: int) -> int:
 
 
 def make_configs(args: argparse.Namespace) -> dict:
-  """The configuration of each row of the table."""
+  """Returns configurations by row of the table."""
   rows = {
     'plain': {},
     'rematerialised': {'rematerialize': True},
@@ -99,7 +103,7 @@ def make_configs(args: argparse.Namespace) -> dict:
 
 
 def measure(args: argparse.Namespace) -> dict:
-  """Figures by row of the table."""
+  """Returns figures by row of the table."""
   figures = {}
   rows = make_configs(args)
   for row, config in tqdm(rows.items(), unit='', leave=False):
@@ -118,10 +122,12 @@ def measure(args: argparse.Namespace) -> dict:
 
 
 def in_gigabytes(number: int | None) -> float | None:
+  """Returns bytes in GB, rounded."""
   return None if number is None else round(number / 1e9, 3)
 
 
 def format_table(figures: dict) -> str:
+  """Formats the figures as a table."""
   columns = list(next(iter(figures.values())))[:-1]
   lines = [' ' * 16 + ''.join(f'{name:>16}' for name in columns)]
   for row, values in figures.items():
@@ -134,24 +140,26 @@ def make_parser() -> argparse.ArgumentParser:
   parser = command.make_parser(__doc__)
   measuring.add_network(parser)
   add = parser.add_argument
-  add('--gigabytes', type=float, default=16, help='that the step may take (16)')
-  add('--classes', type=int, default=751, help='identities (751)')
-  add('--parts', type=int, default=4, help='that a batch is accumulated in (4)')
+  add('--gigabytes', type=float, default=16, help='memory for the step (16)')
+  add('--classes', type=int, default=751, help='number of identities (751)')
+  add(
+    '--parts', type=int, default=4,
+    help='micro-batches of a batch, config.train.accumulate (4)',
+  )  # fmt: skip
   add(
     '--batch', type=int, default=80,
-    help='a batch whose memory is told in any case (80)',
+    help='a batch whose memory is reported, too (80)',
   )  # fmt: skip
   return parser
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-  """Reads the command line; what cannot be ends the program with code 2."""
+  """Reads the command line; a mistake ends the program with code 2."""
   parser = make_parser()
   args = command.parse(parser, arguments)
   if args.gigabytes <= 0:
     parser.error(f'--gigabytes={args.gigabytes}: must be more than 0.')
-  if args.parts < 2:
-    parser.error(f'--parts={args.parts}: must be at least 2.')
+  command.check_at_least(parser, args, parts=2)
   unit = math.lcm(common.get_config().train.K, args.parts)
   if args.batch < unit or args.batch % unit:
     parser.error(f'--batch={args.batch}: must be a multiple of {unit}.')
@@ -160,13 +168,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
       variable_shapes(
         create_model(config.model, args.classes), tuple(args.image_size)
       )
-  except ValueError as error:
+  except UserError as error:
     parser.error(str(error))
   return args
 
 
 def run(args: argparse.Namespace) -> dict:
-  """Compiles, prints the table and returns the record."""
+  """Compiles; prints the table and returns the record."""
   backend = jax.default_backend()
   network = f'{measuring.describe(args)}, {args.classes} identities'
   print(f'{network}; {args.gigabytes:g} GB on {backend}')
@@ -182,8 +190,7 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> int:
-  args = parse(arguments)
-  return command.finish(__file__, lambda: run(args), args.json)
+  return command.finish(__file__, run, parse(arguments))
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""This project's side of what measures a network."""
+"""Measures a network of this project, in a process of its own."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from apnet_jax.errors import UserError
 from apnet_jax.models.apnet import create_model
 from apnet_jax.parallel import devices
 from apnet_jax.parallel.devices import AXIS
@@ -19,11 +20,11 @@ from benchmarks.work import Work, compiler_figures
 from configs import common
 
 CLASSES = 751  # identities of Market-1501
-K = 4  # images of an identity
+K = 4  # images of each identity
 
 
 def make_config(args: argparse.Namespace):
-  """The configuration of the arguments of `measuring.add_network`."""
+  """Returns the configuration for flags of `measuring.add_network`."""
   config = common.get_config()
   config.model.update(
     backbone=args.backbone,
@@ -37,11 +38,11 @@ def make_config(args: argparse.Namespace):
 
 
 class Network:
-  """What is measured: the step and the embedding as train.py makes them."""
+  """The training step and the embedding, made as train.py makes them."""
 
   def __init__(self, config):
     self.config = config
-    config.train.learning_rate = 4e-6  # random images are no use to learn
+    config.train.learning_rate = 4e-6  # random images teach nothing
     model, optimizer, self.train = run.make_step(
       config, CLASSES, optim.learning_rate_schedule(config.train, 100)
     )
@@ -52,6 +53,7 @@ class Network:
     self.embed = make_embed_batch(model, config.eval)
 
   def batch(self, images: int) -> dict[str, np.ndarray]:
+    """Returns random images and labels, sharded over the devices."""
     rng = np.random.default_rng(0)
     shape = (images, *self.config.data.image_size, 3)
     label = (np.arange(images) // K).astype(np.int32)
@@ -71,44 +73,58 @@ class Network:
     state = self.state
     return {'params': state.params, 'batch_stats': state.batch_stats}
 
-  def count(self, part: str, images: int) -> dict[str, float]:
-    """Multiply-adds of an `image`, and of them those of its `pyramid`."""
+  def count(self, program: str, images: int) -> dict[str, float]:
+    """Counts multiply-adds of an image.
+
+    Args:
+      program: 'train' or 'embed'.
+      images: size of the batch.
+
+    Returns:
+      `image`: multiply-adds of an image. `pyramid`: those of its pyramids.
+    """
     without = self.config.copy_and_resolve_references()
     without.model.levels = 0
     whole, rest = (
-      Work(config, CLASSES).multiply_adds(part, images) / images
+      Work(config, CLASSES).multiply_adds(program, images) / images
       for config in (self.config, without)
     )
     return {'image': whole, 'pyramid': whole - rest}
 
-  def compiled(self, part: str, images: int) -> dict[str, int]:
-    """What the compiler says of a part, which is the one that runs."""
+  def compiled(self, program: str, images: int) -> dict[str, int]:
+    """Returns the compiler's figures of the program that runs."""
     batch = self.batch(images)
     return compiler_figures(
       self.embed.lower(self.variables, batch['image'])
-      if part == 'embed'
+      if program == 'embed'
       else self.train.lower(self.state, batch)
     )
 
-  def exchange(self, what: str, images: int):
-    """A function that moves between devices what a step does, and no more."""
+  def exchange(self, name: str, images: int):
+    """Returns a function with one data exchange of a step, and nothing else.
+
+    Args:
+      name: 'gradients', 'statistics' or 'features'.
+      images: size of the global batch.
+    """
     devices = jax.local_device_count()
     features = len(self.state.params['bottleneck']['scale'])
     share = images // devices
-    move, arrays = {
+    exchange, arrays = {
       'gradients': (average_gradients, self.state.params),
       'statistics': (average_statistics, statistics(self.state.batch_stats)),
       'features': (
         gather_features,
         (np.zeros((share, features), np.float32), np.zeros(share, np.int32)),
       ),
-    }[what]
+    }[name]
     arrays = jax.tree.map(lambda x: np.stack([x] * devices), arrays)
-    arrays = jax.pmap(lambda x: x)(arrays)  # to where they belong
-    moved = jax.pmap(move, AXIS)
-    return lambda: moved(arrays)
+    arrays = jax.pmap(lambda x: x)(arrays)  # puts them on the devices
+    exchange = jax.pmap(exchange, AXIS)
+    return lambda: exchange(arrays)
 
-  def ceiling(self) -> dict:
+  def product_rate(self) -> dict:
+    """Times a large matrix product."""
     size = 2048 if jax.default_backend() == 'cpu' else 8192
     x = jnp.ones((size, size), self.config.model.dtype)
     product = jax.jit(jnp.matmul)
@@ -116,8 +132,9 @@ class Network:
       lambda: product(x, x), jax.block_until_ready, size
     )
 
-  def memory_ceiling(self) -> dict:
-    x = jnp.ones(2**26)  # far beyond what a cache holds
+  def memory_rate(self) -> dict:
+    """Times the addition of 1 to an array far larger than any cache."""
+    x = jnp.ones(2**26)
     add = jax.jit(lambda x: x + 1, donate_argnums=0)
 
     def run():
@@ -129,17 +146,18 @@ class Network:
 
 
 def average_gradients(gradients):
+  """Averages gradients over the devices."""
   return lax.pmean(gradients, AXIS)
 
 
 def statistics(batch_stats) -> list[jax.Array]:
-  """Means and variances of all layers, without the shifts that are frozen."""
+  """Returns running means and variances of all layers; no frozen shifts."""
   leaves = jax.tree.leaves_with_path(batch_stats)
   return [leaf for path, leaf in leaves if path[-1].key != 'bias']
 
 
 def average_statistics(arrays):
-  """Forth and back; each waits for the one before, as in a step."""
+  """Averages statistics as a forward and a backward pass do, one by one."""
   before = 0.0
   for array in (*arrays, *arrays[::-1]):
     before = lax.pmean(array + before, AXIS)[0]
@@ -147,7 +165,7 @@ def average_statistics(arrays):
 
 
 def gather_features(arrays):
-  """What mining needs, and the way back of its gradient."""
+  """Gathers features and labels as mining does, and returns the gradient."""
 
   def gather(x):
     return lax.all_gather(x, AXIS, tiled=True)
@@ -158,37 +176,44 @@ def gather_features(arrays):
 
 
 def device_peak() -> int | None:
+  """Returns the peak memory of the device in bytes, if it is known."""
   stats = jax.local_devices()[0].memory_stats()  # None on the CPU
   return stats and stats['peak_bytes_in_use']
 
 
 def serve(network: Network) -> None:
-  def measure(part: str, **request) -> dict:
+  """Answers requests for tasks.
+
+  `train` and `embed` time one program for some seconds; `step` times a single
+  training step.
+  """
+
+  def measure(task: str, **request) -> dict:
     images = request.get('batch', K)
-    match part:
+    match task:
       case 'versions':
         return {'jax': jax.__version__}
       case 'device':
         device = jax.devices()[0]
         return {'device': f'{jax.device_count()} x {device.device_kind}'}
-      case 'ceiling':
-        return network.ceiling()
-      case 'memory ceiling':
-        return network.memory_ceiling()
+      case 'product rate':
+        return network.product_rate()
+      case 'memory rate':
+        return network.memory_rate()
       case 'work':
-        return network.count(request['of'], images)
+        return network.count(request['program'], images)
       case 'compiled':
-        return network.compiled(request['of'], images)
+        return network.compiled(request['program'], images)
       case 'exchange':
-        run = network.exchange(request['of'], images)
+        run = network.exchange(request['exchange'], images)
       case _:
-        function = network.run_embed if part == 'embed' else network.run_train
+        function = network.run_embed if task == 'embed' else network.run_train
         batch = network.batch(images)
 
         def run():
           return function(batch)
 
-    if part == 'step':  # one of `train`
+    if task == 'step':
       return {'seconds': measuring.time_step(run, jax.block_until_ready)}
     return measuring.time_steps(
       run, jax.block_until_ready, request['seconds'], device_peak
@@ -198,6 +223,7 @@ def serve(network: Network) -> None:
 
 
 def parse() -> argparse.Namespace:
+  """Reads the command line."""
   parser = argparse.ArgumentParser(description=__doc__)
   measuring.add_network(parser)
   parser.add_argument('--batch-norm-group', type=int, default=0)
@@ -210,6 +236,6 @@ if __name__ == '__main__':
   config.model.batch_norm_group = args.batch_norm_group
   try:
     network = Network(config)
-  except ValueError as error:  # what the configuration has wrong
+  except UserError as error:
     sys.exit(str(error))
   serve(network)

@@ -1,8 +1,8 @@
-"""PyTorch's side of train_step.py and inference.py, plainly written.
+"""Measures the network of train_step.py and inference.py in plain PyTorch.
 
 ResNet-50 with last stride 1, APNet-C, BN neck; label-smoothed cross-entropy,
-batch-hard triplet loss, Adam. Names of parameters are those of
-`python -m apnet_jax export-weights`.
+batch-hard triplet loss, Adam. Parameters have the names that
+`python -m apnet_jax export-weights` writes.
 """
 
 import argparse
@@ -21,6 +21,8 @@ BLOCKS = {'resnet50': (3, 4, 6, 3), 'resnet14': (1, 1, 1, 1)}
 
 
 class Bottleneck(nn.Module):
+  """A residual block of three convolutions."""
+
   def __init__(self, size, width, stride, project):
     super().__init__()
     features = 4 * width
@@ -46,6 +48,8 @@ class Bottleneck(nn.Module):
 
 
 class Backbone(nn.Module):
+  """A ResNet with last stride 1, without its head."""
+
   def __init__(self, blocks):
     super().__init__()
     self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
@@ -64,7 +68,7 @@ class Backbone(nn.Module):
 
 
 class PartLinear(nn.Module):
-  """A layer of its own for each part: [batch, part, in] to [.., out]."""
+  """A linear layer per attention part: [batch, part, in] to [.., out]."""
 
   def __init__(self, parts, size, features):
     super().__init__()
@@ -77,6 +81,7 @@ class PartLinear(nn.Module):
 
 
 def excitation(layer, size, *parts):
+  """Returns the two layers that score channels, as in an SE block."""
   hidden = max(size // 16, 1)
   return nn.Sequential(
     layer(*parts, size, hidden),
@@ -87,7 +92,7 @@ def excitation(layer, size, *parts):
 
 
 class SplitLevel(nn.Module):
-  """A level of some parts of the channels."""
+  """A pyramid level that splits the channels into parts."""
 
   def __init__(self, channels, parts):
     super().__init__()
@@ -100,7 +105,7 @@ class SplitLevel(nn.Module):
 
 
 class Pyramid(nn.Module):
-  """Channel attention of level 1 and 2."""
+  """A channel attention pyramid of two levels (APNet-C_2)."""
 
   def __init__(self, channels):
     super().__init__()
@@ -113,6 +118,8 @@ class Pyramid(nn.Module):
 
 
 class APNet(nn.Module):
+  """A ResNet with a pyramid after each stage, BN neck and classifier."""
+
   def __init__(self, backbone, num_classes, levels):
     super().__init__()
     self.base = Backbone(BLOCKS[backbone])
@@ -135,7 +142,7 @@ class APNet(nn.Module):
 
 
 def reid_loss(feature, logits, labels):
-  """Label smoothing 0.1 and batch-hard triplets with margin 0.3."""
+  """Cross-entropy with label smoothing 0.1 plus batch-hard triplet loss."""
   cross_entropy = F.cross_entropy(logits, labels, label_smoothing=0.1)
   squares = feature.square().sum(1)
   distance = squares[:, None] + squares - 2 * feature @ feature.T
@@ -147,7 +154,7 @@ def reid_loss(feature, logits, labels):
 
 
 class Network:
-  """What is measured: a network on a device, as a PyTorch user would set it."""
+  """A network on a device, with the settings that PyTorch users choose."""
 
   def __init__(self, args: argparse.Namespace):
     self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -169,20 +176,24 @@ class Network:
     self.compiled = torch.compile(self.model) if args.compile else self.model
 
   def images(self, batch: int) -> torch.Tensor:
+    """Returns random normalised images, [batch, 3, height, width]."""
     rng = np.random.default_rng(0)
     images = rng.standard_normal((batch, *self.image_size, 3), np.float32)
     return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
 
   def wait(self, _) -> None:
+    """Blocks until the device has computed everything."""
     if self.device == 'cuda':
       torch.cuda.synchronize()
 
   def peak(self) -> int | None:
+    """Returns the peak memory of the GPU in bytes; None on a CPU."""
     if self.device == 'cuda':
       return torch.cuda.max_memory_allocated()
     return None
 
   def train_step(self, images, labels) -> torch.Tensor:
+    """Updates the weights once and returns the loss."""
     self.model.train()
     with self.autocast:
       feature, _, logits = self.compiled(images)
@@ -194,35 +205,38 @@ class Network:
 
   @torch.inference_mode()
   def embed(self, images):
+    """Returns unit embeddings, averaged over images and mirror images."""
     self.model.eval()
     with self.autocast:
       embedding = self.compiled(images)[1] + self.compiled(images.flip(3))[1]
     return F.normalize(embedding)
 
   @torch.inference_mode()
-  def ceiling(self) -> dict:
+  def product_rate(self) -> dict:
+    """Times a large matrix product."""
     size = 2048 if self.device == 'cpu' else 8192
     x = torch.ones((size, size), dtype=self.dtype, device=self.device)
     return measuring.time_product(lambda: x @ x, self.wait, size)
 
 
 def serve(args: argparse.Namespace) -> None:
+  """Answers requests; the tasks are those of network_ours.py."""
   network = Network(args)
 
-  def measure(part: str, **request) -> dict:
-    match part:
+  def measure(task: str, **request) -> dict:
+    match task:
       case 'versions':
         return {'torch': torch.__version__}
-      case 'ceiling':
-        return network.ceiling()
+      case 'product rate':
+        return network.product_rate()
     batch = request['batch']
     images = network.images(batch)
     labels = torch.arange(batch, device=network.device) // 4
     step = {
       'train': lambda: network.train_step(images, labels),
       'embed': lambda: network.embed(images),
-    }[part]
-    if network.device == 'cuda':  # the other sides need its memory too
+    }[task]
+    if network.device == 'cuda':  # other processes need its memory, too
       torch.cuda.empty_cache()
       torch.cuda.reset_peak_memory_stats()
     return measuring.time_steps(

@@ -1,15 +1,15 @@
-"""Time and memory of k-reciprocal re-ranking, beside its original form.
+"""Compares k-reciprocal re-ranking with its original form: time and memory.
 
-The original (Zhong et al., CVPR 2017) is numpy: all distances of all images,
-sorted, and loops over images. This project's makes the re-ranked distances a
-block of queries at a time, as evaluation does. Each side is a process of its
-own with all cores and the same drawn embeddings, and goes from embeddings to
-distances, compilation included. The sides take turns, and times are medians;
-memory is the most that a process held, with the embeddings. Where the original
-needs more than there is, it is left out.
+The original (Zhong et al., CVPR 2017) computes the distances of all pairs of
+images in numpy, sorts them, and loops over images. This project computes the
+re-ranked distances of one block of queries at a time, as evaluation does. Each
+runs in a process of its own on all cores, from the same random embeddings to
+re-ranked distances, compilation included. They are measured in turns. Times are
+medians over the rounds; memory is the peak of the process, embeddings included.
+The original is left out where it needs more memory than the machine has.
 
-OpenBLAS chooses its kernels itself: OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are
-taken out of the environment of both sides.
+OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are unset in both processes, so that
+OpenBLAS chooses its kernels itself.
 """
 
 import argparse
@@ -34,17 +34,17 @@ from benchmarks import command, measuring  # noqa: E402
 MODULE = 'apnet_jax.retrieval.rerank'
 SEED = 0
 IMAGES_OF_A_PERSON = 20
-NOISE = 3.0  # of an image, in deviations of the people
+NOISE = 3.0  # deviation within a person over that between persons
 K1, K2, LAMBDA = 20, 6, 0.3
 BLOCK = 256
-COMPARED = 32  # queries whose distances both sides hand over
-# Of a pair of images, as the order is made: distance and weight in float32, the
-# order in int64 and then int32.
+COMPARED = 32  # queries whose distances are compared
+# Bytes that the original needs for a pair of images while it sorts: distance
+# and weight in float32, the order in int64 and then in int32.
 DENSE_BYTES = 4 + 4 + 8 + 4
 
 
 def draw(queries: int, gallery: int, features: int) -> tuple:
-  """Embeddings of people with some images each, in float32."""
+  """Returns random embeddings, float32, of queries and of the gallery."""
   rng = np.random.default_rng(SEED)
   images = queries + gallery
   people = -(-images // IMAGES_OF_A_PERSON)
@@ -57,7 +57,7 @@ def draw(queries: int, gallery: int, features: int) -> tuple:
 
 
 def rerank_sparsely(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-  """This project's: all distances, of which the first queries' are kept."""
+  """Re-ranks all queries by this project; returns the first distances."""
   scores = sys.modules[MODULE].KReciprocal(query, gallery, K1, K2, LAMBDA)
   for start in range(0, len(query), BLOCK):
     block = scores.block(range(start, min(start + BLOCK, len(query))))
@@ -67,7 +67,7 @@ def rerank_sparsely(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
 
 
 def rerank_densely(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-  """The original's steps, in its order and types."""
+  """Re-ranks by the steps of the original, in its order and types."""
   x = np.concatenate([query, gallery])
   x /= np.linalg.norm(x, axis=1, keepdims=True)
   original = x @ x.T
@@ -108,20 +108,28 @@ def rerank_densely(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
 
 
 def reciprocal(rank: np.ndarray, i: int, k: int) -> np.ndarray:
+  """Returns the k-reciprocal neighbours of image i."""
   near = rank[i, : k + 1]
   return near[np.where(rank[near, : k + 1] == i)[0]]
 
 
-SIDES = {'this project': rerank_sparsely, 'the original': rerank_densely}
+OURS, ORIGINAL = 'this project', 'the original'
+IMPLEMENTATIONS = {OURS: rerank_sparsely, ORIGINAL: rerank_densely}
 
 
-def measure(side: str, size: tuple, output: str) -> dict:
-  """Runs a side in this process; its first distances go to a file."""
+def measure(name: str, size: tuple, output: str) -> dict:
+  """Runs an implementation in this process.
+
+  Args:
+    name: a name in `IMPLEMENTATIONS`.
+    size: numbers of queries, gallery images and features.
+    output: file for the first distances.
+  """
   query, gallery = draw(*size)
-  if side == 'this project':
+  if name == OURS:
     importlib.import_module(MODULE)  # only here: it takes memory
   start = time.perf_counter()
-  distances = SIDES[side](query, gallery)
+  distances = IMPLEMENTATIONS[name](query, gallery)
   seconds = time.perf_counter() - start
   np.save(output, distances)
   peak = measuring.kilobytes('VmHWM')
@@ -131,25 +139,30 @@ def measure(side: str, size: tuple, output: str) -> dict:
   }
 
 
-def measure_apart(side: str, size: tuple, output: pathlib.Path) -> dict:
-  """`measure` in a process of its own; RuntimeError if that fails."""
-  request = json.dumps({'side': side, 'size': size, 'output': str(output)})
+def measure_in_process(name: str, size: tuple, output: pathlib.Path) -> dict:
+  """Calls `measure` in a process of its own.
+
+  Raises:
+    RuntimeError: the process failed.
+  """
+  request = json.dumps({'name': name, 'size': size, 'output': str(output)})
   result = subprocess.run(
     [sys.executable, '-m', 'benchmarks.rerank', '--measure', request],
     cwd=ROOT,
-    env=command.environment(without=command.SLOW),
+    env=command.environment(without=command.OPENBLAS_VARIABLES),
     stdout=subprocess.PIPE,
     text=True,
   )
   if result.returncode:
     raise RuntimeError(
-      f'{side} ended with code {result.returncode}; see above for why.'
+      f'{name} ended with code {result.returncode}; the reason is printed'
+      ' above.'
     )
   return json.loads(result.stdout.splitlines()[-1])
 
 
 def too_large(size: tuple) -> str | None:
-  """Why the original cannot run here, or None."""
+  """Returns why the original cannot run here; None if it can."""
   needed = DENSE_BYTES * sum(size[:2]) ** 2
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   if needed < memory:
@@ -162,27 +175,27 @@ def too_large(size: tuple) -> str | None:
 
 
 def run(args: argparse.Namespace) -> dict:
-  """Measures both sides, prints figures, returns the record."""
+  """Measures both, prints the figures and returns the record."""
   queries, gallery, features = args.size
   print(
     f'{command.hardware()}; {queries:,} queries, {gallery:,} gallery images'
   )
   reason = too_large(args.size)
-  turns = {'this project': [], **({} if reason else {'the original': []})}
+  answers = {OURS: [], **({} if reason else {ORIGINAL: []})}
   with tempfile.TemporaryDirectory() as folder:
-    outputs = {side: pathlib.Path(folder) / f'{side}.npy' for side in turns}
+    outputs = {name: pathlib.Path(folder) / f'{name}.npy' for name in answers}
     for _ in range(args.turns):
-      for side, output in outputs.items():
-        turns[side].append(measure_apart(side, args.size, output))
-        print(f'{side}: {turns[side][-1]}', flush=True)
-    figures = {side: summarize(answers) for side, answers in turns.items()}
+      for name, output in outputs.items():
+        answers[name].append(measure_in_process(name, args.size, output))
+        print(f'{name}: {answers[name][-1]}', flush=True)
+    figures = {name: summarize(rounds) for name, rounds in answers.items()}
     if reason:
-      figures['the original'] = reason
-      print(f'the original: {reason}')
+      figures[ORIGINAL] = reason
+      print(f'{ORIGINAL}: {reason}')
     else:
       ours, theirs = (np.load(output) for output in outputs.values())
-      seconds = [figures[side]['seconds'] for side in SIDES]
-      figures['times faster'] = round(seconds[1] / seconds[0], 1)
+      ratio = figures[ORIGINAL]['seconds'] / figures[OURS]['seconds']
+      figures['times faster'] = round(ratio, 1)
       figures['largest difference'] = float(f'{abs(ours - theirs).max():.1e}')
       for name in ('times faster', 'largest difference'):
         print(f'{name}: {figures[name]}')
@@ -194,13 +207,13 @@ def run(args: argparse.Namespace) -> dict:
     'gallery': gallery,
     'features': features,
     'k1, k2, lambda': [K1, K2, LAMBDA],
-    'left out of the environment': command.SLOW,
+    'left out of the environment': command.OPENBLAS_VARIABLES,
     'figures': figures,
   }
 
 
 def summarize(answers: list[dict]) -> dict:
-  """The median time, the most memory, and the times of all turns."""
+  """Returns the median time, the time of each round, and the peak memory."""
   seconds = [answer['seconds'] for answer in answers]
   return {
     'seconds': round(statistics.median(seconds), 1),
@@ -210,6 +223,7 @@ def summarize(answers: list[dict]) -> dict:
 
 
 def versions() -> dict[str, str]:
+  """Returns the versions of Python and of the packages."""
   python = {'python': sys.version.split()[0]}
   packages = ('numpy', 'scipy', 'jax', 'jaxlib')
   return python | {name: importlib.metadata.version(name) for name in packages}
@@ -218,10 +232,8 @@ def versions() -> dict[str, str]:
 def make_parser() -> argparse.ArgumentParser:
   parser = command.make_parser(__doc__)
   command.add_size(parser)
-  parser.add_argument(
-    '--turns', type=int, default=1, help='figures are medians of these (1)'
-  )
-  # What a side's process is asked for.
+  command.add_turns(parser, 1)
+  # The request of `measure_in_process`.
   parser.add_argument('--measure', type=json.loads, help=argparse.SUPPRESS)
   return parser
 
@@ -229,14 +241,13 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
   parser = make_parser()
   args = command.parse(parser, arguments)
-  if args.turns < 1:
-    parser.error(f'--turns={args.turns} must be at least 1.')
+  command.check_at_least(parser, args, turns=1)
   if not pathlib.Path('/proc/self/status').exists():
-    parser.error('only Linux tells how much memory a process held.')
+    parser.error('the peak memory of a process is known on Linux only.')
   if args.measure is not None:
     print(json.dumps(measure(**args.measure)))
     return 0
-  return command.finish(__file__, lambda: run(args), args.json)
+  return command.finish(__file__, run, args)
 
 
 if __name__ == '__main__':

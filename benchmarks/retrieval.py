@@ -1,18 +1,19 @@
-"""Seconds and memory of `evaluate_retrieval`, beside the usual evaluation.
+"""Compares `evaluate_retrieval` with the usual evaluation: time and memory.
 
-From embeddings to CMC, mAP and mINP: random unit embeddings, with as many
-images, identities and cameras as Market-1501 or MSMT17 has. In the same run:
+The evaluation leads from embeddings to CMC, mAP and mINP. Random unit
+embeddings stand for as many images, identities and cameras as Market-1501 or
+MSMT17 has. In the same run are measured:
 
-- the usual evaluation: the whole distance matrix, `argsort`, and a Python loop
-  over the queries, as BoT, torchreid and the released APNet code do it, in
-  numpy. On some of the queries where its arrays would be too large;
-- the bare float32 product of the embeddings, in blocks, by numpy or by JAX,
-  whichever is faster here: no evaluation can take less.
+- the usual evaluation in numpy: the whole distance matrix, `argsort`, and a
+  Python loop over the queries, as in BoT, torchreid and the released APNet
+  code; on some of the queries where its arrays would be too large;
+- the bare float32 product of the embeddings, in blocks, in numpy or JAX,
+  whichever is faster here: a lower bound for every evaluation.
 
-Each side is a process of its own, on all cores, without the variables
-OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE, which may slow numpy. They take turns,
-and the best turn counts: what else the machine does only adds to the others.
-Memory is the peak of a process beyond what it had with the embeddings.
+Each runs in a process of its own on all cores, without the variables
+OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE, which may slow numpy down. They are
+measured in turns, and the fastest round counts: other programs can only add
+time. Memory is the peak of the process minus its memory before the evaluation.
 """
 
 import argparse
@@ -41,18 +42,25 @@ PRODUCT = 'bare product'
 
 
 def ours(devices: int) -> str:
+  """Returns the name of this project's row."""
   return f'this project, {devices} device{"s" if devices > 1 else ""}'
 
 
-# What is measured: in a process of its own
+# The processes that measure
 
 
-class World:
-  """Random embeddings and ids, the same in all processes.
+class RandomDataset:
+  """Random embeddings, identities and cameras, the same in all processes.
 
-  Market-1501 has 750 identities of 17.5 images under 6 cameras, and 2,798
-  distractors; MSMT17 3,060 identities of 27 under 15 cameras. Any other size
-  has Market-1501's numbers for an identity.
+  Market-1501 has 750 identities with 17.5 images each, 6 cameras and 2,798
+  distractors. MSMT17 has 3,060 identities with 27 images each, and 15 cameras.
+  Other sizes have Market-1501's images per identity, share of distractors and
+  cameras.
+
+  Args:
+    queries: number of queries.
+    gallery: number of gallery images.
+    features: length of an embedding.
   """
 
   def __init__(self, queries: int, gallery: int, features: int):
@@ -73,13 +81,13 @@ class World:
     self.camids = [rng.integers(cameras, size=n) for n in (queries, gallery)]
 
   def arguments(self, queries: int | None = None) -> tuple:
-    """As `evaluate_retrieval` takes them, of the first so many queries."""
-    parts = self.embeddings, self.pids, self.camids
-    return (*(p[0][:queries] for p in parts), *(p[1] for p in parts))
+    """Returns the arguments of `evaluate_retrieval` for the first queries."""
+    pairs = self.embeddings, self.pids, self.camids
+    return (*(p[0][:queries] for p in pairs), *(p[1] for p in pairs))
 
 
 def evaluate_as_usual(q, q_pids, q_camids, g, g_pids, g_camids, max_rank=50):
-  """CMC and mAP; after eval_market1501 of torchreid and eval_func of BoT."""
+  """Returns CMC and mAP as torchreid's eval_market1501 and BoT's eval_func."""
   distances = 1 - q @ g.T
   indices = np.argsort(distances, axis=1)
   matches = (g_pids[indices] == q_pids[:, np.newaxis]).astype(np.int32)
@@ -100,6 +108,7 @@ def evaluate_as_usual(q, q_pids, q_camids, g, g_pids, g_camids, max_rank=50):
 
 
 def multiply_by_numpy(query, gallery):
+  """Multiplies in blocks of queries."""
   for start in range(0, len(query), PRODUCT_BLOCK):
     query[start : start + PRODUCT_BLOCK] @ gallery.T
 
@@ -110,39 +119,46 @@ def _multiply(query, gallery):
 
 
 def multiply_by_jax(query, gallery):
+  """Multiplies in blocks of queries."""
   for start in range(0, len(query), PRODUCT_BLOCK):
     _multiply(query[start : start + PRODUCT_BLOCK], gallery).block_until_ready()
 
 
-def prepare(part: str, world: World, queries: int | None):
-  """A function of no arguments: what is timed. It returns mAP or None.
+def prepare(task: str, dataset: RandomDataset, queries: int | None):
+  """Returns the function to time, which takes no arguments.
 
-  `queries` is how many of them are evaluated, or, for this project, are asked
-  for in the mAP: it always evaluates all.
+  Args:
+    task: `USUAL`, 'numpy' or 'jax' (the bare product), or 'ours'.
+    dataset: embeddings, identities and cameras.
+    queries: number of queries to evaluate. This project always evaluates all
+      queries, and returns the mAP of this number of them.
+
+  Returns:
+    A function that returns the mAP; a product returns None.
   """
-  arguments = world.arguments(queries)
-  if part == USUAL:
+  arguments = dataset.arguments(queries)
+  if task == USUAL:
     return lambda: evaluate_as_usual(*arguments)[1]
-  if part == 'numpy':
+  if task == 'numpy':
     return lambda: multiply_by_numpy(arguments[0], arguments[3])
-  if part == 'jax':
-    gallery = jnp.asarray(arguments[3])  # the time for this is not counted
+  if task == 'jax':
+    gallery = jnp.asarray(arguments[3])  # outside the timed function
     return lambda: multiply_by_jax(arguments[0], gallery)
 
   def evaluate():
-    result = evaluate_retrieval(*world.arguments())
+    result = evaluate_retrieval(*dataset.arguments())
     return np.nanmean(result.average_precision[:queries])
 
   return evaluate
 
 
 def serve(size: tuple[int, int, int]) -> None:
-  """Measures what the other process asks for."""
-  world = World(*size)
+  """Answers the requests of `measure_all`."""
+  dataset = RandomDataset(*size)
 
-  def measure(part: str, queries: int | None = None) -> dict:
-    timed = prepare(part, world, queries)
-    pathlib.Path('/proc/self/clear_refs').write_text('5')  # forget the peak
+  def measure(task: str, queries: int | None = None) -> dict:
+    timed = prepare(task, dataset, queries)
+    pathlib.Path('/proc/self/clear_refs').write_text('5')  # resets the peak
     before = measuring.kilobytes('VmRSS')
     start = time.perf_counter()
     figure = timed()
@@ -156,58 +172,81 @@ def serve(size: tuple[int, int, int]) -> None:
   measuring.serve(measure)
 
 
-# The process that asks
+# The process that compares
 
 
-def start_side(size: tuple[int, int, int], devices: int = 1) -> command.Side:
+def start_process(
+  size: tuple[int, int, int], devices: int = 1
+) -> command.MeasuringProcess:
+  """Starts a process with a number of CPU devices."""
   environment = command.environment(
-    without=command.SLOW,
+    without=command.OPENBLAS_VARIABLES,
     JAX_PLATFORMS='cpu',
     XLA_FLAGS=f'--xla_force_host_platform_device_count={devices}',
   )
   arguments = ['--serve', '--size', 'x'.join(map(str, size))]
-  return command.Side('retrieval', arguments, environment)
+  return command.MeasuringProcess('retrieval', arguments, environment)
 
 
 def measure_all(
   size: tuple[int, int, int], usual_queries: int, turns: int
 ) -> dict:
-  """Answers of all sides by row of the table, the first call apart."""
-  slice_ = {'queries': usual_queries}
+  """Measures all rows of the table.
+
+  Args:
+    size: numbers of queries, gallery images and features.
+    usual_queries: number of queries of the usual evaluation.
+    turns: number of rounds.
+
+  Returns:
+    `product by`: the library of the bare product. `first`: answers to the first
+    call, which compiles, by row. `answers`: answers of all rounds, by row.
+  """
+  subset = {'queries': usual_queries}
   with contextlib.ExitStack() as stack:
 
     def start(*arguments):
-      return stack.enter_context(contextlib.closing(start_side(*arguments)))
+      process = start_process(*arguments)
+      return stack.enter_context(contextlib.closing(process))
 
     bare = start(size)
-    # The faster one on a part of the queries; both have warmed up before.
+    # The faster library on a block of the queries, after a warm-up.
     seconds = {}
     for library in ('numpy', 'jax'):
-      answers = [bare.ask(part=library, queries=PRODUCT_BLOCK) for _ in '123']
+      answers = [
+        bare.ask(task=library, queries=PRODUCT_BLOCK) for _ in range(3)
+      ]
       seconds[library] = min(answer['seconds'] for answer in answers[1:])
     library = min(seconds, key=seconds.get)
-    rows = {PRODUCT: (bare, {'part': library})}
+    rows = {PRODUCT: (bare, {'task': library})}
     for devices in DEVICES:
-      request = {'part': 'ours'} | slice_
+      request = {'task': 'ours'} | subset
       rows[ours(devices)] = (start(size, devices), request)
-    rows[USUAL] = (start(size), {'part': USUAL} | slice_)
+    rows[USUAL] = (start(size), {'task': USUAL} | subset)
 
     first, answers = {}, {row: [] for row in rows}
     for row in map(ours, DEVICES):
-      side, request = rows[row]
-      first[row] = side.ask(**request)
+      process, request = rows[row]
+      first[row] = process.ask(**request)
     progress = tqdm(total=turns * len(rows), unit='', leave=False)
     with progress:
       for _ in range(turns):
-        for row, (side, request) in rows.items():
+        for row, (process, request) in rows.items():
           progress.set_description(row)
-          answers[row].append(side.ask(**request))
+          answers[row].append(process.ask(**request))
           progress.update()
   return {'product by': library, 'first': first, 'answers': answers}
 
 
 def summarize(measured: dict, size: tuple[int, int, int], usual: int) -> dict:
-  """Figures by row: the best of the turns, and all of them."""
+  """Returns figures by row: the fastest round, and all rounds.
+
+  Args:
+    measured: result of `measure_all`.
+    size: numbers of queries, gallery images and features.
+    usual: number of queries of the usual evaluation; its seconds are scaled to
+      all queries.
+  """
   figures = {}
   for row, answers in measured['answers'].items():
     turns = [answer['seconds'] for answer in answers]
@@ -231,7 +270,7 @@ def summarize(measured: dict, size: tuple[int, int, int], usual: int) -> dict:
 
 
 def format_table(figures: dict, product_by: str) -> str:
-  """What is printed of the figures."""
+  """Formats the figures as a table."""
   columns = ('seconds', 'first', '/ product', 'usual /', 'MB')
   lines = [f'{"":26}' + ''.join(f'{column:>10}' for column in columns)]
   for row, values in figures.items():
@@ -245,7 +284,7 @@ def format_table(figures: dict, product_by: str) -> str:
     )
     lines.append(f'{row:26}' + ''.join(f'{cell:>10}' for cell in cells))
   lines.append(
-    f'The product is by {product_by}; first: the call that compiles.'
+    f'The product is computed by {product_by}. First: the call that compiles.'
   )
   return '\n'.join(lines)
 
@@ -253,36 +292,37 @@ def format_table(figures: dict, product_by: str) -> str:
 def make_parser() -> argparse.ArgumentParser:
   parser = command.make_parser(__doc__)
   command.add_size(parser)
-  parser.add_argument('--turns', type=int, default=3, help='(3)')
+  command.add_turns(parser, 3)
   parser.add_argument(
     '--usual-queries',
     type=int,
     metavar='N',
-    help='for the usual evaluation, whose seconds are then scaled to all'
-    ' (as many as make 2**26 distances)',
+    help='number of queries of the usual evaluation, whose seconds are then'
+    ' scaled to all queries (as many as make 2**26 distances)',
   )
   parser.add_argument('--serve', action='store_true', help=argparse.SUPPRESS)
   return parser
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-  """Reads the command line; what cannot be ends the program with code 2."""
+  """Reads the command line; a mistake ends the program with code 2."""
   parser = make_parser()
   args = command.parse(parser, arguments)
   queries, gallery, _ = args.size
   if args.usual_queries is None:
     args.usual_queries = max(1, min(queries, USUAL_ENTRIES // gallery))
   if not 1 <= args.usual_queries <= queries:
-    parser.error(f'--usual-queries={args.usual_queries}: of {queries} queries.')
-  if args.turns < 1:
-    parser.error(f'--turns={args.turns}: must be at least 1.')
-  if not pathlib.Path('/proc/self/clear_refs').exists():
-    parser.error('only Linux tells the peak of a process.')
+    parser.error(
+      f'--usual-queries={args.usual_queries}: must be from 1 to {queries}, the'
+      ' number of queries.'
+    )
+  command.check_at_least(parser, args, turns=1)
+  command.check_peak_memory(parser)
   return args
 
 
 def run(args: argparse.Namespace) -> dict:
-  """Measures, prints the table and returns the record."""
+  """Measures; prints the table and returns the record."""
   queries, gallery, features = args.size
   print(
     f'{command.hardware()}; {queries:,} queries, {gallery:,} images x'
@@ -293,8 +333,8 @@ def run(args: argparse.Namespace) -> dict:
   print('\n' + format_table(figures, measured['product by']))
   if args.usual_queries < queries:
     print(
-      f'The usual evaluation: {args.usual_queries:,} queries, seconds times'
-      f' {queries / args.usual_queries:.2f}; MB are of these queries.'
+      f'The usual evaluation ran on {args.usual_queries:,} queries. Its seconds'
+      f' are scaled by {queries / args.usual_queries:.2f}; MB are not.'
     )
   return {
     'seed': SEED,
@@ -303,7 +343,7 @@ def run(args: argparse.Namespace) -> dict:
       'numpy': np.__version__,
       'jax': jax.__version__,
     },
-    'unset': list(command.SLOW),
+    'unset': list(command.OPENBLAS_VARIABLES),
     'queries': queries,
     'gallery': gallery,
     'features': features,
@@ -319,7 +359,7 @@ def main(arguments: list[str] | None = None) -> int:
   if args.serve:
     serve(args.size)
     return 0
-  return command.finish(__file__, lambda: run(args), args.json)
+  return command.finish(__file__, run, args)
 
 
 if __name__ == '__main__':

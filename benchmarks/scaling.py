@@ -1,20 +1,20 @@
-"""Weak scaling of a train step on devices of the CPU, and what exchange costs.
+"""Measures weak scaling of a training step on CPU devices, and its exchanges.
 
-As many images for each device, on 1, 2 and 4 devices, which are a process each
-time. They share the cores, so that images/s can at best stay what they are;
-what they fall by is the price of being many. Part of it is the exchange of data
-between devices, which is timed alone, with the arrays of the step:
+Each device gets the same number of images, on 1, 2 and 4 devices of one
+process. The devices share the cores, so images/s can at best stay constant; the
+loss is the overhead of several devices. Part of it is the exchange of data
+between devices. Each exchange is timed alone, with the arrays of the step:
 
-- statistics: the averages of batch normalisation, one after the other: two of a
-  layer on the way forth and two on the way back;
-- features: the gathering of embeddings and labels for mining, and the way back
-  of its gradient;
+- statistics: averages of batch normalisation, one after the other; two per
+  layer in the forward pass and two in the backward pass;
+- features: gathering of embeddings and labels for mining, and the backward pass
+  of the gathering;
 - gradients: their average.
 
-`apart` is a step in which the images of a device are a group of their own
-(`batch_norm_group`), in turns with the other: only running statistics are
-averaged then. What it saves is the cost of statistics within a step, waiting
-included, less that of these.
+In a step named `apart`, the images of a device form a group of batch statistics
+(`batch_norm_group`); devices then average running statistics only. Both steps
+are timed in turns. The time that `apart` saves is the cost of exchanging batch
+statistics within a step, waiting included, minus that of the running ones.
 
   python benchmarks/scaling.py --json=scaling.json
 """
@@ -32,11 +32,18 @@ sys.path.insert(0, str(ROOT))  # this also runs as a file
 
 from benchmarks import command, measuring  # noqa: E402
 
-EXCHANGED = ('statistics', 'features', 'gradients')
+EXCHANGES = ('statistics', 'features', 'gradients')
 
 
-def open_side(args: argparse.Namespace, devices: int, group: int):
-  side = command.Side(
+def open_process(args: argparse.Namespace, devices: int, group: int):
+  """Starts a process with some devices; a context manager closes it.
+
+  Args:
+    args: values of the flags.
+    devices: number of devices.
+    group: `config.model.batch_norm_group`.
+  """
+  process = command.MeasuringProcess(
     'network_ours',
     [*measuring.network_arguments(args), f'--batch-norm-group={group}'],
     command.environment(
@@ -45,42 +52,45 @@ def open_side(args: argparse.Namespace, devices: int, group: int):
       XLA_FLAGS=f'--xla_force_host_platform_device_count={devices}',
     ),
   )
-  return contextlib.closing(side)
+  return contextlib.closing(process)
 
 
 def measure_on(devices: int, args: argparse.Namespace) -> dict:
-  """Answers for so many devices.
+  """Measures steps and exchanges on a number of devices.
 
   Returns:
-    `versions`; seconds of steps by how batches are normalised, `together` and
-    `apart`; and seconds of each of `EXCHANGED`.
+    `versions`: versions of the packages. `together` and `apart`: seconds of
+    each step with batch statistics of all images, and of each device's own.
+    `statistics`, `features` and `gradients`: seconds of each exchange.
   """
   batch = devices * args.batch
   groups = {'together': 0, 'apart': args.batch}
   with contextlib.ExitStack() as stack:
-    sides = {
-      name: stack.enter_context(open_side(args, devices, group))
+    processes = {
+      name: stack.enter_context(open_process(args, devices, group))
       for name, group in groups.items()
     }
-    steps = command.take_turns(sides, args.turns, part='step', batch=batch)
-    side = sides['together']
+    steps = command.time_in_turns(
+      processes, args.turns, task='step', batch=batch
+    )
+    process = processes['together']
     exchanges = {
-      name: side.ask(part='exchange', of=name, batch=batch, seconds=1)
-      for name in EXCHANGED
+      name: process.ask(task='exchange', exchange=name, batch=batch, seconds=1)
+      for name in EXCHANGES
     }
     return {
-      'versions': side.ask(part='versions'),
+      'versions': process.ask(task='versions'),
       **steps,
       **{name: answer['seconds'] for name, answer in exchanges.items()},
     }
 
 
 def summarize(measured: dict[int, dict], batch: int) -> dict:
-  """Figures by number of devices.
+  """Returns figures by number of devices.
 
   Args:
-    measured: answers of `measure_on` by number of devices.
-    batch: images of a device.
+    measured: results of `measure_on` by number of devices.
+    batch: number of images per device.
   """
   figures = {}
   for devices, answers in measured.items():
@@ -94,7 +104,7 @@ def summarize(measured: dict[int, dict], batch: int) -> dict:
         answers['together'], answers['apart']
       ),
     }
-    for name in EXCHANGED:
+    for name in EXCHANGES:
       row[f'{name} s'] = round(statistics.median(answers[name]), 5)
     first = next(iter(figures.values()))
     row['of the first'] = round(row['images/s'] / first['images/s'], 3)
@@ -102,10 +112,11 @@ def summarize(measured: dict[int, dict], batch: int) -> dict:
 
 
 COLUMNS = ('images/s', 'of the first', 'step s')
-SHARED = ('saved apart s', *[f'{name} s' for name in EXCHANGED])
+SHARED = ('saved apart s', *[f'{name} s' for name in EXCHANGES])
 
 
 def format_table(figures: dict) -> str:
+  """Formats the figures as a table; shares of a step follow each row."""
   columns = (*COLUMNS, *SHARED)
   lines = [f'{"devices":8}' + ''.join(f'{c:>14}' for c in columns)]
   for devices, row in figures.items():
@@ -117,11 +128,11 @@ def format_table(figures: dict) -> str:
 
 
 def run(args: argparse.Namespace) -> dict:
-  """Measures, prints the table and returns the record."""
+  """Measures; prints the table and returns the record."""
   network = measuring.describe(args)
   print(
     f'{command.hardware()}, which all devices share; {network}, {args.batch}'
-    ' images a device',
+    ' images per device',
     flush=True,
   )
   measured = {}
@@ -146,28 +157,25 @@ def make_parser() -> argparse.ArgumentParser:
   measuring.add_network(parser)
   parser.set_defaults(backbone='resnet14', image_size=(128, 64))
   add = parser.add_argument
-  add('--batch', type=int, default=8, help='images of a device (8)')
-  add('--devices', type=int, nargs='+', default=[1, 2, 4], help='(1 2 4)')
-  add('--turns', type=int, default=10, help='(10)')
+  add('--batch', type=int, default=8, help='images per device (8)')
+  add(
+    '--devices', type=int, nargs='+', default=[1, 2, 4],
+    help='numbers of devices (1 2 4)',
+  )  # fmt: skip
+  command.add_turns(parser, 10, 'each step')
   return parser
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-  """Reads the command line; what cannot be ends the program with code 2."""
+  """Reads the command line; a mistake ends the program with code 2."""
   parser = make_parser()
   args = command.parse(parser, arguments)
-  if args.batch < 2:
-    parser.error(f'--batch={args.batch}: must be at least 2.')
-  if min(args.devices) < 1:
-    parser.error(f'--devices={min(args.devices)}: must be at least 1.')
-  if args.turns < 2:
-    parser.error(f'--turns={args.turns}: must be at least 2.')
+  command.check_at_least(parser, args, batch=2, devices=1, turns=2)
   return args
 
 
 def main(arguments: list[str] | None = None) -> int:
-  args = parse(arguments)
-  return command.finish(__file__, lambda: run(args), args.json)
+  return command.finish(__file__, run, parse(arguments))
 
 
 if __name__ == '__main__':

@@ -1,13 +1,14 @@
-"""Seconds until the library is imported, and until the demo has trained a step.
+"""Times the import of the library and the first training step of the demo.
 
-`import apnet_jax` is a Python process from its start to its end. The demo is
-`python train.py --config=configs/synthetic.py`, from the command until the
-first step's loss stands in metrics.jsonl; that every step is logged is all that
-is changed. Cold, it has neither images, nor a prepared data set, nor compiled
-programs: it draws, prepares and compiles. Warm, it finds what the cold one
-left, in a new workdir. Figures are medians of the turns, on two cores if there
-are more. Python's bytecode is there in any case, and files that the system has
-in memory.
+`import apnet_jax` is timed as a Python process from its start to its end. The
+demo is `python train.py --config=configs/synthetic.py`, except that it logs
+every step. It is timed from the command until metrics.jsonl has the loss of the
+first step. A cold start has no images, no prepared data set and no compiled
+programs: it draws, prepares and compiles. A warm start, in a new workdir, finds
+all of these.
+
+Figures are medians over the rounds, on two cores if there are more. Python's
+bytecode exists in either case, and the system may have files in its cache.
 """
 
 import argparse
@@ -28,10 +29,10 @@ from apnet_jax.retrieval import card  # noqa: E402
 from benchmarks import command  # noqa: E402
 
 CORES = 2
-# Seconds that are allowed.
+# Limits in seconds.
 LIMITS = {'import apnet_jax': 1.5, 'demo, warm': 25.0, 'demo, cold': 60.0}
-# How the line begins that train.py prints after a phase. After the last it
-# writes metrics.jsonl.
+# Phases of the demo, each with the beginning of the line that train.py prints
+# at its end. The last phase ends when metrics.jsonl is written.
 PHASES = {
   'imports; images drawn': 'synthetic from ',
   'data prepared, opened': '  train ',
@@ -42,6 +43,7 @@ POLL = 0.01  # seconds
 
 
 def measure_import() -> float:
+  """Returns the seconds of a process that imports the library."""
   start = time.perf_counter()
   ended = subprocess.run([sys.executable, '-c', 'import apnet_jax'], cwd=ROOT)
   if ended.returncode:
@@ -50,9 +52,11 @@ def measure_import() -> float:
 
 
 def measure_demo(folder: pathlib.Path) -> dict[str, float]:
-  """Seconds of each phase of the demo, with its data and programs in `folder`.
+  """Returns the seconds of each phase of the demo.
 
-  It is warm if it was measured there before.
+  Args:
+    folder: folder for data and compiled programs. The start is warm if the demo
+      ran there before.
   """
   with tempfile.TemporaryDirectory(dir=folder) as workdir:
     flags = {
@@ -70,13 +74,17 @@ def measure_demo(folder: pathlib.Path) -> dict[str, float]:
 def time_phases(
   arguments: list[str], workdir: pathlib.Path
 ) -> dict[str, float]:
-  """Seconds of each of `PHASES` of a Python program, which is then stopped.
+  """Runs a Python program until it logs, and returns the seconds of `PHASES`.
+
+  Args:
+    arguments: the program and its arguments.
+    workdir: folder in which it writes metrics.jsonl.
 
   Raises:
-    RuntimeError: it ended without writing a line of `workdir`/metrics.jsonl, or
-      did not tell the end of a phase.
+    RuntimeError: it ended without writing a line of metrics.jsonl, or did not
+      print the line that ends a phase.
   """
-  *told, last = PHASES
+  *printed, last = PHASES
   ends = {}
   log = workdir / 'stderr.txt'
   start = time.perf_counter()
@@ -91,10 +99,10 @@ def time_phases(
     )
   try:
     for line in process.stdout:
-      for phase in told:
+      for phase in printed:
         if line.startswith(PHASES[phase]):
           ends[phase] = time.perf_counter() - start
-      if len(ends) == len(told):
+      if len(ends) == len(printed):
         break
     while not _has_line(workdir / 'metrics.jsonl'):
       if process.poll() is not None:
@@ -109,7 +117,7 @@ def time_phases(
     process.communicate()
   if missing := PHASES.keys() - ends.keys():
     raise RuntimeError(
-      f'{arguments[0]} did not tell the end of: {", ".join(missing)}.'
+      f'{arguments[0]} printed no line at the end of: {", ".join(missing)}.'
     )
   between = itertools.pairwise([0, *(ends[phase] for phase in PHASES)])
   return {phase: end - begin for phase, (begin, end) in zip(PHASES, between)}
@@ -120,7 +128,7 @@ def _has_line(file: pathlib.Path) -> bool:
 
 
 def measure() -> dict[str, dict[str, float]]:
-  """Seconds of one turn, by what was measured, and by phase."""
+  """Returns the seconds of one round, by measurement and phase."""
   seconds = {'import apnet_jax': {'all': measure_import()}}
   with tempfile.TemporaryDirectory() as folder:
     for name in ('demo, cold', 'demo, warm'):
@@ -129,7 +137,11 @@ def measure() -> dict[str, dict[str, float]]:
 
 
 def summarize(turns: list[Mapping[str, Mapping[str, float]]]) -> dict:
-  """Medians, the limits beside them, of the whole and of the phases."""
+  """Returns medians over rounds, in total and by phase, with their limits.
+
+  Args:
+    turns: results of `measure`.
+  """
   figures = {}
   for name, limit in LIMITS.items():
     whole = [sum(turn[name].values()) for turn in turns]
@@ -147,7 +159,7 @@ def summarize(turns: list[Mapping[str, Mapping[str, float]]]) -> dict:
 
 
 def format_table(figures: Mapping) -> str:
-  """What is printed of the figures."""
+  """Formats the figures as a table."""
   lines = [f'{"":26}{"seconds":>10}{"limit":>10}']
   for name, values in figures.items():
     over = '  over the limit' if values['seconds'] > values['limit'] else ''
@@ -160,14 +172,14 @@ def format_table(figures: Mapping) -> str:
 
 
 def run(args: argparse.Namespace) -> dict:
-  """Measures, prints the table and returns the record."""
-  # The processes that are started inherit it.
+  """Measures; prints the table and returns the record."""
+  # Processes that are started inherit the affinity.
   os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-  print(f'{command.hardware()}; {args.turns} turns', flush=True)
+  print(f'{command.hardware()}; {args.turns} rounds', flush=True)
   turns = []
   for _ in range(args.turns):
     turns.append(measure())
-    whole = {name: sum(parts.values()) for name, parts in turns[-1].items()}
+    whole = {name: sum(phases.values()) for name, phases in turns[-1].items()}
     print(
       ', '.join(f'{name}: {value:.2f} s' for name, value in whole.items()),
       flush=True,
@@ -182,18 +194,15 @@ def run(args: argparse.Namespace) -> dict:
 
 def make_parser() -> argparse.ArgumentParser:
   parser = command.make_parser(__doc__)
-  parser.add_argument(
-    '--turns', type=int, default=3, help='figures are medians of these (3)'
-  )
+  command.add_turns(parser, 3)
   return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
   parser = make_parser()
   args = command.parse(parser, arguments)
-  if args.turns < 1:
-    parser.error(f'--turns={args.turns} must be at least 1.')
-  return command.finish(__file__, lambda: run(args), args.json)
+  command.check_at_least(parser, args, turns=1)
+  return command.finish(__file__, run, args)
 
 
 if __name__ == '__main__':

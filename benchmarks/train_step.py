@@ -1,14 +1,14 @@
-"""Images/s of a train step and of the same step in plain PyTorch.
+"""Compares a training step with the same step in plain PyTorch, in images/s.
 
-The network (a ResNet with last stride 1, APNet-C), losses and Adam are the same
-on both sides; batches are random, and lie in memory. PyTorch has what its users
-turn on: channels_last, torch.compile in a side of its own, and bfloat16
-autocast. Each side is a process of its own, with huge pages on the CPU. The
-sides take turns, so that what else the machine does hits all; a rate is that of
-the median step.
+Both have the same network (a ResNet with last stride 1, APNet-C), losses and
+Adam, and random batches in memory. PyTorch has the settings that its users
+choose: channels_last, bfloat16 autocast, and torch.compile, which is measured
+with and without. Each implementation runs in a process of its own, with huge
+pages on the CPU. They are measured in turns, so that other programs slow all
+alike; a rate is that of the median step.
 
-The limit is the rate at which the multiply-adds of the step would run at the
-speed of a large matrix product, the faster of both sides'.
+The limit is the rate at which all multiply-adds of the step would run at the
+speed of a large matrix product, in the faster of both libraries.
 
   python benchmarks/train_step.py --peer torch
   python benchmarks/train_step.py --peer torch --batch 80 256 --dtype bfloat16

@@ -1,10 +1,10 @@
-"""Measures a network on this project's side and on PyTorch's, in turns."""
+"""Compares the speed of a network in this project and in PyTorch."""
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import itertools
-import pathlib
 import statistics
 import sys
 
@@ -13,69 +13,82 @@ from tqdm import tqdm
 from benchmarks import command, measuring
 
 OURS, TORCH, COMPILED = 'this project', 'PyTorch', 'PyTorch, compiled'
-SIDES = {
+# Module and arguments of the process of each implementation.
+IMPLEMENTATIONS = {
   OURS: ('network_ours', []),
   TORCH: ('network_torch', []),
   COMPILED: ('network_torch', ['--compile']),
 }
-# What PyTorch's side is written for.
-PEER = {'attention': ['channel'], 'levels': [0, 2], 'radix': [2]}
+# Settings that the network in PyTorch can have.
+PYTORCH_SETTINGS = {'attention': ['channel'], 'levels': [0, 2], 'radix': [2]}
 
 
-def measure_all(part: str, sides: list[str], args: argparse.Namespace) -> dict:
-  """Asks all sides in turns, each turn in a process of its own.
+def measure_all(
+  program: str, names: list[str], args: argparse.Namespace
+) -> dict:
+  """Measures implementations in turns, in a new process each time.
 
-  A side that waits with its memory for its next turn would slow the others.
+  A process that keeps its memory until its next turn would slow the others.
+
+  Args:
+    program: 'train' or 'embed'.
+    names: names in `IMPLEMENTATIONS`.
+    args: values of the flags.
 
   Returns:
-    `versions`; `device`; `work`, multiply-adds of an image; `ceiling`,
-    multiply-adds/s of a matrix product; `bandwidth`, bytes/s of a large array;
-    `bytes`, of this project's program by batch size; `answers`, of each batch
-    size and side, of all turns.
+    `versions`: versions of the packages. `device`: number and kind of devices.
+    `work`: multiply-adds of an image. `ceiling`: multiply-adds/s of a matrix
+    product. `bandwidth`: bytes/s of a large array. `bytes`: bytes that this
+    project's program reads and writes, by batch size. `answers`: answers of all
+    rounds, by batch size and implementation.
   """
   batches = sorted(args.batch)
   measured = {'versions': {}, 'ceiling': 0}
-  for name in sides:
-    with start(name, args) as side:
-      measured['versions'] |= side.ask(part='versions')
-      rate = side.ask(part='ceiling')['rate']
+  for name in names:
+    with start(name, args) as process:
+      measured['versions'] |= process.ask(task='versions')
+      rate = process.ask(task='product rate')['rate']
       measured['ceiling'] = max(measured['ceiling'], rate)
       if name == OURS:
-        measured['device'] = side.ask(part='device')
-        measured['work'] = side.ask(part='work', of=part)['image']
-        measured['bandwidth'] = side.ask(part='memory ceiling')['rate']
+        measured['device'] = process.ask(task='device')
+        work = process.ask(task='work', program=program)
+        measured['work'] = work['image']
+        measured['bandwidth'] = process.ask(task='memory rate')['rate']
         measured['bytes'] = {
-          batch: side.ask(part='compiled', of=part, batch=batch)['bytes']
+          batch: process.ask(task='compiled', program=program, batch=batch)[
+            'bytes'
+          ]
           for batch in batches
         }
-  measured['answers'] = {b: {name: [] for name in sides} for b in batches}
-  plan = itertools.product(batches, range(args.turns), sides)
+  measured['answers'] = {b: {name: [] for name in names} for b in batches}
+  plan = itertools.product(batches, range(args.turns), names)
   with tqdm(list(plan), unit='', leave=False) as progress:
     for batch, _, name in progress:
       progress.set_description(f'Batch {batch}: {name}')
-      with start(name, args) as side:
-        answer = side.ask(part=part, batch=batch, seconds=args.seconds)
+      with start(name, args) as process:
+        answer = process.ask(task=program, batch=batch, seconds=args.seconds)
       measured['answers'][batch][name].append(answer)
   return measured
 
 
 def start(
   name: str, args: argparse.Namespace
-) -> contextlib.AbstractContextManager[command.Side]:
-  module, more = SIDES[name]
-  side = command.Side(
+) -> contextlib.AbstractContextManager[command.MeasuringProcess]:
+  """Starts the process of an implementation; the context closes it."""
+  module, more = IMPLEMENTATIONS[name]
+  process = command.MeasuringProcess(
     module,
     [*measuring.network_arguments(args), *more],
     command.environment(**command.NETWORK_ENVIRONMENT),
   )
-  return contextlib.closing(side)
+  return contextlib.closing(process)
 
 
 def summarize(measured: dict) -> dict:
-  """Figures of each batch size: of the sides, and the limit."""
+  """Returns figures by batch size: of each implementation, and the limit."""
   figures = {}
-  for batch, sides in measured['answers'].items():
-    rows = {name: _summarize(batch, turns) for name, turns in sides.items()}
+  for batch, answers in measured['answers'].items():
+    rows = {name: _summarize(batch, turns) for name, turns in answers.items()}
     limit = measured['ceiling'] / measured['work']
     others = [row['images/s'] for name, row in rows.items() if name != OURS]
     for row in rows.values():
@@ -100,7 +113,7 @@ def _summarize(batch: int, turns: list[dict]) -> dict:
     'median s': round(statistics.median(seconds), 4),
     'fastest s': round(min(seconds), 4),
     'steps': len(seconds),
-    'first s': round(turns[0]['first'], 1),  # which compiles
+    'first s': round(turns[0]['first'], 1),  # includes compilation
     'peak GB': round(max(turn['memory'] for turn in turns) / 1e9, 2),
   }
 
@@ -112,6 +125,7 @@ COLUMNS = (
 
 
 def format_table(figures: dict) -> str:
+  """Formats the figures as a table."""
   lines = [f'{"batch":6}{"":20}' + ''.join(f'{c:>14}' for c in COLUMNS)]
   for batch, rows in figures.items():
     for name, row in rows.items():
@@ -120,27 +134,27 @@ def format_table(figures: dict) -> str:
   return '\n'.join(lines)
 
 
-def run(part: str, args: argparse.Namespace) -> dict:
-  """Measures, prints the table and returns the record."""
+def run(program: str, args: argparse.Namespace) -> dict:
+  """Measures 'train' or 'embed'; prints the table and returns the record."""
   print(f'{command.hardware()}; {measuring.describe(args)}', flush=True)
-  sides = [OURS]
+  names = [OURS]
   if args.peer == 'torch':
-    sides += [TORCH] if args.no_compile else [TORCH, COMPILED]
-  measured = measure_all(part, sides, args)
+    names += [TORCH] if args.no_compile else [TORCH, COMPILED]
+  measured = measure_all(program, names, args)
   figures = summarize(measured)
   print('\n' + format_table(figures))
   print(
-    f'{2 * measured["work"] / 1e9:.1f} GFLOP an image; a matrix product ran at'
-    f' {2 * measured["ceiling"] / 1e9:,.0f} GFLOP/s, and memory at'
+    f'{2 * measured["work"] / 1e9:.1f} GFLOP per image. A large matrix product'
+    f' reached {2 * measured["ceiling"] / 1e9:,.0f} GFLOP/s, memory'
     f' {measured["bandwidth"] / 1e9:.0f} GB/s.'
   )
   for batch, rows in figures.items():
     limit = rows['limit']
     print(
-      f'Batch {batch}: products and convolutions take'
-      f' {limit["products s"]} s at that speed, and the'
+      f'Batch {batch}: at these rates, products and convolutions take'
+      f' {limit["products s"]} s, and the'
       f' {measured["bytes"][int(batch)] / 1e9:.0f} GB that this project reads'
-      f' and writes {limit["bytes s"]} s.'
+      f' and writes take {limit["bytes s"]} s.'
     )
   return {
     'versions': {'python': sys.version.split()[0], **measured['versions']},
@@ -160,10 +174,14 @@ def run(part: str, args: argparse.Namespace) -> dict:
 def make_parser(
   description: str, batches: list[int]
 ) -> argparse.ArgumentParser:
+  """Returns the parser of a comparison with some default batch sizes."""
   parser = command.make_parser(description)
   measuring.add_network(parser)
   parser.add_argument(
-    '--peer', choices=['torch', 'none'], default='torch', help='(torch)'
+    '--peer',
+    choices=['torch', 'none'],
+    default='torch',
+    help='implementation to compare with (torch)',
   )
   parser.add_argument(
     '--batch',
@@ -171,11 +189,14 @@ def make_parser(
     nargs='+',
     default=batches,
     metavar='N',
-    help=f'images of a step ({" ".join(map(str, batches))})',
+    help=f'batch sizes ({" ".join(map(str, batches))})',
   )
-  parser.add_argument('--turns', type=int, default=3, help='(3)')
+  command.add_turns(parser, 3)
   parser.add_argument(
-    '--seconds', type=float, default=10.0, help='of each turn (10)'
+    '--seconds',
+    type=float,
+    default=10.0,
+    help='seconds of each measurement (10)',
   )
   parser.add_argument(
     '--no-compile', action='store_true', help='without torch.compile'
@@ -186,26 +207,33 @@ def make_parser(
 def main(
   script: str,
   description: str,
-  part: str,
+  program: str,
   batches: list[int],
   arguments: list[str] | None,
 ) -> int:
-  """What a command that compares both sides does; returns its exit code."""
+  """Runs a comparison and returns the exit code.
+
+  Args:
+    script: file of the benchmark.
+    description: text of --help.
+    program: 'train' or 'embed'.
+    batches: default batch sizes.
+    arguments: command line; None for that of this process.
+  """
   parser = make_parser(description, batches)
   args = command.parse(parser, arguments)
   if min(args.turns, args.seconds, *args.batch, *args.image_size) <= 0:
     parser.error('numbers must be greater than 0.')
-  for name, written in PEER.items():
-    if args.peer == 'torch' and getattr(args, name) not in written:
+  for name, allowed in PYTORCH_SETTINGS.items():
+    if args.peer == 'torch' and getattr(args, name) not in allowed:
       parser.error(
-        f'--{name}={getattr(args, name)}: the peer is written for'
-        f' {" and ".join(map(str, written))}.'
+        f'--{name}={getattr(args, name)}: the network in PyTorch allows only'
+        f' {" and ".join(map(str, allowed))}; use --peer none.'
       )
   if args.peer == 'torch' and importlib.util.find_spec('torch') is None:
     parser.error(
-      'torch is not installed, and this measures it: pip install torch, or'
-      ' --peer none'
+      'torch is not installed, and this benchmark measures it: pip install'
+      ' torch, or use --peer none'
     )
-  if not pathlib.Path('/proc/self/clear_refs').exists():
-    parser.error('only Linux tells the peak of a process.')
-  return command.finish(script, lambda: run(part, args), args.json)
+  command.check_peak_memory(parser)
+  return command.finish(script, functools.partial(run, program), args)

@@ -1,7 +1,7 @@
-"""The work of a step or an embedding, counted and not timed.
+"""Counts the work of a training step or an embedding, without running it.
 
-Nothing is run and no array is made: shapes are traced, and compiled for what
-the compiler says. All is of one device.
+Programs are traced with shapes instead of arrays, and compiled for the
+compiler's own figures. All counts are for one device.
 """
 
 import jax
@@ -16,7 +16,12 @@ from apnet_jax.training.train_step import first_state
 
 
 class Work:
-  """What a configuration trains and embeds with, by shapes alone."""
+  """The training step ('train') and the embedding ('embed') of a configuration.
+
+  Args:
+    config: the whole configuration.
+    classes: number of identities.
+  """
 
   def __init__(self, config, classes: int):
     self._size = tuple(config.data.image_size)
@@ -28,36 +33,38 @@ class Work:
     state = jax.eval_shape(
       lambda variables: first_state(variables, optimizer), variables
     )
-    self._parts = {
+    self._programs = {
       'train': (step, state),
       'embed': (make_embed_batch(model, config.eval), variables),
     }
 
-  def lower(self, part: str, batch: int) -> jax.stages.Lowered:
-    """A part, before it is compiled."""
-    function, state = self._parts[part]
-    return function.lower(state, self._inputs(part, batch))
+  def lower(self, program: str, batch: int) -> jax.stages.Lowered:
+    """Returns a program for a batch size, before compilation."""
+    function, state = self._programs[program]
+    return function.lower(state, self._inputs(program, batch))
 
-  def trace(self, part: str, batch: int):
-    """The jaxpr of a part."""
-    function, state = self._parts[part]
-    return jax.make_jaxpr(function)(state, self._inputs(part, batch))
+  def trace(self, program: str, batch: int):
+    """Returns the jaxpr of a program for a batch size."""
+    function, state = self._programs[program]
+    return jax.make_jaxpr(function)(state, self._inputs(program, batch))
 
-  def multiply_adds(self, part: str, batch: int) -> int:
-    """Of convolutions and matrix products, for the batch."""
-    return counting.count_jaxpr(self.trace(part, batch))
+  def multiply_adds(self, program: str, batch: int) -> int:
+    """Counts the batch's multiply-adds in convolutions and matrix products."""
+    return counting.count_jaxpr(self.trace(program, batch))
 
-  def _inputs(self, part: str, batch: int):
+  def _inputs(self, program: str, batch: int):
     images = jax.ShapeDtypeStruct((1, batch, *self._size, 3), jnp.uint8)
     label = jax.ShapeDtypeStruct((1, batch), jnp.int32)
-    return {'image': images, 'label': label} if part == 'train' else images
+    train = {'image': images, 'label': label}
+    return train if program == 'train' else images
 
 
 def compiler_figures(lowered: jax.stages.Lowered) -> dict[str, int]:
-  """What the compiler says: `flops`, `bytes` accessed, and `temporary` bytes.
+  """Compiles a program and returns the compiler's figures.
 
-  It counts every operation, 2 for a multiply-add, and what each fused loop
-  reads and writes.
+  Returns:
+    `flops`: all operations, of which a multiply-add is two. `bytes`: bytes that
+    fused loops read and write. `temporary`: bytes of temporary values.
   """
   compiled = lowered.compile()
   analysis = compiled.cost_analysis()

@@ -1,4 +1,4 @@
-"""The benchmarks of evaluation and re-ranking, at a small size."""
+"""Runs the benchmarks of evaluation and re-ranking at a small size."""
 
 import json
 import pathlib
@@ -38,7 +38,7 @@ def test_both_sides_agree_and_a_record_says_how(script, tmp_path):
 @pytest.mark.parametrize(
   ('flag', 'message'),
   [
-    ('--size=axb', "'axb' is none of market, msmt17 and not QUERIESxGALLERYx"),
+    ('--size=axb', "'axb' is neither market nor msmt17 nor QUERIESxGALLERYx"),
     ('--json=/nowhere/x.json', '--json=/nowhere/x.json: no such folder'),
   ],
 )

@@ -1,4 +1,4 @@
-"""The benchmarks of growing cost and of scaling, without measuring for real."""
+"""Tests the benchmarks of cost and of scaling with fake measurements."""
 
 import argparse
 import itertools
@@ -23,11 +23,11 @@ from benchmarks import (
 from benchmarks.work import Work
 
 
-class FakeSide:
-  """Takes as many seconds as its images have pixels; radix 3 does not divide.
+class FakeProcess:
+  """Answers that a step takes one second per pixel; fails for radix 3.
 
   Attributes:
-    opened: the command lines of all sides.
+    opened: command lines of all processes.
   """
 
   opened = []
@@ -39,7 +39,7 @@ class FakeSide:
     self.args, _ = parser.parse_known_args(arguments)
     self.calls = itertools.count()
 
-  def ask(self, part, **request):
+  def ask(self, task, **request):
     if self.args.radix == 3:
       raise RuntimeError('3 does not divide')
     height, width = self.args.image_size
@@ -55,7 +55,7 @@ class FakeSide:
       'exchange': {'seconds': [0.25]},
       'versions': {'jax': '0'},
       'device': {'device': 'fake'},
-    }[part]  # fmt: skip
+    }[task]  # fmt: skip
 
   def close(self):
     pass
@@ -63,9 +63,9 @@ class FakeSide:
 
 @pytest.fixture
 def opened(monkeypatch):
-  monkeypatch.setattr(command, 'Side', FakeSide)
-  monkeypatch.setattr(FakeSide, 'opened', [])
-  return FakeSide.opened
+  monkeypatch.setattr(command, 'MeasuringProcess', FakeProcess)
+  monkeypatch.setattr(FakeProcess, 'opened', [])
+  return FakeProcess.opened
 
 
 # Cost
@@ -142,13 +142,13 @@ def test_what_is_exchanged():
   assert lowered.as_text().count('stablehlo.all_reduce') == 4
 
 
-# What both share
+# Shared
 
 
 def test_turns_are_reversed_and_the_first_two_are_left_out():
   asked = []
 
-  class Side:
+  class Process:
     def __init__(self, name):
       self.name = name
 
@@ -156,7 +156,9 @@ def test_turns_are_reversed_and_the_first_two_are_left_out():
       asked.append(self.name)
       return {'seconds': len(asked)}
 
-  seconds = command.take_turns({'a': Side('a'), 'b': Side('b')}, turns=2)
+  seconds = command.time_in_turns(
+    {'a': Process('a'), 'b': Process('b')}, turns=2
+  )
   assert ''.join(asked) == 'abbaabba'
   assert seconds == {'a': [5, 8], 'b': [6, 7]}
 
@@ -178,7 +180,7 @@ def test_network_arguments_are_read_as_they_were():
 
 
 def test_work_is_that_of_the_complexity_command():
-  """An image is embedded twice; its logits, which are counted here, as well."""
+  """An image is embedded twice; `Work` also counts the logits."""
   parser = argparse.ArgumentParser()
   measuring.add_network(parser)
   config = network_ours.make_config(
@@ -217,4 +219,6 @@ def test_bad_arguments(module, argument, capsys):
 def test_the_peer_is_not_every_network(argument, capsys):
   with pytest.raises(SystemExit, match='2'):
     versus.main('x.py', '', 'train', [8], [argument])
-  assert f'{argument}: the peer is written for' in capsys.readouterr().err
+  assert (
+    f'{argument}: the network in PyTorch allows only' in capsys.readouterr().err
+  )

@@ -1,4 +1,4 @@
-"""The benchmark of the input pipeline, without measuring for real."""
+"""Tests the benchmark of the input pipeline, mostly with made-up figures."""
 
 import importlib.util
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ IMAGE_SIZE = (32, 16)
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """80 images: one batch."""
+  """Returns a folder of 80 images, one batch."""
   folder = tmp_path_factory.mktemp('images')
   rng = np.random.default_rng(0)
   for row in range(80):
@@ -41,13 +41,13 @@ def torch_is_there(monkeypatch):
 
 @pytest.fixture
 def measured():
-  """Row i makes 100 i, 100 i + 20 and 100 i + 90 images/s."""
-  rows = {
+  """Returns rates of 100 i, 100 i + 20 and 100 i + 90 images/s for row i."""
+  answers = {
     row: [{'rate': 100 * i + x, 'memory': 5e6 * i} for x in (90, 0, 20)]
-    for i, row in enumerate(input_pipeline.ROWS, 1)
+    for i, row in enumerate(input_pipeline.MEASUREMENTS, 1)
   }
   workers = {0: [{'rate': 80.4}], 2: [{'rate': 120}, {'rate': 110}]}
-  return {'workers': workers, 'rows': rows}
+  return {'workers': workers, 'answers': answers}
 
 
 def test_figures_are_medians(measured):
@@ -67,7 +67,7 @@ def test_figures_are_medians(measured):
 
 
 def test_unknown_memory_is_a_dash(measured):
-  for answers in measured['rows'].values():
+  for answers in measured['answers'].values():
     answers[0]['memory'] = None
   figures = json.loads(json.dumps(input_pipeline.summarize(measured, cores=2)))
   lines = input_pipeline.format_table(figures, cores=2).splitlines()
@@ -92,7 +92,7 @@ def test_parts_make_the_whole():
 def test_measuring_times_whole_batches():
   waited = []
   batches = (np.zeros(3) for _ in itertools.count())
-  answer = measuring.measure(batches, 0.01, len, waited.append)
+  answer = measuring.time_batches(batches, 0.01, len, waited.append)
   assert answer['rate'] > 0
   assert len(waited) == 2 + measuring.MEMORY_SAMPLES
   assert answer['memory'] is None or answer['memory'] > 1e6
@@ -112,7 +112,7 @@ def test_documented_tables_are_those_of_the_record():
 
 
 def fails(capsys, *arguments):
-  """What the command says when it ends with code 2."""
+  """Checks that the benchmark fails and returns its error messages."""
   try:
     code = input_pipeline.main(list(arguments))
   except SystemExit as error:
@@ -132,24 +132,24 @@ def test_says_what_is_wrong(capsys, torch_is_there, tmp_path):
   record = missing / 'record.json'
   assert f'--json={record}: no such' in fails(capsys, f'--json={record}')
   assert 'greater than 0' in fails(capsys, '--turns=0')
-  assert 'holds 0 images; a batch takes 80' in fails(
+  assert 'has 0 images; a batch needs 80' in fails(
     capsys, f'--images={tmp_path}'
   )
 
 
 def test_a_side_that_ends_is_an_error(folder, tmp_path):
-  side = command.Side(
+  process = command.MeasuringProcess(
     'measuring',
     [],
     command.environment(JAX_PLATFORMS='cpu'),
     os.sched_getaffinity(0),
   )  # does nothing
   with pytest.raises(RuntimeError, match='measuring ended with code 0'):
-    side.ask(part='versions')
-  side.close()
+    process.ask(task='versions')
+  process.close()
 
 
-# The sides
+# Both pipelines
 
 
 @pytest.fixture(scope='module')
@@ -160,9 +160,9 @@ def pipeline(folder):
   return input_ours.open_pipeline(folder, config)
 
 
-@pytest.mark.parametrize('part', ['decode', 'decode, resize', 'all'])
-def test_ours_measures(pipeline, part):
-  assert pipeline.measure(part, seconds=0.01)['rate'] > 0
+@pytest.mark.parametrize('task', ['decode', 'decode, resize', 'all'])
+def test_ours_measures(pipeline, task):
+  assert pipeline.measure(task, seconds=0.01)['rate'] > 0
 
 
 def test_memory_used_again_gives_the_same_batches(pipeline):
@@ -182,16 +182,16 @@ def test_memory_used_again_gives_the_same_batches(pipeline):
   reason='PyTorch is not installed',
 )
 def test_pytorch_measures(folder):
-  """In a process of its own: PyTorch and TensorFlow in one may crash."""
+  """In a process of its own: one with PyTorch and TensorFlow may crash."""
   arguments = ['--images', str(folder), '--image-size', '32', '16']
-  side = command.Side(
+  process = command.MeasuringProcess(
     'input_torch',
     arguments,
     command.environment(JAX_PLATFORMS='cpu'),
     os.sched_getaffinity(0),
   )
-  assert set(side.ask(part='versions')) == {'torch', 'torchvision', 'pillow'}
-  for part in ('decode', 'decode, resize', 'all', 'all, one buffer'):
-    assert side.ask(part=part, seconds=0.01)['rate'] > 0
-  assert side.ask(part='all', seconds=0.01, workers=1)['rate'] > 0
-  side.close()
+  assert set(process.ask(task='versions')) == {'torch', 'torchvision', 'pillow'}
+  for task in ('decode', 'decode, resize', 'all', 'all, one buffer'):
+    assert process.ask(task=task, seconds=0.01)['rate'] > 0
+  assert process.ask(task='all', seconds=0.01, workers=1)['rate'] > 0
+  process.close()

@@ -1,4 +1,4 @@
-"""The search for the largest batch, and the bytes it goes by."""
+"""Tests the search for the largest batch, and the memory that it finds."""
 
 import json
 import pathlib
@@ -13,7 +13,7 @@ RECORD = (
 
 
 class FakeNetwork:
-  """Bytes that are nearly linear in the batch."""
+  """A network whose memory is nearly linear in the batch size."""
 
   def __init__(self, fixed, per_image):
     self.known = {}
@@ -47,7 +47,7 @@ def small_networks():
 
 
 def test_only_what_says_so_computes_maps_again():
-  """A barrier keeps the compiler from taking the maps it has."""
+  """A barrier keeps the compiler from reusing stored feature maps."""
   again = {
     row
     for row, network in small_networks().items()
@@ -72,7 +72,7 @@ def test_bad_arguments(argument, capsys):
 
 
 def test_record():
-  """Each row fits, and a batch of four images more was found not to."""
+  """Each largest batch fits, and a batch larger by four does not."""
   record = json.loads(RECORD.read_text())
   assert len(record['figures']) == 4
   for row in record['figures'].values():

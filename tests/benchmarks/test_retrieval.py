@@ -1,4 +1,4 @@
-"""The benchmark of the evaluation, without measuring for real."""
+"""Tests the benchmark of the evaluation without timing it."""
 
 import json
 import pathlib
@@ -14,7 +14,7 @@ RECORDS = sorted(ROOT.glob('docs/records/benchmarks/retrieval_*.json'))
 
 
 def test_the_usual_evaluation_says_the_same():
-  arguments = retrieval.World(40, 200, 8).arguments(queries=30)
+  arguments = retrieval.RandomDataset(40, 200, 8).arguments(queries=30)
   cmc, mean = retrieval.evaluate_as_usual(*arguments)
   result = evaluate_retrieval(*arguments)
   np.testing.assert_allclose(mean, result.mAP)
@@ -22,15 +22,15 @@ def test_the_usual_evaluation_says_the_same():
 
 
 def test_sizes_are_those_of_the_data_sets():
-  """17 and 27 images for a query's identity; embeddings have length 1."""
-  world = retrieval.World(3, 15_913, 2)
-  assert (world.pids[1] == 0).sum() == 2798
-  assert len(np.unique(world.pids[1])) == 750
+  """Numbers of distractors and identities fit; embeddings have length 1."""
+  dataset = retrieval.RandomDataset(3, 15_913, 2)
+  assert (dataset.pids[1] == 0).sum() == 2798
+  assert len(np.unique(dataset.pids[1])) == 750
   np.testing.assert_allclose(
-    np.linalg.norm(world.embeddings[1], axis=1), 1, rtol=1e-6
+    np.linalg.norm(dataset.embeddings[1], axis=1), 1, rtol=1e-6
   )
-  world = retrieval.World(3, 82_161, 2)
-  assert abs(len(np.unique(world.pids[1])) - 3060) < 10
+  dataset = retrieval.RandomDataset(3, 82_161, 2)
+  assert abs(len(np.unique(dataset.pids[1])) - 3060) < 10
 
 
 def test_the_best_turn_counts():
@@ -70,7 +70,7 @@ def test_bad_arguments(argument, capsys):
 
 @pytest.mark.parametrize('path', RECORDS, ids=lambda path: path.stem)
 def test_records(path):
-  """Every row of the tables, and the same figures on any number of devices."""
+  """Records have all rows, and the same mAP on any number of devices."""
   figures = json.loads(path.read_text())['figures']
   rows = [*map(retrieval.ours, retrieval.DEVICES), retrieval.USUAL]
   assert set(figures) == {retrieval.PRODUCT, *rows}

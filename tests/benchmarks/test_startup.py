@@ -1,4 +1,4 @@
-"""The benchmark of starting up, without measuring for real."""
+"""Tests the benchmark of start-up with fake programs."""
 
 import json
 import pathlib
@@ -10,7 +10,7 @@ from benchmarks import startup
 RECORD = (
   pathlib.Path(__file__).parents[2] / 'docs/records/benchmarks/startup.json'
 )
-# Prints what it is given, and logs if there is a folder.
+# Prints its first argument, and logs to the folder if one is given.
 PROGRAM = """\
 import pathlib, sys, time
 lines, folder = sys.argv[1:]
@@ -69,7 +69,7 @@ def test_medians_and_phases_stand_beside_the_limits():
 def test_mistakes_are_messages(capsys):
   with pytest.raises(SystemExit, match='2'):
     startup.main(['--turns=0'])
-  assert '--turns=0 must be at least 1' in capsys.readouterr().err
+  assert '--turns=0: must be at least 1' in capsys.readouterr().err
 
 
 def test_the_record_says_what_is_allowed():
