@@ -345,7 +345,7 @@ def test_a_command_that_looks_for_the_network_would_be_seen(attempts):
         '--choose_threshold=0.1',
         '--config.eval.distance=euclidean',
       ],
-      "of cosines, config.eval.distance='euclidean'",
+      'needs cosine similarities, but config.eval.distance=',
     ),
     (
       ['train.py', '--config=configs/synthetic.py', '--num_processes=2'],

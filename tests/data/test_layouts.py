@@ -516,12 +516,19 @@ def test_links_that_leave_the_folder_are_refused(tmp_path):
   assert paths.file('f/e.jpg', 1) is None
 
 
-@given(st.text(max_size=30))
+@given(
+  st.text(max_size=30)
+  | st.lists(
+    st.sampled_from(['', '.', '..', 'a.jpg', 'b', 'out']), max_size=5
+  ).map('/'.join)
+)
 def test_any_path_is_below_or_refused(path):
   with tempfile.TemporaryDirectory() as directory:
     folder = pathlib.Path(directory) / 'folder'
     (folder / 'b').mkdir(parents=True)
     (folder / 'b' / 'a.jpg').touch()
+    (folder.parent / 'a.jpg').touch()
+    (folder / 'out').symlink_to(folder.parent)
     with contextlib.suppress(ValueError):
       found = raw.PathsBelow(folder, LIST).file(path, 1)
       assert found is None or found.resolve().is_relative_to(folder.resolve())
