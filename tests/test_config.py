@@ -6,6 +6,7 @@ import re
 import pytest
 
 import apnet_jax
+from apnet_jax.config import AT_LEAST, CHOICES, check_section
 from configs import _variants, common, market
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -153,3 +154,31 @@ def test_types_hold_on_the_command_line():
     config.train.P = 'many'
   with pytest.raises(AttributeError):
     config.train.lock().epoch = 3
+
+
+@pytest.mark.parametrize('field', AT_LEAST)
+def test_a_bound_itself_is_allowed(field):
+  section, name = field.split('.')
+  check_section(section, {name: AT_LEAST[field]})
+  with pytest.raises(ValueError, match=f'config.{field}=.* must be at least'):
+    check_section(section, {name: AT_LEAST[field] - 1})
+
+
+def test_probabilities_may_be_0_and_1():
+  check_section('augment', {'flip': 0.0, 'erase': 1.0})
+  with pytest.raises(ValueError, match='config.augment.flip=1.5 is not a prob'):
+    check_section('augment', {'flip': 1.5})
+
+
+def test_every_whole_number_has_a_bound():
+  config = common.get_config()
+  numbers = {
+    f'{section}.{name}'
+    for section in ('model', 'data', 'augment', 'train', 'eval')
+    for name, value in config[section].items()
+    if type(value) is int
+  }
+  assert numbers - AT_LEAST.keys() - CHOICES.keys() == {
+    'data.split_seed',  # any
+    'train.smooth_k',
+  }

@@ -135,3 +135,11 @@ def test_persons_as_alike_as_can_be_have_no_threshold(monkeypatch):
   assert counted.at_fpr(0.5) is None
   assert counted.at_fpr(0.7)['threshold'] > 0
   json.dumps(verification.summarize(counted))
+
+
+@pytest.mark.parametrize(('pairs', 'enough'), [(1000, True), (999, False)])
+def test_a_rate_is_given_from_ten_errors_on(pairs, enough):
+  even = np.bincount(np.arange(pairs) * 60, minlength=verification.BINS)
+  counted = verification.Verification(even, even, even, even)
+  assert (counted.at_fpr(0.01) is not None) == enough
+  assert (counted.at_fpir(0.01) is not None) == enough

@@ -340,3 +340,20 @@ def test_the_clock_may_be_moved_back(tmp_path, monkeypatch):
       assert checkpoints.wait() == steps[-1]
       assert checkpoints.step('best') == 2
   assert names(tmp_path) == {'2', '4', '5'}
+
+
+def test_a_json_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+  path = tmp_path / 'x.json'
+  json_files.write_json(path, {'a': 1})
+  with pytest.raises(ValueError, match='not JSON compliant'):
+    json_files.write_json(path, {'a': float('nan')})
+  write_text = pathlib.Path.write_text
+
+  def fail(path, text):
+    write_text(path, text[:5])
+    raise OSError('the disk is full')
+
+  monkeypatch.setattr(pathlib.Path, 'write_text', fail)
+  with pytest.raises(OSError, match='full'):
+    json_files.write_json(path, {'a': 2})
+  assert json_files.read_json(path) == {'a': 1}
