@@ -134,6 +134,19 @@ def test_what_may_change_in_a_workdir(tmp_path):
   assert saved['seed'] == 0  # a refusal changes nothing
 
 
+def test_nothing_is_resumed_from_what_is_not_a_whole_checkpoint(tmp_path):
+  for name in ('1.damaged', '2.orbax-checkpoint-tmp'):
+    (tmp_path / 'checkpoints' / name).mkdir(parents=True)
+  assert not run_files.can_resume(tmp_path)
+  with Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.latest_step is None
+    checkpoints.save(1, state(1), None)
+  assert run_files.can_resume(tmp_path)
+  with Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.latest_step == 1
+  assert names(tmp_path) == {'1', '1.damaged'}
+
+
 def test_a_new_run_in_an_old_workdir_has_no_threshold(tmp_path):
   run = {'fingerprint': 'x', 'num_classes': 2, 'devices': '1', 'versions': {}}
   for begun in (False, True):
