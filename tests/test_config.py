@@ -1,10 +1,12 @@
 import ast
 from functools import partial
 import pathlib
+import re
 
 import pytest
 
 import apnet_jax
+from apnet_jax.config import AT_LEAST, CHOICES, check_section
 from configs import _variants, common, market
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -18,24 +20,96 @@ def leaves(config, prefix=()):
       yield (*prefix, name)
 
 
-def names_read():
-  """Attributes and string literals in the code that is not configuration."""
-  names = set()
+# Modules whose `config` is a section and not the whole configuration, in all or
+# some of their functions. Everywhere, `rules` is `config.eval`, and
+# `data_config` is `config.data`.
+SECTION_OF_MODULE = {
+  'apnet_jax/models/apnet.py': 'model',
+  'apnet_jax/training/augment.py': 'augment',
+  'apnet_jax/training/not_finite.py': 'train',
+  'apnet_jax/training/optim.py': 'train',
+  'apnet_jax/training/train_step.py': 'train',
+  'data/prepare.py': 'data',
+  'data/records.py': 'data',
+}
+SECTION_OF_NAME = {'rules': 'eval', 'data_config': 'data'}
+# Code that checks, prints or records fields, and does nothing else with them.
+NO_USE = (
+  'apnet_jax/commands/', 'apnet_jax/config.py', 'apnet_jax/paper/',
+  'apnet_jax/models/network_fields.py', 'apnet_jax/retrieval/card.py',
+  'apnet_jax/retrieval/threshold.py', 'apnet_jax/training/checks.py',
+  'apnet_jax/workdir/run_files.py',
+)  # fmt: skip
+NO_USE_FUNCTIONS = re.compile('_*(check|describe)')
+# Fields that these rules miss: one stands on result cards alone, and one in the
+# name of the default workdir.
+EXCEPTIONS = {('profile',), ('name',)}
+
+
+def used_fields(tree, section=None):
+  """Yields the fields that a module reads, other than in checks and messages.
+
+  Args:
+    tree: its syntax tree.
+    section: see `SECTION_OF_MODULE`.
+  """
+  pending = [tree]
+  while pending:
+    node = pending.pop()
+    if isinstance(node, ast.JoinedStr):
+      continue
+    if isinstance(node, ast.FunctionDef) and NO_USE_FUNCTIONS.match(node.name):
+      continue
+    names = names_of(node)
+    for holder in {'config', *SECTION_OF_NAME} & {*names[:-1]}:
+      path = names[names.index(holder) + 1 :]
+      of_section = SECTION_OF_NAME.get(holder, section)
+      yield (of_section, *path) if of_section and len(path) == 1 else path
+    pending += ast.iter_child_nodes(node)
+
+
+def names_of(node):
+  """Returns ('a', 'b', 'c') for the expressions `a.b.c` and `a.b['c']`."""
+  match node:
+    case ast.Name(name):
+      return (name,)
+    case ast.Attribute(value, name, ast.Load()):
+      return (*names_of(value), name)
+    case ast.Subscript(value, ast.Constant(str(name)), ast.Load()):
+      return (*names_of(value), name)
+  return ()
+
+
+def test_every_field_is_used():
   files = [ROOT / 'train.py', ROOT / 'eval.py']
   for folder in ('apnet_jax', 'data'):
     files += (ROOT / folder).rglob('*.py')
+  used = set(EXCEPTIONS)
   for file in files:
-    for node in ast.walk(ast.parse(file.read_text())):
-      if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-        names.add(node.attr)
-  return names
+    name = file.relative_to(ROOT).as_posix()
+    if not name.startswith(NO_USE):
+      tree = ast.parse(file.read_text())
+      used.update(used_fields(tree, SECTION_OF_MODULE.get(name)))
+  assert set(leaves(common.get_config())) - used == set()
 
 
-def test_every_field_is_read():
-  read = names_read()
-  assert [
-    leaf for leaf in leaves(common.get_config()) if leaf[-1] not in read
-  ] == []
+def test_other_attributes_of_a_fields_name_are_no_use_of_it():
+  source = """
+def check_it(config):
+  config.train.P
+def crop(config, rules):
+  jnp.pad(config.dtype)
+  config.train.K, run.config.eval.ap, rules.flip, data_config['seed']
+  config.model.levels = 3
+  print(f'{config.train.epochs}')
+"""
+  used = set(used_fields(ast.parse(source), 'augment'))
+  unused = {'pad', 'P', 'levels', 'epochs'}
+  assert not unused & {name for path in used for name in path}
+  assert used >= {
+    ('augment', 'dtype'), ('train', 'K'), ('eval', 'ap'), ('eval', 'flip'),
+    ('data', 'seed'),
+  }  # fmt: skip
 
 
 def configurations():
@@ -80,3 +154,31 @@ def test_types_hold_on_the_command_line():
     config.train.P = 'many'
   with pytest.raises(AttributeError):
     config.train.lock().epoch = 3
+
+
+@pytest.mark.parametrize('field', AT_LEAST)
+def test_a_bound_itself_is_allowed(field):
+  section, name = field.split('.')
+  check_section(section, {name: AT_LEAST[field]})
+  with pytest.raises(ValueError, match=f'config.{field}=.* must be at least'):
+    check_section(section, {name: AT_LEAST[field] - 1})
+
+
+def test_probabilities_may_be_0_and_1():
+  check_section('augment', {'flip': 0.0, 'erase': 1.0})
+  with pytest.raises(ValueError, match='config.augment.flip=1.5 is not a prob'):
+    check_section('augment', {'flip': 1.5})
+
+
+def test_every_whole_number_has_a_bound():
+  config = common.get_config()
+  numbers = {
+    f'{section}.{name}'
+    for section in ('model', 'data', 'augment', 'train', 'eval')
+    for name, value in config[section].items()
+    if type(value) is int
+  }
+  assert numbers - AT_LEAST.keys() - CHOICES.keys() == {
+    'data.split_seed',  # any
+    'train.smooth_k',
+  }

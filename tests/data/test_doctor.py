@@ -323,7 +323,9 @@ def test_list_entries_without_a_file(copy):
   (root / 'test').mkdir()
   report = doctor.examine(root, 'msmt17')
   # Both variants have the same test half.
-  for finding in (x for x in report.findings if x.kind == 'missing_files'):
+  missing = [x for x in report.findings if x.kind == 'missing_files']
+  assert missing
+  for finding in missing:
     assert finding.files == tuple(sorted(map(str, absent)))
     assert 'list_gallery.txt, list_query.txt' in finding.message
   assert len(report.checks) == 6  # the training images

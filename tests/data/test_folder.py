@@ -139,6 +139,7 @@ def test_reads_names_in_any_script(tmp_path):
     ('b.jpg', '/b.jpg', "line 2: the path '/b.jpg' is not one below"),
     ('b.jpg', 'a.jpg', r'1 images are twice in the train split:\n  a.jpg'),
     ('q.jpg', 'a.jpg', r'1 images are in both training and test:\n  a.jpg'),
+    ('g.jpg', 'a.jpg', r'1 images are in both training and test:\n  a.jpg'),
     ('b.jpg,1', 'b.jpg,-1', r'b.jpg is junk \(identity -1\)'),
     ('q.jpg,7', 'q.jpg,-1', r'q.jpg is junk \(identity -1\)'),
     ('q.jpg,7', 'q.jpg,0', 'q.jpg has identity 0, which means a distractor'),

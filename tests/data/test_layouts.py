@@ -1,6 +1,7 @@
 """Tests of reading raw folders in all layouts, and of messages on bad ones."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -177,6 +178,23 @@ def test_the_counts_of_another_set_are_recognised(monkeypatch):
   with pytest.raises(ValueError) as error:
     datasets.check_counts(OCCLUDED, dataset, False)
   assert 'These are the counts of DukeMTMC-reID' in str(error.value)
+
+
+def test_the_fingerprint_tells_all_that_may_change(tmp_path):
+  small, large = tmp_path / 'a.jpg', tmp_path / 'b.jpg'
+  small.write_bytes(b'1')
+  large.write_bytes(b'22')
+  image = raw.RawImage('a.jpg', small, pid=1, camid=2)
+  splits = {'train': [], 'query': [image], 'gallery': [image]}
+  datasets = [raw.RawDataset(tmp_path, splits)]
+  for field, value in (
+    ('name', 'b.jpg'), ('path', large), ('pid', 3), ('camid', 4),
+  ):  # fmt: skip
+    changed = dataclasses.replace(image, **{field: value})
+    datasets.append(raw.RawDataset(tmp_path, splits | {'query': [changed]}))
+  moved = {'train': [image], 'query': [], 'gallery': [image]}
+  datasets.append(raw.RawDataset(tmp_path, moved))
+  assert len({dataset.fingerprint() for dataset in datasets}) == 6
 
 
 def test_own_images_may_be_any_number():
@@ -519,12 +537,19 @@ def test_links_that_leave_the_folder_are_refused(tmp_path):
   assert paths.find('f/e.jpg', 1) is None
 
 
-@given(st.text(max_size=30))
+@given(
+  st.text(max_size=30)
+  | st.lists(
+    st.sampled_from(['', '.', '..', 'a.jpg', 'b', 'out']), max_size=5
+  ).map('/'.join)
+)
 def test_any_path_is_below_or_refused(path):
   with tempfile.TemporaryDirectory() as directory:
     folder = pathlib.Path(directory) / 'folder'
     (folder / 'b').mkdir(parents=True)
     (folder / 'b' / 'a.jpg').touch()
+    (folder.parent / 'a.jpg').touch()
+    (folder / 'out').symlink_to(folder.parent)
     with contextlib.suppress(ValueError):
       found = raw.ListedFiles(folder, LIST).find(path, 1)
       assert found is None or found.resolve().is_relative_to(folder.resolve())

@@ -3,6 +3,7 @@ import json
 import pathlib
 import re
 
+import flax.linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import jax
@@ -12,9 +13,12 @@ import pytest
 
 from apnet_jax.models.attention import (
   ChannelAttention,
+  PartDense,
   SharedChannelAttention,
   SpatialAttention,
+  torch_uniform,
 )
+from apnet_jax.models.heads import LocalBranch
 from apnet_jax.models.layers import BatchNorm
 from apnet_jax.models.pyramid import AttentionPyramid, parts_of_level
 from apnet_jax.models.torch_weights import import_state_dict
@@ -317,3 +321,45 @@ def test_gradients_of_every_level_are_not_zero(kind):
     # A bias before a normalisation has no effect in training.
     if 'fc1' not in str(path) or 'bias' not in str(path):
       assert abs(leaf).max() > 1e-6, path
+
+
+def test_initial_weights_are_those_of_pytorch():
+  """Uniform in one over the root of a part's inputs, as `torch.nn.Linear`."""
+  kernel = torch_uniform(jax.random.key(0), (3, 64, 50))
+  bound = 64**-0.5
+  np.testing.assert_allclose(abs(kernel).max((1, 2)), bound, rtol=0.01)
+  np.testing.assert_allclose(kernel.std(), bound / 3**0.5, rtol=0.02)
+  layer = PartDense(50, use_bias=True)
+  params = layer.init(jax.random.key(0), jnp.ones((1, 3, 64)))['params']
+  np.testing.assert_allclose(abs(params['bias']).max(), bound, rtol=0.05)
+
+
+class Unchanged(nn.Module):
+  def __call__(self, x, train):
+    return x
+
+
+def test_the_local_branch_by_hand():
+  """Upper and lower half: pooled, reduced, normalised and classified apart."""
+  branch = LocalBranch(Unchanged, BatchNorm, num_classes=7, features=3)
+  x = np.random.default_rng(0).normal(size=(2, 4, 6, 5)).astype(np.float32)
+  variables = branch.init(jax.random.key(0), x, False)
+  rng = np.random.default_rng(1)
+  neck = {name: rng.uniform(1, 2, 6) for name in ('mean', 'var', 'bias')}
+  variables = {
+    'params': variables['params'], 'batch_stats': {'bottleneck': neck},
+  }  # fmt: skip
+  (found, embedding) = branch.apply(variables, x, False)
+
+  halves = np.stack([x[:, :2], x[:, 2:]], 1).mean((2, 3))
+  params = jax.device_get(variables['params'])
+  feature = np.einsum('bpi,pio->bpo', halves, params['reduction']['kernel'])
+  feature = feature.reshape(2, 6)
+  normalized = (feature - neck['mean']) / np.sqrt(neck['var'] + 1e-5)
+  normalized += neck['bias']
+  logits = np.einsum(
+    'bpi,pio->bpo', normalized.reshape(2, 2, 3), params['classifier']['kernel']
+  )
+  np.testing.assert_allclose(found.feature, feature, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(embedding, normalized, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(found.logits, logits, rtol=1e-4, atol=1e-7)

@@ -73,6 +73,35 @@ def test_batch_norm_by_groups(images, group):
   np.testing.assert_allclose(stats['var'], 0.9 + 0.1 * unbiased, rtol=1e-4)
 
 
+@pytest.mark.parametrize('group', [0, 4])
+def test_gradients_of_batch_norm_are_those_of_its_formula(images, group, x64):
+  """They are written out in the code."""
+  x = np.asarray(images, np.float64)
+  scale, shift = np.arange(1.0, 6), np.arange(5.0)
+  weights = np.sin(np.arange(x.size)).reshape(x.shape)
+
+  def ours(x, scale, shift):
+    norm = BatchNorm(group=group)
+    variables = {
+      'params': {'scale': scale, 'bias': shift},
+      'batch_stats': {'mean': np.zeros(5), 'var': np.ones(5)},
+    }
+    y, _ = norm.apply(variables, x, True, mutable=['batch_stats'])
+    return (y * weights).sum()
+
+  def formula(x, scale, shift):
+    groups, axes = x.reshape(-1, group or 8, 7, 6, 5), (1, 2, 3)
+    y = groups - groups.mean(axes, keepdims=True)
+    y /= jnp.sqrt(groups.var(axes, keepdims=True) + 1e-5)
+    return ((y.reshape(x.shape) * scale + shift) * weights).sum()
+
+  found, expected = (
+    jax.jit(jax.grad(f, (0, 1, 2)))(x, scale, shift) for f in (ours, formula)
+  )
+  for a, b in zip(found, expected, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
 def test_batch_norm_in_evaluation(images):
   norm = BatchNorm()
   variables = {

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from apnet_jax import cli
@@ -129,6 +130,12 @@ def test_a_lost_process_is_told_from_other_errors(monkeypatch):
         raise lost
       except Exception as error:
         raise ValueError('the checkpoint cannot be read') from error
+  with pytest.raises(processes.ProcessLostError, match='Gloo'):
+    with processes.detecting_lost_processes():
+      try:
+        raise lost
+      except Exception:
+        raise ValueError('cannot be closed')  # noqa: B904 - has a context only
   with pytest.raises(ValueError, match='mine'):
     with processes.detecting_lost_processes():
       raise ValueError('mine')
@@ -139,3 +146,21 @@ def test_a_lost_process_has_an_exit_code(capsys):
     raise processes.ProcessLostError('gone')
   assert exit.value.code == 4
   assert 'error: gone' in capsys.readouterr().err
+
+
+def test_a_step_donates_the_old_state():
+  step = devices.pmap_step(lambda state, batch: (state + 1, {}))
+  old = devices.replicate(np.zeros(3, np.float32))
+  new, _ = step(old, np.zeros((4, 1), np.float32))
+  assert old.is_deleted() and new.tolist() == [1, 1, 1]
+
+
+def test_batches_and_galleries_are_rounded_up():
+  assert [devices.local_batch_size(n) for n in (1, 7, 8, 9)] == [4, 8, 8, 12]
+  for items in (0, 1, 63, 64, 65, 8191, 8192, 8193, 20_000):
+    rows = devices.padded_rows(items, tile=2048)
+    share = rows // 4
+    tile = share // -(-max(share, 1) // 2048)
+    assert items <= rows < items + 4 * 16 * (1 + items // 8192) + 64
+    assert rows % 4 == 0 and share % tile == 0
+    assert tile % 16 == 0 and tile <= 2048

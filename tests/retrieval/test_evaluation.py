@@ -1,6 +1,7 @@
 """Evaluation of a benchmark, result cards and diagnosis."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -122,6 +123,11 @@ def test_the_rules_of_a_configuration_are_followed(benchmark):
   trapezoid = make(ap='trapezoid')
   assert trapezoid['figures']['mAP'] == plain['figures']['mAP_trapezoid']
   assert trapezoid['figures']['mAP_step'] == plain['figures']['mAP']
+  np.testing.assert_allclose(
+    np.mean(trapezoid['queries']['figures']['mAP']),
+    trapezoid['figures']['mAP'],
+    atol=1e-6,
+  )
   assert trapezoid['figures']['Rank-1'] == plain['figures']['Rank-1']
   dropped = make(drop_distractors=True)
   assert dropped['figures']['mAP'] > plain['figures']['mAP']
@@ -257,3 +263,15 @@ def test_diagnosis_follows_the_rules():
 def test_diagnosis_without_cameras(benchmark):
   evaluated = evaluation.evaluate(embed, {}, benchmark, rules())
   assert diagnosis.diagnose(evaluated, benchmark)['by_cameras'] is None
+
+
+def test_the_name_of_a_card_says_how_it_was_made():
+  def name(names, changed, reranked):
+    path = card.default_path('run', 7, names, changed, reranked)
+    assert path.parent == pathlib.Path('run/evaluations')
+    return path.name
+
+  assert name(['market1501'], {}, False) == 'market1501-step7.json'
+  assert name(
+    ['duke', 'msmt17/train'], {'eval.flip': False, 'eval.ap': 'x'}, True
+  ) == ('duke-msmt17-train-step7-ap=x-flip=False-reranked.json')

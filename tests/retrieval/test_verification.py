@@ -108,6 +108,14 @@ def test_a_query_without_its_person_is_non_mated_only():
   assert counted.at(0.75)['fpir'] == 0.5
 
 
+def test_a_similarity_below_a_threshold_is_not_accepted():
+  """However little below it is."""
+  below = np.nextafter(np.float32(0.5), np.float32(0))
+  scores = Matrix(np.array([[below, 0.5]], np.float32))
+  counted = verification.count_pairs(scores, labels_of([1], [1, 2]))
+  assert counted.at(0.5)['tpr'] == 0 and counted.at(0.5)['fpr'] == 1
+
+
 def test_cosines_that_rounding_made_larger_than_one():
   scores = Matrix(np.array([[1.0000001, -1.0000001]], np.float32))
   counted = verification.count_pairs(scores, labels_of([1], [1, 2]))
@@ -135,3 +143,11 @@ def test_persons_as_alike_as_can_be_have_no_threshold(monkeypatch):
   assert counted.at_fpr(0.5) is None
   assert counted.at_fpr(0.7)['threshold'] > 0
   json.dumps(verification.summarize(counted))
+
+
+@pytest.mark.parametrize(('pairs', 'enough'), [(1000, True), (999, False)])
+def test_a_rate_is_given_from_ten_errors_on(pairs, enough):
+  even = np.bincount(np.arange(pairs) * 60, minlength=verification.BINS)
+  counted = verification.Verification(even, even, even, even)
+  assert (counted.at_fpr(0.01) is not None) == enough
+  assert (counted.at_fpir(0.01) is not None) == enough

@@ -95,3 +95,18 @@ def test_depends_on_key_and_position_alone(images):
   assert not np.array_equal(run(config, images, key=1), whole)
   same = np.tile(images[:1], (64, 1, 1, 1))
   assert len({image.tobytes() for image in run(config, same)}) > 60
+
+
+def test_erased_rectangles_have_the_published_shapes_and_places(config):
+  """On square images, where no shape is drawn again because it does not fit."""
+  config.erase = 1.0
+  out = run(config, np.full((256, 32, 32, 3), 255, np.uint8))
+  erased = (out == 0).all(-1)
+  assert erased.any((1, 2)).mean() > 0.99
+  erased = erased[erased.any((1, 2))]
+  rows, columns = erased.any(2), erased.any(1)
+  height, width = rows.sum(1), columns.sum(1)
+  # Height over width is uniform from 0.3 to 3.3.
+  assert 1.5 < np.median(height / width) < 2.1
+  top, left = rows.argmax(1) / (33 - height), columns.argmax(1) / (33 - width)
+  assert abs(np.corrcoef(top, left)[0, 1]) < 0.2

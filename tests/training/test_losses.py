@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from apnet_jax.models.heads import Branch, ReidOutput
 from apnet_jax.training import losses
+from apnet_jax.training.train_step import reid_loss
+from configs import common
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 
@@ -66,3 +69,59 @@ def test_gradient_is_finite_when_all_features_are_equal():
   value, gradient = jax.value_and_grad(loss)(features)
   np.testing.assert_allclose(value, 0.3, rtol=1e-5)
   assert jnp.isfinite(gradient).all()
+
+
+def test_smooth_k_need_not_be_the_number_of_classes():
+  """As in the released code: the targets then do not sum to 1."""
+  targets = np.array([0.9 + 0.1 / 10, 0.1 / 10, 0.1 / 10])
+  loss = losses.cross_entropy(
+    jnp.log(jnp.array([[0.7, 0.2, 0.1]])), jnp.array([0]), 0.1, smooth_k=10
+  )
+  expected = -(targets * np.log([0.7, 0.2, 0.1])).sum()
+  np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+def test_loss_of_two_branches_on_two_devices_by_hand():
+  """Eq. (9): the mean over branches, mined in the batch of both devices."""
+  rng = np.random.default_rng(0)
+  labels = np.array([[0, 1, 0, 2], [1, 2, 1, 0]])
+  features = rng.normal(size=(2, 2, 4, 3)) * [[[[1]]], [[[5]]]]
+  logits = rng.normal(size=(3, 2, 4, 3))  # one classifier, and two
+  config = common.get_config().train
+  config.update(triplet_weight=0.25, margin=0.5)
+
+  def of_device(features, logits, labels):
+    branches = (
+      Branch(features[0], logits[0][:, None]),
+      Branch(features[1], jnp.stack([logits[1], logits[2]], 1)),
+    )
+    output = ReidOutput(None, None, logits[0], branches)
+    return reid_loss(output, labels, config, 'batch')
+
+  loss, metrics = jax.vmap(of_device, (1, 1, 0), axis_name='batch')(
+    features, logits, labels
+  )
+
+  triplets = []
+  same = labels.reshape(8, 1) == labels.ravel()
+  for x in features.reshape(2, 8, 3):
+    distance = np.linalg.norm(x[:, None] - x, axis=-1)
+    positive = np.where(same, distance, 0).max(1)
+    negative = np.where(same, np.inf, distance).min(1)
+    triplets.append(positive - negative + 0.5)
+  triplet = np.mean([np.maximum(t, 0).mean() for t in triplets])
+  targets = 0.9 * np.eye(3)[labels] + 0.1 / 3
+  logarithms = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  cross_entropy = -(targets * logarithms).sum(-1).mean()
+  active = (triplets[0] > 0).mean()
+  assert 0 < active < 1
+  expected = {
+    'triplet': triplet,
+    'cross_entropy': cross_entropy,
+    'loss': cross_entropy + 0.25 * triplet,
+    'active_triplets': active,
+    'accuracy': (logits[0].argmax(-1) == labels).mean(),
+  }
+  np.testing.assert_allclose(loss.mean(), expected['loss'], rtol=1e-5)
+  for name, value in expected.items():
+    np.testing.assert_allclose(metrics[name].mean(), value, rtol=1e-5)

@@ -1,5 +1,6 @@
 import functools
 from functools import partial
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ import pytest
 from apnet_jax.models.apnet import create_model
 from apnet_jax.parallel import batch_layout
 from apnet_jax.parallel.devices import AXIS
-from apnet_jax.training.train_step import create_state, train_step
+from apnet_jax.training import train_step as train_step_module
+from apnet_jax.training.train_step import TrainState, create_state, train_step
 from configs import common
 from tests.tiny import difference, tiny_model, widen
 
@@ -148,3 +150,31 @@ def test_initial_state_is_a_function_of_the_seed():
   )
   assert all(jnp.array_equal(a, b) for a, b in zip(first, same))
   assert not all(jnp.array_equal(a, b) for a, b in zip(first, other))
+
+
+class Augmented(Exception):
+  pass
+
+
+def key_of_augmentation(step, seed, monkeypatch):
+  """Returns the random key of the augmentation in a step."""
+
+  def augment(key, *_):
+    raise Augmented(tuple(jax.random.key_data(key).tolist()))
+
+  monkeypatch.setattr(train_step_module, 'augment', augment)
+  config = make_config()
+  config.seed = seed
+  state = TrainState(jnp.int32(step), {}, {}, ())
+  step = bind(config, model=types.SimpleNamespace(apply=None))
+  with pytest.raises(Augmented) as error:
+    jax.vmap(partial(step, state), axis_name=AXIS)(lay_out(make_batch(), 1))
+  return error.value.args[0]
+
+
+def test_each_step_and_seed_augments_in_another_way(monkeypatch):
+  keys = {
+    key_of_augmentation(step, seed, monkeypatch)
+    for step, seed in ((0, 0), (1, 0), (2, 0), (0, 1), (0, 0))
+  }
+  assert len(keys) == 4

@@ -94,8 +94,9 @@ def test_a_run_learns_in_parts(tmp_path, monkeypatch, capsys):
   """The batch is always the same, without augmentation."""
   monkeypatch.setattr(run, 'create_model', tiny_model)
   config = small_config(
-    epochs=4, accumulate=2, rematerialize=True, learning_rate=1e-2
-  )
+    epochs=4, accumulate=2, rematerialize=True, learning_rate=1e-2,
+    milestones=(3,),
+  )  # fmt: skip
   config.augment.update(flip=0.0, pad=0, erase=0.0)
   feed = make_feed(config)
   batch = next(feed.batches(0))
@@ -103,6 +104,10 @@ def test_a_run_learns_in_parts(tmp_path, monkeypatch, capsys):
   trainer.train(config, feed, tmp_path)
   losses = [r['train/loss'] for r in records(tmp_path) if 'train/loss' in r]
   assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
+  rates = [
+    r['train/learning_rate'] for r in records(tmp_path) if 'train/loss' in r
+  ]
+  np.testing.assert_allclose(rates, [1e-2] * 9 + [1e-3] * 3, rtol=1e-5)
   assert (
     'each batch in 2 micro-batches of 4 images, each with batch statistics of'
     ' its own: the losses are those of config.model.batch_norm_group=4, not'

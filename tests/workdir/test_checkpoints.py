@@ -134,6 +134,19 @@ def test_what_may_change_in_a_workdir(tmp_path):
   assert saved['seed'] == 0  # a refusal changes nothing
 
 
+def test_nothing_is_resumed_from_what_is_not_a_whole_checkpoint(tmp_path):
+  for name in ('1.damaged', '2.orbax-checkpoint-tmp'):
+    (tmp_path / 'checkpoints' / name).mkdir(parents=True)
+  assert not run_files.can_resume(tmp_path)
+  with Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.latest_step is None
+    checkpoints.save(1, state(1), None)
+  assert run_files.can_resume(tmp_path)
+  with Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.latest_step == 1
+  assert names(tmp_path) == {'1', '1.damaged'}
+
+
 def test_a_new_run_in_an_old_workdir_has_no_threshold(tmp_path):
   run = {'fingerprint': 'x', 'num_classes': 2, 'devices': '1', 'versions': {}}
   for begun in (False, True):
@@ -340,3 +353,20 @@ def test_the_clock_may_be_moved_back(tmp_path, monkeypatch):
       assert checkpoints.wait() == steps[-1]
       assert checkpoints.step('best') == 2
   assert names(tmp_path) == {'2', '4', '5'}
+
+
+def test_a_json_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+  path = tmp_path / 'x.json'
+  json_files.write_json(path, {'a': 1})
+  with pytest.raises(ValueError, match='not JSON compliant'):
+    json_files.write_json(path, {'a': float('nan')})
+  write_text = pathlib.Path.write_text
+
+  def fail(path, text):
+    write_text(path, text[:5])
+    raise OSError('the disk is full')
+
+  monkeypatch.setattr(pathlib.Path, 'write_text', fail)
+  with pytest.raises(OSError, match='full'):
+    json_files.write_json(path, {'a': 2})
+  assert json_files.read_json(path) == {'a': 1}
