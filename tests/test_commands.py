@@ -1,4 +1,8 @@
-"""The documented commands, run as a user runs them, at smoke size."""
+"""The documented commands, run as a user runs them, at smoke size.
+
+Most run in forks of one process that has imported their packages; a few start
+a Python interpreter of their own, as `python` does.
+"""
 
 import json
 import os
@@ -24,6 +28,7 @@ from apnet_jax.workdir.checkpoints import Checkpoints
 from benchmarks import startup
 from data import datasets
 from tests.fakes import small_config
+from tests.preloaded import Preloaded, xla_flags
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMOKE = (
@@ -38,7 +43,7 @@ SMOKE = (
 
 @pytest.fixture(scope='module', autouse=True)
 def attempts(tmp_path_factory):
-  """No command here looks for the network, and none would find it."""
+  """The file that lists attempts to reach the network; there are none."""
   path = tmp_path_factory.mktemp('network') / 'attempts'
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('ATTEMPTS', str(path))
@@ -47,21 +52,40 @@ def attempts(tmp_path_factory):
   assert not path.exists(), path.read_text()
 
 
+@pytest.fixture(scope='module')
+def preloaded(attempts, tmp_path_factory):
+  """A server that runs commands without importing packages anew."""
+  server = Preloaded(tmp_path_factory.mktemp('printed'))
+  yield server
+  server.close()
+
+
+@pytest.fixture(scope='module')
+def run(preloaded):
+  """Runs a command; returns its output and errors."""
+
+  def run(*arguments, code=0):
+    found, out, err = preloaded.run(*arguments)
+    assert found == code, err[-3000:]
+    return out, err
+
+  return run
+
+
 def start(*arguments):
-  # One device, as users have; compilation is most of the time.
-  flags = '--xla_backend_optimization_level=1'
-  environment = dict(os.environ, XLA_FLAGS=flags)
+  """Starts a command in an interpreter of its own."""
   return subprocess.Popen(
     [sys.executable, *map(str, arguments)],
     cwd=ROOT,
-    env=environment,
+    env=dict(os.environ, XLA_FLAGS=xla_flags()),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
   )
 
 
-def run(*arguments, code=0):
+def run_anew(*arguments, code=0):
+  """Like `run`, in an interpreter of its own."""
   process = start(*arguments)
   out, err = process.communicate(timeout=280)
   assert process.returncode == code, err[-3000:]
@@ -103,8 +127,12 @@ def pretrained(tmp_path_factory):
   return path
 
 
-def test_readme_commands_run(own, pretrained, benchmarks, tmp_path):
-  """In their order; each with what makes it small and keeps it here."""
+def test_readme_commands_run(run, own, pretrained, benchmarks, tmp_path):
+  """Runs them in their order, with flags that make them small.
+
+  The first train.py and the first eval.py have an interpreter of their own.
+  """
+  begun = set()
   small = dict(part.split('=', 1) for part in (*own, *SMOKE))
   workdirs, outputs = {}, {}
   for _, script, *flags in documented_commands():
@@ -142,7 +170,10 @@ def test_readme_commands_run(own, pretrained, benchmarks, tmp_path):
       flags['--variant'] = 'apnet_c2'  # all of them take a minute
     if 'data.table1' in command:
       flags['--prepared_dir'] = small['--config.data.prepared_dir']
-    out, err = run(*command, *(f'{k}={v}' for k, v in flags.items()))
+    anew = script.endswith('.py') and script not in begun
+    begun.add(script)
+    run_it = run_anew if anew else run
+    out, err = run_it(*command, *(f'{k}={v}' for k, v in flags.items()))
     assert 'Traceback' not in err
     (expected,) = (v for k, v in EXPECTED.items() if k in command)
     if any(str(c).endswith('.json') for c in command):
@@ -199,7 +230,7 @@ def check_output(out, err):
     assert noise not in err, err
 
 
-def check_evaluation(workdir, tmp_path):
+def check_evaluation(run, workdir, tmp_path):
   """eval.py needs the workdir alone, and finds what train.py found.
 
   That no threshold can be chosen on so few images is said when all is done.
@@ -225,7 +256,7 @@ def check_evaluation(workdir, tmp_path):
       assert picture.size[0] > 300
 
 
-def test_terminated_and_started_again(own, tmp_path):
+def test_terminated_and_started_again(run, preloaded, own, tmp_path):
   """tests/faults/test_kills.py shows that the bits are the same."""
   workdir = tmp_path / 'run'
   command = (
@@ -238,15 +269,15 @@ def test_terminated_and_started_again(own, tmp_path):
     *own,
     *SMOKE,
   )
-  process = start(*command)
+  preloaded.start(*command)
   deadline = time.time() + 240
-  while time.time() < deadline and process.poll() is None:
+  while time.time() < deadline and not preloaded.has_ended():
     if steps_logged(workdir):
       break
     time.sleep(0.001)
-  process.send_signal(signal.SIGTERM)
-  _, err = process.communicate()
-  assert process.returncode == 143, err[-3000:]
+  os.kill(preloaded.pid, signal.SIGTERM)
+  code, err = preloaded.code(), preloaded.errors()
+  assert code == 143, err[-3000:]
   assert 'the same command resumes' in err
   steps = steps_logged(workdir)
   assert 1 <= len(steps) < 12
@@ -255,12 +286,15 @@ def test_terminated_and_started_again(own, tmp_path):
   assert f'Resuming after step {steps[-1]} ' in out
   check_output(out, err)
   assert steps_logged(workdir) == [*range(1, 13)]
-  check_evaluation(workdir, tmp_path)
+  check_evaluation(run, workdir, tmp_path)
 
 
-def test_a_command_that_looks_for_the_network_would_be_seen(attempts):
+@pytest.mark.parametrize('anew', [False, True])
+def test_a_command_that_looks_for_the_network_would_be_seen(
+  run, attempts, anew
+):
   code = "import socket; socket.create_connection(('example.org', 80))"
-  _, err = run('-c', code, code=1)
+  _, err = (run_anew if anew else run)('-c', code, code=1)
   assert 'tests have no network' in err
   assert 'socket.getaddrinfo example.org' in attempts.read_text()
   attempts.unlink()
@@ -357,7 +391,7 @@ def test_a_command_that_looks_for_the_network_would_be_seen(attempts):
     ),
   ],
 )
-def test_mistakes_are_messages(arguments, message, tmp_path):
+def test_mistakes_are_messages(run, arguments, message, tmp_path):
   if 'WORKDIR' in arguments[1]:
     json_files.write_json(tmp_path / 'config.json', {'data': {'name': ''}})
     with Checkpoints(tmp_path) as checkpoints:
@@ -376,13 +410,13 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize('command', COMMANDS)
-def test_help_says_what_it_does(command):
+def test_help_says_what_it_does(run, command):
   out, _ = run(*command.split(), '--helpshort', code=1)  # absl's exit code
   assert any(flag in out for flag in ('--config', '--ckpt', '--variant'))
   assert 'python ' + command in out
 
 
 def test_commands_are_listed():
-  out, _ = run('-m', 'apnet_jax')
+  out, _ = run_anew('-m', 'apnet_jax')
   for name in __main__.COMMANDS:
     assert re.search(rf'^  {name} +[A-Z]', out, re.MULTILINE)

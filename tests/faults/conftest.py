@@ -1,13 +1,14 @@
 import pytest
 
-from tests.faults.runs import SMOKE, Preloaded
+from tests.faults.runs import SMOKE, Train
 
 
 @pytest.fixture(scope='session')
 def train(tmp_path_factory):
-  preloaded = Preloaded(tmp_path_factory.mktemp('output') / 'out.txt')
-  yield preloaded
-  preloaded.close()
+  """Runs train.py, one run at a time."""
+  train = Train(tmp_path_factory.mktemp('output'))
+  yield train
+  train.close()
 
 
 @pytest.fixture(scope='session')

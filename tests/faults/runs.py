@@ -4,15 +4,13 @@ from collections.abc import Mapping
 import json
 import pathlib
 import re
-import subprocess
-import sys
 
 import jax
 import numpy as np
 
 from apnet_jax.workdir.checkpoints import open_for_reading
+from tests.preloaded import Preloaded
 
-ROOT = pathlib.Path(__file__).parents[2]
 EPOCH = 5  # steps
 SMOKE = (
   '--config=configs/synthetic.py',
@@ -27,50 +25,16 @@ SMOKE = (
 MEASURED = re.compile('train/(images_per_|data_wait|seconds_|.*_memory)')
 
 
-class Preloaded:
-  """Starts `train.py` without repeating its imports; see `preloaded`."""
+class Train(Preloaded):
+  """Runs of train.py, one at a time."""
 
-  def __init__(self, output):
-    self._output = output
-    self._process = subprocess.Popen(
-      [sys.executable, '-m', 'tests.faults.preloaded'],
-      cwd=ROOT,
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
+  def __init__(self, folder: pathlib.Path):
+    super().__init__(folder, merged=True)
+
+  def start(self, *flags, devices: int = 1, largest_file: int = 0) -> None:
+    super().start(
+      'train.py', *flags, devices=devices, largest_file=largest_file
     )
-
-  def start(self, *arguments, devices=1, largest_file=0):
-    """Starts a run; `largest_file` limits files, in bytes (0 for no limit)."""
-    request = {
-      'arguments': list(map(str, arguments)),
-      'output': str(self._output),
-      'devices': devices,
-      'largest_file': largest_file,
-    }
-    self._output.write_text('')
-    self._process.stdin.write(json.dumps(request) + '\n')
-    self._process.stdin.flush()
-    self.pid = int(self._process.stdout.readline())
-
-  def printed(self):
-    return self._output.read_text()
-
-  def has_ended(self):
-    """Returns whether the run has ended, also if nobody waited for it yet."""
-    try:
-      state = pathlib.Path(f'/proc/{self.pid}/stat').read_text()
-    except FileNotFoundError:
-      return True
-    return state.rsplit(')', 1)[1].split()[0] in 'ZX'
-
-  def code(self):
-    return int(self._process.stdout.readline())
-
-  def close(self):
-    self._process.stdin.close()
-    self._process.wait()
-    self._process.stdout.close()
 
 
 def records(workdir: pathlib.Path) -> list[dict]:
