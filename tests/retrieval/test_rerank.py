@@ -1,7 +1,7 @@
 import pathlib
 import tracemalloc
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 import jax
 import numpy as np
@@ -97,9 +97,12 @@ SIZES = st.sampled_from([(1, 1), (3, 9), (10, 30)])
   seed=st.integers(0, 2**32 - 1),
   size=SIZES,
   people=st.integers(1, 8),
-  k1=st.sampled_from([1, 7, 12, 50]),
+  k1=st.sampled_from([1, 5, 12, 50]),
   k2=st.sampled_from([1, 2, 6, 45]),
   lambda_value=st.sampled_from([0, 0.3, 1]),
+)
+@example(  # half of k1 is rounded up here
+  draw=signs, seed=1, size=(10, 30), people=6, k1=7, k2=6, lambda_value=0.3
 )
 def test_is_the_original(draw, seed, size, people, k1, k2, lambda_value):
   x = draw(seed, sum(size), people)

@@ -32,18 +32,29 @@ def test_what_was_written_after_the_checkpoint_is_dropped(tmp_path):
   ]  # fmt: skip
 
 
-def files_of_events(workdir):
-  """Returns steps and values of each file, in TensorBoard's order."""
+def events_of(workdir):
+  """Returns the events of each file, in TensorBoard's order."""
   found = []
   for path in sorted((workdir / 'tensorboard').iterdir()):
     data, events = path.read_bytes(), []
     while data:
       (length,) = struct.unpack('Q', data[:8])
-      event = event_pb2.Event.FromString(data[12 : 12 + length])
-      events += [(event.step, v.simple_value) for v in event.summary.value]
+      events.append(event_pb2.Event.FromString(data[12 : 12 + length]))
       data = data[16 + length :]
     found.append(events)
   return found
+
+
+def files_of_events(workdir):
+  """Returns steps and values of each file, in TensorBoard's order."""
+  return [
+    [
+      (event.step, v.simple_value)
+      for event in events
+      for v in event.summary.value
+    ]
+    for events in events_of(workdir)
+  ]
 
 
 def test_the_clock_may_be_moved_back(tmp_path, monkeypatch):
@@ -56,6 +67,12 @@ def test_the_clock_may_be_moved_back(tmp_path, monkeypatch):
   first, second = files_of_events(tmp_path)
   assert first == [(1, 10), (2, 20), (3, 30)]
   assert second == [(3, 6), (4, 8)]
+  # From this step on, TensorBoard drops what older files hold.
+  starts = [
+    [event.step for event in events if event.session_log.status]
+    for events in events_of(tmp_path)
+  ]
+  assert starts == [[1], [3]]
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
   assert [json.loads(line)['loss'] for line in lines] == [10, 20, 6, 8]
 
