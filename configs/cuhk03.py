@@ -17,7 +17,7 @@ folders made from them (data/cuhk03_np/README.md). Variants, as in
 
 The paper used two RTX 2080 Ti and started from weights pre-trained on ImageNet
 (`--config.model.pretrained`). The multi-part head is our interpretation of
-one sentence of the paper (apnet_jax/models/heads.py).
+the paper (apnet_jax/models/heads.py).
 """
 
 from configs import _variants

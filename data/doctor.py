@@ -80,7 +80,7 @@ class Report:
 
   @property
   def healthy(self) -> bool:
-    """Whether there are no problems."""
+    """Returns whether no problem was found."""
     return not self.with_severity(findings.PROBLEM)
 
   def verdict(self) -> str:

@@ -219,7 +219,7 @@ def steps_logged(workdir):
 
 
 def check_output(out, err):
-  """Of the demo's training, at any size."""
+  """Checks what the demo's training prints, at any size."""
   for beginning in filter(None, startup.PHASES.values()):
     assert f'\n{beginning}' in f'\n{out}'
   table = out[out.index('mAP') :]

@@ -103,7 +103,7 @@ def test_what_the_package_loads():
 
 
 def mentions(source, name):
-  """Whether a module names `jax.pmap` or the like, however it is imported."""
+  """Returns whether a module names an attribute such as `jax.pmap`."""
   for node in ast.walk(ast.parse(source)):
     if isinstance(node, ast.Attribute) and node.attr == name:
       return True

@@ -39,7 +39,7 @@ class Guard:
 
   @property
   def rolls_back(self) -> bool:
-    """Whether the caller must roll back after a step that is not finite.
+    """Returns whether the caller must roll back after such a step.
 
     Each step must then be checked before the next one begins.
     """

@@ -1,4 +1,4 @@
-"""What a configuration and a data set define: model, step and evaluation."""
+"""The model, training step and evaluation of a configuration and data set."""
 
 from collections.abc import Callable
 from functools import partial

@@ -70,12 +70,12 @@ class FoundDataset:
 
   @property
   def is_as_published(self) -> bool:
-    """Whether the counts are those of the data set that this should be."""
+    """Returns whether the counts are those of the expected data set."""
     return self.exact is not None and self.expected in (None, self.exact)
 
   @property
   def shares_layout(self) -> bool:
-    """Whether several data sets have this layout, so that counts decide."""
+    """Returns whether several data sets share this layout, so counts decide."""
     return isinstance(self.layout, raw.MarketLayout)
 
   @property

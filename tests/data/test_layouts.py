@@ -171,7 +171,7 @@ def test_other_counts_are_an_error_unless_allowed(field):
 
 
 def test_the_counts_of_another_set_are_recognised(monkeypatch):
-  """As DukeMTMC-reID in the place of Occluded-DukeMTMC."""
+  """The other data set is DukeMTMC-reID in the place of Occluded-DukeMTMC."""
   dataset = DUKE.read(DATA / 'dukemtmc_reid' / 'dummy_data')
   duke = with_counts(DUKE, dataset)
   monkeypatch.setattr(datasets, 'LAYOUTS', (duke, OCCLUDED))

@@ -72,7 +72,7 @@ def test_gradient_is_finite_when_all_features_are_equal():
 
 
 def test_smooth_k_need_not_be_the_number_of_classes():
-  """As in the released code: the targets then do not sum to 1."""
+  """With smooth_k as in the released code, targets need not sum to 1."""
   targets = np.array([0.9 + 0.1 / 10, 0.1 / 10, 0.1 / 10])
   loss = losses.cross_entropy(
     jnp.log(jnp.array([[0.7, 0.2, 0.1]])), jnp.array([0]), 0.1, smooth_k=10
