@@ -1,6 +1,7 @@
 # make demo   train and evaluate on drawn pedestrians (minutes on a laptop CPU)
 # make test   run the tests
-# make test-faults   kill, fuzz and count devices: up to 20 minutes more
+# make test-faults   kill, fuzz and count devices
+# make test-all      both, one after the other
 # make lint   check style
 # make format rewrite files in the style of the house
 # Another interpreter: make test PYTHON=python3.12
@@ -11,9 +12,10 @@ BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 INSTALLED := $(VENV)/installed-$(VERSION)
 
-PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile \
+  --no-loadscope-reorder
 
-.PHONY: demo test test-faults lint format clean
+.PHONY: demo test test-faults test-all lint format clean
 
 demo: $(INSTALLED)
 	$(BIN)/python train.py --config=configs/synthetic.py
@@ -24,6 +26,10 @@ test: $(INSTALLED)
 
 test-faults: $(INSTALLED)  # of which some wait more than they compute
 	$(PYTEST) --numprocesses=3 tests/faults $(PYTEST_FLAGS)
+
+test-all:
+	$(MAKE) test
+	$(MAKE) test-faults
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
