@@ -1,10 +1,10 @@
-"""Four CPU devices for every test, and nothing from outside."""
+"""Four CPU devices for every test, and fixtures that tests share."""
 
 import os
 
-os.environ['XLA_FLAGS'] = (
-  '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1'
-)
+from tests.compilation import xla_flags
+
+os.environ['XLA_FLAGS'] = xla_flags(devices=4)
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
 import hypothesis
@@ -21,6 +21,21 @@ hypothesis.settings.register_profile(
   suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile('house')
+
+# Files that take longest, which start first: workers then end together.
+LONGEST = (
+  'test_commands.py',
+  'test_torch_weights.py',
+  'test_trainer.py',
+  'test_not_finite.py',
+  'test_apnet.py',
+)
+
+
+def pytest_collection_modifyitems(items):
+  """Puts the longest files first; --no-loadscope-reorder keeps the order."""
+  rank = {name: i for i, name in enumerate(LONGEST)}
+  items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture(scope='session', autouse=True)

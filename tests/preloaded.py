@@ -24,6 +24,8 @@ import signal
 import subprocess
 import sys
 
+from tests.compilation import xla_flags
+
 ROOT = pathlib.Path(__file__).parents[1]
 # None of them defines flags of the command line.
 PACKAGES = (
@@ -37,17 +39,6 @@ PACKAGES = (
   'data.pipeline',
   'data.targets',
 )
-
-
-def xla_flags(devices: int = 1) -> str:
-  """Returns XLA_FLAGS for a program on some CPU devices.
-
-  Programs run for a few steps, so most of their time is compilation.
-  """
-  return (
-    f'--xla_force_host_platform_device_count={devices}'
-    ' --xla_backend_optimization_level=1'
-  )
 
 
 class Preloaded:

@@ -27,8 +27,9 @@ from apnet_jax.workdir import json_files, run_files
 from apnet_jax.workdir.checkpoints import Checkpoints
 from benchmarks import startup
 from data import datasets
+from tests.compilation import xla_flags
 from tests.fakes import small_config
-from tests.preloaded import Preloaded, xla_flags
+from tests.preloaded import Preloaded
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMOKE = (

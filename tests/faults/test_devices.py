@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.compilation import xla_flags
 from tests.faults.train_on_devices import ATTENTIONS, GROUPS
 from tests.tiny import difference
 
@@ -23,12 +24,10 @@ def results(tmp_path_factory):
   found = {}
   for count in COUNTS:
     path = tmp_path_factory.mktemp('devices') / f'{count}.npz'
-    flags = f'--xla_force_host_platform_device_count={count}'
-    flags += ' --xla_backend_optimization_level=0'
     subprocess.run(
       [sys.executable, '-m', 'tests.faults.train_on_devices', path],
       cwd=ROOT,
-      env=dict(os.environ, XLA_FLAGS=flags),
+      env=dict(os.environ, XLA_FLAGS=xla_flags(count, 0)),
       check=True,
     )
     found[count] = np.load(path)

@@ -14,6 +14,7 @@ import pytest
 
 from apnet_jax.workdir import restore, run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
+from tests.compilation import xla_flags
 from tests.parallel.test_parallel import free_port
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -43,12 +44,10 @@ def flags(raw, tmp_path_factory):
 
 
 def start(devices, *arguments):
-  flags = f'--xla_force_host_platform_device_count={devices}'
-  flags += ' --xla_backend_optimization_level=0'
   return subprocess.Popen(
     [sys.executable, *map(str, arguments)],
     cwd=ROOT,
-    env=dict(os.environ, XLA_FLAGS=flags, JAX_ENABLE_X64='1'),
+    env=dict(os.environ, XLA_FLAGS=xla_flags(devices, 0), JAX_ENABLE_X64='1'),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

@@ -16,7 +16,7 @@ from apnet_jax.retrieval import evaluation
 from apnet_jax.retrieval.embed import make_embed
 from apnet_jax.training import checks, run, trainer
 from apnet_jax.training.train_step import create_state
-from apnet_jax.workdir import run_files
+from apnet_jax.workdir import restore, run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
 from apnet_jax.workdir.restore import restore_model
 from tests.fakes import make_feed, make_split, small_config
@@ -40,6 +40,15 @@ def stopping_after(feed, step):
 
 
 STEPS = 12
+
+
+@pytest.fixture(scope='module', autouse=True)
+def small_network():
+  """Runs train a network of two layers, whatever the configuration says."""
+  with pytest.MonkeyPatch.context() as patch:
+    for module in (run, restore):
+      patch.setattr(module, 'create_model', tiny_model)
+    yield
 
 
 @pytest.fixture(scope='module')
@@ -90,9 +99,8 @@ def test_a_run_leaves_what_it_promises(whole_run):
   assert list((workdir / 'tensorboard').iterdir())
 
 
-def test_a_run_learns_in_parts(tmp_path, monkeypatch, capsys):
+def test_a_run_learns_in_parts(tmp_path, capsys):
   """The batch is always the same, without augmentation."""
-  monkeypatch.setattr(run, 'create_model', tiny_model)
   config = small_config(
     epochs=4, accumulate=2, rematerialize=True, learning_rate=1e-2,
     milestones=(3,),
@@ -185,10 +193,7 @@ def test_a_damaged_checkpoint_is_named(whole_run, tmp_path):
       restore_model(checkpoints, 'last', config, feed.num_classes)
 
 
-def test_a_run_goes_on_from_before_a_damaged_checkpoint(
-  tmp_path, monkeypatch, capsys
-):
-  monkeypatch.setattr(run, 'create_model', tiny_model)
+def test_a_run_goes_on_from_before_a_damaged_checkpoint(tmp_path, capsys):
   config = small_config(epochs=3)
   feed = make_feed(config)
   whole = trainer.train(config, feed, tmp_path / 'whole')

@@ -1,0 +1,19 @@
+"""How tests, and the programs that they start, compile for the CPU.
+
+Most of the tests' time is compilation, and programs run for a few steps.
+"""
+
+import importlib.metadata
+
+
+def xla_flags(devices: int = 1, optimization: int = 1) -> str:
+  """Returns XLA_FLAGS that compile fast, for some number of CPU devices."""
+  flags = [
+    f'--xla_force_host_platform_device_count={devices}',
+    f'--xla_backend_optimization_level={optimization}',
+  ]
+  # XLA ends the process at a flag that it does not know.
+  if importlib.metadata.version('jaxlib').startswith('0.10.'):
+    # The older code generator takes two thirds of the newer one's time.
+    flags.append('--xla_cpu_use_fusion_emitters=false')
+  return ' '.join(flags)
