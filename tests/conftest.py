@@ -6,6 +6,8 @@ from tests.compilation import xla_flags
 
 os.environ['XLA_FLAGS'] = xla_flags(devices=4)
 os.environ['JAX_PLATFORMS'] = 'cpu'
+# Small programs are kept, too: many tests compile the same ones.
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.05'
 
 import hypothesis
 import jax

@@ -13,7 +13,7 @@ import pytest
 
 from apnet_jax.models.attention import (
   ChannelAttention,
-  PartDense,
+  GroupedDense,
   SharedChannelAttention,
   SpatialAttention,
   torch_uniform,
@@ -329,7 +329,7 @@ def test_initial_weights_are_those_of_pytorch():
   bound = 64**-0.5
   np.testing.assert_allclose(abs(kernel).max((1, 2)), bound, rtol=0.01)
   np.testing.assert_allclose(kernel.std(), bound / 3**0.5, rtol=0.02)
-  layer = PartDense(50, use_bias=True)
+  layer = GroupedDense(50, use_bias=True)
   params = layer.init(jax.random.key(0), jnp.ones((1, 3, 64)))['params']
   np.testing.assert_allclose(abs(params['bias']).max(), bound, rtol=0.05)
 
