@@ -24,7 +24,11 @@ class FieldError(UserError):
     self.field, self.problem = field, problem
 
   def named(self, name: str) -> UserError:
-    """Returns the same error under the name by which the user set the field."""
+    """Returns this error with another name of the field in its message.
+
+    Args:
+      name: the name that the user knows, as the flag --data_dir.
+    """
     return UserError(f'{name}{self.problem}')
 
 

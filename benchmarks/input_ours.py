@@ -46,7 +46,15 @@ class Pipeline:
     return augment(key, images, self.positions, self.config.augment)
 
   def measure(self, task: str, seconds: float = 0) -> dict:
-    """Answers a request of `input_pipeline.py`."""
+    """Measures one task of the input pipeline.
+
+    Args:
+      task: a task of `input_pipeline.py`, or 'versions'.
+      seconds: how long to measure.
+
+    Returns:
+      The measured rate and memory, or the versions of packages.
+    """
     if task == 'versions':
       names = ('tensorflow-cpu', 'tensorflow', 'jax', 'numpy')
       return {name: version for name in names if (version := _version(name))}

@@ -1,8 +1,8 @@
 """Measures weak scaling of a training step on CPU devices, and its exchanges.
 
 Each device gets the same number of images, on 1, 2 and 4 devices of one
-process. The devices share the cores, so images/s can at best stay constant; the
-loss is the overhead of several devices. Part of it is the exchange of data
+process. The devices share the cores, so images/s can at best stay constant; any
+drop is the overhead of several devices. Part of it is the exchange of data
 between devices. Each exchange is timed alone, with the arrays of the step:
 
 - statistics: averages of batch normalisation, one after the other; two per
@@ -12,9 +12,9 @@ between devices. Each exchange is timed alone, with the arrays of the step:
 - gradients: their average.
 
 In a step named `apart`, the images of a device form a group of batch statistics
-(`batch_norm_group`); devices then average running statistics only. Both steps
-are timed in turns. The time that `apart` saves is the cost of exchanging batch
-statistics within a step, waiting included, minus that of the running ones.
+(`batch_norm_group`), so devices exchange only running statistics. Both steps
+are timed in turns. The difference of their times is the cost of exchanging
+batch statistics, including waiting, less that of running statistics.
 
   python benchmarks/scaling.py --json=scaling.json
 """

@@ -1,4 +1,4 @@
-"""Variants of all benchmarks, chosen by `configs/NAME.py:VARIANT`."""
+"""Variants of a configuration, which `configs/NAME.py:VARIANT` selects."""
 
 import ml_collections
 

@@ -77,9 +77,9 @@ def resize(image: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
 def _enlarge(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
   """Enlarges along the width and then along the height, for speed.
 
-  TensorFlow interpolates pixel by pixel. Along the width, a pixel has only
-  three channels, but the small image has few rows. Along the height, a whole
-  row is passed as one pixel with many channels, which is much faster.
+  TensorFlow's time depends on the number of pixels, and little on the number of
+  channels. The width is therefore enlarged while there are few rows. Then each
+  row is passed as one pixel with many channels, and the height is enlarged.
   """
   rows = tf.shape(images)[1]
   wide = _interpolate(images, (rows, width))

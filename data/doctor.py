@@ -389,7 +389,15 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 def draw_samples(report: Report, file: pathlib.Path, seed: int) -> None:
-  """Draws images of the first variant that has any."""
+  """Writes a picture of randomly chosen images of each split.
+
+  The images are of the first variant of the data set that has any.
+
+  Args:
+    report: the report of the doctor.
+    file: the PNG file to write.
+    seed: seed of the random choice.
+  """
   for dataset in report.datasets:
     if any(_images(dataset)):
       samples.draw(dataset.images, dataset.first_camera, seed).save(file)

@@ -246,10 +246,13 @@ class ConvSequence(nn.Module):
 
 
 class Relations(nn.Module):
-  """A 1x1 convolution of the relations, a normalisation and a ReLU.
+  """Embeds the relations between the positions of each part (RGA-S).
+
+  It is a 1x1 convolution, a normalisation and a ReLU.
 
   Attributes:
-    ratio: number of positions of a part over number of outputs.
+    ratio: each position has n relations, where n is the number of positions of
+      its part; they become n / ratio channels.
     norm: makes a normalisation layer.
     dtype: type that the convolution computes in.
   """

@@ -38,7 +38,8 @@ class ReidOutput:
     feature: [batch, features], pooled, before the BN neck.
     embedding: [batch, features], after the BN neck; images are ranked by it.
     logits: [batch, num_classes], of the global branch.
-    branches: the global branch, then the local branch of the multi-part head.
+    branches: `Branch` outputs for the losses: of the global branch, then of the
+      local branch if there is a multi-part head.
   """
 
   feature: jax.Array

@@ -235,17 +235,17 @@ def import_state_dict(
 
 
 def _names_beside_backbone(state_dict, shapes: Collection[str]) -> set[str]:
-  """Returns the names that are not imported from weights of a backbone alone.
+  """Returns the names of weights that a file with only a backbone cannot give.
 
-  The fourth stage of the local branch starts as a copy of the backbone's: its
-  weights are added to `state_dict`.
+  If there is only a backbone, its fourth stage is also copied within
+  `state_dict`, as the initial weights of the local branch.
 
   Args:
     state_dict: weights, to which entries may be added.
     shapes: names of all weights of the network.
 
   Returns:
-    An empty set if the weights belong to a whole network.
+    The names; an empty set if the weights belong to a whole network.
   """
   if not _is_backbone(state_dict):
     return set()

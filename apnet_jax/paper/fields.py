@@ -132,7 +132,10 @@ def _by_attention(channel, spatial) -> Callable:
 
 
 def _imagenet(config) -> str:
-  """Returns the initial weights, if any: they are assumed to be ImageNet's."""
+  """Returns the name of the initial weights, or 'ImageNet' if there are none.
+
+  Any initial weights are assumed to be pre-trained on ImageNet.
+  """
   return config.model.pretrained or 'ImageNet'
 
 
@@ -141,7 +144,7 @@ def _is_cuhk03(config) -> bool:
 
 
 def _has(field: str) -> Predicate:
-  """Returns a predicate: whether a field of `config.model` has an effect."""
+  """Returns a function of a configuration: does its network use this field?"""
   return lambda config: field in effective_fields(config.model)
 
 

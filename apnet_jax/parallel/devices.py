@@ -114,9 +114,11 @@ def shard_batch(tree, micro_batches: int = 1):
 
 
 def local_batch_size(images: int) -> int:
-  """Returns the share of this process in a batch of `images` on all devices.
+  """Returns how many images of a global batch this process computes.
 
-  The batch is first rounded up to a multiple of the number of devices.
+  Args:
+    images: size of the global batch. It is rounded up to a multiple of the
+      number of devices.
   """
   return -(-images // jax.device_count()) * jax.local_device_count()
 

@@ -126,7 +126,7 @@ def is_first() -> bool:
 
 
 def this_process() -> str:
-  """Returns the number of this process in words."""
+  """Returns the name of this process in messages, as 'process 0 of 4'."""
   return f'process {jax.process_index()} of {jax.process_count()}'
 
 

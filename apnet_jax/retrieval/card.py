@@ -53,11 +53,11 @@ def result_card(
   """Makes a result card, ready for JSON; docs/evaluation.md lists its fields.
 
   Args:
-    result: the result.
+    result: figures of the evaluation.
     config: the whole configuration, with `data` and `eval` as evaluated.
     benchmark: the benchmark that was evaluated.
     checkpoint: the result of `checkpoint_entry`.
-    reranked: the result after re-ranking, if any.
+    reranked: figures after re-ranking, if any.
     verification: the result of `PairVerifier.verify`, if any.
     diagnosis: the result of `diagnosis.diagnose`, if any.
   """

@@ -111,11 +111,18 @@ def incompatibilities(a: Mapping, b: Mapping) -> list[str]:
 
 
 def paired_differences(a: Mapping, b: Mapping) -> tuple[list[str], np.ndarray]:
-  """Computes the differences B - A of each valid query's figures.
+  """Subtracts the figures of each query in card A from those in card B.
+
+  Valid queries are those with a true match.
+
+  Args:
+    a: result card A.
+    b: result card B.
 
   Returns:
-    The names of the figures, and differences [valid queries, figures]. Both are
-    empty unless both cards have the figures of the same valid queries.
+    The names of the figures, and differences [valid queries, figures] as
+    fractions of 1. Both are empty unless both cards have the figures of the
+    same valid queries.
   """
   a, b = a['queries'], b['queries']
   names = [n for n in a.get('figures', {}) if n in b.get('figures', {})]
@@ -161,7 +168,7 @@ def bootstrap_intervals(
 def compare(
   a: Mapping, b: Mapping, level: float, samples: int, seed: int
 ) -> list[str]:
-  """Formats a table of two cards, with intervals of the differences.
+  """Formats a table of two cards, with confidence intervals of B - A.
 
   Args:
     a: a result card.
@@ -171,8 +178,8 @@ def compare(
     seed: see `bootstrap_intervals`.
 
   Returns:
-    Lines with figures in percent. Without figures of the same queries there are
-    no intervals.
+    Lines with figures in percent. There are no intervals unless both cards have
+    figures of the same queries.
   """
   paired, values = paired_differences(a, b)
   intervals = {}

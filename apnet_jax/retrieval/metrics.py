@@ -297,7 +297,10 @@ def _count_closer(block, matches, excluded, used):
     return lax.fori_loop(0, used, count, counts)
 
   def discount(m, counts):
-    """Subtracts the excluded images, which `count_tile` has counted."""
+    """Returns the counts of match m without the excluded images.
+
+    `count_tile` counts them, too.
+    """
     closer = _closer(
       excluded_similarity, excluded, match_similarity[:, m], matches[:, m]
     )

@@ -93,8 +93,9 @@ def k_reciprocal_rerank(
 class KReciprocal:
   """`Scores` after re-ranking: negative distances of `k_reciprocal_rerank`.
 
-  Arguments and errors are the same. Memory is that of the embeddings, a small
-  multiple of (queries + gallery) k1 numbers, and at most `MAX_STORED_BYTES`.
+  It takes the arguments of that function and raises the same errors. It needs
+  memory for the embeddings, for a small multiple of (queries + gallery) * k1
+  numbers, and for stored distances of at most `MAX_STORED_BYTES`.
 
   Attributes:
     queries: number of queries.
@@ -275,17 +276,17 @@ def _squared_distances(a, b):
 def _pair_distances(
   embeddings, rows, columns, nearest, neighbours
 ) -> np.ndarray:
-  """Returns the distances of pairs of images.
+  """Returns the squared Euclidean distances of pairs of images, [pairs].
 
-  Most pairs are neighbours, whose distances are looked up; the others are
-  computed.
+  If the second image is among the nearest neighbours of the first, the distance
+  is looked up. Otherwise it is computed.
 
   Args:
     embeddings: float32 [images, features], normalised.
     rows: int [pairs], the first image of each pair.
     columns: int [pairs], the second image of each pair.
-    nearest: int [images, k], the neighbours of each image.
-    neighbours: float32 [images, k], their distances.
+    nearest: int [images, k], the nearest neighbours of each image.
+    neighbours: float32 [images, k], the distances to them.
   """
   images = len(embeddings)
   keys = nearest + images * np.arange(images)[:, None]

@@ -40,11 +40,13 @@ class Verification:
 
   Attributes:
     genuine: int [BINS], numbers of pairs of a query and a true match.
-    impostor: int [BINS], numbers of pairs of a query and another person.
-    mated: int [BINS], numbers of queries by the similarity of their closest
+    impostor: int [BINS], numbers of pairs of a query and an image of another
+      person.
+    mated: int [BINS], histogram over queries of the similarity to the closest
       true match.
-    non_mated: int [BINS], numbers of queries by the similarity of the closest
-      other person, whom they find if their own person is not in the gallery.
+    non_mated: int [BINS], histogram over queries of the similarity to the
+      closest image of another person. That image would rank first if the person
+      of the query were not in the gallery.
   """
 
   genuine: np.ndarray
@@ -73,13 +75,15 @@ class Verification:
     return _share_from(self.non_mated)
 
   def at(self, threshold: float) -> dict[str, float]:
-    """Returns the error rates at a threshold.
+    """Returns the verification and identification rates at a threshold.
 
     Args:
       threshold: cosine similarity, rounded up to the edge of a bin.
 
     Returns:
-      The rounded `threshold` and `tpr`, `fpr`, `fnir`, `fpir`.
+      The rounded `threshold`, and rates as fractions of 1: `tpr` and `fpr`, the
+      true and false positive rates of pairs; `fnir` and `fpir`, the false
+      negative and false positive identification rates of queries.
 
     Raises:
       ValueError: the threshold is above 1 or NaN.

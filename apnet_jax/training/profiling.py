@@ -17,7 +17,13 @@ PHASES = ('data', 'save', 'evaluation')
 
 
 class StepTimer:
-  """Measures steps and the phases between them; the first step compiles."""
+  """Measures the time of steps and of the phases between them.
+
+  The first step is not measured, because it compiles.
+
+  Args:
+    batch_size: number of images in a step.
+  """
 
   def __init__(self, batch_size: int):
     self._batch_size = batch_size
@@ -52,10 +58,10 @@ class StepTimer:
   def figures(self) -> dict[str, float]:
     """Returns averages since the last call; 0 if no step was counted.
 
-    `seconds_step` and `seconds_PHASE` are averages for a step. `data_wait` is
-    the share of time spent waiting for batches, without saves and evaluations.
-    The device computes the step before meanwhile, so it idles for at most this
-    share.
+    `seconds_step` and `seconds_PHASE` are averages in seconds per step.
+    `data_wait` is the fraction of the time spent waiting for batches, where the
+    time of saves and evaluations is not counted. Meanwhile the device may still
+    compute the previous step, so it idles for at most this fraction.
     """
     total = time.perf_counter() - self._start
     others = self._seconds['save'] + self._seconds['evaluation']

@@ -81,11 +81,12 @@ class MetricWriter:
 class _Events:
   """Writes TensorBoard event files.
 
-  TensorBoard reads the files in the order of their names, so names begin with a
-  number: the clock may have been moved back.
+  TensorBoard reads files in the order of their names, which usually begin with
+  the time. The clock may have been moved back, so names begin with a running
+  number here.
 
   Args:
-    folder: made if needed.
+    folder: folder for the files; made if needed.
     first_step: step from which TensorBoard ignores the records of older files.
   """
 

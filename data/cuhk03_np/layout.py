@@ -164,7 +164,11 @@ def _check_inflated(content: bytes) -> None:
 
 
 def _whole_numbers(values: np.ndarray) -> np.ndarray:
-  """Returns numbers from 1, which MATLAB may store as floats, as int64 [n]."""
+  """Converts whole numbers of at least 1, maybe stored as floats, to int64 [n].
+
+  Raises:
+    UserError: a value is not such a number.
+  """
   numbers = np.asarray(values, np.float64).ravel()
   in_range = (numbers >= 1) & (numbers <= raw.MAX_ID)
   if not in_range.all() or (numbers != numbers.round()).any():
@@ -227,7 +231,16 @@ def _open(path: pathlib.Path) -> h5py.File:
 
 
 def _pixels(path: pathlib.Path, key: tuple[str, int, int, int]) -> np.ndarray:
-  """Returns uint8 [height, width, 3]; MATLAB's axes are in reverse order."""
+  """Reads an image of the .mat file; returns uint8 [height, width, 3].
+
+  Args:
+    path: the .mat file.
+    key: kind of boxes (detected or labeled), and indices of the camera pair,
+      the person and the image.
+
+  Raises:
+    OSError: the image is missing, damaged or not a colour image.
+  """
   boxes, pair, person, number = key
   file = _open(path)
   try:

@@ -75,7 +75,10 @@ class FoundDataset:
 
   @property
   def shares_layout(self) -> bool:
-    """Returns whether several data sets share this layout, so counts decide."""
+    """Returns whether several data sets use this layout.
+
+    If so, the numbers of their images tell them apart.
+    """
     return isinstance(self.layout, raw.MarketLayout)
 
   @property

@@ -1,4 +1,4 @@
-"""The layout of the synthetic data set, which is drawn if it is missing."""
+"""The layout of the synthetic data set; missing images are drawn."""
 
 import dataclasses
 import os

@@ -162,12 +162,23 @@ class Body:
     self.girth = look.girth * math.hypot(self.front, 0.65 * self.side)
 
   def at(self, x, y):
-    """Returns a point in canvas pixels."""
+    """Converts a point of the body to pixels of the canvas.
+
+    Args:
+      x: distance to the right of the body's axis, in heights of the person.
+      y: distance below the top of the head, in heights of the person.
+    """
     x += self.pose.lean * (1 - y)
     return self.pose.x + x * self.size, self.top + y * self.size
 
   def limb(self, points, width, colour):
-    """Draws a bent tube through points, with a darker outline."""
+    """Draws a limb: a thick line through points, with a darker outline.
+
+    Args:
+      points: points of the body, as of `at`.
+      width: width of the line, in heights of the person.
+      colour: RGB colour.
+    """
     points = [self.at(*p) for p in points]
     width *= self.size
     for wide, tone in ((width + 3, shade(colour, 0.6)), (width, colour)):
