@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import numpy as np
 
 from apnet_jax.feed import Feed, Split
@@ -29,6 +30,25 @@ def small_config(**train):
   config.train.update(train)
   config.eval.batch_size = 8
   return config
+
+
+def draw_state(shapes, seed):
+  """Draws the arrays of a state, which compiles nothing; counts are 0.
+
+  Args:
+    shapes: tree of `jax.ShapeDtypeStruct`, as of `state_shapes`.
+    seed: seed of the numbers.
+  """
+  rng = np.random.default_rng(seed)
+
+  def draw(leaf):
+    if np.issubdtype(leaf.dtype, np.integer):
+      value = np.zeros(leaf.shape, leaf.dtype)
+    else:
+      value = rng.standard_normal(leaf.shape, leaf.dtype)
+    return jax.device_put(value, leaf.sharding)
+
+  return jax.tree.map(draw, shapes)
 
 
 def image(pid, camid, seed):

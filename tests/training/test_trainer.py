@@ -15,11 +15,11 @@ from apnet_jax.models.weight_files import write_weights
 from apnet_jax.retrieval import evaluation
 from apnet_jax.retrieval.embed import make_embed
 from apnet_jax.training import checks, run, trainer
-from apnet_jax.training.train_step import create_state
+from apnet_jax.training.train_step import state_shapes
 from apnet_jax.workdir import restore, run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
 from apnet_jax.workdir.restore import restore_model
-from tests.fakes import make_feed, make_split, small_config
+from tests.fakes import draw_state, make_feed, make_split, small_config
 from tests.tiny import tiny_model
 
 
@@ -294,8 +294,8 @@ def test_weights_to_start_from_are_checked_before_a_run_begins(tmp_path):
 def test_a_state_starts_from_weights(tmp_path):
   config = small_config()
   model = create_model(config.model, 6)
-  state = create_state(model, optax.sgd(0.1), (32, 16), seed=0)
-  other = create_state(model, optax.sgd(0.1), (32, 16), seed=1)
+  shapes = state_shapes(model, optax.sgd(0.1), (32, 16))
+  state, other = (draw_state(shapes, seed) for seed in (0, 1))
   state_dict = to_state_dict(
     {'params': other.params, 'batch_stats': other.batch_stats}
   )
