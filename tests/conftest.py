@@ -6,6 +6,8 @@ from tests.compilation import xla_flags
 
 os.environ['XLA_FLAGS'] = xla_flags(devices=4)
 os.environ['JAX_PLATFORMS'] = 'cpu'
+# Seconds; programs that compile faster are not kept. The default is 1.
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.1'
 
 import hypothesis
 import jax
