@@ -6,7 +6,7 @@ Most of the tests' time is compilation, and programs run for a few steps.
 import importlib.metadata
 
 
-def xla_flags(devices: int = 1, optimization: int = 1) -> str:
+def xla_flags(devices: int = 1, optimization: int = 0) -> str:
   """Returns XLA_FLAGS that compile fast, for some number of CPU devices."""
   flags = [
     f'--xla_force_host_platform_device_count={devices}',

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import numpy as np
 
 from apnet_jax.feed import Feed, Split
@@ -31,17 +32,36 @@ def small_config(**train):
   return config
 
 
-def image(pid, camid, seed):
+def draw_state(shapes, seed):
+  """Draws the arrays of a state, which compiles nothing; counts are 0.
+
+  Args:
+    shapes: tree of `jax.ShapeDtypeStruct`, as of `state_shapes`.
+    seed: seed of the numbers.
+  """
+  rng = np.random.default_rng(seed)
+
+  def draw(leaf):
+    if np.issubdtype(leaf.dtype, np.integer):
+      value = np.zeros(leaf.shape, leaf.dtype)
+    else:
+      value = rng.standard_normal(leaf.shape, leaf.dtype)
+    return jax.device_put(value, leaf.sharding)
+
+  return jax.tree.map(draw, shapes)
+
+
+def image(pid, camid, seed, size=SIZE):
   """Returns a colour of the identity plus noise, uint8 [height, width, 3]."""
   colour = np.random.default_rng(pid).integers(60, 200, 3)
   rng = np.random.default_rng([camid, *np.atleast_1d(seed)])
-  noise = rng.integers(-150, 150, (*SIZE, 3))
+  noise = rng.integers(-150, 150, (*size, 3))
   return (colour + noise).clip(0, 255).astype(np.uint8)
 
 
-def make_split(pids, camids, seed=0):
+def make_split(pids, camids, seed=0, size=SIZE):
   def batches(rows, batch_size):
-    images = [image(pids[r], camids[r], seed + int(r)) for r in rows]
+    images = [image(pids[r], camids[r], seed + int(r), size) for r in rows]
     for start in range(0, len(images), batch_size):
       yield np.stack(images[start : start + batch_size])
 
@@ -50,7 +70,8 @@ def make_split(pids, camids, seed=0):
 
 
 def make_feed(config, steps_per_epoch=3):
-  images = config.train.P * config.train.K
+  """Returns a feed of images of the configuration's size."""
+  images, size = config.train.P * config.train.K, tuple(config.data.image_size)
 
   def batches(first):
     for step in itertools.count(first):
@@ -59,17 +80,18 @@ def make_feed(config, steps_per_epoch=3):
       labels = np.repeat(labels, config.train.K).astype(np.int32)
       yield {
         'image': np.stack(
-          [image(label, 0, [step, i]) for i, label in enumerate(labels)]
+          [image(label, 0, [step, i], size) for i, label in enumerate(labels)]
         ),
         'label': labels,
       }
 
   people = np.arange(100, 105)
   return Feed(
-    query=make_split(people, np.zeros(5, int)),
+    query=make_split(people, np.zeros(5, int), size=size),
     gallery=make_split(
       np.concatenate([people, people, [0, 0, -1]]),
       np.repeat([1, 2, 1], [5, 5, 3]),
+      size=size,
     ),
     fingerprint='noise',
     summary='noise',

@@ -1,4 +1,7 @@
-"""A network of two layers and one pyramid, which compiles fast."""
+"""A network of two layers and one pyramid, which compiles fast.
+
+Its images are smaller than those of `tests.fakes`, which are for ResNet-14.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +12,7 @@ import numpy as np
 
 from apnet_jax.models.apnet import APNet, create_model
 from apnet_jax.models.layers import Conv
+from tests.fakes import small_config
 
 
 class TinyBackbone(nn.Module):
@@ -29,6 +33,13 @@ def tiny_model(config, *args, **kwargs) -> APNet:
   model = create_model(config, *args, **kwargs)
   sites = tuple(site for site in config.sites if site <= 1)
   return model.clone(backbone=partial(TinyBackbone, model.norm), sites=sites)
+
+
+def tiny_config(**train):
+  """Returns the configuration of a run that trains on tiny images."""
+  config = small_config(**train)
+  config.data.image_size = (32, 16)
+  return config
 
 
 def widen(tree):

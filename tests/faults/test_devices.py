@@ -27,7 +27,7 @@ def results(tmp_path_factory):
     subprocess.run(
       [sys.executable, '-m', 'tests.faults.train_on_devices', path],
       cwd=ROOT,
-      env=dict(os.environ, XLA_FLAGS=xla_flags(count, 0)),
+      env=dict(os.environ, XLA_FLAGS=xla_flags(count)),
       check=True,
     )
     found[count] = np.load(path)

@@ -47,7 +47,7 @@ def start(devices, *arguments):
   return subprocess.Popen(
     [sys.executable, *map(str, arguments)],
     cwd=ROOT,
-    env=dict(os.environ, XLA_FLAGS=xla_flags(devices, 0), JAX_ENABLE_X64='1'),
+    env=dict(os.environ, XLA_FLAGS=xla_flags(devices), JAX_ENABLE_X64='1'),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

@@ -2,15 +2,16 @@ import jax
 import numpy as np
 import pytest
 
-from apnet_jax.models.apnet import create_model, initialize
+from apnet_jax.models.apnet import initialize
 from apnet_jax.models.normalization import normalize
 from apnet_jax.retrieval.embed import embed_pixels, make_embed
 from tests.fakes import SIZE, make_split, small_config
+from tests.tiny import tiny_model
 
 
 @pytest.fixture(scope='module')
 def network():
-  model = create_model(small_config().model, 3)
+  model = tiny_model(small_config().model, 3)
   return model, initialize(model, SIZE, seed=0)
 
 

@@ -15,8 +15,8 @@ import pytest
 from apnet_jax.training import checks, losses, run, trainer
 from apnet_jax.workdir.checkpoints import Checkpoints
 from apnet_jax.workdir.interruption import Interrupted
-from tests.fakes import make_feed, small_config
-from tests.tiny import tiny_model
+from tests.fakes import make_feed
+from tests.tiny import tiny_config, tiny_model
 
 LOSS, GRADIENT = -1, -2  # labels that make loss or gradient not finite
 
@@ -37,7 +37,7 @@ def poison(monkeypatch):
 
 
 def make_config(**train):
-  return small_config(**{'epochs': 4, 'log_every_steps': 2} | train)
+  return tiny_config(**{'epochs': 4, 'log_every_steps': 2} | train)
 
 
 def feed_with(config, bad, at=None, does=None):

@@ -15,7 +15,7 @@ from apnet_jax.retrieval import card
 from apnet_jax.training import checks, pretrained, run, trainer
 from apnet_jax.workdir import run_files
 from apnet_jax.workdir.checkpoints import Checkpoints
-from tests.fakes import CLASSES, make_feed, small_config
+from tests.fakes import CLASSES, draw_state, make_feed, small_config
 
 
 def other_people(config):
@@ -32,7 +32,7 @@ def source(tmp_path_factory):
   config = small_config()
   config.seed = 1
   feed = make_feed(config)
-  state = run.Run(config, feed).random_state()
+  state = draw_state(run.Run(config, feed).state_shapes(), seed=1)
   run_files.claim_workdir(
     workdir, config, trainer.run_facts(feed, config, workdir)
   )
@@ -45,7 +45,8 @@ def source(tmp_path_factory):
 def initial():
   """The random initial state of a run on more people."""
   config = small_config()
-  return run.Run(config, other_people(config)).random_state()
+  shapes = run.Run(config, other_people(config)).state_shapes()
+  return draw_state(shapes, seed=0)
 
 
 def test_a_run_starts_from_another_ones_weights(source, initial):

@@ -12,7 +12,12 @@ from apnet_jax.models.apnet import create_model
 from apnet_jax.parallel import batch_layout
 from apnet_jax.parallel.devices import AXIS
 from apnet_jax.training import train_step as train_step_module
-from apnet_jax.training.train_step import TrainState, create_state, train_step
+from apnet_jax.training.train_step import (
+  TrainState,
+  create_state,
+  state_shapes,
+  train_step,
+)
 from configs import common
 from tests.tiny import difference, tiny_model, widen
 
@@ -76,11 +81,6 @@ def step_on(devices, config, state, model=None):
   return jax.device_get(step(state, batch))
 
 
-def initial_state(config):
-  model = create_model(config.model, CLASSES)
-  return jax.device_get(create_state(model, SGD, SIZE, seed=0))
-
-
 @functools.cache
 def tiny_step(devices, group, **train):
   """Returns state and metrics after a float64 step with batch norm groups."""
@@ -132,9 +132,10 @@ def test_micro_batches_are_the_same_on_any_number_of_devices():
 
 def test_bfloat16_keeps_state_and_losses_in_float32():
   config = make_config(dtype='bfloat16')
+  model = create_model(config.model, CLASSES)
   batch = lay_out(make_batch(), 4)
   new, metrics = jax.eval_shape(
-    pmapped(config, 4), initial_state(config), batch
+    pmapped(config, 4), state_shapes(model, SGD, SIZE), batch
   )
   dtypes = {x.dtype for x in jax.tree.leaves((new.params, new.batch_stats))}
   assert dtypes == {np.dtype('float32')}
@@ -142,8 +143,7 @@ def test_bfloat16_keeps_state_and_losses_in_float32():
 
 
 def test_initial_state_is_a_function_of_the_seed():
-  config = make_config()
-  model = create_model(config.model, CLASSES)
+  model = tiny_model(make_config().model, CLASSES)
   first, same, other = (
     jax.tree.leaves(create_state(model, SGD, SIZE, seed).params)
     for seed in (0, 0, 1)

@@ -15,12 +15,12 @@ from apnet_jax.models.weight_files import write_weights
 from apnet_jax.retrieval import evaluation
 from apnet_jax.retrieval.embed import make_embed
 from apnet_jax.training import checks, run, trainer
-from apnet_jax.training.train_step import create_state
+from apnet_jax.training.train_step import state_shapes
 from apnet_jax.workdir import restore, run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
 from apnet_jax.workdir.restore import restore_model
-from tests.fakes import make_feed, make_split, small_config
-from tests.tiny import tiny_model
+from tests.fakes import draw_state, make_feed, make_split, small_config
+from tests.tiny import tiny_config, tiny_model
 
 
 class Stopped(Exception):
@@ -55,7 +55,7 @@ def small_network():
 def whole_run(tmp_path_factory):
   """A run of twelve steps without a stop, evaluated every three."""
   workdir = tmp_path_factory.mktemp('whole')
-  config = small_config(epochs=4, eval_every_epochs=1)
+  config = tiny_config(epochs=4, eval_every_epochs=1)
   return config, workdir, trainer.train(config, make_feed(config), workdir)
 
 
@@ -101,7 +101,7 @@ def test_a_run_leaves_what_it_promises(whole_run):
 
 def test_a_run_learns_in_parts(tmp_path, capsys):
   """The batch is always the same, without augmentation."""
-  config = small_config(
+  config = tiny_config(
     epochs=4, accumulate=2, rematerialize=True, learning_rate=1e-2,
     milestones=(3,),
   )  # fmt: skip
@@ -124,7 +124,7 @@ def test_a_run_learns_in_parts(tmp_path, capsys):
 
 
 def test_parts_of_whole_groups_are_said_to_change_nothing():
-  config = small_config(accumulate=2)
+  config = tiny_config(accumulate=2)
   config.model.batch_norm_group = 4
   assert run.describe_micro_batches(config).endswith(
     '2 micro-batches of 4 images, with the losses of the whole batch at once'
@@ -194,7 +194,7 @@ def test_a_damaged_checkpoint_is_named(whole_run, tmp_path):
 
 
 def test_a_run_goes_on_from_before_a_damaged_checkpoint(tmp_path, capsys):
-  config = small_config(epochs=3)
+  config = tiny_config(epochs=3)
   feed = make_feed(config)
   whole = trainer.train(config, feed, tmp_path / 'whole')
   workdir = tmp_path / 'run'
@@ -230,7 +230,7 @@ def test_a_workdir_of_another_run_is_refused(whole_run):
 
 def test_a_benchmark_without_a_valid_query_is_refused(tmp_path):
   """The error comes before the first step, as for data with one camera."""
-  config = small_config()
+  config = tiny_config()
   one_camera = make_split(np.arange(100, 105), np.zeros(5, int))
   feed = dataclasses.replace(make_feed(config), gallery=one_camera)
   with pytest.raises(ValueError, match='none of the 5 queries can be'):
@@ -239,7 +239,7 @@ def test_a_benchmark_without_a_valid_query_is_refused(tmp_path):
 
 
 def test_a_workdir_without_a_checkpoint_may_be_claimed_anew(tmp_path):
-  config = small_config()
+  config = tiny_config()
   with pytest.raises(Stopped):
     trainer.train(config, stopping_after(make_feed(config), 0), tmp_path)
   config.train.margin = 0.5
@@ -299,8 +299,8 @@ def test_weights_to_start_from_are_checked_before_a_run_begins(tmp_path):
 def test_a_state_starts_from_weights(tmp_path):
   config = small_config()
   model = create_model(config.model, 6)
-  state = create_state(model, optax.sgd(0.1), (32, 16), seed=0)
-  other = create_state(model, optax.sgd(0.1), (32, 16), seed=1)
+  shapes = state_shapes(model, optax.sgd(0.1), (32, 16))
+  state, other = (draw_state(shapes, seed) for seed in (0, 1))
   state_dict = to_state_dict(
     {'params': other.params, 'batch_stats': other.batch_stats}
   )

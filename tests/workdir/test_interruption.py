@@ -15,8 +15,8 @@ from apnet_jax import cli
 from apnet_jax.training import run, trainer
 from apnet_jax.workdir.checkpoints import Checkpoints
 from apnet_jax.workdir.interruption import SIGNALS, Interrupted, Interruption
-from tests.fakes import make_feed, small_config
-from tests.tiny import tiny_model
+from tests.fakes import make_feed
+from tests.tiny import tiny_config, tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def records(workdir):
 def test_a_signal_saves_the_step_and_the_run_goes_on(
   signum, tmp_path, capfd, monkeypatch
 ):
-  config = small_config(epochs=3, eval_every_epochs=1)
+  config = tiny_config(epochs=3, eval_every_epochs=1)
   feed = make_feed(config)
   whole = trainer.train(config, feed, tmp_path / 'whole')
   stopping = dataclasses.replace(feed, batches=sending(feed.batches, signum, 4))
@@ -77,7 +77,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on(
 
 def test_a_signal_ends_an_evaluation_at_once(tmp_path):
   """No checkpoint is saved, since it would lack its evaluation."""
-  config = small_config(epochs=3, eval_every_epochs=2)
+  config = tiny_config(epochs=3, eval_every_epochs=2)
   feed = make_feed(config)
   query = dataclasses.replace(
     feed.query, batches=sending(feed.query.batches, signal.SIGTERM, 0)
@@ -89,7 +89,7 @@ def test_a_signal_ends_an_evaluation_at_once(tmp_path):
 
 
 def test_a_signal_before_an_evaluation_does_not_wait_for_it(tmp_path):
-  config = small_config(epochs=3, eval_every_epochs=2)
+  config = tiny_config(epochs=3, eval_every_epochs=2)
   feed = make_feed(config)
   batches = sending(feed.batches, signal.SIGTERM, 5)
   feed = dataclasses.replace(feed, batches=batches)
