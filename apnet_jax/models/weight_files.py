@@ -14,7 +14,7 @@ import zipfile
 
 import numpy as np
 
-from apnet_jax.errors import UserError
+from apnet_jax.errors import UserError, first_line
 
 FORMATS = ('.pth', '.pt', '.bin', '.safetensors', '.npz')
 HUB = 'hf://'
@@ -223,9 +223,9 @@ def _download(source: str) -> str:
     except Exception as error:  # no network, no repository, or no access
       problem = error
       break
-  reason = (str(problem).splitlines() or [''])[0]
   raise UserError(
-    f'{source} cannot be downloaded from the Hugging Face Hub: {reason}'
+    f'{source} cannot be downloaded from the Hugging Face Hub:'
+    f' {first_line(problem)}'
   ) from problem
 
 
@@ -242,5 +242,4 @@ def _import_optional(name: str, extra: str):
 
 def _damaged(path: pathlib.Path, error: Exception) -> UserError:
   """Returns the error to raise for a file that cannot be read."""
-  reason = (str(error).splitlines() or [type(error).__name__])[0]
-  return UserError(f'the weights {path} cannot be read: {reason}')
+  return UserError(f'the weights {path} cannot be read: {first_line(error)}')
