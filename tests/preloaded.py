@@ -47,16 +47,12 @@ class Preloaded:
   Args:
     folder: an existing folder for what programs print.
     merged: whether standard output and standard error go to one file.
-    optimization: level at which XLA compiles; 1 for programs of many steps.
 
   Attributes:
     pid: process id of the program that was started last.
   """
 
-  def __init__(
-    self, folder: pathlib.Path, merged: bool = False, optimization: int = 0
-  ):
-    self._optimization = optimization
+  def __init__(self, folder: pathlib.Path, merged: bool = False):
     self._output = folder / 'out.txt'
     self._errors = self._output if merged else folder / 'err.txt'
     self._process = subprocess.Popen(
@@ -71,7 +67,7 @@ class Preloaded:
     """Starts a program: a script, `-m` module or `-c` code, and arguments."""
     request = {
       'arguments': list(map(str, arguments)),
-      'environment': {'XLA_FLAGS': xla_flags(devices, self._optimization)},
+      'environment': {'XLA_FLAGS': xla_flags(devices)},
       'output': str(self._output),
       'errors': str(self._errors),
       'largest_file': largest_file,

@@ -29,7 +29,7 @@ class Train(Preloaded):
   """Runs of train.py, one at a time."""
 
   def __init__(self, folder: pathlib.Path):
-    super().__init__(folder, merged=True, optimization=1)
+    super().__init__(folder, merged=True)
 
   def start(self, *flags, devices: int = 1, largest_file: int = 0) -> None:
     super().start(
