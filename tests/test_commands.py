@@ -39,6 +39,7 @@ SMOKE = (
   '--config.train.P=4',
   '--config.train.K=2',
   '--config.train.log_every_steps=1',
+  '--config.eval.batch_size=16',
 )
 
 
