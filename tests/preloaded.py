@@ -24,16 +24,13 @@ import signal
 import subprocess
 import sys
 
+from apnet_jax.__main__ import COMMANDS
 from tests.compilation import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[1]
 # None of them defines flags of the command line.
 PACKAGES = (
-  'apnet_jax.commands.compare',
-  'apnet_jax.commands.complexity',
-  'apnet_jax.commands.explain',
-  'apnet_jax.commands.export_weights',
-  'apnet_jax.commands.search',
+  *COMMANDS.values(),
   'apnet_jax.training.trainer',
   'apnet_jax.visualize.report',
   'data.pipeline',

@@ -7,16 +7,13 @@ The suffix chooses the format: .pth (needs PyTorch), .safetensors or .npz.
 """
 
 from collections.abc import Callable
-import re
 
 from absl import flags
-import ml_collections
-import numpy as np
 
 from apnet_jax import cli
-from apnet_jax.models.network_fields import effective_fields
+from apnet_jax.models.torch_weights import released_copies
 from apnet_jax.models.weight_files import write_weights
-from apnet_jax.paper.variants import released_network
+from apnet_jax.paper.variants import is_released
 from apnet_jax.training.pretrained import read_workdir
 
 
@@ -45,32 +42,3 @@ def command() -> Callable:
     )
 
   return main
-
-
-def is_released(model: ml_collections.ConfigDict) -> bool:
-  """Returns whether the released APNet code can build a network.
-
-  Args:
-    model: `config.model` of the network.
-  """
-  network = effective_fields(model)
-  return any(network == released_network(levels) for levels in (0, 1, 2))
-
-
-def released_copies(state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns the backbone under its second names in the released code.
-
-  That code registers the stages again as `base_1` (the stem) to `base_5`, and
-  loads only files with both names.
-
-  Args:
-    state_dict: arrays of the network by name, as `base.conv1.weight`.
-  """
-  second = {r'^base\.conv1\.': 'base_1.0.', r'^base\.bn1\.': 'base_1.1.'}
-  second |= {rf'^base\.layer{i}\.': f'base_{i + 1}.0.' for i in range(1, 5)}
-  return {
-    re.sub(old, new, name): value
-    for old, new in second.items()
-    for name, value in state_dict.items()
-    if re.match(old, name)
-  }

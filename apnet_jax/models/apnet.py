@@ -305,11 +305,12 @@ def _check(config: ml_collections.ConfigDict, num_classes: int) -> None:
       'model.sites',
       f'={sites} must be some of {SITES}, each at most once, in this order.',
     )
-  if config.split_attention == 'shared' and config.attention == 'spatial':
+  shared = config.split_attention == 'shared'
+  if shared and config.attention not in ('channel', 'none'):
     raise FieldError(
       'model.split_attention',
       "='shared' is for channel attention only; with"
-      " config.model.attention='spatial' it must be 'per_part'.",
+      f' config.model.attention={config.attention!r} it must be per_part.',
     )
   for field, value in (
     ('se_blocks', True), ('multi_part', True), ('stem_relu', False),

@@ -484,3 +484,22 @@ def _initialize_missing(
     initial,
     variables,
   )
+
+
+def released_copies(state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the backbone under its second names in the released code.
+
+  That code registers the stages again as `base_1` (the stem) to `base_5`, and
+  loads only files with both names.
+
+  Args:
+    state_dict: arrays of the network by name, as `base.conv1.weight`.
+  """
+  second = {r'^base\.conv1\.': 'base_1.0.', r'^base\.bn1\.': 'base_1.1.'}
+  second |= {rf'^base\.layer{i}\.': f'base_{i + 1}.0.' for i in range(1, 5)}
+  return {
+    re.sub(old, new, name): value
+    for old, new in second.items()
+    for name, value in state_dict.items()
+    if re.match(old, name)
+  }

@@ -141,3 +141,13 @@ def name_of(config: ml_collections.ConfigDict) -> str | None:
     if network == effective_fields(apply(variant, config)):
       return name
   return None
+
+
+def is_released(model: ml_collections.ConfigDict) -> bool:
+  """Returns whether the released APNet code can build a network.
+
+  Args:
+    model: `config.model` of the network.
+  """
+  network = effective_fields(model)
+  return any(network == released_network(levels) for levels in (0, 1, 2))

@@ -1,7 +1,7 @@
-"""The files config.json and run.json of a workdir, and who may use it.
+"""The files config.json and run.json, which tie a workdir to one run.
 
 WORKDIR/config.json      the configuration
-WORKDIR/run.json         what was trained on, and with which software
+WORKDIR/run.json         the data set, initial weights, devices and software
 WORKDIR/threshold.json   the similarity threshold, if one was chosen
 WORKDIR/checkpoints/     see `checkpoints`
 WORKDIR/run.lock         the process that trains here; see `lock`
@@ -65,7 +65,7 @@ def claim_workdir(
 
 
 def _check_same_run(workdir, config, run) -> None:
-  different = _differences(load_config(workdir), config)
+  different = _differences(load_full_config(workdir), config)
   saved_run = load_run(workdir)
   different += [
     f'  {name}: {saved_run.get(name)!r} there, {run[name]!r} here'
@@ -101,10 +101,9 @@ def _differences(
 ) -> list[str]:
   saved, given = _leaves(saved), _leaves(given)
   return [
-    f'  config.{name}: {saved.get(name, "absent")!r} there,'
-    f' {given.get(name, "absent")!r} here'
-    for name in sorted(saved.keys() | given.keys())
-    if saved.get(name) != given.get(name) and not name.startswith(MAY_CHANGE)
+    f'  config.{name}: {saved[name]!r} there, {given[name]!r} here'
+    for name in sorted(saved)
+    if saved[name] != given[name] and not name.startswith(MAY_CHANGE)
   ]
 
 

@@ -114,7 +114,8 @@ class FoundDataset:
         f'{title}, not {self.expected.title}'
       )  # fmt: skip
     if self.shares_layout and (self.expected or self.layout.published):
-      return f'Market-1501 layout, not {(self.expected or self.layout).title}'
+      published = (self.expected or self.layout).title
+      return f'Images named as in Market-1501, not the published {published}'
     if self.layout.published:
       return f'{title}, but not as published'
     return title[0].upper() + title[1:]

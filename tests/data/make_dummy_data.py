@@ -57,7 +57,7 @@ def main() -> None:
 def fresh(name: str) -> pathlib.Path:
   root = DATA / name / 'dummy_data'
   shutil.rmtree(root, ignore_errors=True)
-  root.mkdir()
+  root.mkdir(parents=True)
   return root
 
 
@@ -85,11 +85,14 @@ def write_cuhk03(root: pathlib.Path, images: raw.Splits) -> None:
         pixels[pair, person, number] = np.asarray(opened)
   for boxes in ('detected', 'labeled'):
     filelist = np.array(names, object)[:, None]
+    path = root / f'cuhk03_new_protocol_config_{boxes}.mat'
     scipy.io.savemat(
-      root / f'cuhk03_new_protocol_config_{boxes}.mat',
+      path,
       {**rows, 'filelist': filelist, 'labels': np.array(labels)[:, None]},
       do_compression=True,
     )
+    with path.open('r+b') as file:  # instead of a header with the date
+      file.write(b'MATLAB 5.0 MAT-file, drawn data'.ljust(116))
   (root / 'cuhk03_release').mkdir()
   with h5py.File(root / 'cuhk03_release' / 'cuhk-03.mat', 'w') as file:
     for boxes in ('detected', 'labeled'):

@@ -98,7 +98,10 @@ def encoded(size=(64, 128), form='JPEG'):
 def test_own_images_are_healthy(drawn, capsys):
   assert doctor.main([str(drawn)]) == 0
   lines = capsys.readouterr().out.splitlines()
-  assert lines[0] == f'Market-1501 layout, not Market-1501: {drawn}'
+  assert (
+    lines[0]
+    == f'Images named as in Market-1501, not the published Market-1501: {drawn}'
+  )
   assert [line.split()[0] for line in lines[1:4]] == list(raw.SPLITS)
   assert '3 people' in lines[3] and '3 distractors, 2 junk' in lines[3]
   configuration = f'--config=configs/folder.py --config.data.dir={drawn}'
@@ -127,7 +130,7 @@ def test_knows_every_data_set(name, what, asked, copy, publish, tmp_path):
     # Two variants have the same dummy images; only one is published here.
     publish(**{layout.dataset: counts_of(name, root)})
   if not asked and name == 'synthetic':
-    what = 'Market-1501 layout, not Market-1501'
+    what = 'Images named as in Market-1501, not the published Market-1501'
   report = doctor.examine(tmp_path / 'raw', name if asked else '')
   assert what in report.verdict()
   assert str(root) in report.verdict()
@@ -139,6 +142,13 @@ def test_knows_every_data_set(name, what, asked, copy, publish, tmp_path):
     assert datasets.find(config).dataset == layout.dataset
     assert f'--config.data.dir={root}' in command
     assert layout.name in command or not layout.variant
+
+
+@pytest.mark.parametrize('layout', datasets.LAYOUTS, ids=lambda x: x.name)
+def test_the_command_that_trains_names_a_configuration(layout):
+  command = shlex.split(folders.train_command(layout, pathlib.Path('x')))
+  (config,) = (word[9:] for word in command if word.startswith('--config='))
+  assert (ROOT / config).is_file()
 
 
 def test_counts_both_variants(copy):
@@ -191,7 +201,10 @@ def test_other_counts_are_a_problem_where_published_ones_are_claimed(
     folders, 'COUNT_TOLERANCE', 0.2 if how == 'nearly' else 0.001
   )
   report = doctor.examine(root, 'market' if how == 'option' else '')
-  assert 'Market-1501 layout, not Market-1501: ' in report.verdict()
+  assert (
+    'Images named as in Market-1501, not the published Market-1501: '
+    in report.verdict()
+  )
   assert report.healthy == (how == 'not')
   if how == 'not':
     find(report, 'own_images')
@@ -225,7 +238,10 @@ def test_asked_for_another_layout(copied):
   finding = find(report, 'other_layout')
   assert 'list_query.txt' in finding.message
   assert 'pkuvmc' in finding.advice
-  assert 'Market-1501 layout, not MSMT17' in report.verdict()
+  assert (
+    'Images named as in Market-1501, not the published MSMT17'
+    in report.verdict()
+  )
 
 
 def test_own_images_are_no_claim(copied):
@@ -693,7 +709,7 @@ def test_json(copied, capsys, tmp_path):
   (copied / QUERY / '0001_c1s1_000000_00.jpg').write_bytes(b'')
   file = tmp_path / 'found.json'
   assert doctor.main([str(copied), f'--json={file}']) == 1
-  assert 'Market-1501 layout' in capsys.readouterr().out
+  assert 'not the published Market-1501' in capsys.readouterr().out
   assert doctor.main([str(copied), '--json=-']) == 1
   found = json.loads(capsys.readouterr().out)
   assert found == json.loads(file.read_text())
@@ -778,7 +794,10 @@ def test_no_samples_of_nothing(tmp_path, capsys):
 def test_real_images(capsys):
   assert doctor.main([str(REAL)]) == 0
   lines = capsys.readouterr().out.splitlines()
-  assert lines[0] == f'Market-1501 layout, not Market-1501: {REAL}'
+  assert (
+    lines[0]
+    == f'Images named as in Market-1501, not the published Market-1501: {REAL}'
+  )
   numbers = [
     [int(x.replace(',', '')) for x in line.split() if x[0].isdigit()]
     for line in lines[1:4]

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 
 import apnet_jax
-from apnet_jax.commands.export_weights import is_released, released_copies
 from apnet_jax.models import torch_weights
 from apnet_jax.models.apnet import initialize, variable_shapes
 from apnet_jax.models.torch_weights import (
   load_torch_weights,
+  released_copies,
   to_state_dict,
   torch_names,
   torch_shape,
 )
+from apnet_jax.paper.variants import is_released
 from configs import common, market
 from tests.golden import recipe
 

@@ -134,6 +134,25 @@ def test_what_may_change_in_a_workdir(tmp_path):
   assert saved['seed'] == 0  # a refusal changes nothing
 
 
+def test_a_run_of_an_older_version_resumes(tmp_path):
+  """A field that did not exist when the run began had today's default."""
+  run = {
+    'fingerprint': 'a', 'num_classes': 3, 'devices': '1 x cpu', 'versions': {},
+  }  # fmt: skip
+  config = common.get_config()
+  run_files.claim_workdir(tmp_path, config, run)
+  (tmp_path / 'checkpoints' / '1').mkdir(parents=True)
+  older = config.to_dict()
+  del older['train']['triplet_weight']
+  json_files.write_json(tmp_path / 'config.json', older)
+  config.train.triplet_weight = 0.5
+  with pytest.raises(ValueError, match='triplet_weight: 1.0 there, 0.5 here'):
+    run_files.claim_workdir(tmp_path, config, run)
+  config.train.triplet_weight = 1.0
+  run_files.claim_workdir(tmp_path, config, run)
+  assert run_files.load_config(tmp_path).train.triplet_weight == 1.0
+
+
 def test_nothing_is_resumed_from_what_is_not_a_whole_checkpoint(tmp_path):
   for name in ('1.damaged', '2.orbax-checkpoint-tmp'):
     (tmp_path / 'checkpoints' / name).mkdir(parents=True)
