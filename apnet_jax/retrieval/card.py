@@ -24,14 +24,15 @@ NO_CAMERAS = 'no cameras: each query against all other images, itself removed'
 
 
 def all_figures(result: RetrievalResult, ap: str = 'step') -> dict:
-  """Returns the figures of a result for a card.
+  """Returns all figures of a ranking, for a result card.
 
   Args:
     result: the result.
     ap: form of the average precision behind `mAP`, 'step' or 'trapezoid'.
 
   Returns:
-    The figures of tables, mAP in both forms, and the CMC curve.
+    By name: mAP, mINP and Rank-k; `mAP_step` and `mAP_trapezoid`, mAP in both
+    forms; and `cmc`, the CMC curve.
   """
   return {
     **result.figures(ap),
@@ -94,7 +95,14 @@ def result_card(
 def protocol(
   config: ml_collections.ConfigDict, benchmark: Benchmark
 ) -> dict[str, str | bool | int]:
-  """Returns the rules that must be equal for figures to be comparable."""
+  """Returns the rules of an evaluation, as an entry of a result card.
+
+  Figures are comparable only if all these rules are equal.
+
+  Args:
+    config: the whole configuration.
+    benchmark: the benchmark that was evaluated.
+  """
   rules = config.eval
   return {
     'rules': 'market1501' if benchmark.has_cameras else NO_CAMERAS,
@@ -112,7 +120,7 @@ def protocol(
 
 
 def gallery_counts(benchmark: Benchmark) -> dict[str, int]:
-  """Counts the images of the gallery by kind."""
+  """Counts gallery images of query identities, distractors and junk."""
   pids = benchmark.gallery.pids
   known, junk = np.isin(pids, benchmark.query.pids), pids == JUNK_PID
   return {
@@ -135,8 +143,8 @@ def checkpoint_entry(
 
   Args:
     step: step of the checkpoint.
-    which: how it was chosen, 'last' or 'best'.
-    config: the whole configuration of its run.
+    which: how the checkpoint was chosen, 'last' or 'best'.
+    config: the whole configuration of the training run.
     run: the content of run.json.
   """
   return {
@@ -152,7 +160,7 @@ def trained_on(config: ml_collections.ConfigDict, fingerprint: str) -> dict:
 
   Args:
     config: the whole configuration of the run.
-    fingerprint: fingerprint of its data set.
+    fingerprint: fingerprint of the training data set.
   """
   return {'dataset': config.data.name, 'fingerprint': fingerprint}
 
@@ -183,7 +191,7 @@ def default_path(
   changed_rules: Mapping,
   reranked: bool,
 ) -> pathlib.Path:
-  """Returns the default path of a card, which names how it was made.
+  """Returns the default path of a card, whose name tells the settings.
 
   Args:
     workdir: workdir of the network.

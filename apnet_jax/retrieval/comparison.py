@@ -36,7 +36,7 @@ def read_cards(path: str) -> dict[str, dict]:
 
 
 def _check(name: str, card) -> None:
-  """Checks the fields that the comparison computes with."""
+  """Raises UserError unless a card has valid fields for a comparison."""
   if not isinstance(card, dict) or not isinstance(card.get('figures'), dict):
     raise UserError(f'{name} is not a result card: it has no figures.')
   for field in ('protocol', 'queries', 'gallery'):
@@ -62,7 +62,7 @@ def _check_values(name: str, values) -> None:
 
 
 def table_figures(card: Mapping) -> dict[str, float]:
-  """Returns the figures of a card that tables show; re-ranked ones are last."""
+  """Returns mAP, mINP and Rank-k of a card, those after re-ranking last."""
   shown = _select(card['figures'])
   reranked = card.get('reranked')
   if isinstance(reranked, dict) and isinstance(reranked.get('figures'), dict):
@@ -80,7 +80,13 @@ def _select(figures: Mapping) -> dict[str, float]:
 
 
 def differences(a: Mapping, b: Mapping, fields) -> Iterator[str]:
-  """Yields a line of text for each difference within some fields of cards."""
+  """Yields a line of text for each difference between two cards.
+
+  Args:
+    a: a result card.
+    b: another result card.
+    fields: names of the fields to compare, nested fields included.
+  """
   for field in fields:
     yield from _differences(field, a.get(field), b.get(field))
 

@@ -1,4 +1,4 @@
-"""Breaks figures down by camera and number of matches; hardest queries."""
+"""Breaks figures down by camera and number of matches; lists hard queries."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ FIGURES = ('mAP', 'Rank-1')  # by number of matches
 
 
 def diagnose(evaluation: Evaluation, benchmark: Benchmark) -> dict:
-  """Breaks the figures of an evaluation down.
+  """Breaks figures down by camera and number of matches; lists hard queries.
 
   Args:
     evaluation: an evaluation of the benchmark.
@@ -35,7 +35,7 @@ def diagnose(evaluation: Evaluation, benchmark: Benchmark) -> dict:
 def by_cameras(evaluation: Evaluation, benchmark: Benchmark) -> dict:
   """Computes mAP for each pair of a query camera and a gallery camera.
 
-  The images of one camera are the whole gallery, for one camera after another.
+  For each gallery camera, queries are ranked against its images alone.
 
   Returns:
     `query_cameras` and `gallery_cameras`: numbers of the cameras, from 1.
@@ -64,7 +64,12 @@ def by_cameras(evaluation: Evaluation, benchmark: Benchmark) -> dict:
 
 
 def _precision_under(camera, evaluation, benchmark) -> np.ndarray:
-  """Returns the AP of all queries among the images of one camera.
+  """Returns the AP of each query in a gallery of one camera's images.
+
+  Args:
+    camera: number of the camera in `camids`.
+    evaluation: an evaluation of the benchmark.
+    benchmark: queries and gallery.
 
   Returns:
     float64 [queries], NaN for queries without a match.
@@ -106,7 +111,7 @@ def by_matches(evaluation: Evaluation) -> list[dict]:
 
 
 def by_difficulty(evaluation: Evaluation) -> np.ndarray:
-  """Returns the rows of the valid queries, lowest AP first."""
+  """Returns the rows of the queries with a true match, lowest AP first."""
   precision = evaluation.query_figures['mAP']
   order = np.argsort(precision, kind='stable')  # skipped queries, NaN, are last
   return order[: evaluation.result.num_valid_queries]

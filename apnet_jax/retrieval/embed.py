@@ -18,9 +18,9 @@ from apnet_jax.parallel import devices, processes
 def make_embed(
   model: nn.Module, rules: ml_collections.ConfigDict
 ) -> Callable[[Mapping, Split, np.ndarray], np.ndarray]:
-  """Makes a function that embeds rows of a split.
+  """Makes a function that embeds images of a data split.
 
-  With several processes, each embeds an equal share of the rows, and all
+  With several processes, each embeds an equal share of the images, and all
   processes must call the function.
 
   Args:
@@ -30,7 +30,8 @@ def make_embed(
       `flip` and `distance` see `make_embed_batch`.
 
   Returns:
-    `embed(variables, split, rows) -> float32 [rows, features]`.
+    `embed(variables, split, rows) -> float32 [rows, features]`, where `rows`
+    are the indices of the images in the split.
   """
   batch_size = devices.local_batch_size(rules.batch_size)
   embed_batch = make_embed_batch(model, rules)
@@ -58,10 +59,10 @@ def make_embed_batch(
 
   Args:
     model: a model that returns a `ReidOutput`.
-    rules: `config.eval`. `feature` is the output of the
-      model that is used. With `flip`, embeddings are averages over an image and
-      its mirror image (Section IV.B). If `distance` is 'cosine', they are then
-      divided by their lengths.
+    rules: `config.eval`. `feature` names the output of the model that is the
+      embedding. With `flip`, embeddings are averages over an image and its
+      mirror image (Section IV.B). If `distance` is 'cosine', embeddings are
+      then divided by their lengths.
 
   Returns:
     `embed_batch(variables, images)`: from uint8 images [devices, images,
@@ -85,7 +86,10 @@ def make_embed_batch(
 
 
 def _shared_among_processes(embed: Callable) -> Callable:
-  """Lets each process embed its share of the rows, and gathers all shares."""
+  """Wraps an embedding function, so that processes share the images.
+
+  Each process embeds its share, and returns the gathered embeddings of all.
+  """
 
   @functools.wraps(embed)
   def embed_share(variables, split, rows):
@@ -97,12 +101,12 @@ def _shared_among_processes(embed: Callable) -> Callable:
 
 @_shared_among_processes
 def embed_pixels(variables, split: Split, rows: np.ndarray) -> np.ndarray:
-  """Returns the raw pixels as embeddings, a baseline for networks.
+  """Returns raw pixels as embeddings, a baseline for trained networks.
 
   Args:
-    variables: ignored, so that the signature is that of `make_embed`'s result.
-    split: images to embed.
-    rows: int [rows], rows of the split.
+    variables: ignored; functions made by `make_embed` have this argument.
+    split: data split that holds the images.
+    rows: int [rows], indices of the images in the split.
 
   Returns:
     float32 [rows, height * width * 3], values from 0 to 1.

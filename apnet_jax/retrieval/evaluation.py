@@ -48,7 +48,7 @@ class Evaluation:
 
   @property
   def query_figures(self) -> dict[str, np.ndarray]:
-    """Figures of each query, [queries] each; mAP in the form of the rules."""
+    """Figures by name, [queries] each; `rules.ap` is the form of mAP."""
     return self.result.query_figures(self.rules.ap)
 
 
@@ -86,7 +86,9 @@ def evaluate(
   benchmark: Benchmark,
   rules: ml_collections.ConfigDict,
 ) -> Evaluation:
-  """Embeds and ranks a benchmark, as `evaluate_retrieval` does.
+  """Embeds a benchmark, ranks its gallery, and computes the figures.
+
+  The figures are those of `evaluate_retrieval`.
 
   Args:
     embed: a function made by `make_embed`, or `embed_pixels`.
@@ -123,13 +125,13 @@ def label_and_score(
   gallery_embeddings: np.ndarray,
   rules: ml_collections.ConfigDict,
 ) -> tuple[Labels, EmbeddingScores]:
-  """Makes the labels and similarities of all queries and some gallery images.
+  """Makes labels and similarities of all queries to chosen gallery images.
 
   Args:
     benchmark: queries and gallery.
-    rows: int [ranked], rows of the gallery.
+    rows: int [ranked], rows of the chosen images in the benchmark's gallery.
     query_embeddings: float [queries, features].
-    gallery_embeddings: float [ranked, features].
+    gallery_embeddings: float [ranked, features], of the chosen images.
     rules: `config.eval`.
 
   Raises:
@@ -195,7 +197,7 @@ def rank(
 def _apply_rules(
   scores: Scores, labels: Labels, gallery_pids: np.ndarray, rules
 ) -> RetrievalResult:
-  """Evaluates similarities, with the CMC that the rules ask for."""
+  """Computes the figures of a ranking, with the kind of CMC in the rules."""
   result = evaluate_scores(scores, labels, rules.max_rank)
   if rules.single_gallery_shot:
     result = single_gallery_shot(
@@ -205,7 +207,7 @@ def _apply_rules(
 
 
 def rerank(evaluation: Evaluation, benchmark: Benchmark) -> RetrievalResult:
-  """Evaluates the same embeddings after k-reciprocal re-ranking.
+  """Computes the figures of an evaluation after k-reciprocal re-ranking.
 
   Args:
     evaluation: an evaluation of the benchmark.

@@ -19,7 +19,7 @@ class Evaluator:
     variables: variables of the network.
     checkpoint: the result of `card.checkpoint_entry`.
     verifier: computes the verification error rates.
-    reranks: whether to evaluate again after re-ranking.
+    reranks: whether to compute figures after re-ranking, too.
 
   Attributes:
     cards: result cards by name of the data set.
@@ -43,7 +43,7 @@ class Evaluator:
   def evaluate(
     self, name: str, config: ml_collections.ConfigDict, benchmark: Benchmark
   ) -> evaluation.Evaluation | None:
-    """Evaluates the network on a benchmark, and prints what it finds.
+    """Evaluates the network on a benchmark, and prints the main figures.
 
     Args:
       name: name of the data set in `cards` and `figures`.

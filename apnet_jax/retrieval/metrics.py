@@ -53,7 +53,7 @@ class RetrievalResult:
     cmc: float64 [max_rank]; cmc[k - 1] is Rank-k, the share of queries with a
       match among the first k images.
     num_valid_queries: number of queries with at least one true match.
-    num_skipped_queries: number of queries without.
+    num_skipped_queries: number of queries without a true match.
     average_precision: float64 [queries], step form.
     average_precision_trapezoid: float64 [queries], trapezoid rule.
     inverse_negative_penalty: float64 [queries].
@@ -77,7 +77,7 @@ class RetrievalResult:
   num_matches: np.ndarray
 
   def rank(self, k: int) -> float:
-    """Returns Rank-k; beyond the CMC curve, its last value."""
+    """Returns Rank-k; if k is beyond the CMC curve, the last value there."""
     return float(self.cmc[min(k, len(self.cmc)) - 1])
 
   def query_figures(self, ap: str = 'step') -> dict[str, np.ndarray]:
@@ -163,12 +163,13 @@ def evaluate_retrieval(
 def evaluate_scores(
   scores: Scores, labels: Labels, max_rank: int = 50
 ) -> RetrievalResult:
-  """Evaluates a ranking by any similarities; see `evaluate_retrieval`.
+  """Evaluates the ranking by given similarities; see `evaluate_retrieval`.
 
   Args:
-    scores: similarities of the queries to the kept gallery.
+    scores: similarities of the queries to the gallery without junk.
     labels: labels of the same images.
-    max_rank: length of the CMC curve, at most the size of the kept gallery.
+    max_rank: length of the CMC curve, at most the size of the gallery without
+      junk.
 
   Raises:
     UserError: no query has a true match.
@@ -275,7 +276,7 @@ def _count_closer(block, matches, excluded, used):
     return (items >= first) & (items < first + columns)
 
   def similarity(items):
-    """Looks similarities up in the block: an image then ties with itself."""
+    """Looks up similarities in the block, so that an image ties with itself."""
     column = jnp.clip(items - first, 0, columns - 1)
     values = jnp.take_along_axis(block, column, 1)
     return lax.psum(jnp.where(is_local(items), values, 0), devices.AXIS)
@@ -297,9 +298,9 @@ def _count_closer(block, matches, excluded, used):
     return lax.fori_loop(0, used, count, counts)
 
   def discount(m, counts):
-    """Returns the counts of match m without the excluded images.
+    """Subtracts the excluded images from the counts of match m.
 
-    `count_tile` counts them, too.
+    `count_tile` has counted these images, too.
     """
     closer = _closer(
       excluded_similarity, excluded, match_similarity[:, m], matches[:, m]
@@ -313,7 +314,17 @@ def _count_closer(block, matches, excluded, used):
 
 
 def _closer(similarities, items, match_similarity, match):
-  """Marks the items of each row that rank before its match."""
+  """Marks the gallery images that rank before a match of each query.
+
+  Args:
+    similarities: float32 [queries, images].
+    items: int [images] or [queries, images], indices of the gallery images.
+    match_similarity: float32 [queries], similarity to the match of each query.
+    match: int [queries], index of this match.
+
+  Returns:
+    bool [queries, images].
+  """
   tie = similarities == match_similarity[:, None]
   earlier = items < match[:, None]
   return (similarities > match_similarity[:, None]) | (tie & earlier)

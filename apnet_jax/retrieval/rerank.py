@@ -3,15 +3,15 @@
 The method is that of Zhong et al., Re-ranking Person Re-identification with
 k-reciprocal Encoding, CVPR 2017; equation numbers below are theirs. The result
 equals the authors' code, which uses squared Euclidean distances of normalised
-embeddings and divides those of an image by their maximum. Other projects square
-distances again, do not divide, or count neighbours differently; their figures
-are not comparable.
+embeddings and divides the distances of an image by their maximum. Other
+projects square distances again, do not divide, or count neighbours differently;
+their figures are not comparable.
 
 The authors' code sorts all distances between all images. This module computes
 distances on the accelerator, a tile at a time, and keeps only the nearest
 neighbours of each image. Sets of neighbours are sparse matrices. Distances of
-queries are stored if they are small; otherwise they are computed again when
-needed.
+queries are stored if these fit `MAX_STORED_BYTES`; otherwise they are computed
+again when needed.
 """
 
 from collections.abc import Sequence
@@ -93,9 +93,9 @@ def k_reciprocal_rerank(
 class KReciprocal:
   """`Scores` after re-ranking: negative distances of `k_reciprocal_rerank`.
 
-  It takes the arguments of that function and raises the same errors. It needs
-  memory for the embeddings, for a small multiple of (queries + gallery) * k1
-  numbers, and for stored distances of at most `MAX_STORED_BYTES`.
+  The class takes the arguments of that function and raises the same errors. The
+  memory used is that of the embeddings, of a small multiple of (queries +
+  gallery) * k1 numbers, and of stored distances, at most `MAX_STORED_BYTES`.
 
   Attributes:
     queries: number of queries.
@@ -177,14 +177,14 @@ def _normalized(name: str, embeddings: np.ndarray) -> np.ndarray:
 
 
 def _encode(embeddings, k1, k2, stored) -> tuple[sparse.csr_array, np.ndarray]:
-  """Encodes all images, and finds the largest distance of each.
+  """Computes k-reciprocal encodings and largest distances of all images.
 
   Args:
     embeddings: float32 [images, features], normalised.
     k1: see `k_reciprocal_rerank`.
     k2: see `k_reciprocal_rerank`.
-    stored: float32 [queries, images], filled with the distances of the first
-      images; or None.
+    stored: float32 [queries, images], an array to fill with the distances of
+      the queries, which are the first images; or None.
 
   Returns:
     Encodings, sparse [images, images], and largest distances [images].
@@ -207,7 +207,12 @@ def _encode(embeddings, k1, k2, stored) -> tuple[sparse.csr_array, np.ndarray]:
 
 
 def _find_neighbours(embeddings, k, stored) -> tuple[np.ndarray, ...]:
-  """Finds the k nearest neighbours of each image, and its largest distance.
+  """Finds the k nearest neighbours and the largest distance of each image.
+
+  Args:
+    embeddings: float32 [images, features], normalised.
+    k: number of neighbours, the image itself included.
+    stored: see `_encode`.
 
   Returns:
     Indices and distances of the neighbours, [images, k] each, and the largest
@@ -237,7 +242,14 @@ def _find_neighbours(embeddings, k, stored) -> tuple[np.ndarray, ...]:
 
 
 def _store(stored, distances, row, column) -> None:
-  """Copies the part of a tile that lies within the stored array."""
+  """Copies the part of a tile that lies within the array `stored`.
+
+  Args:
+    stored: see `_encode`.
+    distances: float32 [TILE, TILE], the tile.
+    row: index of the first row of the tile.
+    column: index of the first column of the tile.
+  """
   if stored is not None and row < len(stored):
     target = stored[row : row + TILE, column : column + TILE]
     target[:] = np.asarray(distances)[: target.shape[0], : target.shape[1]]
@@ -245,14 +257,17 @@ def _store(stored, distances, row, column) -> None:
 
 @jax.jit
 def _merge(found, distances, start, images):
-  """Updates the neighbours found so far with those of another tile.
+  """Updates the neighbours found so far with the images of another tile.
 
   Args:
     found: indices [rows, k], negative distances [rows, k] and largest distances
       [rows] among the images before the tile.
     distances: [rows, columns], distances to the images of the tile.
-    start: index of the first of these.
-    images: number of images; columns beyond it are padding.
+    start: index of the first image of the tile.
+    images: number of all images; columns beyond this number are padding.
+
+  Returns:
+    The updated `found`.
   """
   nearest, nearness, maxima = found
   k = nearest.shape[1]
@@ -268,7 +283,12 @@ def _merge(found, distances, start, images):
 
 @jax.jit
 def _squared_distances(a, b):
-  """Returns distances of normalised embeddings, [rows of a, rows of b]."""
+  """Returns squared Euclidean distances, [rows of a, rows of b].
+
+  Args:
+    a: float32 [rows of a, features], normalised.
+    b: float32 [rows of b, features], normalised.
+  """
   products = jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
   return jnp.maximum(2 - 2 * products, 0)
 

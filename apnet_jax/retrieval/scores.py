@@ -1,6 +1,6 @@
 """Labels and similarities: the input of every ranking.
 
-`Labels` knows the true matches of each query. A `Scores` object returns the
+`Labels` holds the true matches of each query. A `Scores` object returns the
 similarities of queries to the gallery.
 """
 
@@ -158,7 +158,12 @@ def _check_ids(name: str, ids: np.ndarray, length: int) -> np.ndarray:
 
 
 def _dense_codes(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-  """Numbers ids from 0 in ascending order: codes of queries, then gallery."""
+  """Renumbers ids as 0, 1, 2, ... in ascending order.
+
+  Returns:
+    int [queries + gallery], the numbers of the query ids, then of the gallery
+    ids.
+  """
   ids = np.concatenate([query, gallery])
   return np.unique(ids, return_inverse=True)[1]
 
@@ -297,12 +302,12 @@ def check_widths(query: np.ndarray, gallery: np.ndarray) -> None:
 
 
 def check_rows(name: str, bad: np.ndarray, problem: str) -> None:
-  """Raises UserError if rows of embeddings are bad.
+  """Raises UserError if any row of embeddings is marked as bad.
 
   Args:
     name: name of the embeddings, for the error.
-    bad: bool [images].
-    problem: what the rows are, as 'not finite'.
+    bad: bool [images], the marks.
+    problem: the fault of the bad rows, as 'not finite'.
   """
   if bad.any():
     rows = np.flatnonzero(bad)
@@ -356,8 +361,8 @@ class EmbeddingScores:
   def block(self, rows: np.ndarray) -> jax.Array:
     """Returns similarities as `Scores.block` does, sharded over all devices.
 
-    They are cosines, or -d^2 / 2 for a Euclidean distance d, up to a constant
-    for each query.
+    The similarities are cosines, or -d^2 / 2 for a Euclidean distance d, up to
+    a constant for each query.
     """
     return _similarities(self._query[rows], self._gallery, self._bias)
 
@@ -368,7 +373,21 @@ def _similarities(query, gallery, bias):
 
 
 class _Scaled:
-  """Embeddings scaled so that q and g have the similarity q . g + bias of g."""
+  """Embeddings scaled so that similarities are dot products plus a bias.
+
+  The similarity of a query q and a gallery image g is q . g + bias of g.
+
+  Args:
+    name: name of the embeddings, for errors.
+    embeddings: float [images, features].
+    distance: 'cosine' or 'euclidean'.
+
+  Attributes:
+    bias: float32 [images].
+
+  Raises:
+    UserError: a row is not finite or, for cosine, is zero.
+  """
 
   def __init__(self, name: str, embeddings: np.ndarray, distance: str):
     cosine = distance == 'cosine'

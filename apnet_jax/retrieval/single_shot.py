@@ -65,7 +65,7 @@ def single_gallery_shot(
 
 
 def _closer_shares(similarity, codes, matches) -> np.ndarray:
-  """Computes the share of each identity's images that are closer.
+  """Computes the share of each identity's images that rank before a match.
 
   Args:
     similarity: float32 [gallery], similarities to one query.

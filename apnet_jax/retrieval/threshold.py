@@ -68,7 +68,10 @@ def save(workdir: str | os.PathLike, chosen: Mapping) -> None:
 
 
 def load(workdir: str | os.PathLike) -> dict | None:
-  """Loads the threshold of a workdir; None if none is stored.
+  """Loads the stored threshold of a workdir.
+
+  Returns:
+    The result of `choose` that was stored; None if there is none.
 
   Raises:
     UserError: the file is damaged.
@@ -95,7 +98,7 @@ def load(workdir: str | os.PathLike) -> dict | None:
 def mismatch(
   stored: Mapping, step: int, rules: ml_collections.ConfigDict
 ) -> str | None:
-  """Returns why a stored threshold does not apply, or None if it does.
+  """Returns the reason not to use a stored threshold; None if it applies.
 
   Args:
     stored: the result of `load`.
@@ -132,7 +135,7 @@ class PairVerifier:
 
   Args:
     workdir: workdir of the network.
-    step: step of its checkpoint.
+    step: step of the checkpoint of the network.
     rules: `config.eval`.
     wanted_fpr: the FPR to choose a threshold for; None uses the stored
       threshold, if there is one.

@@ -34,11 +34,11 @@ class Network:
 
 
 def open_network(workdir: str, which: str, given: float | None) -> Network:
-  """Opens the network of a workdir of `train.py`.
+  """Opens a trained network from a workdir of `train.py`.
 
-  If a threshold is stored for this checkpoint, images are embedded as they were
-  when it was chosen. Otherwise they are embedded as in the run's evaluation,
-  and compared by cosine similarity.
+  If a threshold is stored for this checkpoint, images are embedded with the
+  settings under which that threshold was chosen. Otherwise, the settings are
+  those of the run's evaluation. Images are compared by cosine similarity.
 
   Args:
     workdir: workdir of the run.
@@ -70,7 +70,17 @@ def open_network(workdir: str, which: str, given: float | None) -> Network:
 
 
 def _choose_threshold(stored, given, step, rules) -> tuple[float | None, str]:
-  """Returns the threshold to use, and its origin as a sentence."""
+  """Returns the threshold to use, and its origin as a sentence.
+
+  Args:
+    stored: the result of `threshold.load`.
+    given: threshold given by the user, or None.
+    step: step of the checkpoint in use.
+    rules: `config.eval` as in use.
+
+  Returns:
+    The threshold, None if unknown; and the sentence.
+  """
   if given is not None:
     return given, f'Threshold {given:g}, as given.'
   if stored is None:

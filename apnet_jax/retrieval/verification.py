@@ -66,12 +66,12 @@ class Verification:
 
   @functools.cached_property
   def fnir(self) -> np.ndarray:
-    """The share of mated queries that do not find their person, [BINS]."""
+    """The share of queries whose closest true match is rejected, [BINS]."""
     return 1 - _share_from(self.mated)
 
   @functools.cached_property
   def fpir(self) -> np.ndarray:
-    """The share of non-mated queries that find somebody, [BINS]."""
+    """The share of queries whose closest other person is accepted, [BINS]."""
     return _share_from(self.non_mated)
 
   def at(self, threshold: float) -> dict[str, float]:
@@ -162,7 +162,7 @@ def count_pairs(scores: Scores, labels: Labels) -> Verification | None:
       match.
 
   Returns:
-    None if there is no pair of different persons.
+    The counts; None if there is no pair of different persons.
 
   Raises:
     ValueError: scores and labels have different numbers of images, or a
@@ -184,7 +184,7 @@ def count_pairs(scores: Scores, labels: Labels) -> Verification | None:
 
 
 def _bins(similarity: np.ndarray) -> np.ndarray:
-  """Returns the bin of each similarity.
+  """Returns the index of the histogram bin of each similarity.
 
   Rounding errors may have moved a cosine just beyond -1 or 1.
   """
@@ -201,7 +201,7 @@ def summarize(
   """Returns the entry of a result card about error rates, ready for JSON.
 
   Args:
-    verification: the counts.
+    verification: the result of `count_pairs`.
     rates: values of FPR and FPIR to give thresholds for, where there are
       enough pairs.
   """
@@ -240,7 +240,14 @@ def _by_rate(at_rate, rates) -> dict[str, dict]:
 
 
 def _coarse(counts: np.ndarray, bins: int = 128) -> list[int]:
-  """Merges bins; pairs of similarity 1 go to the last one."""
+  """Merges the bins of a histogram into fewer bins of equal width.
+
+  Similarity 1, which has a bin of its own, joins the last bin.
+
+  Args:
+    counts: int [BINS], the histogram.
+    bins: number of bins to return.
+  """
   last = counts[:-1].reshape(bins, -1).sum(1)
   last[-1] += counts[-1]
   return last.tolist()

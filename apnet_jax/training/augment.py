@@ -1,8 +1,9 @@
 """Augmentation on the device: flip, crop, normalise, erase.
 
-Order and settings are those of the released recipe. All random numbers of an
-image are drawn from the key of the step and the position of the image in the
-global batch, so that a batch is the same on any number of devices.
+The order and the settings are those of the released APNet recipe. The random
+numbers of an image depend only on the key of the step and on the position of
+the image in the global batch. A batch is therefore the same on any number of
+devices.
 """
 
 import chex
@@ -25,7 +26,7 @@ def augment(
   positions: jax.Array,
   config: ml_collections.ConfigDict,
 ) -> jax.Array:
-  """Flips, pads and crops, normalises and erases each image on its own.
+  """Flips, shifts and erases images at random, and normalises them.
 
   Args:
     key: random key of the step, the same on all devices.
@@ -34,7 +35,7 @@ def augment(
     config: the `augment` part of a configuration.
 
   Returns:
-    float32 [batch, height, width, 3].
+    float32 [batch, height, width, 3], normalised.
   """
   chex.assert_shape(images, (None, None, None, 3))
   chex.assert_shape(positions, (len(images),))
@@ -54,14 +55,24 @@ def _flip(key, image, probability):
 
 
 def _pad_and_crop(key, image, pad):
-  """Shifts an image by up to `pad` pixels; pixels from outside are black."""
+  """Shifts an image at random by up to `pad` pixels, and fills with black."""
   offset = jax.random.randint(key, (2,), 0, 2 * pad + 1)
   padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
   return lax.dynamic_slice(padded, (*offset, 0), image.shape)
 
 
 def _erase(key, image, probability, fill):
-  """Fills one random rectangle with `fill`, in normalised units."""
+  """Fills a random rectangle of an image, with a given probability.
+
+  Args:
+    key: random key.
+    image: float32 [height, width, 3], normalised.
+    probability: probability that the image is changed.
+    fill: three values, the colour of the rectangle in normalised units.
+
+  Returns:
+    float32 [height, width, 3].
+  """
   height, width, _ = image.shape
   keys = jax.random.split(key, 5)
   tries = (ERASING_TRIES,)

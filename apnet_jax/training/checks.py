@@ -1,4 +1,4 @@
-"""Checks of a configuration before a run makes anything."""
+"""Checks of a configuration before a run starts."""
 
 import os
 
@@ -17,15 +17,18 @@ from apnet_jax.workdir import run_files
 def check(
   config: ml_collections.ConfigDict, workdir: str | os.PathLike
 ) -> None:
-  """Checks all fields, and whether they fit each other and the devices.
+  """Checks that a configuration is valid and fits the devices.
+
+  Pre-trained weights are imported on trial, to check that they fit the network.
 
   Args:
     config: the whole configuration.
-    workdir: workdir of the run. If the run resumes, pre-trained weights are not
-      needed.
+    workdir: workdir of the run. If it holds a checkpoint to resume from,
+      pre-trained weights are not checked.
 
   Raises:
-    UserError: names the field, its value and what is allowed.
+    UserError: a check fails. The message names the field and its value, and
+      tells what is allowed.
   """
   config_fields.check(config)
   processes.check_processes()
@@ -42,7 +45,13 @@ def check(
 
 
 def _check_batch(config: ml_collections.ConfigDict) -> None:
-  """Checks that a batch divides among micro-batches and devices."""
+  """Checks that a batch divides evenly into micro-batches and among devices.
+
+  Each micro-batch must also fit the groups of batch normalisation.
+
+  Raises:
+    UserError: the batch does not divide, or a group does not fit.
+  """
   images, devices = config.train.P * config.train.K, jax.device_count()
   micro_batches = config.train.accumulate
   if images % (micro_batches * devices):

@@ -1,4 +1,4 @@
-"""The training loop: steps, logs, evaluations, checkpoints, early ends."""
+"""The training loop: steps, logs, evaluations, checkpoints, interruptions."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -19,15 +19,16 @@ from apnet_jax.workdir.metric_writer import MetricWriter, NullMetricWriter
 
 
 class Loop:
-  """The remaining steps of a run.
+  """The training loop over the remaining steps of a run.
 
   Args:
-    run: the run.
-    start: the state to train from. A step donates it, so use it no more.
-    checkpoints: checkpoints of the workdir.
-    interruption: tells whether to end early.
+    run: the network, training step, evaluation and data.
+    start: the state to train from. The first step donates its arrays to JAX, so
+      the caller must not use them afterwards.
+    checkpoints: saves and restores checkpoints of the workdir.
+    interruption: tells after each step whether a signal asks the run to end.
     writer: writes metrics.
-    profile: traces some steps.
+    profile: profiler that traces some of the steps.
   """
 
   def __init__(
@@ -56,7 +57,16 @@ class Loop:
   def run_steps(
     self,
   ) -> tuple[TrainState, Mapping[str, float], RetrievalResult]:
-    """Returns the state, the metrics logged last, and the final result."""
+    """Trains to the end of the run, with its evaluations and checkpoints.
+
+    Returns:
+      The final state; the metrics logged last, empty if no step was left; and
+      the result of evaluating the final state.
+
+    Raises:
+      FloatingPointError: a step is not finite, and the run must end.
+      Interrupted: a signal ended the run.
+    """
     run, guard = self._run, self._guard
     batches = run.feed.batches(self._start)
     lay_out = partial(
@@ -97,7 +107,15 @@ class Loop:
       return self._state, metrics, result or run.evaluate(self._state)
 
   def _log(self, step: int, on_device: Mapping) -> dict[str, float]:
-    """Writes and returns the metrics of a step that are finite."""
+    """Writes the finite metrics of a step, and returns them.
+
+    Args:
+      step: number of the step.
+      on_device: metrics that the training step returned. Scalars are logged.
+
+    Returns:
+      These metrics by name, with learning rate, epoch, speed and memory.
+    """
     run = self._run
     metrics = {k: float(v) for k, v in on_device.items() if not v.ndim}
     metrics |= {
@@ -116,7 +134,11 @@ class Loop:
     return metrics
 
   def _evaluate_and_save(self, step: int) -> RetrievalResult | None:
-    """Saves a checkpoint, after an evaluation if one is due; its result."""
+    """Evaluates the state if an evaluation is due, and saves a checkpoint.
+
+    Returns:
+      The result of the evaluation; None if none was due.
+    """
     result = figures = None
     if self._run.evaluates(step):
       with self._interruption.at_once(), self._timer.phase('evaluation'):
@@ -133,7 +155,11 @@ class Loop:
       self._checkpoints.save(step, self._state, figures, self._guard.count)
 
   def _stop(self, step: int) -> None:
-    """Ends the run with a checkpoint, unless it would lack an evaluation."""
+    """Saves a checkpoint, and ends the run by raising `Interrupted`.
+
+    If an evaluation is due after this step, no checkpoint is saved, because the
+    checkpoint would lack the figures.
+    """
     if not self._run.evaluates(step):
       self._save(step, None)
     saved = self._checkpoints.wait()
@@ -144,7 +170,11 @@ class Loop:
     self._interruption.stop(failure or what)
 
   def _roll_back(self, step: int) -> None:
-    """Restores weights and moments of the last scheduled checkpoint."""
+    """Restores weights and optimiser moments of an earlier step.
+
+    They come from the last scheduled checkpoint or, without one, from the
+    initial state. The step count and the learning rate remain those of `step`.
+    """
     self._checkpoints.wait()
     source = self._checkpoints.latest_scheduled_step
     if source is None:
@@ -166,7 +196,11 @@ class Loop:
     self._bar.write(message)
 
   def _describe_saved(self) -> str:
-    """Waits for the save in progress; returns which checkpoint is kept."""
+    """Waits for the save in progress, and names the last checkpoint.
+
+    Returns:
+      A sentence for the user.
+    """
     step = self._checkpoints.wait()
     if step is None:
       return 'No checkpoint was saved yet.'

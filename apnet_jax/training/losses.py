@@ -29,8 +29,8 @@ def cross_entropy(
     logits: [batch, num_classes].
     labels: int [batch], in 0..num_classes - 1.
     smoothing: the rate epsilon; each class gets epsilon / K.
-    smooth_k: K; 0 is `num_classes`. The released code uses 751 for every data
-      set, so that its targets need not sum to 1.
+    smooth_k: the number K; 0 means `num_classes`. The released APNet code uses
+      751 for every data set, so that its targets need not sum to 1.
   """
   chex.assert_rank([logits, labels], [2, 1])
   chex.assert_equal_shape_prefix([logits, labels], 1)
@@ -43,7 +43,7 @@ def cross_entropy(
 
 
 def pairwise_distances(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Returns Euclidean distances [n, m] between rows of [n, d] and [m, d]."""
+  """Returns Euclidean distances [n, m] of the rows of a [n, d] and b [m, d]."""
   squares = jnp.square(a).sum(1)[:, None] + jnp.square(b).sum(1)[None]
   product = jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
   # The lower bound keeps the gradient of the root finite at distance 0.
@@ -56,14 +56,17 @@ def hardest_distances(
   others: jax.Array,
   other_labels: jax.Array,
 ) -> HardestDistances:
-  """Finds the hardest examples in the batch (Hermans et al., arXiv:1703.07737).
+  """Computes the distances of anchors to their hardest examples in a batch.
 
   The hardest positive is the farthest example of the same identity, which may
-  be the anchor itself; the hardest negative is the closest of all others.
+  be the anchor itself. The hardest negative is the closest example of another
+  identity. (Hermans et al., arXiv:1703.07737.)
 
   Args:
-    anchors: [n, features], not normalised; anchor_labels: int [n].
-    others: [m, features], the whole batch; other_labels: int [m].
+    anchors: [n, features], not normalised.
+    anchor_labels: int [n], identities.
+    others: [m, features], the whole batch, anchors included.
+    other_labels: int [m], identities.
   """
   for features, labels in ((anchors, anchor_labels), (others, other_labels)):
     chex.assert_rank([features, labels], [2, 1])

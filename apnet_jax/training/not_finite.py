@@ -10,17 +10,25 @@ RECORD = 'train/not_finite'  # in metrics.jsonl: number of such steps so far
 
 
 class Guard:
-  """Checks the metrics of steps, and counts the steps that are not finite.
+  """Detects steps that are not finite, and ends the run if it must end.
+
+  A step is not finite if its loss or its gradient is NaN or infinite. The field
+  `config.not_finite` says what to do: 'stop', 'skip' or 'roll_back'. The last
+  two also end the run after more than `config.not_finite_limit` such steps.
 
   Args:
     config: the `train` part of a configuration.
-    count: number of such steps of the run so far.
-    parameter_names: returns the names in order of use, and in order of their
-      tree; called only if something is not finite.
-    batch_names: see `Feed`.
+    count: number of steps of the run so far that were not finite.
+    parameter_names: returns two lists of all parameter names, in the order in
+      which the network uses the parameters and in the order of their tree. It
+      is called only after a step that is not finite.
+    batch_names: `batch_names(k)` returns the names of all images of batch k.
     describe_saved: returns a sentence about the checkpoint that is kept.
-    note: `note(step, {RECORD: count}, message)` logs a step that the run
-      survives.
+    note: `note(step, {RECORD: count}, message)` logs a step that is not finite
+      but does not end the run.
+
+  Attributes:
+    count: number of steps so far that were not finite.
   """
 
   def __init__(
@@ -39,14 +47,14 @@ class Guard:
 
   @property
   def rolls_back(self) -> bool:
-    """Returns whether the caller must roll back after such a step.
+    """Returns whether the caller must roll back after a step not finite.
 
-    Each step must then be checked before the next one begins.
+    If so, each step must be checked before the next step begins.
     """
     return self._policy == 'roll_back'
 
   def check(self, step: int, metrics: Mapping | None) -> bool:
-    """Returns whether a step is finite; counts and logs it if it is not.
+    """Returns whether a step is finite; otherwise counts and logs the step.
 
     Args:
       step: number of the step.

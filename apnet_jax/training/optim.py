@@ -11,7 +11,7 @@ def learning_rate_schedule(
 ) -> optax.Schedule:
   """Returns the learning rate as a function of the step, constant in an epoch.
 
-  It is `learning_rate * decay_factor^(milestones passed)`, times a linear
+  The rate is `learning_rate * decay_factor^(milestones passed)`, times a linear
   warm-up from `warmup_factor` in epoch 0 to 1 in epoch `warmup_epochs`.
 
   Args:
@@ -35,11 +35,15 @@ def learning_rate_schedule(
 def create_optimizer(
   config: ml_collections.ConfigDict, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-  """Returns Adam with coupled weight decay, as `torch.optim.Adam` has it.
+  """Returns Adam with coupled weight decay, as in `torch.optim.Adam`.
 
   The decay is part of the gradient (`optax.adamw` would decouple it). It acts
-  on all parameters, biases and batch normalisation included, as in the recipes
-  of the field.
+  on all parameters, biases and batch normalisation included, as is usual in
+  re-identification.
+
+  Args:
+    config: the `train` part of a configuration.
+    schedule: learning rate as a function of the step.
   """
   return optax.chain(
     optax.add_decayed_weights(config.weight_decay),
@@ -49,9 +53,13 @@ def create_optimizer(
 
 
 def at_step(opt_state: optax.OptState, step: jax.Array) -> optax.OptState:
-  """Sets the step of the learning-rate schedule in an optimiser state.
+  """Returns an optimiser state whose learning-rate schedule is at a step.
 
-  Adam's own update count is unchanged, and so are its moments.
+  The moments and the update count of Adam are unchanged.
+
+  Args:
+    opt_state: state of an optimiser made by `create_optimizer`.
+    step: int32 [], number of steps done.
   """
 
   def is_of_schedule(path, _):

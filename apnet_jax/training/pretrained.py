@@ -24,7 +24,13 @@ WITHOUT_EFFECT = ('pretrained', 'dtype', 'batch_norm_group')
 
 
 class TrainedWeights(NamedTuple):
-  """The network of a run: its configuration, last step and state_dict."""
+  """A trained network, read from a checkpoint of its run.
+
+  Attributes:
+    config: the whole configuration of the run.
+    step: step of the checkpoint.
+    state_dict: weights by their names in PyTorch.
+  """
 
   config: ml_collections.ConfigDict
   step: int
@@ -32,21 +38,27 @@ class TrainedWeights(NamedTuple):
 
 
 def is_workdir(source: str) -> bool:
-  """Returns whether `config.model.pretrained` names a workdir, not weights."""
+  """Returns whether a source of initial weights is a folder.
+
+  A folder is taken for a workdir; any other source names weights.
+
+  Args:
+    source: value of `config.model.pretrained`.
+  """
   return os.path.isdir(os.path.expanduser(source))
 
 
 def read_workdir(
   workdir: str | os.PathLike, which: str = 'last'
 ) -> TrainedWeights:
-  """Reads the network of a workdir of `train.py`.
+  """Reads a trained network from a workdir of `train.py`.
 
   Args:
     workdir: workdir of the run.
     which: checkpoint to read, 'last' or 'best'.
 
   Raises:
-    UserError: it is no workdir, has no checkpoint, or is damaged.
+    UserError: the folder is no workdir, has no checkpoint, or is damaged.
   """
   with open_for_reading(workdir) as checkpoints:
     config = run_files.load_config(workdir)
@@ -65,11 +77,14 @@ def import_pretrained(
   Args:
     variables: variables of the network. A classifier for another number of
       identities is not replaced, and a note says so.
-    model: the `model` part of its configuration.
+    model: the `model` part of the network's configuration.
+
+  Returns:
+    The variables with these weights, and notes for the user.
 
   Raises:
-    UserError: there are no such weights, or they belong to another network. If
-      that is another run's, the message names the fields that differ.
+    UserError: the weights cannot be read, or belong to another network. If they
+      come from another run, the message names the fields that differ.
   """
   if not is_workdir(model.pretrained):
     return import_weights(model.pretrained, variables, model)
@@ -106,14 +121,19 @@ def _differences(theirs, ours, fields) -> list[str]:
 
 
 def _plain(value):
-  """Returns tuples as lists, as JSON reads them back."""
+  """Returns the value that JSON would read back: tuples become lists."""
   return list(value) if isinstance(value, tuple) else value
 
 
 def started_from(source: str) -> dict[str, Any] | None:
-  """Describes `config.model.pretrained` for run.json and result cards.
+  """Returns the origin of initial weights, for run.json and result cards.
+
+  Args:
+    source: value of `config.model.pretrained`.
 
   Returns:
+    For a workdir its path (`workdir`), the step of its last checkpoint (`step`)
+    and its data set (`trained_on`); for other weights their name (`weights`);
     None for random weights.
   """
   if not source:

@@ -17,9 +17,9 @@ PHASES = ('data', 'save', 'evaluation')
 
 
 class StepTimer:
-  """Measures the time of steps and of the phases between them.
+  """Measures the times of training steps and of the phases between them.
 
-  The first step is not measured, because it compiles.
+  The first step is not measured, because it includes compilation.
 
   Args:
     batch_size: number of images in a step.
@@ -36,7 +36,7 @@ class StepTimer:
 
   @contextlib.contextmanager
   def phase(self, name: str) -> Iterator[None]:
-    """Counts the time of the block for one of `PHASES`, and not for steps."""
+    """Adds the time of the block to the phase `name`, one of `PHASES`."""
     start = time.perf_counter()
     try:
       yield
@@ -56,12 +56,16 @@ class StepTimer:
     self._seconds = dict.fromkeys(PHASES, 0.0)
 
   def figures(self) -> dict[str, float]:
-    """Returns averages since the last call; 0 if no step was counted.
+    """Returns the speed and average times of the steps since the last call.
 
-    `seconds_step` and `seconds_PHASE` are averages in seconds per step.
-    `data_wait` is the fraction of the time spent waiting for batches, where the
-    time of saves and evaluations is not counted. Meanwhile the device may still
-    compute the previous step, so it idles for at most this fraction.
+    Returns:
+      `images_per_second`: number of images trained on per second.
+      `data_wait`: fraction of the time spent waiting for batches. The device
+      may still compute the previous step meanwhile, so it idles for at most
+      this fraction.
+      `seconds_step` and, for each of `PHASES`, `seconds_PHASE`: averages in
+      seconds per step.
+      The time of saves and evaluations counts only for their own phases.
     """
     total = time.perf_counter() - self._start
     others = self._seconds['save'] + self._seconds['evaluation']
@@ -76,10 +80,10 @@ class StepTimer:
 
 
 def memory() -> dict[str, float]:
-  """Returns the peak memory in bytes.
+  """Returns the peak memory use of this process in bytes, as one entry.
 
-  It is `device_memory` of the first device of this process, if its backend
-  reports it, and `process_memory` (resident) otherwise.
+  The entry is `device_memory`, the memory of the first device, if JAX reports
+  that. Otherwise it is `process_memory`, the resident memory.
   """
   stats = jax.local_devices()[0].memory_stats()
   if stats and 'peak_bytes_in_use' in stats:
@@ -112,16 +116,17 @@ def parse_steps(text: str) -> tuple[int, int] | None:
 
 
 class Profile:
-  """Traces some steps into WORKDIR/profile, for XProf.
+  """A profiler that traces some steps into WORKDIR/profile, for XProf.
 
   Args:
     steps: the first and the last step to trace, inclusive; None for no trace.
     workdir: workdir of the run.
-    start: number of steps that are done already.
+    start: number of steps that are done already. If the first step to trace is
+      among these, nothing is traced.
     total: number of steps of the run.
 
   Raises:
-    UserError: the run has fewer steps.
+    UserError: the last step to trace is beyond the end of the run.
   """
 
   def __init__(
@@ -155,7 +160,8 @@ class Profile:
 
     Args:
       step: number of the step.
-      before: arrays that the device still computes; a trace waits for them.
+      before: arrays of the previous step, which the device may still compute.
+        The trace starts when they are ready.
     """
     if step == self._first:
       jax.block_until_ready(before)
@@ -167,13 +173,18 @@ class Profile:
       yield
 
   def end(self, step: int, result) -> None:
-    """Ends the trace after its last step, when `result` is computed."""
+    """Ends the trace if `step` is the last one to trace.
+
+    Args:
+      step: number of the step.
+      result: arrays that the step returned; the trace ends when they are ready.
+    """
     if step == self._last:
       jax.block_until_ready(result)
       self._stack.close()
 
   def describe(self) -> str:
-    """Returns how to view the trace, '' if there is none."""
+    """Returns instructions for viewing the trace; '' if there is none."""
     if not self._last:
       return ''
     return (

@@ -106,7 +106,13 @@ class Run:
     )
 
   def is_due(self, step: int, every_epochs: int) -> bool:
-    """Returns whether something done every few epochs, and last, is due."""
+    """Returns whether a periodic action is due after a step.
+
+    Args:
+      step: number of the step.
+      every_epochs: period of the action in epochs; 0 for no period. The action
+        is due after the last step in any case.
+    """
     every = every_epochs * self.feed.steps_per_epoch
     return step == self.total_steps or (every > 0 and step % every == 0)
 
@@ -120,7 +126,10 @@ class Run:
     return self.is_due(step, self.config.train.eval_every_epochs)
 
   def saves(self, step: int) -> bool:
-    """Returns whether a checkpoint is due; each evaluation has one."""
+    """Returns whether a checkpoint is due after a step.
+
+    A checkpoint is due after each evaluation, too.
+    """
     every = self.config.train.checkpoint_every_epochs
     return self.evaluates(step) or self.is_due(step, every)
 
@@ -132,17 +141,28 @@ class Run:
     ).result
 
   def parameter_names(self) -> tuple[list[str], list[str]]:
-    """Returns names of parameters, in order of use and in order of the tree."""
+    """Returns the parameter names in the order of use and of the tree.
+
+    Returns:
+      Two lists of all names: in the order in which the network uses the
+      parameters, and in the order of the leaves of the parameter tree.
+    """
     size = tuple(self.config.data.image_size)
     names = apnet.parameter_names(self.model, size)
     return names, sorted(names, key=lambda name: name.split('/'))
 
   def figures(self, result: RetrievalResult) -> dict[str, float]:
-    """Returns the figures of a result that tables show."""
+    """Returns mAP, mINP and Rank-k of a result, the figures in tables."""
     return result.figures(self.config.eval.ap)
 
   def closing_table(self, result: RetrievalResult) -> str:
-    """Returns the table of figures that ends a run."""
+    """Formats the table of figures to print at the end of a run.
+
+    If the configuration asks for it, raw pixels are evaluated as a baseline.
+
+    Args:
+      result: result of the trained network.
+    """
     rows = {'trained network': self.figures(result)}
     if self.config.eval.pixel_baseline:
       pixels = evaluation.evaluate(
@@ -155,7 +175,7 @@ class Run:
 def make_step(
   config: ml_collections.ConfigDict, num_classes: int, schedule: optax.Schedule
 ) -> tuple[nn.Module, optax.GradientTransformation, Callable]:
-  """Returns the model and the optimiser of a configuration, and their step.
+  """Makes the model, the optimiser and the training step of a configuration.
 
   Args:
     config: the whole configuration.
@@ -181,7 +201,12 @@ def make_step(
 
 
 def describe_micro_batches(config: ml_collections.ConfigDict) -> str:
-  """Returns how a batch is computed, and what it does to batch statistics."""
+  """Describes the micro-batches of a configuration for the user.
+
+  Returns:
+    A line that begins with a line break: the size of the micro-batches, and the
+    batch statistics that result; '' if batches are not divided.
+  """
   micro_batches = config.train.accumulate
   group = config.model.batch_norm_group
   if micro_batches == 1:
@@ -209,7 +234,7 @@ def start_from(
     state: the state before the first step.
 
   Returns:
-    The state, and notes on the weights.
+    The state with these weights, and lines for the user on their origin.
   """
   variables = {'params': state.params, 'batch_stats': state.batch_stats}
   imported = pretrained.import_pretrained(variables, config)

@@ -33,7 +33,7 @@ def create_state(
   image_size: tuple[int, int],
   seed: int,
 ) -> TrainState:
-  """Returns the initial state; parameters depend on `seed` alone."""
+  """Returns the initial state; its random weights depend on `seed` alone."""
   make = partial(first_state, optimizer=optimizer)
   return initialize(model, image_size, seed, make)
 
@@ -43,7 +43,7 @@ def state_shapes(
   optimizer: optax.GradientTransformation,
   image_size: tuple[int, int],
 ) -> TrainState:
-  """Returns the shapes and types of `create_state`; computes nothing."""
+  """Returns the shapes and types of a training state; computes no weights."""
   make = partial(first_state, optimizer=optimizer)
   return jax.eval_shape(make, variable_shapes(model, image_size))
 
@@ -69,18 +69,19 @@ def train_step(
   config: ml_collections.ConfigDict,
   axis_name: str,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-  """Augments the batch, computes Eq. (9) and its gradient, updates the state.
+  """Augments a batch, computes the loss and its gradient, updates the state.
 
-  The step runs on each device of `axis_name` with its shard of the batch. Batch
-  normalisation and mining see the global batch, so that the number of devices
-  does not change the result. With several micro-batches
-  (`config.train.accumulate`), batch normalisation sees one micro-batch of all
-  devices, and mining still sees the whole batch.
+  The loss is Eq. (9). The step runs on each device of `axis_name` with the
+  device's shard of the batch. Batch normalisation and the mining of hard
+  triplets use the global batch, so that the number of devices does not change
+  the result. With several micro-batches (`config.train.accumulate`), batch
+  normalisation uses one micro-batch of all devices, and mining still uses the
+  whole batch.
 
   Args:
     state: the same on all devices.
-    batch: `image` uint8 [images, height, width, 3] and `label` int [images], a
-      shard as of `apnet_jax.parallel.devices.shard_batch`.
+    batch: `image` uint8 [images, height, width, 3] and `label` int [images],
+      the shard of this device; see `apnet_jax.parallel.devices.shard_batch`.
     model: a model with the same `axis_name`.
     optimizer: see `create_optimizer`.
     config: the whole configuration.
@@ -88,9 +89,10 @@ def train_step(
 
   Returns:
     The next state, and metrics averaged over the global batch. The metric
-    `bad_gradients` is [parameters], in the order of their tree: 1 where a
-    gradient is not finite, else 0. If the loss or a gradient is not finite and
-    `config.train.not_finite` is 'skip', only the step of the state changes.
+    `bad_gradients` has one value for each array of the parameter tree, in the
+    order of the leaves: 1 if the gradient is not finite, else 0. If the loss or
+    a gradient is not finite and `config.train.not_finite` is 'skip', only the
+    step count of the state changes.
   """
   key = jax.random.fold_in(jax.random.key(config.seed), state.step)
 
@@ -131,7 +133,11 @@ def train_step(
 
 
 def _not_finite(gradients: Mapping) -> jax.Array:
-  """Returns for each array 1 if it or its norm is not finite, else 0."""
+  """Marks the gradient arrays that are not finite, or have no finite norm.
+
+  Returns:
+    float [arrays], 1 for such an array, else 0; in the order of the tree.
+  """
   norms = [optax.tree.norm(g, squared=True) for g in jax.tree.leaves(gradients)]
   return 1 - jnp.isfinite(jnp.stack(norms)).astype(norms[0].dtype)
 
@@ -210,18 +216,18 @@ def _differentiate(
 
 
 def _mean(x: jax.Array) -> jax.Array:
-  """Averages over the first axis, exactly where all values are equal."""
+  """Averages over the first axis; the mean of equal values is exact."""
   return x[0] + (x - x[0]).mean(0)
 
 
 def reid_loss(
   output, labels: jax.Array, config: ml_collections.ConfigDict, axis_name: str
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Computes Eq. (9) for the images of this device, mined in the global batch.
+  """Computes the loss, Eq. (9), of the images of this device.
 
-  The triplet loss is the mean over branches, and the cross-entropy is the mean
-  over all classifiers, as in fast-reid's `MGN`. Distances in the metrics belong
-  to the global branch.
+  Hard triplets are mined in the global batch. The triplet loss is the mean over
+  branches, and the cross-entropy is the mean over all classifiers, as in
+  fast-reid's `MGN`. Distances in the metrics are those of the global branch.
 
   Args:
     output: a `ReidOutput` for the images of this device.

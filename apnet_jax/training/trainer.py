@@ -43,19 +43,20 @@ def train(
   workdir: str | os.PathLike,
   profile_steps: tuple[int, int] | None = None,
 ) -> Summary:
-  """Trains the run of a workdir, or resumes it, and evaluates it.
+  """Trains a network, or resumes its training, and evaluates the network.
 
-  SIGTERM and SIGINT end it after a checkpoint of the current step.
+  SIGTERM and SIGINT end the run after a checkpoint of the current step.
 
   Args:
     config: the whole configuration; see `apnet_jax.get_config`.
     feed: data to train and evaluate on.
     workdir: folder for checkpoints and logs; made if needed.
-    profile_steps: the first and the last step to trace into the workdir.
+    profile_steps: the first and the last step to trace with the profiler, into
+      the workdir; None for no trace.
 
   Raises:
     UserError: the configuration does not fit the data, the devices or the
-      workdir; or the workdir is another run's, or cannot be written to.
+      workdir; or the workdir belongs to another run, or cannot be written to.
     FloatingPointError: a loss or a gradient is not finite, and
       `config.train.not_finite` says to stop.
     OSError: the last checkpoint could not be saved.
@@ -92,7 +93,9 @@ def train(
 def _claim(
   workdir: str | os.PathLike, config: ml_collections.ConfigDict, feed: Feed
 ) -> None:
-  """Lets process 0 claim the workdir, and checks that the others see it.
+  """Claims the workdir for this run, and checks that all processes see it.
+
+  Process 0 claims the workdir, by writing config.json and run.json.
 
   Raises:
     UserError: the workdir belongs to another run, or is not shared.
@@ -110,7 +113,12 @@ def _claim(
 def run_facts(
   feed: Feed, config: ml_collections.ConfigDict, workdir: str | os.PathLike
 ) -> dict:
-  """Returns the content of run.json."""
+  """Returns the content of run.json.
+
+  Returns:
+    The origin of the initial weights, facts about the data set, the devices,
+    and the versions of the software.
+  """
   # A run that resumes does not need its initial weights again.
   resumes = run_files.can_resume(workdir)
   source = '' if resumes else config.model.pretrained

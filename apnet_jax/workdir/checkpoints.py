@@ -36,11 +36,14 @@ class Checkpoints:
 
   Args:
     workdir: workdir of the run.
-    read_only: writes nothing, as beside a run that is still training.
-    is_scheduled: tells whether a checkpoint is scheduled after some step.
+    read_only: whether to write nothing, so that another process may train in
+      the workdir.
+    is_scheduled: `is_scheduled(step)` tells whether the run saves a checkpoint
+      after that step even without a signal.
 
   Attributes:
-    failure: why the last save failed; None if it did not.
+    directory: the folder of the checkpoints.
+    failure: the reason if the last save failed, else None.
   """
 
   def __init__(
@@ -92,13 +95,16 @@ class Checkpoints:
     metrics: Mapping[str, float] | None,
     not_finite: int = 0,
   ) -> None:
-    """Saves a state in the background; prints if the previous save failed.
+    """Saves a state in the background, after the previous save has ended.
+
+    If a save fails, a message is printed and `failure` is set.
 
     Args:
       step: number of steps that led to the state.
       state: a pytree of arrays.
       metrics: figures with `mAP`; None if the state was not evaluated.
-      not_finite: number of steps of the run that were not finite.
+      not_finite: number of steps of the run so far whose loss or gradient was
+        not finite.
     """
     self._finish()
     self._saving = step
@@ -115,7 +121,11 @@ class Checkpoints:
       self._give_up(error)
 
   def wait(self) -> int | None:
-    """Waits for the save in progress; returns the last whole step, if any."""
+    """Waits for the save in progress; returns the step of the last checkpoint.
+
+    Returns:
+      See `latest_step`.
+    """
     self._finish()
     return self.latest_step
 
@@ -158,15 +168,22 @@ class Checkpoints:
   def step(self, which: str) -> int | None:
     """Returns the step of the 'last' or the 'best' checkpoint.
 
-    'best' is the last one if no checkpoint was evaluated.
+    The best checkpoint has the highest mAP; if none was evaluated, the last
+    counts as the best.
+
+    Returns:
+      The step; None if there is no checkpoint.
     """
     return next(iter(self.candidates(which)), None)
 
   def candidates(self, which: str) -> list[int]:
     """Returns the steps of all checkpoints, in the order to try them.
 
-    The first is the 'last' or the 'best'; the others may replace it if it is
-    damaged.
+    If the first checkpoint is damaged, the next may replace it.
+
+    Args:
+      which: 'last' orders by step, latest first; 'best' orders by mAP, highest
+        first.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     if which == 'best':
@@ -175,7 +192,7 @@ class Checkpoints:
     return steps
 
   def _read_mAP(self, step: int) -> float:
-    """Returns the mAP of a checkpoint, -1 if it was not evaluated."""
+    """Returns the mAP of a checkpoint; -1 if the mAP is unknown."""
     try:
       return _mAP(json.loads(self._metrics_file(step).read_text()))
     except FileNotFoundError:
@@ -188,7 +205,11 @@ class Checkpoints:
     return self.directory / str(step) / 'metrics' / 'metrics'
 
   def _set_aside_damaged_metrics(self) -> None:
-    """Sets checkpoints aside whose metrics Orbax would fail to read."""
+    """Renames the checkpoints whose metrics Orbax would fail to read.
+
+    Raises:
+      UserError: the metrics of all checkpoints are damaged.
+    """
     steps = [int(path.name) for path in checkpoint_folders(self.directory)]
     damaged = []
     for step in steps:
@@ -217,12 +238,15 @@ class Checkpoints:
     )
 
   def restore(self, step: int, state):
-    """Restores the state after `step` steps.
+    """Restores the state saved after `step` steps.
 
     Args:
       step: step of a checkpoint.
-      state: arrays, or `jax.ShapeDtypeStruct`s, of the same structure, shapes,
-        types and sharding.
+      state: a pytree of arrays, or of `jax.ShapeDtypeStruct`s, with the
+        structure, shapes, types and sharding of the state to restore.
+
+    Returns:
+      The pytree of arrays.
 
     Raises:
       UserError: the checkpoint cannot be read.
@@ -230,12 +254,18 @@ class Checkpoints:
     return self._read(step, ocp.args.StandardRestore(_abstract(state)))
 
   def restore_latest(self, state):
-    """Restores the last whole state, and its count of steps not finite.
+    """Restores the last state that can be read.
 
-    Damaged checkpoints after it are set aside. See `restore`.
+    Later checkpoints, which are damaged, are renamed to N.damaged.
+
+    Args:
+      state: see `restore`.
+
+    Returns:
+      The state, and the number of steps so far that were not finite.
 
     Raises:
-      UserError: no checkpoint can be read. Then none is set aside.
+      UserError: no checkpoint can be read. Then none is renamed.
     """
 
     def read(step):
@@ -249,7 +279,13 @@ class Checkpoints:
     return found
 
   def _read_not_finite(self, step: int) -> int:
-    """Reads the file itself, since Orbax would read more than this."""
+    """Returns the number of steps not finite before a checkpoint.
+
+    The file is read without Orbax, which would read more than this number.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
     path = self.directory / str(step) / '_CHECKPOINT_METADATA'
     try:
       metadata = json.loads(path.read_text())
@@ -260,12 +296,17 @@ class Checkpoints:
   def restore_variables(
     self, which: str, variables: Mapping
   ) -> tuple[int, Mapping]:
-    """Restores `params` and `batch_stats` alone, and returns their step too.
+    """Restores the variables of the network alone, without optimiser state.
 
     Args:
       which: 'last' or 'best'. If that checkpoint is damaged, the next of
         `candidates` is restored and a message says so.
-      variables: arrays of the same structure, shapes, types and sharding.
+      variables: `params` and `batch_stats`, as arrays or as
+        `jax.ShapeDtypeStruct`s, with the structure, shapes, types and sharding
+        of the variables to restore.
+
+    Returns:
+      The step of the checkpoint, and the variables.
 
     Raises:
       UserError: no checkpoint can be read.
@@ -287,10 +328,18 @@ class Checkpoints:
     return step, variables
 
   def _first_whole(self, which: str, read: Callable):
-    """Reads the first candidate that is whole.
+    """Reads the first checkpoint of `candidates` that is not damaged.
+
+    Args:
+      which: 'last' or 'best'.
+      read: `read(step)` reads a checkpoint; raises UserError if it is damaged.
 
     Returns:
-      Its step, what `read` returned, and (step, reason) of damaged candidates.
+      The step of the checkpoint, the result of `read`, and a list with (step,
+      reason) of each damaged checkpoint before it.
+
+    Raises:
+      UserError: all checkpoints are damaged.
     """
     damaged = []
     for step in self.candidates(which):
@@ -337,7 +386,7 @@ def open_for_reading(workdir: str | os.PathLike) -> Checkpoints:
   """Opens the checkpoints of a finished or running workdir.
 
   Raises:
-    UserError: there are none.
+    UserError: the folder is no workdir, or holds no whole checkpoint.
   """
   path = pathlib.Path(workdir)
   if not (path / CONFIG_FILE).is_file():
@@ -352,7 +401,10 @@ def open_for_reading(workdir: str | os.PathLike) -> Checkpoints:
 
 
 def _reason(error: Exception) -> str:
-  """Returns what the operating system says, or the first line of the error."""
+  """Returns the message of the operating system behind an error, in one line.
+
+  For other errors, this is the first line of their own message.
+  """
   if code := re.search(r"os_error_code='(\d+)'", str(error)):
     return os.strerror(int(code[1]))
   return first_line(error)

@@ -1,8 +1,8 @@
 """Signals that end a run: SIGTERM, as on a preempted machine, and SIGINT.
 
-While nothing needs saving, a signal ends the run at once. During training it is
-recorded, and the training loop asks for it after each step. A second signal
-always ends the run at once.
+While nothing needs saving, a signal ends the run at once. During training, the
+signal is recorded, and the training loop looks for a record after each step. A
+second signal always ends the run at once.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-  """A context in which `SIGNALS` are handled; only in the main thread."""
+  """A context manager that handles `SIGNALS`, in the main thread only."""
 
   def __init__(self):
     self._received = None  # number of the signal
@@ -58,7 +58,7 @@ class Interruption:
 
   @contextlib.contextmanager
   def at_once(self) -> Iterator[None]:
-    """Raises `Interrupted` for signals within the block and recorded ones."""
+    """Raises `Interrupted` for a signal recorded before or within the block."""
     before, self._deferred = self._deferred, False
     try:
       self.stop_if_received('nothing more was saved')
@@ -74,11 +74,11 @@ class Interruption:
     return processes.agree_to_stop(step, self._received is not None)
 
   def stop(self, what: str) -> None:
-    """Ends the run; `what` tells the user what was saved."""
+    """Raises `Interrupted`; `what` tells the user what was saved."""
     raise Interrupted(self._received or signal.SIGTERM, what)
 
   def stop_if_received(self, what: str) -> None:
-    """Ends the run if a signal was received."""
+    """Calls `stop` if a signal was received."""
     if self._received is not None:
       self.stop(what)
 

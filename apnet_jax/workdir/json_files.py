@@ -1,4 +1,4 @@
-"""JSON files: written whole or not at all, read within bounds."""
+"""JSON files: atomic writes, and reads with limits on size and depth."""
 
 from collections.abc import Mapping
 import json
@@ -48,7 +48,7 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def read_fields(path: str | os.PathLike) -> dict[str, Any]:
-  """Reads a JSON object; raises UserError if the file is damaged."""
+  """Reads a JSON object as a dict; raises UserError if the file is damaged."""
   content = read_json(path)
   if not isinstance(content, dict):
     raise UserError(f'{path} is damaged: it holds no fields.')

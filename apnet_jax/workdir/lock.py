@@ -23,7 +23,8 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
   the lock for all processes of a run.
 
   Args:
-    workdir: made if needed; removed again if nothing was written into it.
+    workdir: folder to lock. It is made if needed, and removed again if nothing
+      was written into it.
 
   Raises:
     UserError: another run holds the lock, or the workdir cannot be written to.
@@ -54,7 +55,19 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
 
 
 def _take(file, workdir) -> bool:
-  """Takes the lock; returns False if it is held already or not available."""
+  """Takes the lock of a workdir.
+
+  Args:
+    file: the open file of the lock.
+    workdir: the workdir, for messages.
+
+  Returns:
+    Whether the lock was taken: False if this process holds the lock already, or
+    if the file system has no locks.
+
+  Raises:
+    UserError: another process holds the lock.
+  """
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError as error:

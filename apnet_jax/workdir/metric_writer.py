@@ -68,7 +68,11 @@ class MetricWriter:
       tqdm.write(f'metrics cannot be written: {error}; the run continues')
 
   def _append(self, data: bytes) -> None:
-    """Appends all of the data, or nothing and raises OSError."""
+    """Appends the data to the file; if that fails, appends nothing and raises.
+
+    Raises:
+      OSError: the data cannot be written.
+    """
     try:
       if self._file.write(data) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -141,7 +145,12 @@ class NullMetricWriter:
 def open_writer(
   workdir: str | os.PathLike, step: int
 ) -> MetricWriter | NullMetricWriter:
-  """Opens the metric writer of a run; only process 0 writes."""
+  """Opens the metric writer of a run; only process 0 writes.
+
+  Args:
+    workdir: an existing folder.
+    step: see `MetricWriter`.
+  """
   if processes.is_first():
     return MetricWriter(workdir, step)
   return NullMetricWriter()

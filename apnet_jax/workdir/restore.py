@@ -17,7 +17,7 @@ def restore_model(
   config: ml_collections.ConfigDict,
   num_classes: int,
 ) -> tuple[int, nn.Module, Mapping]:
-  """Restores a network.
+  """Restores a trained network from a checkpoint of its run.
 
   Args:
     checkpoints: checkpoints of the run.
