@@ -6,9 +6,8 @@
   python eval.py --ckpt=runs/market --config.eval.ap=trapezoid
 
 The network and all settings come from the workdir that train.py wrote.
---config.eval.FIELD changes a rule of evaluation; apnet_jax/config.py lists
-them. A data set may show other people than those that the network was trained
-on.
+--config.eval.FIELD changes a rule of evaluation; apnet_jax/config.py lists all
+rules. A data set may show people that the network was not trained on.
 
 Exit codes: 2, a mistake of the user, or a file that cannot be read or written;
 4, another process of the command is lost.

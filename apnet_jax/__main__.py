@@ -21,7 +21,7 @@ COMMANDS = {
 
 
 def main() -> None:
-  """Runs the command that the first argument names."""
+  """Runs the command that the first command-line argument names."""
   name, *arguments = sys.argv[1:] or ['--help']
   if name not in COMMANDS:
     print(usage())
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def usage() -> str:
-  """Returns the list of commands, each with its first docstring line."""
+  """Returns the help text, which describes each command in a line."""
   lines = [__doc__]
   for name, module in COMMANDS.items():
     about = importlib.import_module(module).__doc__.splitlines()[0]

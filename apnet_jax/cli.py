@@ -20,7 +20,14 @@ flags.disclaim_key_flags()
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-  """Parses flags and runs a command; see `errors_as_messages`."""
+  """Parses the flags and runs a command.
+
+  An error ends the program as `errors_as_messages` describes.
+
+  Args:
+    main: the command, a function of the arguments that are left after parsing:
+      the program's name and the arguments that are not flags.
+  """
 
   def main_and_finish(argv):
     main(argv)
@@ -32,12 +39,12 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 @contextlib.contextmanager
 def errors_as_messages() -> Iterator[None]:
-  """Ends the program with a message for the user and an exit code.
+  """Turns an error in a `with` block into a message and an exit code.
 
   The code is 2 for mistakes of the user and for files that cannot be read or
   written, 3 for a loss or gradient that is not finite, 4 when another process
   is lost, 130 or 143 after SIGINT or SIGTERM. Any other error is a fault of the
-  program: it keeps its traceback, and the code is 1.
+  program, which prints the traceback and exits with code 1.
   """
   try:
     with processes.detecting_lost_processes():
@@ -97,13 +104,21 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def no_more_arguments(argv: Sequence[str]) -> None:
-  """Raises UserError for arguments that are not flags."""
+  """Raises UserError if the command line has arguments that are not flags.
+
+  Args:
+    argv: the program's name, and the arguments that are not flags.
+  """
   if len(argv) > 1:
     raise UserError(f'unexpected arguments: {" ".join(argv[1:])}')
 
 
 def define_config(help_string: str) -> flags.FlagHolder:
-  """Defines the flag --config, whose default is the library's configuration."""
+  """Defines the flag --config, whose default is the library's configuration.
+
+  Args:
+    help_string: description of the flag, to which the default is added.
+  """
   return config_flags.DEFINE_config_file(
     'config',
     config.__file__,
@@ -112,7 +127,7 @@ def define_config(help_string: str) -> flags.FlagHolder:
 
 
 def define_which() -> flags.FlagHolder:
-  """Defines the flag that chooses a checkpoint of a workdir."""
+  """Defines the flag --which, which chooses a checkpoint of a workdir."""
   return flags.DEFINE_enum(
     'which',
     'last',
@@ -123,7 +138,11 @@ def define_which() -> flags.FlagHolder:
 
 
 def define_network() -> tuple[flags.FlagHolder, ...]:
-  """Defines the flags of commands that compare images by a network."""
+  """Defines the flags of commands that compare images by their embeddings.
+
+  Returns:
+    The flags --ckpt, --which and --threshold.
+  """
   return (
     flags.DEFINE_string('ckpt', None, 'Workdir of train.py.'),
     define_which(),
@@ -139,7 +158,11 @@ def define_network() -> tuple[flags.FlagHolder, ...]:
 
 
 def define_processes() -> tuple[flags.FlagHolder, ...]:
-  """Defines the flags that start a command in several processes by hand."""
+  """Defines the flags that start a command in several processes by hand.
+
+  Returns:
+    The flags --coordinator_address, --num_processes and --process_id.
+  """
   return (
     flags.DEFINE_string(
       'coordinator_address',
@@ -155,10 +178,10 @@ def define_processes() -> tuple[flags.FlagHolder, ...]:
 def start_processes(*given: flags.FlagHolder) -> None:
   """Joins the other processes of a command, if there are any.
 
-  Only process 0 prints to standard output; all print errors.
+  Only process 0 prints to standard output. All processes print errors.
 
   Args:
-    *given: the flags of `define_processes`.
+    *given: the flags that `define_processes` returned, in the same order.
   """
   processes.start(*(flag.value for flag in given))
   if not processes.is_first():
@@ -168,8 +191,9 @@ def start_processes(*given: flags.FlagHolder) -> None:
 
 
 def quieten() -> None:
-  """Silences libraries that log each file that they write or fail to write.
+  """Silences the log messages of libraries that use `absl.logging`.
 
-  They also raise an exception, which is shown.
+  Such libraries log each file that they write or fail to write. A failure is
+  still shown, because the library also raises an exception.
   """
   logging.set_verbosity(logging.FATAL)

@@ -1,9 +1,9 @@
 """All fields of a configuration, with their defaults and allowed values.
 
 The defaults are the values of the paper's APNet-C (Section IV.B) where the
-paper states them; a comment says what was chosen where it does not. The files
-in `configs/` change a few fields for each benchmark. Any field can be changed
-on the command line: `--config.train.epochs=60`.
+paper states them. Comments give the choices made where the paper is silent. The
+files in `configs/` change a few fields for each benchmark. Any field can be
+changed on the command line: `--config.train.epochs=60`.
 """
 
 from collections.abc import Mapping
@@ -94,9 +94,10 @@ def _data() -> ml_collections.ConfigDict:
 
 
 def _augment() -> ml_collections.ConfigDict:
-  """Paper: "random cropping, horizontal flipping, and erasing"; no numbers.
+  """Returns the default values of the fields of data augmentation.
 
-  Here: the numbers of the released recipe.
+  The paper states "random cropping, horizontal flipping, and erasing" without
+  numbers. The numbers here are those of the released recipe.
   """
   augment = ml_collections.ConfigDict()
   augment.flip = 0.5  # probability
@@ -212,7 +213,7 @@ def check_section(section: str, values: Mapping) -> None:
 
   Args:
     section: 'model', 'data', 'augment', 'train' or 'eval'.
-    values: this part of a configuration.
+    values: the fields of the section, by name. Other fields may be missing.
 
   Raises:
     FieldError: names the field, its value and what is allowed.
@@ -238,7 +239,11 @@ def _is_size(size: tuple) -> bool:
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-  """Checks all fields of a whole configuration; see `check_section`."""
+  """Checks each field of a whole configuration on its own.
+
+  Raises:
+    FieldError: names the field, its value and what is allowed.
+  """
   if config.seed < 0:
     raise FieldError('seed', f'={config.seed} must be at least 0.')
   for section in ('model', 'data', 'augment', 'train', 'eval'):

@@ -1,4 +1,4 @@
-"""Errors that the user can correct, and how they are shown."""
+"""Errors that the user can correct, and tools for their messages."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -15,8 +15,8 @@ class FieldError(UserError):
   """A configuration field has a value that is not allowed.
 
   Attributes:
-    field: path of the field, as `data.dir`.
-    problem: the rest of the message, from the character after the field's name.
+    field: path of the field, such as `data.dir`.
+    problem: the part of the message that follows the field's name.
   """
 
   def __init__(self, field: str, problem: str):
@@ -24,20 +24,22 @@ class FieldError(UserError):
     self.field, self.problem = field, problem
 
   def named(self, name: str) -> UserError:
-    """Returns this error with another name of the field in its message.
+    """Returns an error with the same message, but another name of the field.
 
     Args:
-      name: the name that the user knows, as the flag --data_dir.
+      name: the name that the user knows, such as the flag --data_dir.
     """
     return UserError(f'{name}{self.problem}')
 
 
 @contextlib.contextmanager
 def naming_flags(flags: Mapping[str, str]) -> Iterator[None]:
-  """Re-raises errors about fields under the flags that set these fields.
+  """Makes the errors of a `with` block name flags instead of fields.
+
+  Errors about fields without a flag in `flags` stay as they are.
 
   Args:
-    flags: names of flags by field, as {'data.dir': '--data_dir'}.
+    flags: the flag that sets each field, such as {'data.dir': '--data_dir'}.
   """
   try:
     yield

@@ -1,7 +1,7 @@
 """The interface between data and training, as numpy arrays.
 
-`data/` implements it for prepared data sets. Any other source can implement it
-too, without TensorFlow.
+The package `data` implements this interface for prepared data sets. Any other
+source of images can implement the interface too, without TensorFlow.
 """
 
 from collections.abc import Callable, Iterator, Mapping

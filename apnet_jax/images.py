@@ -18,9 +18,15 @@ MAX_PIXELS = 64_000_000
 
 
 def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
-  """Returns the path of a file, or all images below a folder sorted by path.
+  """Returns the image at a path, or the images below a folder.
 
-  Hidden files are omitted.
+  Args:
+    path: a file, which is returned whatever its name is, or a folder, which is
+      searched recursively for .jpg, .jpeg and .png files. Hidden files are
+      omitted.
+
+  Returns:
+    The paths of the images, sorted.
 
   Raises:
     UserError: the path does not exist, or the folder has no images.

@@ -1,1 +1,1 @@
-"""Benchmarks of speed and memory, most of them beside a reference."""
+"""Benchmarks of speed and memory, most with a reference implementation."""

@@ -1,4 +1,4 @@
-"""Shared by all benchmarks: flags, processes to measure in, and the record."""
+"""Tools of all benchmarks: flags, processes that measure, and result files."""
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping
@@ -31,7 +31,11 @@ NETWORK_ENVIRONMENT = {
 
 
 def read_size(text: str) -> tuple[int, ...]:
-  """Reads a named size, or QUERIESxGALLERYxFEATURES."""
+  """Parses a size: a name in `SIZES`, or QUERIESxGALLERYxFEATURES.
+
+  Returns:
+    The numbers of queries, gallery images and features.
+  """
   if text in SIZES:
     return SIZES[text]
   if not re.fullmatch(r'[1-9]\d*x[1-9]\d*x[1-9]\d*', text):
@@ -54,7 +58,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def add_size(parser: argparse.ArgumentParser) -> None:
-  """Adds the flag --size of benchmarks that rank embeddings."""
+  """Adds the flag --size: numbers of queries, gallery images and features."""
   parser.add_argument(
     '--size',
     type=read_size,
@@ -68,7 +72,13 @@ def add_size(parser: argparse.ArgumentParser) -> None:
 def add_turns(
   parser: argparse.ArgumentParser, default: int, what: str = 'everything'
 ) -> None:
-  """Adds the flag --turns: the number of rounds that measure `what`."""
+  """Adds the flag --turns, the number of rounds.
+
+  Args:
+    parser: parser to extend.
+    default: default number of rounds.
+    what: object that each round measures once, for the text of --help.
+  """
   parser.add_argument(
     '--turns',
     type=int,
@@ -80,7 +90,12 @@ def add_turns(
 def parse(
   parser: argparse.ArgumentParser, arguments: list[str] | None
 ) -> argparse.Namespace:
-  """Reads the command line and checks --json; a mistake ends the program."""
+  """Parses the command line and checks --json; a mistake ends the program.
+
+  Args:
+    parser: parser of the benchmark.
+    arguments: command line; None for that of this process.
+  """
   args = parser.parse_args(arguments)
   if args.json is not None and not args.json.parent.is_dir():
     parser.error(f'--json={args.json}: no such folder.')
@@ -115,12 +130,12 @@ def finish(
   run: Callable[[argparse.Namespace], dict],
   args: argparse.Namespace,
 ) -> int:
-  """Runs a benchmark and writes its record to `args.json`.
+  """Runs a benchmark and writes its results to the file `args.json`, if given.
 
   Args:
     script: file of the benchmark.
-    run: measures, prints the figures and returns the record. Its `RuntimeError`
-      is printed as a message.
+    run: function that measures, prints the figures and returns the results. Its
+      `RuntimeError` is printed as a message.
     args: values of the flags.
 
   Returns:
@@ -172,7 +187,7 @@ def environment(without: Iterable[str] = (), **more: str) -> dict[str, str]:
 
 
 class MeasuringProcess:
-  """A process that measures on request.
+  """A subprocess that measures on request.
 
   Args:
     module: a module in benchmarks/ that calls `measuring.serve`.
@@ -201,6 +216,9 @@ class MeasuringProcess:
 
   def ask(self, **request) -> dict:
     """Sends a request and waits for the answer.
+
+    Args:
+      **request: items of the request, which are sent as JSON.
 
     Raises:
       RuntimeError: the process has ended.
@@ -251,7 +269,15 @@ def time_in_turns(
 
 
 def compare(seconds: list[float], base: list[float]) -> dict[str, float]:
-  """Returns median and quartiles of the ratios of times of the same round."""
+  """Compares two lists of times, round by round.
+
+  Args:
+    seconds: times, one per round.
+    base: times of the same rounds, by which `seconds` is divided.
+
+  Returns:
+    Median and quartiles of the ratios.
+  """
   ratios = [a / b for a, b in zip(seconds, base)]
   low, median, high = statistics.quantiles(ratios, n=4, method='inclusive')
   ratios = {'ratio': median, 'lower quartile': low, 'upper quartile': high}

@@ -38,7 +38,7 @@ PYRAMID = 'pyramid'  # see `measure_pyramid`
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-  """A setting that takes several values.
+  """A series of measurements in which one setting takes several values.
 
   Attributes:
     field: name of the setting.
@@ -52,7 +52,7 @@ class Sweep:
 
 
 def make_sweeps(args: argparse.Namespace) -> dict[str, Sweep]:
-  """Returns all sweeps by name."""
+  """Returns all sweeps by name, for the values of the flags."""
   at_size = {'image_size': tuple(args.spatial_size)}
   return {
     'size': Sweep('image_size', tuple(args.sizes)),
@@ -72,7 +72,15 @@ SWEEPS = (
 
 
 def point(args: argparse.Namespace, **changes) -> argparse.Namespace:
-  """Returns the base with changes; without levels, attention has no effect."""
+  """Returns the settings of a measurement: the base with some changes.
+
+  Without pyramid levels, attention and radix have no effect and keep their base
+  values.
+
+  Args:
+    args: values of the flags, which hold the base settings.
+    **changes: settings that differ from the base.
+  """
   settings = {name: getattr(args, name) for name in measuring.NETWORK}
   settings |= {'batch': args.batch, **changes}
   settings['image_size'] = tuple(settings['image_size'])
@@ -82,7 +90,11 @@ def point(args: argparse.Namespace, **changes) -> argparse.Namespace:
 
 
 def open_process(settings: argparse.Namespace):
-  """Starts a process that measures; a context manager closes it."""
+  """Starts a process that measures the network with some settings.
+
+  Returns:
+    A context manager, which gives the process and closes it at the end.
+  """
   process = command.MeasuringProcess(
     'network_ours',
     measuring.network_arguments(settings),
@@ -92,7 +104,15 @@ def open_process(settings: argparse.Namespace):
 
 
 def measure_point(settings: argparse.Namespace, seconds: float) -> dict | None:
-  """Measures in a process of its own; returns None if the process failed."""
+  """Measures a training step with some settings, in a process of its own.
+
+  Args:
+    settings: result of `point`.
+    seconds: time to run steps for.
+
+  Returns:
+    The answers of the process; None if the process failed.
+  """
   batch = settings.batch
   try:
     with open_process(settings) as process:
@@ -104,7 +124,11 @@ def measure_point(settings: argparse.Namespace, seconds: float) -> dict | None:
 
 
 def measure_sweeps(args: argparse.Namespace) -> dict:
-  """Returns answers by sweep and value; measures points of two sweeps once."""
+  """Measures the sweeps in `args.only`; settings that recur are measured once.
+
+  Returns:
+    Pairs of settings and result of `measure_point`, by sweep and value.
+  """
   points = {
     name: {
       value: point(args, **sweep.fixed, **{sweep.field: value})
@@ -132,7 +156,14 @@ def measure_sweeps(args: argparse.Namespace) -> dict:
 
 
 def summarize(measured: dict) -> dict:
-  """Returns figures by sweep and value; None where a process failed."""
+  """Computes the figures of all sweeps.
+
+  Args:
+    measured: result of `measure_sweeps`.
+
+  Returns:
+    Figures by sweep and value; None where a process failed.
+  """
   figures = {
     name: {
       label(value): answer and _figures(settings, answer)
@@ -168,7 +199,12 @@ def _figures(settings: argparse.Namespace, answer: dict) -> dict:
 
 
 def _compare_sizes(base: dict, spatial: dict) -> None:
-  """Adds how much longer a step takes with the spatial attention."""
+  """Adds the extra seconds of a step with spatial attention to `spatial`.
+
+  Args:
+    base: figures of the base configuration, by image size.
+    spatial: figures with spatial attention, by image size.
+  """
   for size, row in spatial.items():
     if row and base[size]:
       more = row['median s'] - base[size]['median s']
@@ -177,6 +213,8 @@ def _compare_sizes(base: dict, spatial: dict) -> None:
 
 def fit_square(rows: dict) -> dict | None:
   """Fits a P + b P^2 to the pyramid's multiply-adds at P positions.
+
+  A position is an element of the feature map that the first pyramid sees.
 
   The fit minimises the squares of relative differences.
 
@@ -206,7 +244,7 @@ def fit_square(rows: dict) -> dict | None:
 
 
 def measure_pyramid(args: argparse.Namespace) -> dict:
-  """Compares the network with the same network without pyramids.
+  """Compares the training step with that of the network without pyramids.
 
   Returns:
     Ratios of their measured times (`step`), of their multiply-adds, and of the
@@ -284,7 +322,7 @@ def format_pyramid(figures: dict) -> str:
 
 
 def run(args: argparse.Namespace) -> dict:
-  """Measures; prints tables, draws the plots and returns the record."""
+  """Runs the benchmark: prints tables, draws plots and returns the results."""
   base = f'{measuring.describe(args)}, batch {args.batch}'
   print(f'{command.hardware()}; base: {base}', flush=True)
   with open_process(point(args)) as process:
@@ -313,7 +351,7 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def read_image_size(text: str) -> tuple[int, int]:
-  """Reads HEIGHTxWIDTH."""
+  """Parses HEIGHTxWIDTH into the height and width of an image."""
   height, _, width = text.partition('x')
   if not (height.isdigit() and width.isdigit() and int(height) * int(width)):
     raise argparse.ArgumentTypeError(f'{text!r} is not HEIGHTxWIDTH')

@@ -17,7 +17,7 @@ TITLES = {
 
 
 def draw(figures: Mapping, base: str) -> Figure:
-  """Draws images/s on the left and multiply-adds on the right.
+  """Plots images/s (left) and multiply-adds (right), in a row for each sweep.
 
   Args:
     figures: figures by sweep and value, see `cost.summarize`.

@@ -1,4 +1,4 @@
-"""Compares the embedding of images with plain PyTorch, in images/s.
+"""Compares the speed of embedding images with plain PyTorch, in images/s.
 
 An embedding is the average over an image and its mirror image, scaled to length
 1; it takes two forward passes. This project gets uint8 pixels and normalises

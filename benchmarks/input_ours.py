@@ -1,4 +1,4 @@
-"""Measures this project's input pipeline, from records to float batches."""
+"""Measures this project's input pipeline: encoded images to float batches."""
 
 import argparse
 import contextlib
@@ -42,7 +42,15 @@ class Pipeline:
     )
 
   def augment(self, key, images):
-    """Augments a batch of uint8 images."""
+    """Augments a batch of images by random transforms.
+
+    Args:
+      key: JAX random key.
+      images: uint8 [batch, height, width, 3].
+
+    Returns:
+      float32 [batch, height, width, 3].
+    """
     return augment(key, images, self.positions, self.config.augment)
 
   def measure(self, task: str, seconds: float = 0) -> dict:
@@ -71,7 +79,13 @@ class Pipeline:
     return measuring.time_batches(images, seconds, len, jax.block_until_ready)
 
   def augmented(self, function, batches):
-    """Yields augmented batches; `function` may write over the one before."""
+    """Yields augmented batches.
+
+    Args:
+      function: function of a random key, a batch and the augmented batch
+        before, whose memory the result may use.
+      batches: uint8 batches.
+    """
     key = jax.random.key(self.config.seed)
     out = jnp.zeros((len(self.positions), *self.config.data.image_size, 3))
     for step, images in enumerate(batches):
@@ -79,7 +93,7 @@ class Pipeline:
       yield out
 
   def decode_one_by_one(self) -> dict:
-    """Times the decoding of all images on one core."""
+    """Times the decoding of all images on one core; `rate` is in images/s."""
     encoded = self.split.encoded.numpy()
     start = time.perf_counter()
     for image in encoded:
@@ -89,7 +103,13 @@ class Pipeline:
 
 
 def open_pipeline(folder: pathlib.Path, config) -> Pipeline:
-  """Reads all images of a folder into the cache of `config.data.cache`."""
+  """Opens an input pipeline with all images of a folder in memory.
+
+  Args:
+    folder: folder of JPEG or PNG files.
+    config: the whole configuration. `config.data.cache` decides whether the
+      images are kept encoded or decoded.
+  """
   paths = measuring.list_images(folder)
   labels = measuring.label(paths, config.train.K)
   split = records.Records(

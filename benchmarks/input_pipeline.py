@@ -9,7 +9,8 @@ that is fastest.
 
 This project writes each augmented batch over the one before. PyTorch's loader
 allocates new memory for each batch, unless it collates into one buffer, which
-works without workers only. Two rows of the table swap these habits.
+works without workers only. Two more rows of the table measure the
+reverse: this project with new memory, and PyTorch with one buffer.
 """
 
 import argparse
@@ -44,7 +45,7 @@ OURS = 'this project'
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-  """A row of a table.
+  """A row in a table of results, and the way to measure it.
 
   Attributes:
     table: title of the table.
@@ -79,7 +80,16 @@ MEASUREMENTS = (
 def open_processes(
   images: pathlib.Path, image_size: tuple[int, int], cores: set[int]
 ) -> Iterator[dict[str, command.MeasuringProcess]]:
-  """Starts all processes, pinned to some cores; they wait for requests."""
+  """Starts all measuring processes, pinned to some cores.
+
+  Args:
+    images: folder of the images.
+    image_size: height and width of the images in batches.
+    cores: cores to pin the processes to.
+
+  Yields:
+    The processes by name; they end with the context.
+  """
   common = ['--images', str(images), '--image-size', *map(str, image_size)]
   processes = {}
   try:
@@ -151,7 +161,7 @@ def measure_on(
 
 
 def best_workers(workers: Mapping[int, list[dict]]) -> int:
-  """Returns the number of workers with the highest median rate."""
+  """Returns the number of PyTorch's workers with the highest median rate."""
   return max(workers, key=lambda number: _median_rate(workers[number]))
 
 
@@ -239,7 +249,12 @@ def format_table(figures: Mapping, cores: int) -> str:
 
 
 def draw(folder: pathlib.Path, identities: int) -> pathlib.Path:
-  """Draws people and returns the folder of the training images."""
+  """Draws a synthetic data set and returns the folder of its training images.
+
+  Args:
+    folder: folder to write to.
+    identities: number of people in the training images.
+  """
   root = folder / 'drawn'
   program = [sys.executable, '-m', 'data.synthetic.draw', str(root)]
   program += [f'--train-identities={identities}', f'--seed={SEED}']
@@ -298,7 +313,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, images: pathlib.Path) -> dict:
-  """Measures on one core and on all; prints tables and returns the record."""
+  """Runs the benchmark on one core and on all cores, and prints tables.
+
+  Args:
+    args: values of the flags.
+    images: folder of the images.
+
+  Returns:
+    The results for JSON.
+  """
   number = len(measuring.list_images(images))
   if number < BATCH_SIZE:
     raise RuntimeError(

@@ -67,7 +67,7 @@ class OneBuffer:
 
 
 def make_transform(task: str, image_size: tuple[int, int], config):
-  """Returns the transforms of an image.
+  """Returns the torchvision transforms that resize and augment an image.
 
   Args:
     task: 'decode, resize' gives uint8 images; any other, augmented floats.
@@ -97,7 +97,18 @@ def measure(
   seconds: float = 0,
   workers: int = 0,
 ):
-  """Answers a request of `input_pipeline.py`."""
+  """Measures one task of the input pipeline in PyTorch.
+
+  Args:
+    paths: image files.
+    image_size: height and width of the images in batches.
+    task: a task of `input_pipeline.py`, or 'versions'.
+    seconds: how long to measure.
+    workers: number of workers of the DataLoader.
+
+  Returns:
+    The measured rate and memory, or the versions of packages.
+  """
   if task == 'versions':
     modules = {'torch': torch, 'torchvision': torchvision, 'pillow': PIL}
     return {name: module.__version__ for name, module in modules.items()}

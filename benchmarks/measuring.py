@@ -1,4 +1,4 @@
-"""Measures in the same way on both sides of a comparison.
+"""Measures different implementations in the same way.
 
 Each implementation runs in a process of its own. It reads requests from its
 standard input and writes answers to its standard output, one line of JSON each.
@@ -39,7 +39,10 @@ def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def label(images: list, K: int) -> np.ndarray:
-  """Labels K images in a row alike; true labels would not change the speed."""
+  """Returns labels by which every K consecutive images show one identity.
+
+  True labels would not change the speed.
+  """
   return np.arange(len(images)) // K
 
 
@@ -81,7 +84,11 @@ def time_batches(
 
 
 def _memory() -> int | None:
-  """Returns the bytes of this process and its workers, shared pages once."""
+  """Returns the memory of this process and its workers in bytes.
+
+  Pages that several processes share count once. The result is None if the
+  memory is unknown.
+  """
   workers = [worker.pid for worker in multiprocessing.active_children()]
   try:
     return sum(_proportional_size(pid) for pid in (os.getpid(), *workers))
@@ -119,7 +126,7 @@ NETWORK = ('backbone', 'attention', 'levels', 'radix', 'dtype', 'image_size')
 
 
 def network_arguments(args: argparse.Namespace) -> list[str]:
-  """Returns the command line from which `add_network` reads these values."""
+  """Converts the network's settings to the flags of `add_network`."""
   words = []
   for name in NETWORK:
     value = getattr(args, name)
@@ -129,7 +136,7 @@ def network_arguments(args: argparse.Namespace) -> list[str]:
 
 
 def describe(args: argparse.Namespace) -> str:
-  """Describes the network in words."""
+  """Returns a text that describes the network's settings."""
   height, width = args.image_size
   return (
     f'{args.backbone}, attention {args.attention}, level {args.levels},'
@@ -210,6 +217,10 @@ def time_traffic(
 
 
 def kilobytes(name: str) -> int:
-  """Returns the memory of this process: VmRSS, now, or VmHWM, its peak."""
+  """Returns the resident memory of this process in kB.
+
+  Args:
+    name: `VmRSS` for the present value, `VmHWM` for the peak.
+  """
   status = pathlib.Path('/proc/self/status').read_text()
   return int(re.search(rf'{name}:\s+(\d+) kB', status)[1])

@@ -29,7 +29,11 @@ from configs import common  # noqa: E402
 
 
 class Network:
-  """The memory of a configuration's training step, by batch size.
+  """The memory of a training step on one device, by batch size.
+
+  Args:
+    config: the whole configuration.
+    classes: number of identities.
 
   Attributes:
     known: bytes of the batch sizes that were compiled.
@@ -40,7 +44,7 @@ class Network:
     self._work = Work(config, classes)
 
   def bytes(self, batch: int) -> int:
-    """Returns the memory of a step; compiles it unless it is known."""
+    """Returns the memory of a step in bytes; compiles a new batch size."""
     if batch not in self.known:
       analysis = self.lower(batch).compile().memory_analysis()
       self.known[batch] = (
@@ -52,7 +56,7 @@ class Network:
     return self.known[batch]
 
   def lower(self, batch: int) -> jax.stages.Lowered:
-    """Returns the step on one device, before compilation."""
+    """Returns the training step for one device, before compilation."""
     return self._work.lower('train', batch)
 
 
@@ -88,7 +92,7 @@ def largest_batch(network: Network, limit: float, unit: int, first: int) -> int:
 
 
 def make_configs(args: argparse.Namespace) -> dict:
-  """Returns configurations by row of the table."""
+  """Returns the configuration of each row of the table, by name of the row."""
   rows = {
     'plain': {},
     'rematerialised': {'rematerialize': True},
@@ -103,7 +107,7 @@ def make_configs(args: argparse.Namespace) -> dict:
 
 
 def measure(args: argparse.Namespace) -> dict:
-  """Returns figures by row of the table."""
+  """Finds the largest batches; returns figures by row of the table."""
   figures = {}
   rows = make_configs(args)
   for row, config in tqdm(rows.items(), unit='', leave=False):
@@ -122,7 +126,7 @@ def measure(args: argparse.Namespace) -> dict:
 
 
 def in_gigabytes(number: int | None) -> float | None:
-  """Returns bytes in GB, rounded."""
+  """Converts bytes to GB, rounded to three decimals; None stays None."""
   return None if number is None else round(number / 1e9, 3)
 
 
@@ -174,7 +178,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> dict:
-  """Compiles; prints the table and returns the record."""
+  """Runs the benchmark: prints the table and returns the results for JSON."""
   backend = jax.default_backend()
   network = f'{measuring.describe(args)}, {args.classes} identities'
   print(f'{network}; {args.gigabytes:g} GB on {backend}')

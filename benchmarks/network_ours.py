@@ -53,7 +53,11 @@ class Network:
     self.embed = make_embed_batch(model, config.eval)
 
   def batch(self, images: int) -> dict[str, np.ndarray]:
-    """Returns random images and labels, sharded over the devices."""
+    """Returns a batch of random images and labels, sharded over the devices.
+
+    Args:
+      images: number of images.
+    """
     rng = np.random.default_rng(0)
     shape = (images, *self.config.data.image_size, 3)
     label = (np.arange(images) // K).astype(np.int32)
@@ -74,7 +78,7 @@ class Network:
     return {'params': state.params, 'batch_stats': state.batch_stats}
 
   def count(self, program: str, images: int) -> dict[str, float]:
-    """Counts multiply-adds of an image.
+    """Counts the multiply-adds of a program for one image.
 
     Args:
       program: 'train' or 'embed'.
@@ -92,7 +96,12 @@ class Network:
     return {'image': whole, 'pyramid': whole - rest}
 
   def compiled(self, program: str, images: int) -> dict[str, int]:
-    """Returns the compiler's figures of the program that runs."""
+    """Returns the compiler's figures of a program; see `compiler_figures`.
+
+    Args:
+      program: 'train' or 'embed'.
+      images: size of the batch.
+    """
     batch = self.batch(images)
     return compiler_figures(
       self.embed.lower(self.variables, batch['image'])
@@ -101,10 +110,13 @@ class Network:
     )
 
   def exchange(self, name: str, images: int):
-    """Returns a function with one data exchange of a step, and nothing else.
+    """Returns a function that runs one data exchange between devices.
+
+    A training step contains all of these exchanges.
 
     Args:
-      name: 'gradients', 'statistics' or 'features'.
+      name: 'gradients', their average; 'statistics', averages of batch
+        normalisation; or 'features', gathering of features and labels.
       images: size of the global batch.
     """
     devices = jax.local_device_count()
@@ -151,13 +163,19 @@ def average_gradients(gradients):
 
 
 def statistics(batch_stats) -> list[jax.Array]:
-  """Returns running means and variances of all layers; no frozen shifts."""
+  """Returns the running means and variances of all layers, without biases."""
   leaves = jax.tree.leaves_with_path(batch_stats)
   return [leaf for path, leaf in leaves if path[-1].key != 'bias']
 
 
 def average_statistics(arrays):
-  """Averages statistics as a forward and a backward pass do, one by one."""
+  """Averages batch statistics over the devices, one array after the other.
+
+  There are as many averages as in a forward and a backward pass.
+
+  Args:
+    arrays: means and variances of all layers.
+  """
   before = 0.0
   for array in (*arrays, *arrays[::-1]):
     before = lax.pmean(array + before, AXIS)[0]
@@ -165,7 +183,14 @@ def average_statistics(arrays):
 
 
 def gather_features(arrays):
-  """Gathers features and labels as mining does, and returns the gradient."""
+  """Gathers the features and labels of all devices, as triplet mining does.
+
+  Args:
+    arrays: features and labels of the images of a device.
+
+  Returns:
+    The gradient with respect to the features of the device, and all labels.
+  """
 
   def gather(x):
     return lax.all_gather(x, AXIS, tiled=True)
@@ -182,7 +207,7 @@ def device_peak() -> int | None:
 
 
 def serve(network: Network) -> None:
-  """Answers requests for tasks.
+  """Answers requests to measure a network, until the standard input ends.
 
   `train` and `embed` time one program for some seconds; `step` times a single
   training step.

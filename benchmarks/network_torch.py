@@ -68,7 +68,10 @@ class Backbone(nn.Module):
 
 
 class PartLinear(nn.Module):
-  """A linear layer per attention part: [batch, part, in] to [.., out]."""
+  """A separate linear layer for each attention part.
+
+  The layer maps [batch, parts, size] to [batch, parts, features].
+  """
 
   def __init__(self, parts, size, features):
     super().__init__()
@@ -81,7 +84,13 @@ class PartLinear(nn.Module):
 
 
 def excitation(layer, size, *parts):
-  """Returns the two layers that score channels, as in an SE block."""
+  """Returns the two layers that score channels, as in an SE block.
+
+  Args:
+    layer: class or function that makes a linear layer.
+    size: number of channels.
+    *parts: first arguments of `layer`, before its input and output sizes.
+  """
   hidden = max(size // 16, 1)
   return nn.Sequential(
     layer(*parts, size, hidden),
@@ -154,7 +163,7 @@ def reid_loss(feature, logits, labels):
 
 
 class Network:
-  """A network on a device, with the settings that PyTorch users choose."""
+  """The network on a GPU or CPU, with settings that PyTorch users choose."""
 
   def __init__(self, args: argparse.Namespace):
     self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -220,7 +229,7 @@ class Network:
 
 
 def serve(args: argparse.Namespace) -> None:
-  """Answers requests; the tasks are those of network_ours.py."""
+  """Answers requests to measure, with the task names of network_ours.py."""
   network = Network(args)
 
   def measure(task: str, **request) -> dict:

@@ -57,7 +57,15 @@ def draw(queries: int, gallery: int, features: int) -> tuple:
 
 
 def rerank_sparsely(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-  """Re-ranks all queries by this project; returns the first distances."""
+  """Re-ranks all queries with the implementation of this project.
+
+  Args:
+    query: float32 [queries, features].
+    gallery: float32 [gallery, features].
+
+  Returns:
+    Re-ranked distances of the first queries, [COMPARED, gallery].
+  """
   scores = sys.modules[MODULE].KReciprocal(query, gallery, K1, K2, LAMBDA)
   for start in range(0, len(query), BLOCK):
     block = scores.block(range(start, min(start + BLOCK, len(query))))
@@ -67,7 +75,15 @@ def rerank_sparsely(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
 
 
 def rerank_densely(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-  """Re-ranks by the steps of the original, in its order and types."""
+  """Re-ranks all queries with the original's steps, order and data types.
+
+  Args:
+    query: float32 [queries, features].
+    gallery: float32 [gallery, features].
+
+  Returns:
+    Re-ranked distances of the first queries, [COMPARED, gallery].
+  """
   x = np.concatenate([query, gallery])
   x /= np.linalg.norm(x, axis=1, keepdims=True)
   original = x @ x.T
@@ -108,7 +124,13 @@ def rerank_densely(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
 
 
 def reciprocal(rank: np.ndarray, i: int, k: int) -> np.ndarray:
-  """Returns the k-reciprocal neighbours of image i."""
+  """Returns the k-reciprocal neighbours of image i.
+
+  Args:
+    rank: int [images, images], all images by distance from each image.
+    i: index of the image.
+    k: number of neighbours to consider.
+  """
   near = rank[i, : k + 1]
   return near[np.where(rank[near, : k + 1] == i)[0]]
 
@@ -118,12 +140,12 @@ IMPLEMENTATIONS = {OURS: rerank_sparsely, ORIGINAL: rerank_densely}
 
 
 def measure(name: str, size: tuple, output: str) -> dict:
-  """Runs an implementation in this process.
+  """Measures time and peak memory of an implementation in this process.
 
   Args:
     name: a name in `IMPLEMENTATIONS`.
     size: numbers of queries, gallery images and features.
-    output: file for the first distances.
+    output: file for the distances of the first queries.
   """
   query, gallery = draw(*size)
   if name == OURS:
@@ -162,7 +184,11 @@ def measure_in_process(name: str, size: tuple, output: pathlib.Path) -> dict:
 
 
 def too_large(size: tuple) -> str | None:
-  """Returns why the original cannot run here; None if it can."""
+  """Returns the reason why the original needs too much memory, or None.
+
+  Args:
+    size: numbers of queries, gallery images and features.
+  """
   needed = DENSE_BYTES * sum(size[:2]) ** 2
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   if needed < memory:
@@ -175,7 +201,7 @@ def too_large(size: tuple) -> str | None:
 
 
 def run(args: argparse.Namespace) -> dict:
-  """Measures both, prints the figures and returns the record."""
+  """Runs the benchmark: prints the figures and returns the results for JSON."""
   queries, gallery, features = args.size
   print(
     f'{command.hardware()}; {queries:,} queries, {gallery:,} gallery images'

@@ -42,7 +42,7 @@ PRODUCT = 'bare product'
 
 
 def ours(devices: int) -> str:
-  """Returns the name of this project's row."""
+  """Returns the name of the row for this project on some devices."""
   return f'this project, {devices} device{"s" if devices > 1 else ""}'
 
 
@@ -87,7 +87,17 @@ class RandomDataset:
 
 
 def evaluate_as_usual(q, q_pids, q_camids, g, g_pids, g_camids, max_rank=50):
-  """Returns CMC and mAP as torchreid's eval_market1501 and BoT's eval_func."""
+  """Computes CMC and mAP like torchreid's eval_market1501 and BoT's eval_func.
+
+  Args:
+    q: float32 [queries, features], unit embeddings of the queries.
+    q_pids: int [queries], identities.
+    q_camids: int [queries], cameras.
+    g: float32 [gallery, features], unit embeddings of the gallery.
+    g_pids: int [gallery], identities.
+    g_camids: int [gallery], cameras.
+    max_rank: number of ranks of CMC.
+  """
   distances = 1 - q @ g.T
   indices = np.argsort(distances, axis=1)
   matches = (g_pids[indices] == q_pids[:, np.newaxis]).astype(np.int32)
@@ -108,7 +118,7 @@ def evaluate_as_usual(q, q_pids, q_camids, g, g_pids, g_camids, max_rank=50):
 
 
 def multiply_by_numpy(query, gallery):
-  """Multiplies in blocks of queries."""
+  """Multiplies embeddings by numpy, in blocks of queries."""
   for start in range(0, len(query), PRODUCT_BLOCK):
     query[start : start + PRODUCT_BLOCK] @ gallery.T
 
@@ -119,7 +129,7 @@ def _multiply(query, gallery):
 
 
 def multiply_by_jax(query, gallery):
-  """Multiplies in blocks of queries."""
+  """Multiplies embeddings by JAX, in blocks of queries."""
   for start in range(0, len(query), PRODUCT_BLOCK):
     _multiply(query[start : start + PRODUCT_BLOCK], gallery).block_until_ready()
 
@@ -153,7 +163,11 @@ def prepare(task: str, dataset: RandomDataset, queries: int | None):
 
 
 def serve(size: tuple[int, int, int]) -> None:
-  """Answers the requests of `measure_all`."""
+  """Answers requests for measurements, until the standard input ends.
+
+  Args:
+    size: numbers of queries, gallery images and features.
+  """
   dataset = RandomDataset(*size)
 
   def measure(task: str, queries: int | None = None) -> dict:
@@ -178,7 +192,12 @@ def serve(size: tuple[int, int, int]) -> None:
 def start_process(
   size: tuple[int, int, int], devices: int = 1
 ) -> command.MeasuringProcess:
-  """Starts a process with a number of CPU devices."""
+  """Starts a process that measures on a number of CPU devices.
+
+  Args:
+    size: numbers of queries, gallery images and features.
+    devices: number of devices.
+  """
   environment = command.environment(
     without=command.OPENBLAS_VARIABLES,
     JAX_PLATFORMS='cpu',
@@ -195,7 +214,7 @@ def measure_all(
 
   Args:
     size: numbers of queries, gallery images and features.
-    usual_queries: number of queries of the usual evaluation.
+    usual_queries: number of queries for the usual evaluation.
     turns: number of rounds.
 
   Returns:
@@ -270,7 +289,12 @@ def summarize(measured: dict, size: tuple[int, int, int], usual: int) -> dict:
 
 
 def format_table(figures: dict, product_by: str) -> str:
-  """Formats the figures as a table."""
+  """Formats the figures as a table.
+
+  Args:
+    figures: result of `summarize`.
+    product_by: library that computes the bare product.
+  """
   columns = ('seconds', 'first', '/ product', 'usual /', 'MB')
   lines = [f'{"":26}' + ''.join(f'{column:>10}' for column in columns)]
   for row, values in figures.items():
@@ -322,7 +346,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> dict:
-  """Measures; prints the table and returns the record."""
+  """Runs the benchmark: prints the table and returns the results for JSON."""
   queries, gallery, features = args.size
   print(
     f'{command.hardware()}; {queries:,} queries, {gallery:,} images x'

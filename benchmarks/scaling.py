@@ -1,4 +1,4 @@
-"""Measures weak scaling of a training step on CPU devices, and its exchanges.
+"""Measures weak scaling and data exchange of a training step on CPU devices.
 
 Each device gets the same number of images, on 1, 2 and 4 devices of one
 process. The devices share the cores, so images/s can at best stay constant; any
@@ -36,12 +36,16 @@ EXCHANGES = ('statistics', 'features', 'gradients')
 
 
 def open_process(args: argparse.Namespace, devices: int, group: int):
-  """Starts a process with some devices; a context manager closes it.
+  """Starts a process that measures on a number of CPU devices.
 
   Args:
     args: values of the flags.
     devices: number of devices.
-    group: `config.model.batch_norm_group`.
+    group: images in a group of batch statistics,
+      `config.model.batch_norm_group`; 0 for all images.
+
+  Returns:
+    A context manager, which gives the process and closes it at the end.
   """
   process = command.MeasuringProcess(
     'network_ours',
@@ -56,7 +60,7 @@ def open_process(args: argparse.Namespace, devices: int, group: int):
 
 
 def measure_on(devices: int, args: argparse.Namespace) -> dict:
-  """Measures steps and exchanges on a number of devices.
+  """Measures training steps and data exchanges on a number of devices.
 
   Returns:
     `versions`: versions of the packages. `together` and `apart`: seconds of
@@ -128,7 +132,7 @@ def format_table(figures: dict) -> str:
 
 
 def run(args: argparse.Namespace) -> dict:
-  """Measures; prints the table and returns the record."""
+  """Runs the benchmark: prints the table and returns the results for JSON."""
   network = measuring.describe(args)
   print(
     f'{command.hardware()}, which all devices share; {network}, {args.batch}'

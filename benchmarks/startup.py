@@ -78,11 +78,11 @@ def time_phases(
 
   Args:
     arguments: the program and its arguments.
-    workdir: folder in which it writes metrics.jsonl.
+    workdir: folder in which the program writes metrics.jsonl.
 
   Raises:
-    RuntimeError: it ended without writing a line of metrics.jsonl, or did not
-      print the line that ends a phase.
+    RuntimeError: the program ended without writing a line of metrics.jsonl, or
+      did not print the line that ends a phase.
   """
   *printed, last = PHASES
   ends = {}
@@ -128,7 +128,11 @@ def _has_line(file: pathlib.Path) -> bool:
 
 
 def measure() -> dict[str, dict[str, float]]:
-  """Returns the seconds of one round, by measurement and phase."""
+  """Measures one round: the import, a cold start and a warm start.
+
+  Returns:
+    Seconds by name of the measurement and phase.
+  """
   seconds = {'import apnet_jax': {'all': measure_import()}}
   with tempfile.TemporaryDirectory() as folder:
     for name in ('demo, cold', 'demo, warm'):
@@ -172,7 +176,7 @@ def format_table(figures: Mapping) -> str:
 
 
 def run(args: argparse.Namespace) -> dict:
-  """Measures; prints the table and returns the record."""
+  """Runs the benchmark: prints the table and returns the results for JSON."""
   # Processes that are started inherit the affinity.
   os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
   print(f'{command.hardware()}; {args.turns} rounds', flush=True)

@@ -74,7 +74,15 @@ def measure_all(
 def start(
   name: str, args: argparse.Namespace
 ) -> contextlib.AbstractContextManager[command.MeasuringProcess]:
-  """Starts the process of an implementation; the context closes it."""
+  """Starts the measuring process of an implementation.
+
+  Args:
+    name: a name in `IMPLEMENTATIONS`.
+    args: values of the flags.
+
+  Returns:
+    A context manager, which gives the process and closes it at the end.
+  """
   module, more = IMPLEMENTATIONS[name]
   process = command.MeasuringProcess(
     module,
@@ -85,7 +93,14 @@ def start(
 
 
 def summarize(measured: dict) -> dict:
-  """Returns figures by batch size: of each implementation, and the limit."""
+  """Computes the figures of each implementation, and the limit of the speed.
+
+  Args:
+    measured: result of `measure_all`.
+
+  Returns:
+    Figures by batch size and implementation; `limit` is the speed limit.
+  """
   figures = {}
   for batch, answers in measured['answers'].items():
     rows = {name: _summarize(batch, turns) for name, turns in answers.items()}
@@ -135,7 +150,15 @@ def format_table(figures: dict) -> str:
 
 
 def run(program: str, args: argparse.Namespace) -> dict:
-  """Measures 'train' or 'embed'; prints the table and returns the record."""
+  """Runs the benchmark of a program, and prints the table.
+
+  Args:
+    program: 'train' or 'embed'.
+    args: values of the flags.
+
+  Returns:
+    The results for JSON.
+  """
   print(f'{command.hardware()}; {measuring.describe(args)}', flush=True)
   names = [OURS]
   if args.peer == 'torch':
@@ -174,7 +197,12 @@ def run(program: str, args: argparse.Namespace) -> dict:
 def make_parser(
   description: str, batches: list[int]
 ) -> argparse.ArgumentParser:
-  """Returns the parser of a comparison with some default batch sizes."""
+  """Returns the parser of a benchmark that compares with PyTorch.
+
+  Args:
+    description: text of --help.
+    batches: default batch sizes.
+  """
   parser = command.make_parser(description)
   measuring.add_network(parser)
   parser.add_argument(

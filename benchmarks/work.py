@@ -39,12 +39,12 @@ class Work:
     }
 
   def lower(self, program: str, batch: int) -> jax.stages.Lowered:
-    """Returns a program for a batch size, before compilation."""
+    """Returns the program 'train' or 'embed' for a batch size, not compiled."""
     function, state = self._programs[program]
     return function.lower(state, self._inputs(program, batch))
 
   def trace(self, program: str, batch: int):
-    """Returns the jaxpr of a program for a batch size."""
+    """Returns the jaxpr of the program 'train' or 'embed' for a batch size."""
     function, state = self._programs[program]
     return jax.make_jaxpr(function)(state, self._inputs(program, batch))
 

@@ -1,4 +1,4 @@
-"""Variants of a configuration, which `configs/NAME.py:VARIANT` selects."""
+"""Variants of the configurations, which `configs/NAME.py:VARIANT` selects."""
 
 import ml_collections
 
@@ -13,7 +13,7 @@ def get_config(
   """Returns the configuration of a benchmark.
 
   Args:
-    name: name of the configuration file.
+    name: name of the configuration file, without folder and suffix.
     dataset: value of `config.data.name`.
     variant: one of `VARIANTS`.
 
@@ -34,13 +34,14 @@ def get_config(
 
 
 def paper(config):
-  """Changes nothing: the defaults are the paper's settings."""
+  """Leaves a configuration unchanged: the defaults are the paper's settings."""
 
 
 def spatial(config):
-  """Sets APNet-S: spatial attention, trained with the settings of RGA.
+  """Changes a configuration to APNet-S: spatial attention and RGA's settings.
 
-  The paper says that APNet-S uses these settings.
+  The paper says that APNet-S uses the settings of RGA (Zhang et al., CVPR
+  2020).
   """
   config.model.attention = 'spatial'
   config.data.image_size = (256, 128)
@@ -57,7 +58,7 @@ def spatial(config):
 
 
 def official(config):
-  """Sets the network and recipe of the released code.
+  """Changes a configuration to the network and recipe of the released code.
 
   docs/reproducing.md lists its differences from the paper.
   """

@@ -1,10 +1,10 @@
-"""CUHK03-NP, in the paper's settings or near the released code's.
+"""Training on CUHK03-NP, as in the paper or similar to the released code.
 
   python train.py --config=configs/cuhk03.py --config.data.dir=DIR
 
-uses the detected boxes of the 767/700 split. For boxes drawn by hand, add
-`--config.data.name=cuhk03_np/labeled`. DIR holds the release's .mat files or
-folders made from them (data/cuhk03_np/README.md). Variants, as in
+This command uses the detected boxes of the 767/700 split. For boxes drawn by
+hand, add `--config.data.name=cuhk03_np/labeled`. DIR holds the release's .mat
+files or folders made from them (data/cuhk03_np/README.md). Variants, as in
 `--config=configs/cuhk03.py:official`:
 
   paper     APNet-C at 384x192 with the multi-part head (Section IV.D). Table

@@ -1,4 +1,4 @@
-"""DukeMTMC-reID, in the paper's settings or the released code's.
+"""Training on DukeMTMC-reID, as in the paper or in the released code.
 
   python train.py --config=configs/duke.py --config.data.dir=DIR
 

@@ -1,4 +1,4 @@
-"""Your own images: a CSV file, or a folder for each identity.
+"""Training on your own images: a CSV file, or a folder for each identity.
 
   python train.py --config=configs/folder.py --config.data.dir=DIR
 

@@ -1,4 +1,4 @@
-"""Market-1501, in the paper's settings (Section IV.B) or the released code's.
+"""Training on Market-1501, as in the paper (IV.B) or in the released code.
 
   python train.py --config=configs/market.py --config.data.dir=DIR
 

@@ -1,4 +1,4 @@
-"""MSMT17, in the paper's settings or the released code's.
+"""Training on MSMT17, as in the paper or in the released code.
 
   python train.py --config=configs/msmt17.py --config.data.dir=DIR
 
@@ -7,8 +7,7 @@ lists (data/msmt17/README.md). Variants, as in
 `--config=configs/msmt17.py:official`:
 
   paper     APNet-C at 384x192, trained on list_train.txt and list_val.txt, as
-            Table I counts. Table II, level 2: 63.5 mAP, 83.7 Rank-1, 91.7
-            Rank-5.
+            in Table I. Table II, level 2: 63.5 mAP, 83.7 Rank-1, 91.7 Rank-5.
   spatial   APNet-S at 256x128. Table II, level 2: 58.9 mAP, 80.8 Rank-1, 89.7
             Rank-5.
   official  APNet-C as in the released PyTorch code: trained on

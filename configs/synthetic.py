@@ -1,4 +1,4 @@
-"""The demo: a small APNet-C on synthetic pedestrians, for a CPU.
+"""Demo for a CPU: training of a small APNet-C on synthetic pedestrians.
 
 python train.py --config=configs/synthetic.py
 """

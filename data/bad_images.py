@@ -23,7 +23,15 @@ ADVICE = (
 
 
 def apply_replacements(records, rows: np.ndarray) -> np.ndarray:
-  """Returns `rows` with the replacements of rows known to be unreadable."""
+  """Replaces the rows of images that are known to be unreadable.
+
+  Args:
+    records: the training split (`records.Records`).
+    rows: int [n], indices of images in the split.
+
+  Returns:
+    int [n], with the index of a replacement for each unreadable image.
+  """
   if not records.replacements:
     return rows
   return np.array([records.replacements.get(row, row) for row in rows.tolist()])
@@ -35,14 +43,16 @@ def replace_unreadable(
   """Finds the unreadable images of a batch, and replacements for them.
 
   Args:
-    records: the training split; its `replacements` are extended.
-    rows: rows of the batch, with known replacements applied.
-    limit: `config.data.bad_images`.
+    records: the training split (`records.Records`); its `replacements` are
+      extended.
+    rows: int [n], indices of the batch's images, known replacements applied.
+    limit: largest allowed number of unreadable images,
+      `config.data.bad_images`.
     error: error of reading the batch; raised again if all images are readable.
 
   Raises:
-    UserError: more images are unreadable than the limit allows; names the first
-      one above it.
+    UserError: more images are unreadable than the limit allows; the message
+      names the first image above the limit.
   """
   for row in _unreadable(records, rows, error):
     path = records.paths[row]
@@ -64,9 +74,9 @@ def evaluation_error(records, rows: np.ndarray, error: Exception) -> UserError:
   """Returns the error to raise when images of an evaluation are unreadable.
 
   Args:
-    records: the split.
-    rows: rows that were read.
-    error: error of reading them; raised if all of them are readable.
+    records: the query or gallery split (`records.Records`).
+    rows: int [n], indices of the images that were to be read.
+    error: error of reading the images; raised again if all are readable.
   """
   path = records.paths[_unreadable(records, rows, error)[0]]
   return UserError(
@@ -91,9 +101,17 @@ def _is_readable(records, row: int) -> bool:
 
 
 def _find_replacement(records, row: int) -> int:
-  """Returns the next readable image of the same identity, or else of any.
+  """Returns the index of the next readable image of the same identity.
 
-  Labels are looked up by row, so that the replacement gets its own label.
+  If there is none, the next readable image of any identity is taken. Labels are
+  looked up by row, so that the replacement gets its own label.
+
+  Args:
+    records: the training split (`records.Records`).
+    row: index of the unreadable image.
+
+  Raises:
+    UserError: no image can be read.
   """
   following = np.roll(np.arange(len(records.pids)), -row - 1)[:-1]
   same = records.pids[following] == records.pids[row]

@@ -1,4 +1,4 @@
-"""All data sets by name, and the comparison with their published counts."""
+"""All data sets by name, and the comparison of counts with published ones."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -32,13 +32,14 @@ SHORT_NAMES = {
 
 
 def find(name: str) -> raw.Layout:
-  """Returns the layout of a data set.
+  """Returns the layout of a data set, the object that finds and reads it.
 
   Args:
-    name: as `market1501`, `duke`, `cuhk03_np/labeled`, `msmt17/train`.
+    name: name of the data set, as `market1501`, `duke`, `cuhk03_np/labeled` or
+      `msmt17/train`.
 
   Raises:
-    FieldError: there is no such data set; lists all names.
+    FieldError: there is no such data set; the message lists all names.
   """
   dataset, _, variant = name.partition('/')
   dataset = SHORT_NAMES.get(dataset, dataset)
@@ -53,11 +54,11 @@ def find(name: str) -> raw.Layout:
 def check_counts(
   layout: raw.Layout, dataset: raw.RawDataset, allow_other_counts: bool
 ) -> str:
-  """Compares the counts of a data set with the published ones.
+  """Compares a data set's counts of images and identities with published ones.
 
   Args:
     layout: layout of the data set.
-    dataset: its images.
+    dataset: its images and labels.
     allow_other_counts: whether other counts are allowed.
 
   Returns:
@@ -104,7 +105,7 @@ def published_cameras(layout: raw.Layout) -> int:
 def unknown_cameras(
   layout: raw.Layout, splits: raw.Splits
 ) -> list[raw.RawImage]:
-  """Returns the images of cameras that a published data set does not have."""
+  """Returns the images whose cameras a published data set does not have."""
   cameras = published_cameras(layout)
   return [
     image
@@ -117,7 +118,12 @@ def unknown_cameras(
 def counts_table(
   counts: Mapping[str, raw.Counts], published: Mapping[str, raw.Counts]
 ) -> str:
-  """Returns counts beside the published ones as text; marks differences."""
+  """Formats a table of counts beside published counts, with differences marked.
+
+  Args:
+    counts: counts of each split.
+    published: published counts of each split.
+  """
   lines = [f'  {"":21}{"here":>9}{"published":>11}']
   for split in raw.SPLITS:
     for field in dataclasses.fields(raw.Counts):

@@ -26,8 +26,9 @@ def decode(encoded: bytes | tf.Tensor) -> tf.Tensor:
     uint8 [height, width, 3].
 
   Raises:
-    tf.errors.InvalidArgumentError: the bytes are no such file, are cut off, or
-      claim more than `MAX_PIXELS` pixels, which is found before decoding.
+    tf.errors.InvalidArgumentError: the bytes are no JPEG or PNG file, are cut
+      off, or have a header with more than `MAX_PIXELS` pixels. The header is
+      checked before decoding.
   """
   size = tf.cond(
     tf.strings.substr(encoded, 0, len(PNG)) == PNG,
@@ -75,11 +76,19 @@ def resize(image: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
 
 
 def _enlarge(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
-  """Enlarges along the width and then along the height, for speed.
+  """Enlarges an image bilinearly, first in width and then in height, for speed.
 
   TensorFlow's time depends on the number of pixels, and little on the number of
   channels. The width is therefore enlarged while there are few rows. Then each
   row is passed as one pixel with many channels, and the height is enlarged.
+
+  Args:
+    images: float32 [1, old height, old width, 3].
+    height: height of the result.
+    width: width of the result.
+
+  Returns:
+    float32 [1, height, width, 3].
   """
   rows = tf.shape(images)[1]
   wide = _interpolate(images, (rows, width))
@@ -89,17 +98,22 @@ def _enlarge(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
 
 
 def _interpolate(images: tf.Tensor, image_size) -> tf.Tensor:
-  """Enlarges float32 [batch, height, width, channels] without antialiasing."""
+  """Enlarges images bilinearly, without antialiasing.
+
+  Args:
+    images: float32 [batch, height, width, channels].
+    image_size: height and width of the result.
+  """
   return tf.raw_ops.ResizeBilinear(
     images=images, size=image_size, half_pixel_centers=True
   )
 
 
 def check_readable(images: Iterable[raw.RawImage]) -> None:
-  """Decodes every image once.
+  """Checks that all images can be decoded.
 
   Raises:
-    UserError: images cannot be decoded; names them.
+    UserError: images cannot be decoded; the message names them.
   """
   images = list(images)
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -123,7 +137,7 @@ def check_readable(images: Iterable[raw.RawImage]) -> None:
 
 
 def _decoding_error(image: raw.RawImage) -> str | None:
-  """Returns why an image cannot be decoded, or None if it can."""
+  """Returns the reason why an image cannot be decoded; None if it can."""
   try:
     decode(image.read())
   except tf.errors.InvalidArgumentError:

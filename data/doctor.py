@@ -56,15 +56,15 @@ programs show it: TensorFlow, which reads the images for training, refuses it.
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """The result of an examination.
+  """The result of examining a folder of images.
 
   Attributes:
     path: folder or file that was examined.
-    name: value of --dataset, or ''.
-    datasets: each variant of the data set that was found.
+    name: name of the data set that the user expects (--dataset), or ''.
+    datasets: the data set that was found, once for each of its variants.
     findings: all findings, problems first.
-    checks: result of checking each image.
-    decoded: whether the images were decoded.
+    checks: result of checking each image file.
+    decoded: whether the images were decoded in full.
   """
 
   path: pathlib.Path
@@ -75,7 +75,7 @@ class Report:
   decoded: bool
 
   def with_severity(self, severity: str) -> list[Finding]:
-    """Returns the findings of a severity."""
+    """Returns the findings of a severity, `problem` or `note`."""
     return [one for one in self.findings if one.severity == severity]
 
   @property
@@ -84,13 +84,16 @@ class Report:
     return not self.with_severity(findings.PROBLEM)
 
   def verdict(self) -> str:
-    """Returns a line that says which data set this is."""
+    """Returns a line of text that names the data set and its folder."""
     what = '; '.join(dict.fromkeys(one.describe() for one in self.datasets))
     root = self.datasets[0].root if self.datasets else self.path
     return f'{what or "No known data set"}: {root}'
 
   def sizes(self) -> dict[str, dict[str, float]]:
-    """Returns minimum, median and maximum of widths and heights, if known."""
+    """Returns minimum, median and maximum of image widths and heights.
+
+    Lengths are in pixels. The result is empty if no image has a known size.
+    """
     known = [x for x in self.checks.values() if x.width]
     return {
       name: images.summarize(getattr(x, name) for x in known)
@@ -99,7 +102,7 @@ class Report:
     }
 
   def next_commands(self) -> list[str]:
-    """Returns commands to run next: to train, or to examine again."""
+    """Returns shell commands to run next: to train, or to examine again."""
     if self.healthy:
       return [c for one in self.datasets for c in one.train_commands()]
     again = ['python -m data.doctor', shlex.quote(str(self.path))]
@@ -112,12 +115,12 @@ class Report:
 
 
 def examine(path: pathlib.Path, name: str = '', decode: bool = False) -> Report:
-  """Examines everything in or below a folder.
+  """Examines the images and all other files in and below a folder.
 
   Args:
     path: a folder, or a CSV file.
-    name: name of the data set that it should be, or ''.
-    decode: whether to decode every image.
+    name: name of the data set that the folder should hold, or ''.
+    decode: whether to decode every image in full.
 
   Raises:
     UserError: there is no data set of this name.
@@ -154,7 +157,7 @@ def examine(path: pathlib.Path, name: str = '', decode: bool = False) -> Report:
 
 
 def _base_folder(path: pathlib.Path) -> pathlib.Path:
-  """Returns the folder that file names are relative to."""
+  """Returns the examined folder, or the folder of an examined file."""
   return path if path.is_dir() else path.parent
 
 
@@ -172,7 +175,11 @@ def _files_below(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _dataset_findings(all_facts: list[findings.Facts]) -> Iterator[Finding]:
-  """Yields findings about the data set, or about one of its variants."""
+  """Yields findings about the data set as a whole, or about a variant.
+
+  Args:
+    all_facts: facts about each variant of the data set.
+  """
   seen = set()
   for facts in all_facts:
     results = [
@@ -196,7 +203,14 @@ def _file_findings(
   files: list[pathlib.Path],
   checks: dict[images.Source, images.ImageCheck],
 ) -> Iterator[Finding]:
-  """Yields findings about files, in all variants together."""
+  """Yields findings about files, once for all variants of the data set.
+
+  Args:
+    base: folder that file names are relative to.
+    all_facts: facts about each variant of the data set.
+    files: all files in and below the folder of the data set.
+    checks: result of checking each image file.
+  """
   yield from findings.image_findings(base, checks)
   listed = [image for facts in all_facts for image in _images(facts.found)]
   inside = [image for image in listed if isinstance(image, MatImage)]
@@ -213,7 +227,10 @@ def _file_findings(
 
 
 def to_json(report: Report) -> dict[str, Any]:
-  """Returns the whole report; files are relative to the examined folder."""
+  """Converts a report to a dictionary to be written as JSON.
+
+  File names are relative to the examined folder.
+  """
   return {
     'path': str(report.path),
     'verdict': report.verdict(),
@@ -310,7 +327,13 @@ def _finding_lines(number: int, finding: Finding) -> list[str]:
 
 
 def _wrap(text: str, first: str, indent: int) -> list[str]:
-  """Wraps text at 80 columns, without breaking commands."""
+  """Wraps text at 80 columns, except lines that are Python commands.
+
+  Args:
+    text: one or more lines.
+    first: text before the first line.
+    indent: indent of all other lines, in spaces.
+  """
   lines = []
   for line in text.split('\n'):
     if line.startswith('python '):
@@ -328,7 +351,7 @@ def _wrap(text: str, first: str, indent: int) -> list[str]:
 
 
 class Parser(argparse.ArgumentParser):
-  """A parser that reports mistakes in one line."""
+  """An argument parser that prints a usage error as one line."""
 
   def error(self, message: str):
     self.exit(2, f'{self.prog}: {message}\n')
@@ -368,7 +391,7 @@ def make_parser() -> Parser:
 
 
 def check_options(options: argparse.Namespace) -> None:
-  """Raises UserError for options that cannot work."""
+  """Raises UserError if the command's options are invalid or contradictory."""
   path, picture = options.path, options.samples
   if not path.exists():
     raise UserError(f'{path} does not exist')
@@ -391,10 +414,11 @@ def check_options(options: argparse.Namespace) -> None:
 def draw_samples(report: Report, file: pathlib.Path, seed: int) -> None:
   """Writes a picture of randomly chosen images of each split.
 
-  The images are of the first variant of the data set that has any.
+  If several variants of the data set were found, the first with images is
+  drawn. If none has images, no file is written.
 
   Args:
-    report: the report of the doctor.
+    report: result of the examination.
     file: the PNG file to write.
     seed: seed of the random choice.
   """

@@ -1,4 +1,4 @@
-"""Opens data sets as sources of uint8 batches, by TFDS and tf.data."""
+"""Opens data sets as sources of uint8 image batches, with TFDS and tf.data."""
 
 import jax
 import ml_collections
@@ -13,7 +13,10 @@ from data.prepare import Prepared, prepare
 
 
 def load(config: ml_collections.ConfigDict) -> Feed:
-  """Opens the data set of a configuration; prepares it if that is not done.
+  """Opens the data set of a configuration, for training and evaluation.
+
+  At first use, the data set is prepared: its images are checked and written
+  into few large files.
 
   Args:
     config: the whole configuration.
@@ -63,7 +66,7 @@ def load(config: ml_collections.ConfigDict) -> Feed:
 def open_benchmark(
   prepared: Prepared, config: ml_collections.ConfigDict
 ) -> Benchmark:
-  """Opens query and gallery of a prepared data set.
+  """Opens the query and gallery splits of a prepared data set.
 
   Args:
     prepared: the data set.
@@ -91,7 +94,7 @@ def open_benchmark(
 
 
 def _format_counts(split: str, prepared: Prepared) -> str:
-  """Returns a line with the counts of a split."""
+  """Formats a split's numbers of images, identities and cameras as a line."""
   counts = prepared.dataset.counts()[split]
   cameras = f'{counts.cameras:3} cameras' if counts.cameras else 'no cameras'
   line = (

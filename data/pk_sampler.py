@@ -6,11 +6,11 @@ is dropped. An identity with fewer than K images gets one chunk, filled up by
 drawing with replacement. Each batch takes one chunk of each of P random
 identities.
 
-That code ends an epoch when fewer than P identities have chunks left, which
-depends on chance. Here an epoch has as many batches as the chunks allow: on the
-benchmarks, the number of chunks divided by P. To reach this number, identities
-with many chunks left are preferred towards the end of an epoch. No chunk is
-used twice, and few are left over.
+Those implementations end an epoch when fewer than P identities have chunks
+left, which depends on chance. Here an epoch has as many batches as the chunks
+allow: on the benchmarks, the number of chunks divided by P. To reach this
+number, identities with many chunks left are preferred towards the end of an
+epoch. No chunk is used twice, and few are left over.
 """
 
 import numpy as np
@@ -19,7 +19,10 @@ from apnet_jax.errors import FieldError
 
 
 def steps_per_epoch(labels: np.ndarray, P: int, K: int) -> int:
-  """Returns the largest number of batches that all chunks allow.
+  """Returns the number of batches in an epoch, which is as large as possible.
+
+  The images of each identity form chunks of K. An epoch uses a chunk at most
+  once, and a batch has at most one chunk of an identity.
 
   Args:
     labels: int [images], identity of each training image.
@@ -47,10 +50,19 @@ def steps_per_epoch(labels: np.ndarray, P: int, K: int) -> int:
 
 
 def _spare_chunks(chunks: np.ndarray, P: int, batches: int) -> int:
-  """Returns how many chunks `batches` batches leave over; negative: too few.
+  """Returns the number of chunks that are left over after some batches.
 
-  An identity is at most once in a batch, so that only `batches` of its chunks
-  can be used. If the number is not negative, the batches can be made.
+  A chunk is K images of an identity. An identity is at most once in a batch, so
+  that only `batches` of its chunks can be used.
+
+  Args:
+    chunks: int [identities], number of chunks of each identity.
+    P: number of identities in a batch.
+    batches: number of batches to make.
+
+  Returns:
+    The number of usable chunks that are left over. If it is negative, so many
+    batches cannot be made; otherwise they can.
   """
   return int(np.minimum(chunks, batches).sum()) - P * batches
 
@@ -94,7 +106,17 @@ def epoch_batches(
 def _choose_identities(
   chunks_left: np.ndarray, P: int, batches_left: int, rng
 ) -> np.ndarray:
-  """Chooses P identities so that the remaining batches can still be made."""
+  """Chooses P identities so that the remaining batches can still be made.
+
+  Args:
+    chunks_left: int [identities], number of unused chunks of each identity.
+    P: number of identities in a batch.
+    batches_left: number of batches to make, including this one.
+    rng: NumPy random generator.
+
+  Returns:
+    int [P], indices of the identities.
+  """
   chosen = rng.choice(np.flatnonzero(chunks_left), P, replace=False)
   # An identity with as many chunks as batches remain must be in every batch, or
   # one of its chunks is left over.
@@ -109,7 +131,18 @@ def _choose_identities(
 
 
 def _make_chunks(images: np.ndarray, K: int, rng) -> np.ndarray:
-  """Shuffles the images of one identity into chunks: [chunks, K]."""
+  """Shuffles the images of one identity and cuts them into chunks of K.
+
+  A remainder is dropped. Fewer than K images are first filled up by repetition.
+
+  Args:
+    images: int [n], indices of the images.
+    K: number of images in a chunk.
+    rng: NumPy random generator.
+
+  Returns:
+    int [chunks, K].
+  """
   if len(images) < K:
     extra = rng.choice(images, K - len(images))
     images = np.concatenate([images, extra])

@@ -1,7 +1,8 @@
 """Prepares data sets: checks the images and writes them into few large files.
 
-Each content of a raw folder is prepared once, in a folder `reid-<fingerprint>`,
-whole or not at all.
+The files are in a folder `reid-<fingerprint>`, named after a hash of the
+images' names, sizes and labels. The same images are therefore prepared only
+once. An interrupted preparation starts anew at the next run.
 """
 
 from collections.abc import Iterator
@@ -32,11 +33,11 @@ class Prepared:
   """A prepared data set.
 
   Attributes:
-    builder: its TFDS builder.
-    dataset: its raw images.
-    as_published: whether their counts are the published ones; None if none are
-      published.
-    fingerprint: hash of the names, sizes and labels of the raw images.
+    builder: TFDS builder that reads the prepared files.
+    dataset: the original images with their labels.
+    as_published: whether the counts of images, identities and cameras are the
+      published ones; None if none are published.
+    fingerprint: hash of the names, sizes and labels of the original images.
   """
 
   builder: tfds.core.DatasetBuilder
@@ -46,7 +47,7 @@ class Prepared:
 
 
 def prepare(config: ml_collections.ConfigDict) -> Prepared:
-  """Reads a raw folder, and prepares its images unless that has been done.
+  """Reads a folder of original images, and prepares them at first use.
 
   Args:
     config: the `data` part of a configuration.
@@ -82,10 +83,10 @@ def prepare(config: ml_collections.ConfigDict) -> Prepared:
 
 
 def prepared_root(directory: str) -> pathlib.Path:
-  """Returns the folder of prepared data sets; TFDS's for an empty string.
+  """Returns the folder that holds all prepared data sets.
 
   Args:
-    directory: `config.data.prepared_dir`.
+    directory: `config.data.prepared_dir`; '' means the default folder of TFDS.
   """
   default = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
   return pathlib.Path(directory or default).expanduser()
@@ -94,7 +95,16 @@ def prepared_root(directory: str) -> pathlib.Path:
 def _open(
   layout: raw.Layout, folder: pathlib.Path, dataset: raw.RawDataset
 ) -> tfds.core.DatasetBuilder:
-  """Returns the builder; raises UserError if prepared files do not fit."""
+  """Returns the TFDS builder of a data set, and checks its prepared files.
+
+  Args:
+    layout: layout of the data set.
+    folder: folder of the prepared files; they need not exist.
+    dataset: the original images.
+
+  Raises:
+    UserError: prepared files are damaged, or hold other images than `dataset`.
+  """
   try:
     builder = make_builder(layout, folder, dataset)
     found = {k: s.num_examples for k, s in builder.info.splits.items()}
@@ -113,7 +123,7 @@ def make_builder(
   folder: pathlib.Path,
   dataset: raw.RawDataset | None = None,
 ) -> tfds.core.DatasetBuilder:
-  """Returns the builder of a data set.
+  """Returns the TFDS builder of a data set.
 
   Args:
     layout: layout of the data set.
@@ -136,9 +146,9 @@ def damage_error(
   """Returns the error to raise when a prepared split cannot be read.
 
   Args:
-    builder: builder of the data set.
+    builder: TFDS builder of the data set.
     split: name of the split.
-    error: error of reading it.
+    error: error of reading the split.
   """
   files = [pathlib.Path(f) for f in builder.info.splits[split].filepaths]
   found = [f'{file} is missing' for file in files if not file.is_file()]
@@ -196,7 +206,10 @@ def _write(
 def _remove_unfinished(
   builder: tfds.core.DatasetBuilder, folder: pathlib.Path
 ) -> None:
-  """Removes files of an interrupted process; those of other data sets stay."""
+  """Removes the files that an interrupted preparation has left in `folder`.
+
+  Files of other data sets are kept.
+  """
   for name in (builder.name, 'downloads'):
     shutil.rmtree(folder / name, ignore_errors=True)
   with contextlib.suppress(OSError):  # it holds another data set

@@ -35,7 +35,8 @@ class RawImage:
   """One image of a raw data set.
 
   Attributes:
-    name: unique in its split; for a file, its path below the raw folder.
+    name: name that is unique in the split; for an image file, its path relative
+      to the raw folder.
     path: the file that holds the image.
     pid: identity; in the gallery, -1 is junk and 0 a distractor.
     camid: camera, from 0.
@@ -48,7 +49,7 @@ class RawImage:
 
   @property
   def location(self) -> str:
-    """Where the image is, for messages."""
+    """The place of the image on disk, for messages."""
     return str(self.path)
 
   def read(self) -> bytes:
@@ -77,7 +78,7 @@ Splits = Mapping[str, list[RawImage]]
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-  """Counts of a split.
+  """Numbers of images, identities and cameras in a split.
 
   Published counts may lack distractors and junk.
 
@@ -99,7 +100,7 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class RawDataset:
-  """The images of a raw folder.
+  """A data set as stored in a raw folder: its images with their labels.
 
   Attributes:
     root: folder that the names of images are relative to.
@@ -107,7 +108,7 @@ class RawDataset:
       empty.
     has_cameras: False if cameras are unknown. Each image then has a `camid` of
       its own, so that evaluation removes only the query itself.
-    notes: decisions taken while reading, for people.
+    notes: remarks for the user on how the folder was read.
     splits_made: whether the images came without splits, and these were made
       from a seed.
   """
@@ -119,7 +120,7 @@ class RawDataset:
   splits_made: bool = False
 
   def counts(self) -> dict[str, Counts]:
-    """Returns the counts of each split."""
+    """Returns the numbers of images, identities and cameras, by split."""
     return {
       split: count(
         split,
@@ -141,7 +142,7 @@ class RawDataset:
 
 
 def count(split: str, pids: Iterable[int], camids: Iterable[int]) -> Counts:
-  """Returns the counts of a split.
+  """Counts the images, identities and cameras of a split.
 
   Args:
     split: name of the split.
@@ -160,9 +161,9 @@ def count(split: str, pids: Iterable[int], camids: Iterable[int]) -> Counts:
 
 
 class RawDataError(UserError):
-  """The files of a raw folder are not the data set that its layout requires.
+  """Error of a raw folder whose files are not a valid data set.
 
-  The attributes serve the doctor, which reports more than the first mistake.
+  The attributes are for data/doctor.py, which reports all mistakes.
 
   Attributes:
     dataset: the images that could be read nevertheless, or None.
@@ -185,14 +186,17 @@ class RawDataError(UserError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layout(abc.ABC):
-  """The way in which copies of a data set are stored, and its counts.
+  """Base class for the storage formats of data sets, with published counts.
+
+  A subclass finds and lists the images of a raw folder: the folder that holds
+  the original files of a data set.
 
   Attributes:
-    dataset: folder of the data set in data/.
+    dataset: name of the data set's folder in data/.
     title: name of the data set, for people.
-    homepage: where it is published.
-    how_to_get: what to do if the data set is missing.
-    nested: usual names of the raw folder below the folder that a user gives.
+    homepage: web page where the data set is published.
+    how_to_get: instructions for a user who lacks the data set.
+    nested: usual paths from the folder that a user gives to the raw folder.
     published: published counts of each split; empty if any counts are fine.
     variant: name of the variant, for a data set that has several.
   """
@@ -211,7 +215,9 @@ class Layout(abc.ABC):
     return '/'.join(filter(None, (self.dataset, self.variant)))
 
   def configured(self, data_config: Mapping[str, Any]) -> 'Layout':
-    """Returns the layout with the fields of `config.data` that it depends on.
+    """Returns the layout with its settings taken from a configuration.
+
+    The base class has no settings.
 
     Args:
       data_config: the `data` part of a configuration.
@@ -223,8 +229,8 @@ class Layout(abc.ABC):
     """Finds the raw folder in or below `directory` and lists its images.
 
     Raises:
-      UserError: no raw folder was found, or its files are not a data set; names
-        the folders or files.
+      UserError: no raw folder was found, or its files are not a data set; the
+        message names the folders or files.
     """
     root = self.locate(directory)
     dataset = self.read_root(root)
@@ -237,7 +243,7 @@ class Layout(abc.ABC):
     """Returns the raw folder: `directory` or one of `nested` below it.
 
     Raises:
-      UserError: none of these is the raw folder; names all of them.
+      UserError: none of these is the raw folder; the message names them.
     """
     base = pathlib.Path(directory).expanduser()
     candidates = [base, *(base / name for name in self.nested)]
@@ -256,19 +262,24 @@ class Layout(abc.ABC):
 
   @abc.abstractmethod
   def missing(self, root: pathlib.Path) -> list[str]:
-    """Returns what `root` lacks to be the raw folder; empty if nothing."""
+    """Returns the files and folders that `root` lacks to be the raw folder."""
 
   @abc.abstractmethod
   def read_root(self, root: pathlib.Path) -> RawDataset:
-    """Lists the images of a raw folder that lacks nothing.
+    """Lists the images of a complete raw folder, for which `missing` is empty.
 
     Raises:
-      UserError: files are wrong; names `root` or the files.
+      UserError: files are invalid; the message names `root` or the files.
     """
 
 
 def _reason(root: pathlib.Path, missing: list[str]) -> str:
-  """Says why a folder is not the raw folder."""
+  """Returns the reason why a folder is not the raw folder, for a message.
+
+  Args:
+    root: the folder.
+    missing: names of the files and folders that `root` lacks.
+  """
   if root.is_dir():
     return f'no {", ".join(missing)}'
   return 'not a folder' if root.exists() else 'no such folder'
@@ -276,7 +287,7 @@ def _reason(root: pathlib.Path, missing: list[str]) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MarketLayout(Layout):
-  """Three folders of images whose names hold identity and camera."""
+  """Market-1501's layout: three folders, with labels in the file names."""
 
   def missing(self, root: pathlib.Path) -> list[str]:
     return missing_folders(root)
@@ -288,7 +299,7 @@ class MarketLayout(Layout):
 def missing_folders(
   root: pathlib.Path, folders: Iterable[str] = tuple(MARKET_FOLDERS.values())
 ) -> list[str]:
-  """Returns those of `folders` that do not exist in `root`."""
+  """Returns the names of `folders` that `root` does not contain."""
   return [folder for folder in folders if not (root / folder).is_dir()]
 
 
@@ -297,11 +308,12 @@ def read_market_folders(root: pathlib.Path, below: str = '.') -> Splits:
 
   Args:
     root: folder that the names of images are relative to.
-    below: folder in `root` that holds the three.
+    below: path from `root` to the folder that holds the three.
 
   Raises:
     RawDataError: a folder has no image, or a name does not begin with
-      `<identity>_c<camera>`. The error holds the other images.
+      `<identity>_c<camera>`. The error's `dataset` has the images with
+      valid names.
   """
   splits, misnamed, mistakes = {}, [], []
   for split, name in MARKET_FOLDERS.items():
@@ -325,7 +337,15 @@ def read_market_folders(root: pathlib.Path, below: str = '.') -> Splits:
 def _read_market_folder(
   folder: pathlib.Path, root: pathlib.Path
 ) -> tuple[list[RawImage], list[pathlib.Path]]:
-  """Returns the well-named images, and the paths of the others."""
+  """Lists the images of a folder that should follow Market-1501's naming.
+
+  Args:
+    folder: the folder, which need not exist.
+    root: folder that the names of images are relative to.
+
+  Returns:
+    The images with valid names, and the paths of those with invalid names.
+  """
   images, misnamed = [], []
   for path in list_images(folder) if folder.is_dir() else ():
     match = MARKET_NAME.match(path.name)
@@ -338,25 +358,26 @@ def _read_market_folder(
 
 
 def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the JPEG and PNG files of a folder itself, in name order."""
+  """Returns the JPEG and PNG files directly in a folder, in name order."""
   return sorted(
     path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES
   )
 
 
 class ListedFiles:
-  """Finds the files of a folder that a list names by relative paths.
+  """Finds files that a text file lists by paths relative to a folder.
 
   A list may come from anywhere, so that paths and links which lead out of the
   folder are refused.
 
   Args:
     folder: folder that the paths are relative to.
-    list_file: the list, for messages.
+    list_file: the text file, for messages.
 
   Attributes:
     found: number of files found so far.
-    missing: files that do not exist, with their paths and lines in the list.
+    missing: for each listed file that does not exist, its path and line in the
+      list, for messages.
   """
 
   def __init__(self, folder: pathlib.Path, list_file: pathlib.Path):
@@ -407,7 +428,10 @@ class ListedFiles:
 
 
 def check_all_found(lists: Iterable[ListedFiles]) -> None:
-  """Checks lists that have been read to their ends.
+  """Raises an error if listed files do not exist, or a list is empty.
+
+  Args:
+    lists: lists after `find` has been called for all of their lines.
 
   Raises:
     RawDataError: listed files do not exist, or a list is empty.
@@ -429,7 +453,7 @@ def check_all_found(lists: Iterable[ListedFiles]) -> None:
 
 
 def format_lines(lines: Iterable[str], limit: int = 10) -> str:
-  """Returns lines for a message: indented, and at most `limit` of them."""
+  """Joins indented lines for a message, with at most `limit` of them shown."""
   lines = list(lines)
   shown = [f'  {line}' for line in lines[:limit]]
   if len(lines) > limit:
@@ -438,11 +462,11 @@ def format_lines(lines: Iterable[str], limit: int = 10) -> str:
 
 
 def _find_mistake(splits: Splits) -> str:
-  """Returns the first violated rule of the splits, or ''.
+  """Returns a description of the first mistake in the splits, or ''.
 
-  Query and gallery are not empty; no image is twice in a split, or in both
-  training and test; identities and cameras can be stored; only the gallery has
-  junk, and no query is a distractor.
+  The rules are: query and gallery are not empty; no image is twice in a split,
+  or in both training and test; identities and cameras can be stored; only the
+  gallery has junk, and no query is a distractor.
   """
   for split in ('query', 'gallery'):
     if not splits[split]:
@@ -484,7 +508,7 @@ def _find_mistake(splits: Splits) -> str:
 
 
 def _find_mistake_of_image(image: RawImage) -> str:
-  """Returns why TFDS could not store an image, or ''."""
+  """Returns the reason why TFDS cannot store an image, or ''."""
   if not JUNK_PID <= image.pid <= MAX_ID or image.camid > MAX_ID:
     return (
       f'{image.name!a} has identity {image.pid} and camera {image.camid}, which'

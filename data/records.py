@@ -31,14 +31,14 @@ BATCHES_PER_PIPELINE = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-  """A prepared split in memory, in the order of its paths.
+  """A split of a prepared data set in memory, sorted by path.
 
   Attributes:
     encoded: bytes [images], JPEG or PNG files; empty if `decoded` is given.
     pids: int [images], identities.
-    camids: int [images], cameras.
-    paths: str [images].
-    decoded: uint8 [images, height, width, 3], or None.
+    camids: int [images], cameras, from 0.
+    paths: str [images], names of the images.
+    decoded: uint8 [images, height, width, 3], resized images; or None.
     replacements: rows of images that were found unreadable, and the rows of the
       images that replace them.
   """
@@ -52,10 +52,15 @@ class Records:
 
 
 def read(builder: tfds.core.DatasetBuilder, split: str) -> Records:
-  """Reads a split, using little more memory than its encoded images take.
+  """Reads a split into memory, which takes little more than its encoded images.
+
+  Args:
+    builder: TFDS builder of a prepared data set.
+    split: name of the split.
 
   Raises:
-    UserError: a prepared file is missing or damaged; names it.
+    UserError: a prepared file is missing or damaged; the message names the
+      file.
   """
   try:
     examples = _read_examples(builder, split)
@@ -87,7 +92,7 @@ def _read_examples(builder: tfds.core.DatasetBuilder, split: str) -> list[dict]:
 def to_variable(images: list[bytes]) -> tf.Variable:
   """Moves encoded images to a variable for tf.data, and empties the list.
 
-  It moves a few images at a time, so that only these are in memory twice.
+  A few images are moved at a time, so that only these are in memory twice.
   """
   variable = tf.Variable(tf.fill([len(images)], ''), trainable=False)
   while images:
@@ -101,7 +106,7 @@ def to_variable(images: list[bytes]) -> tf.Variable:
 def apply_cache(
   records: Records, split: str, config: ml_collections.ConfigDict
 ) -> Records:
-  """Decodes the images of a split if `config.data.cache` says so.
+  """Decodes the images of a split if `config.data.cache` is 'decoded'.
 
   Args:
     records: the split, as read.
@@ -137,7 +142,16 @@ def apply_cache(
 
 
 def _check_memory(split: str, count: int, height: int, width: int) -> None:
-  """Prints the size of a decoded split; raises UserError if it does not fit."""
+  """Raises UserError if the decoded images of a split do not fit into memory.
+
+  Otherwise their size is printed.
+
+  Args:
+    split: name of the split, for messages.
+    count: number of images.
+    height: height of a decoded image in pixels.
+    width: width of a decoded image in pixels.
+  """
   needed = math.prod((count, height, width, 3))
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
   used = profiling.process_memory()
@@ -163,7 +177,9 @@ def train_batches(
   process: int = 0,
   processes: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Yields batches `first_step`, `first_step` + 1, ...; see `Feed.batches`.
+  """Yields training batches without end, beginning with number `first_step`.
+
+  A batch has `image` and `label`; see `Feed.batches`.
 
   Args:
     records: the training split.
@@ -203,11 +219,11 @@ def _replacing_batches(
   batches: Sequence[np.ndarray],
   config: ml_collections.ConfigDict,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields the rows and images of each batch; replaces unreadable images.
+  """Yields the indices and images of each batch, unreadable images replaced.
 
   Args:
     records: the training split.
-    batches: rows of each batch; all but the last have the same size.
+    batches: indices of images, by batch; all but the last have the same size.
     config: the `data` part of a configuration.
   """
   done = 0
@@ -227,7 +243,14 @@ def _replacing_batches(
 
 
 def names(records: Records, labels: np.ndarray, config, step: int) -> list[str]:
-  """Returns the paths of all images of batch `step`, of all processes."""
+  """Returns the paths of the images in a batch, for all processes together.
+
+  Args:
+    records: the training split.
+    labels: int [images], training labels.
+    config: the whole configuration.
+    step: number of the batch, from 0.
+  """
   P, K, seed = config.train.P, config.train.K, config.seed
   epoch, batch = divmod(step, pk_sampler.steps_per_epoch(labels, P, K))
   rows = pk_sampler.epoch_batches(labels, P, K, seed, epoch)[batch]
@@ -235,7 +258,7 @@ def names(records: Records, labels: np.ndarray, config, step: int) -> list[str]:
 
 
 def make_split(records: Records, image_size: tuple[int, int]) -> Split:
-  """Returns records as a `Split` to evaluate on.
+  """Converts records to a `Split`, the form that evaluation reads.
 
   Args:
     records: the query or gallery split.
@@ -262,7 +285,17 @@ def _batches(
   batch_size: int,
   image_size: tuple[int, int],
 ) -> Iterator[np.ndarray]:
-  """Returns the images of these rows in batches; the last may be smaller."""
+  """Returns an iterator over batches of images, in the order of `rows`.
+
+  Args:
+    records: a split.
+    rows: int [n], indices of images in the split.
+    batch_size: number of images in a batch; the last may have fewer.
+    image_size: height and width of the images.
+
+  Returns:
+    An iterator over arrays, uint8 [batch, height, width, 3].
+  """
   if records.decoded is not None:
     starts = range(0, len(rows), batch_size)
     return (records.decoded[rows[i : i + batch_size]] for i in starts)

@@ -1,7 +1,7 @@
-"""The base class of all TFDS builders: prepares the images of raw folders.
+"""The base class of this project's TFDS builders, which prepare data sets.
 
-A layout lists the images of a raw folder. The base class checks that each can
-be decoded, and writes the unchanged files into random-access files.
+A layout lists the images of a raw folder. The base class checks that each image
+can be decoded, and writes the unchanged files into random-access files.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ class ReidBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     ]
 
   def __init__(self, *, dataset: raw.RawDataset | None = None, **kwargs):
-    """Makes a builder.
+    """Creates a builder.
 
     Args:
       dataset: images to prepare; None reads them from TFDS's `manual_dir`.

@@ -27,7 +27,7 @@ COLUMNS = ('train IDs', 'train images', 'test IDs', 'test images', 'cameras')
 
 @dataclasses.dataclass(frozen=True)
 class PaperRow:
-  """A row of Table I.
+  """A row of the paper's Table I: the sizes of a data set.
 
   Attributes:
     layout: layout of the data set.
@@ -71,7 +71,7 @@ ROWS = (
 
 
 def figures(counts: dict[str, raw.Counts], with_queries: bool) -> tuple:
-  """Returns the figures that Table I gives, in the order of `COLUMNS`.
+  """Computes the figures in a row of Table I, in the order of `COLUMNS`.
 
   Args:
     counts: counts of each split.
@@ -122,10 +122,11 @@ def count_records(builder: tfds.core.DatasetBuilder) -> dict[str, raw.Counts]:
 
 
 def format_table(found: list[dict]) -> str:
-  """Returns the paper's rows, each above the rows of its prepared copies.
+  """Formats a table of the paper's figures and those of prepared data sets.
 
   Args:
-    found: fields of each prepared copy, as `main` writes them to JSON.
+    found: fields of each prepared copy of a data set, as `main` writes them to
+      JSON.
   """
   width = max(len(row.layout.title) for row in ROWS) + 2
   head = ' ' * (width + 10) + ''.join(f'{name:>14}' for name in COLUMNS)
@@ -145,7 +146,15 @@ def format_table(found: list[dict]) -> str:
 
 
 def _line(title, width, source, values, paper=None) -> str:
-  """Returns a line of the table; `*` marks differences from the paper."""
+  """Formats a line of the table, with `*` at differences from the paper.
+
+  Args:
+    title: title of the data set.
+    width: width of the title's column, in characters.
+    source: origin of the figures, 'paper' or 'here'.
+    values: figures in the order of `COLUMNS`.
+    paper: figures of the paper to compare with, or None.
+  """
   cells = ''.join(
     f'{value:13,}{"*" if paper and value != paper[i] else " "}'
     for i, value in enumerate(values)
@@ -155,6 +164,10 @@ def _line(title, width, source, values, paper=None) -> str:
 
 def prepare_sets(arguments: list[str], prepared_dir: str) -> None:
   """Prepares data sets that are given as NAME=DIR.
+
+  Args:
+    arguments: NAME=DIR for each data set: its name and its raw folder.
+    prepared_dir: `config.data.prepared_dir`.
 
   Raises:
     UserError: an argument has another form, or the data set cannot be prepared.

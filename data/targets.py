@@ -1,4 +1,4 @@
-"""Chooses the data sets that eval.py evaluates on by its flags."""
+"""Chooses the data sets to evaluate on, according to the flags of eval.py."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,17 +1,18 @@
-"""Compares two result cards, or two images.
+"""Compares two result cards (JSON files of eval.py), or two images.
 
   python -m apnet_jax compare A.json B.json
   python -m apnet_jax compare --ckpt=runs/market A.jpg B.jpg
 
-For two cards it prints a table of the figures, with a confidence interval of
-the difference B - A. The interval is a paired bootstrap: queries are drawn with
-replacement, and both cards are averaged over the same draw. It does not cover
-the variation between training runs with other seeds, which is often larger.
+For two cards the command prints a table of the figures, with a confidence
+interval of the difference B - A. The interval is a paired bootstrap: queries
+are drawn with replacement, and both cards are averaged over the same draw. The
+interval does not cover the variation between training runs with other seeds,
+which is often larger.
 Cards with different rules or images are an error unless --unlike is given.
 
-For two images it prints their cosine similarity, and whether they show one
-person. The threshold is --threshold, or the one that `eval.py
---choose_threshold` has stored with the network.
+For two images the command prints their cosine similarity and, with a threshold,
+whether they show one person. The threshold is --threshold, or the one that
+`eval.py --choose_threshold` has stored with the network.
 """
 
 from collections.abc import Callable
@@ -25,13 +26,14 @@ from apnet_jax.retrieval import comparison, trained_network
 
 
 def compare_files(first: str, second: str, allow_unlike: bool, **bootstrap):
-  """Prints the comparison of two files of result cards.
+  """Prints a comparison of the result cards in two JSON files.
 
   Args:
     first: path of a file; see `comparison.read_cards`.
     second: path of the other file.
     allow_unlike: whether to compare cards with different rules or images.
-    **bootstrap: `level`, `samples` and `seed` of `comparison.compare`.
+    **bootstrap: settings of the confidence intervals: `level`, `samples` and
+      `seed` of `comparison.compare`.
 
   Raises:
     UserError: a file has no result cards, or the cards are not comparable.
@@ -70,7 +72,10 @@ def compare_files(first: str, second: str, allow_unlike: bool, **bootstrap):
 def compare_images(
   network: trained_network.Network, first: str, second: str
 ) -> None:
-  """Prints the similarity of two images, and whether they show one person.
+  """Prints the cosine similarity of two images, and a verdict if possible.
+
+  The verdict says whether the images show one person. It needs a network with a
+  threshold.
 
   Args:
     network: network that embeds the images.
@@ -88,7 +93,7 @@ def compare_images(
 
 
 def command() -> Callable:
-  """Defines the flags of the command; returns its main function."""
+  """Defines the absl flags of this command, and returns its `main(argv)`."""
   ckpt, which, threshold = cli.define_network()
   allow_unlike = flags.DEFINE_bool(
     'unlike', False, 'Compares cards even if their rules or images differ.'

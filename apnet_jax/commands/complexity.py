@@ -30,16 +30,18 @@ FIGURES_OF_THE_PAPER = {'Pyramid ReID': 9.96, 'SCSN': 7.24}
 
 
 def measure(name: str, config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Counts the parameters and multiply-adds of a variant.
+  """Counts the parameters and multiply-adds of a network of the paper.
 
   Args:
-    name: name of the variant in `VARIANTS`.
-    config: `config.model`, for fields that the variant does not set.
+    name: name of the network in `VARIANTS`.
+    config: the `model` section of a configuration, for fields that the network
+      in `VARIANTS` does not set.
 
   Returns:
-    An entry of the JSON file. `multiply_adds` are those at the size of the
-    training images, `at_224` those of Table III; None if the pyramid does not
-    divide such an image.
+    The counts, as the command writes them to JSON. `multiply_adds` is for an
+    image of `image_size`, the size in training. `at_224` has the counts for
+    224x224 pixels, the size in Table III. If the pyramid cannot divide such an
+    image, `at_224` is None, and `why` and `no_split` give the reason.
   """
   variant = VARIANTS[name]
   model = create_model(variants.apply(variant, config), num_classes=1)
@@ -77,7 +79,7 @@ WIDTH = sum(abs(width) for _, _, width in COLUMNS)
 
 
 def format_table(rows: list[Mapping[str, Any]]) -> str:
-  """Formats the table, its rows grouped by their place in the paper.
+  """Formats counts as a text table, grouped by place in the paper.
 
   Args:
     rows: results of `measure`.
@@ -123,12 +125,12 @@ def _format_row(row: Mapping[str, Any]) -> str:
 
 
 def _relative_difference(row: Mapping[str, Any]) -> float:
-  """Returns the relative difference of multiply-adds from the paper's."""
+  """Returns the multiply-adds at 224x224 over the paper's figure, minus 1."""
   return row['at_224']['multiply_adds'] / (1e9 * row['paper_gflops']) - 1
 
 
 def notes(rows: list[Mapping[str, Any]]) -> list[str]:
-  """Returns notes on how the counts compare with the paper's.
+  """Returns paragraphs that compare the counts with the paper's figures.
 
   Args:
     rows: results of `measure`.
@@ -177,7 +179,7 @@ def _note_on_opcounter(rows: list[Mapping[str, Any]]) -> str:
 
 
 def command() -> Callable:
-  """Defines the flags of the command; returns its main function."""
+  """Defines the absl flags of this command, and returns its `main(argv)`."""
   config = cli.define_config(
     'Configuration for fields that the variants do not set, as'
     ' config.model.reduction.',

@@ -3,8 +3,9 @@
   python -m apnet_jax explain --config=configs/market.py:official
   python -m apnet_jax explain --config.model.levels=3
 
-It lists the layers of the network, the fields beside the values of the paper
-and of its released code, and all differences from the paper.
+The command lists the layers of the network, each field of the configuration
+beside its values in the paper and in the paper's released code, and all
+differences from the paper.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -52,16 +53,17 @@ Path = tuple[str, ...]
 
 @dataclasses.dataclass
 class LayerRow:
-  """A line of the table of layers: one call of a module.
+  """A row in the table of layers, which describes one call of a Flax module.
 
   Attributes:
     module: the module.
     stage: number of the stage if the module is the backbone, which is called
       once for each stage; otherwise None.
     output: shape of the output without the batch; () if it is not one array.
-    called: the module and those that it calls, by path, except modules with a
-      row of their own.
-    params: trainable parameters that the embedding depends on, by path.
+    called: the module and the modules that it calls, by path in the network.
+      Modules with a row of their own are excluded.
+    params: shapes of the trainable parameters of `called`, by path. Parameters
+      that do not affect the embedding are excluded.
     multiply_adds: number of multiply-adds for one image.
   """
 
@@ -75,14 +77,15 @@ class LayerRow:
   multiply_adds: int = 0
 
   def kernel(self, *path: str) -> tuple[int, ...]:
-    """Returns the shape of the kernel of a submodule."""
+    """Returns the kernel's shape of the submodule at `path` in the module."""
     return self.params[*self.module.path, *path, 'kernel'].shape
 
 
 def layers(model: nn.Module, image_size: tuple[int, int]) -> list[LayerRow]:
-  """Returns the rows of the table of layers, in the order of the calls.
+  """Returns the rows of a table of the network's layers, in calling order.
 
-  Their parameters and multiply-adds add up to those of `counting.count`.
+  The parameters and multiply-adds of all rows add up to the totals of
+  `counting.count`.
 
   Args:
     model: a model made by `create_model`, with any number of classes.
@@ -120,7 +123,7 @@ def layers(model: nn.Module, image_size: tuple[int, int]) -> list[LayerRow]:
 
 
 def _is_level(module: nn.Module) -> bool:
-  """Returns whether a module is an attention or normalisation of a pyramid."""
+  """Returns whether a module is an attention or norm layer of a pyramid."""
   return isinstance(module.parent, AttentionPyramid)
 
 
@@ -179,7 +182,7 @@ def _sums(rows: Iterable[LayerRow]) -> tuple[str, str]:
 
 
 def describe(row: LayerRow) -> list[str]:
-  """Describes a module in one line or more."""
+  """Describes a row of the table of layers, in one or more lines of text."""
   module = row.module
   if row.stage is not None:
     name = f'stage {row.stage}' if row.stage else 'stem'
@@ -194,7 +197,7 @@ def describe(row: LayerRow) -> list[str]:
 
 
 def _stage(row: LayerRow) -> str:
-  """Returns the names of a stage's modules, with their numbers of blocks."""
+  """Names the modules of a backbone stage, with their numbers of blocks."""
   # torchvision's DenseNet has all its modules in `features`.
   depth = 2 if ('base', 'features') in row.called else 1
   blocks = {}
@@ -212,7 +215,7 @@ def _stage(row: LayerRow) -> str:
 
 
 def _attention(row: LayerRow) -> list[str]:
-  """Returns the parts of an attention, its widths and its nonlinearity."""
+  """Describes an attention module: its parts, widths and nonlinearity."""
   module = row.module
   match module:
     case BatchNorm():
@@ -266,7 +269,7 @@ def _field(*cells: str) -> str:
 
 
 def _show(value: Any) -> str:
-  """Formats a value as on a command line; long tuples are shortened."""
+  """Formats a value as on a command line, with long tuples shortened."""
   if isinstance(value, tuple):
     items = [_show(item) for item in value]
     if len(items) > 5:
@@ -297,7 +300,7 @@ def choices(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 
 def differences(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """Yields a sentence for each difference from the paper."""
+  """Yields a sentence for each difference of a configuration from the paper."""
   for field in itertools.chain(*FIELDS.values()):
     if field.differs(config):
       yield (
@@ -314,7 +317,7 @@ def differences(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 
 def command() -> Callable:
-  """Defines the flags of the command; returns its main function."""
+  """Defines the absl flags of this command, and returns its `main(argv)`."""
   config = cli.define_config('Configuration to explain.')
 
   def main(argv):

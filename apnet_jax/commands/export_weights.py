@@ -18,7 +18,7 @@ from apnet_jax.training.pretrained import read_workdir
 
 
 def command() -> Callable:
-  """Defines the flags of the command; returns its main function."""
+  """Defines the absl flags of this command, and returns its `main(argv)`."""
   ckpt = flags.DEFINE_string(
     'ckpt', None, 'Workdir of train.py.', required=True
   )

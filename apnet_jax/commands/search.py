@@ -2,10 +2,11 @@
 
   python -m apnet_jax search --ckpt=runs/market --gallery=DIR QUERY.jpg ...
 
-A query is an image, or a folder of images. For each, it lists the most similar
-gallery images with their cosine similarities. With a threshold it also says
-whether the person is among them at all. The threshold is --threshold, or the
-one that `eval.py --choose_threshold` has stored with the network.
+A query is an image, or a folder of images. For each query, the command lists
+the most similar gallery images with their cosine similarities. With a
+threshold, the command also says whether the person is in the gallery at all.
+The threshold is --threshold, or the one that `eval.py --choose_threshold` has
+stored with the network.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from apnet_jax.workdir import json_files
 
 
 def command() -> Callable:
-  """Defines the flags of the command; returns its main function."""
+  """Defines the absl flags of this command, and returns its `main(argv)`."""
   ckpt, which, given = cli.define_network()
   gallery = flags.DEFINE_string(
     'gallery', None, 'Folder of images to search, or one image.', required=True

@@ -49,13 +49,13 @@ class APNet(nn.Module):
   Attributes:
     num_classes: number of identities of the classifier.
     backbone: makes the backbone, which is called as `base(x, stage, train)`.
-    pyramid: makes the pyramid of a site; None for no attention.
+    pyramid: makes the pyramid after a stage; None for no attention.
     norm: makes a normalisation layer.
     sites: stages that are followed by a pyramid; 0 is the stem.
     local: makes the local branch of the multi-part head; None for no branch.
     dtype: type that convolutions compute in; the head uses at least float32.
-    rematerialize: True stores only the map after each stage for the backward
-      pass, which computes the maps within a stage again.
+    rematerialize: True stores only the feature map after each stage for the
+      backward pass, which computes the maps within a stage again.
   """
 
   num_classes: int
@@ -138,8 +138,8 @@ def create_model(
     num_classes: number of identities of the classifier.
     axis_name: name of the mapped axis over which batch statistics are
       synchronised; None outside of a mapped function.
-    rematerialize: True computes maps again in the backward pass instead of
-      storing them.
+    rematerialize: True saves memory in training: the backward pass computes
+      the feature maps within a stage again.
 
   Returns:
     A module. `apply(variables, images, train=False)` returns a `ReidOutput` for
@@ -176,7 +176,12 @@ def create_model(
 
 
 def _backbone(config, layers: Mapping) -> Callable[..., nn.Module]:
-  """Returns a function that makes the backbone of a configuration."""
+  """Returns a function that makes the backbone that `config` describes.
+
+  Args:
+    config: the `model` part of a configuration.
+    layers: the functions that make layers: 'norm' and 'conv'.
+  """
   layers = {**layers, 'last_stride': config.last_stride}
   if config.backbone in BLOCK_LAYERS:
     return partial(
@@ -196,7 +201,15 @@ def _backbone(config, layers: Mapping) -> Callable[..., nn.Module]:
 
 
 def _pyramid(config, norm) -> Callable[..., nn.Module]:
-  """Returns a function that makes the pyramids of a configuration."""
+  """Returns a function that makes the pyramids that `config` describes.
+
+  Args:
+    config: the `model` part of a configuration; it has attention.
+    norm: makes a normalisation layer.
+
+  Returns:
+    A function `make(name=...)`, which returns an `AttentionPyramid`.
+  """
   attention = split_attention = {
     'channel': partial(
       ChannelAttention, reduction=config.reduction, hidden=config.hidden
@@ -240,7 +253,8 @@ def initialize(
       need one program for each shape of an array.
 
   Returns:
-    `make` of the variables: by default a dict of 'params' and 'batch_stats'.
+    The value of `make(variables)`: by default a dict of 'params' and
+    'batch_stats'.
   """
   # The program runs once. On the CPU, full optimisation would take longer than
   # it saves.
@@ -276,7 +290,7 @@ def parameter_names(model: nn.Module, image_size: tuple[int, int]) -> list[str]:
     image_size: height and width of the images in pixels.
 
   Returns:
-    Paths of the parameters, as 'base/conv1/kernel'.
+    Paths of the parameters, such as 'base/conv1/kernel'.
   """
   names = []
 
@@ -291,7 +305,16 @@ def parameter_names(model: nn.Module, image_size: tuple[int, int]) -> list[str]:
 
 
 def _check(config: ml_collections.ConfigDict, num_classes: int) -> None:
-  """Checks the fields of `config.model` on their own and against each other."""
+  """Checks that `create_model` can build the network of a configuration.
+
+  Args:
+    config: the `model` part of a configuration.
+    num_classes: number of identities of the classifier.
+
+  Raises:
+    UserError: a field is missing, has a value that is not allowed, or does not
+      fit another field.
+  """
   missing = [field for field in sorted(REQUIRED_FIELDS) if field not in config]
   if missing:
     raise UserError(

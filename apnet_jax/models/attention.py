@@ -1,10 +1,11 @@
-"""Attention modules, which attend every part of a feature map on its own.
+"""Attention modules, which compute the attention of each part of a feature map.
 
 A module is called as `attention(x, train)` with features [batch, height, width,
 channels]. It returns the merged attention map A_i of Eq. (2), with the sigmoid
 of Eq. (3) or a softmax already applied, in a shape that broadcasts against the
 features. Splitting into parts is a reshape. One einsum with weights
-[part, in, out] then attends all parts at once, each with its own weights.
+[part, in, out] then computes a layer for all parts at once, where each part has
+its own weights. Equations are those of the APNet paper.
 """
 
 from collections.abc import Callable
@@ -24,8 +25,8 @@ torch_uniform = nn.initializers.variance_scaling(
 class GroupedDense(nn.Module):
   """A grouped fully-connected layer: each group has weights of its own.
 
-  At every position of a map it is a grouped 1x1 convolution. The groups are the
-  parts of an attention or the stripes of the multi-part head.
+  Applied to a feature map, the layer is a grouped 1x1 convolution. The groups
+  are the parts of an attention or the stripes of the multi-part head.
 
   Attributes:
     features: number of outputs of a group.
@@ -69,15 +70,15 @@ class GroupedDense(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-  """Squeeze-and-excitation of every part of the channels, Eq. (2) and (5).
+  """Channel attention: squeeze-and-excitation of each part, Eq. (2) and (5).
 
   A part consists of consecutive channels.
 
   Attributes:
-    parts: n of Eq. (2).
+    parts: number of parts, n of Eq. (2).
     reduction: input width over hidden width of a part. The paper does not state
-      it; 16 is the ratio of Hu et al., Squeeze-and-Excitation Networks, CVPR
-      2018.
+      this ratio; 16 is the ratio of Hu et al., Squeeze-and-Excitation Networks,
+      CVPR 2018.
     hidden: hidden width of a part, for any input width; 0 uses `reduction`.
     use_bias: whether the layers have biases, as those of Hu et al. have. Eq.
       (5) has none.
@@ -90,7 +91,15 @@ class ChannelAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Maps [batch, height, width, channels] to [batch, 1, 1, channels]."""
+    """Computes the attention of each channel.
+
+    Args:
+      x: features [batch, height, width, channels].
+      train: has no effect.
+
+    Returns:
+      Attention in 0..1, [batch, 1, 1, channels].
+    """
     del train
     pooled = pool_parts(x, self.parts)
     size = pooled.shape[-1]
@@ -101,7 +110,7 @@ class ChannelAttention(nn.Module):
 
 
 class SharedChannelAttention(nn.Module):
-  """The split attention of the released code, one for all parts of a level.
+  """Channel attention that all parts share, as in the released code.
 
   The sum of the pooled parts passes through two layers, which score all parts.
   A softmax over the parts replaces the sigmoid, so that parts compete. This is
@@ -109,7 +118,7 @@ class SharedChannelAttention(nn.Module):
   convolution. The paper's Eq. (2) gives each part its own attention instead.
 
   Attributes:
-    parts: n of Eq. (2).
+    parts: number of parts, n of Eq. (2).
     norm: makes a normalisation layer.
   """
 
@@ -118,7 +127,15 @@ class SharedChannelAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Maps [batch, height, width, channels] to [batch, 1, 1, channels]."""
+    """Computes the attention of each channel.
+
+    Args:
+      x: features [batch, height, width, channels].
+      train: whether the normalisation uses and updates batch statistics.
+
+    Returns:
+      Attention in 0..1, [batch, 1, 1, channels].
+    """
     batch, *_, channels = x.shape
     hidden = max(channels * self.parts // 4, 32)
     pooled = pool_parts(x, self.parts).sum(1, keepdims=True)
@@ -169,7 +186,7 @@ class SpatialAttention(nn.Module):
   and width exchanged.
 
   Attributes:
-    parts: n of Eq. (2).
+    parts: number of parts, n of Eq. (2).
     norm: makes a normalisation layer.
     dtype: type that the convolutions compute in.
     ratio: input width over output width of every layer but the last.
@@ -182,11 +199,14 @@ class SpatialAttention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """Maps [batch, height, width, channels] to [batch, height, width, 1].
+    """Computes the attention of each position.
 
     Args:
-      x: features; `parts` divides their height.
+      x: features [batch, height, width, channels]; `parts` divides the height.
       train: whether normalisations use and update batch statistics.
+
+    Returns:
+      Attention in 0..1, [batch, height, width, 1].
 
     Raises:
       UserError: the weights were made for images of another size.
@@ -208,7 +228,7 @@ class SpatialAttention(nn.Module):
     return attention.reshape(batch, height, width, 1)  # merge
 
   def _sequence(self, *widths: int) -> Callable[..., nn.Module]:
-    """Returns a function that makes a `ConvSequence` of these widths."""
+    """Returns a function that makes a `ConvSequence` with these widths."""
 
     def make(name):
       return ConvSequence(widths, self.norm, self.dtype, name=name)
@@ -248,11 +268,10 @@ class ConvSequence(nn.Module):
 class Relations(nn.Module):
   """Embeds the relations between the positions of each part (RGA-S).
 
-  It is a 1x1 convolution, a normalisation and a ReLU.
+  The module is a 1x1 convolution, a normalisation and a ReLU.
 
   Attributes:
-    ratio: each position has n relations, where n is the number of positions of
-      its part; they become n / ratio channels.
+    ratio: number of positions of a part over number of output channels.
     norm: makes a normalisation layer.
     dtype: type that the convolution computes in.
   """
@@ -268,8 +287,8 @@ class Relations(nn.Module):
     """Embeds the relations r_{p,q} = theta_p . phi_q of each position.
 
     Args:
-      theta: [batch, position, part, in].
-      phi: [batch, position, part, in].
+      theta: first embedding of the features, [batch, position, part, in].
+      phi: second embedding of the features, of the same shape.
       train: whether the normalisation uses and updates batch statistics.
 
     Returns:
@@ -301,7 +320,18 @@ class RelationConv(nn.Module):
 
   @nn.compact
   def __call__(self, theta: jax.Array, phi: jax.Array) -> jax.Array:
-    """Maps theta and phi [batch, position, part, in] to [..., features]."""
+    """Convolves the relations of each position.
+
+    Args:
+      theta: first embedding of the features, [batch, position, part, in].
+      phi: second embedding of the features, of the same shape.
+
+    Returns:
+      [batch, position, part, features].
+
+    Raises:
+      UserError: the weights were made for another number of positions.
+    """
     _, positions, parts, _ = theta.shape
     shape = (parts, 2 * positions, self.features)
     if self.has_variable('params', 'kernel'):
@@ -325,10 +355,10 @@ class RelationConv(nn.Module):
 
 
 def normalize_parts(norm: nn.Module, x: jax.Array, train: bool) -> jax.Array:
-  """Normalises each part of x [batch, position, part, channels] on its own.
+  """Normalises the channels of each part of a feature map separately.
 
   Args:
-    norm: normalisation layer; it sees a channel of a part as one channel.
+    norm: normalisation layer, called with [batch, position, part * channels].
     x: [batch, position, part, channels].
     train: whether `norm` uses and updates batch statistics.
 

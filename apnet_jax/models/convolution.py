@@ -41,12 +41,19 @@ def convolve(
 
 
 def _forward(x, kernel, stride, padding):
-  """Returns the convolution and the arrays its gradient needs."""
+  """Returns the convolution and the arrays that its gradient needs."""
   return convolve(x, kernel, stride, padding), (x, kernel)
 
 
 def _backward(stride, padding, saved, gradient):
-  """Returns the gradients of `convolve` with respect to x and kernel."""
+  """Returns the gradients of `convolve` with respect to x and kernel.
+
+  Args:
+    stride: stride along both axes.
+    padding: rows added above and below, and columns added left and right.
+    saved: the arrays that `_forward` returned for the gradient.
+    gradient: gradient with respect to the output.
+  """
   x, kernel = saved
   direct = partial(_convolve, stride=stride, padding=padding)
 
@@ -95,7 +102,7 @@ def _convolve(x, kernel, stride, padding):
 
 
 def _extract_patches(x, size, stride, padding):
-  """Returns the inputs of each output (im2col).
+  """Extracts the patch of inputs that each output depends on (im2col).
 
   Args:
     x: [batch, height, width, in].

@@ -1,6 +1,6 @@
 """Counts the parameters and multiply-adds of a network.
 
-They are counted in the traced computation (the jaxpr): no array is computed.
+The counts come from the traced computation (the jaxpr): no array is computed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,7 +21,7 @@ from apnet_jax.models.pyramid import AttentionPyramid
 class Complexity:
   """The cost of embedding one image.
 
-  The classifier does not count, because only training needs it.
+  The costs exclude the classifier, which only training needs.
 
   Attributes:
     parameters: number of trainable parameters.
@@ -38,12 +38,12 @@ class Complexity:
 
   @property
   def operations(self) -> int:
-    """The count of PyTorch-OpCounter, which the paper used for Table III.
+    """The number of operations as PyTorch-OpCounter counts (Table III).
 
-    Its release of 2020 adds to the multiply-adds 2 for each normalised element
-    and 1 for each element that an average-pooling module reads or writes. It
-    misses pooling by a function, as in the shared attention of the released
-    code.
+    The release of 2020 of this tool adds to the multiply-adds 2 for each
+    normalised element and 1 for each element that an average-pooling module
+    reads or writes. It misses pooling by a function, as in the shared attention
+    of the released code.
     """
     return self.multiply_adds + 2 * self.normalized + self.pooled
 
@@ -121,7 +121,15 @@ def trace(
 
 
 def _dependencies(jaxpr: core.Jaxpr, outputs: Iterable) -> tuple[list, set]:
-  """Returns the equations and variables that some outputs depend on."""
+  """Returns the equations and variables that some outputs depend on.
+
+  Args:
+    jaxpr: the traced computation.
+    outputs: variables of the jaxpr.
+
+  Returns:
+    The equations, in their order, and the variables, with the outputs.
+  """
   needed = set(_variables(outputs))
   equations = []
   for equation in reversed(jaxpr.eqns):
@@ -139,8 +147,8 @@ def _variables(atoms: Iterable) -> Iterator[core.Var]:
 def multiply_adds(equation) -> int:
   """Counts the multiply-adds of one equation of a jaxpr.
 
-  They include those of nested jaxprs: a loop counts all its iterations, a
-  conditional its most expensive branch.
+  The count includes nested jaxprs: all iterations of a loop, and the most
+  expensive branch of a conditional.
 
   Args:
     equation: a `jax.extend.core.JaxprEqn`.
@@ -189,7 +197,7 @@ def count_jaxpr(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:
 
 
 def _jaxprs(params: Mapping[str, Any]) -> Iterator:
-  """Yields the jaxprs among the parameters of an equation."""
+  """Yields the nested jaxprs among the parameters of an equation."""
   for value in params.values():
     for item in value if isinstance(value, (tuple, list)) else [value]:
       if isinstance(item, (core.Jaxpr, core.ClosedJaxpr)):

@@ -1,8 +1,8 @@
 """DenseNet-BC with growth rate 32, with torchvision's structure and names.
 
 Huang et al., Densely Connected Convolutional Networks, CVPR 2017. By default
-the last transition keeps the resolution, as the last stage of the ResNets does;
-torchvision's pools by 2 (`last_stride=2`).
+the last transition keeps the resolution, as the last stage of the ResNets does.
+In torchvision the last transition halves the resolution (`last_stride=2`).
 """
 
 from collections.abc import Callable
@@ -24,9 +24,10 @@ he_normal_in = nn.initializers.variance_scaling(2.0, 'fan_in', 'normal')
 
 
 class DenseLayer(nn.Module):
-  """The new channels of one layer: a 1x1 and a 3x3 convolution.
+  """A dense layer: a 1x1 and a 3x3 convolution, which compute new channels.
 
-  A normalisation and a ReLU precede each convolution.
+  A normalisation and a ReLU precede each convolution. `DenseBlock` appends the
+  new channels to the input.
 
   Attributes:
     conv: makes a convolution, called as `layer(x)`.
@@ -109,7 +110,7 @@ class Features(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, stage: int, train: bool) -> jax.Array:
-    """Runs one stage; see `DenseNet`."""
+    """Runs one stage; see `DenseNet.__call__`."""
     makers = {'conv': self.conv, 'norm': self.norm}
     if stage == 0:
       x = self.conv(STEM_WIDTH, 7, 2, name='conv0')(x)

@@ -31,15 +31,15 @@ class Branch:
 class ReidOutput:
   """The outputs of a re-identification network, in at least float32.
 
-  With the multi-part head, `feature` and `embedding` concatenate those of the
-  global and the local branch.
+  With the multi-part head, `feature` and `embedding` are concatenations of the
+  values of the global and the local branch.
 
   Attributes:
     feature: [batch, features], pooled, before the BN neck.
     embedding: [batch, features], after the BN neck; images are ranked by it.
     logits: [batch, num_classes], of the global branch.
-    branches: `Branch` outputs for the losses: of the global branch, then of the
-      local branch if there is a multi-part head.
+    branches: the outputs from which losses are computed: first the global
+      branch, then the local branch if there is a multi-part head.
   """
 
   feature: jax.Array

@@ -2,8 +2,8 @@
 
 Szegedy et al., Rethinking the Inception Architecture for Computer Vision, CVPR
 2016, without the auxiliary classifier. By default the last reduction
-(`Mixed_7a`) has stride 1, as the last stage of the ResNets does; it only loses
-a margin of one pixel. torchvision's has stride 2 (`last_stride=2`).
+(`Mixed_7a`) has stride 1, as the last stage of the ResNets does; the map only
+loses a margin of one pixel. In torchvision this stride is 2 (`last_stride=2`).
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +34,11 @@ PLAIN = {
 
 
 def _mixed_5(pool):
-  """Returns the branches of `Mixed_5b` to `Mixed_5d`."""
+  """Returns the branches of `Mixed_5b` to `Mixed_5d`, in the form of `MIXED`.
+
+  Args:
+    pool: number of output channels of the pooling branch.
+  """
   return {
     'branch1x1': [(64, 1)],
     'branch5x5': [(48, 1), (64, 5)],
@@ -44,7 +48,11 @@ def _mixed_5(pool):
 
 
 def _mixed_6(width):
-  """Returns the branches of `Mixed_6b` to `Mixed_6e`."""
+  """Returns the branches of `Mixed_6b` to `Mixed_6e`, in the form of `MIXED`.
+
+  Args:
+    width: number of channels within the branches of 7x1 and 1x7 convolutions.
+  """
   row, column = (1, 7), (7, 1)
   return {
     'branch1x1': [(192, 1)],
@@ -57,7 +65,7 @@ def _mixed_6(width):
 
 
 def _mixed_7():
-  """Returns the branches of `Mixed_7b` and `Mixed_7c`."""
+  """Returns the branches of `Mixed_7b` and `Mixed_7c`, as in `MIXED`."""
   row, column = (1, 3), (3, 1)
   return {
     'branch1x1': [(320, 1)],
@@ -144,7 +152,13 @@ class Mixed(nn.Module):
     return jnp.concatenate(maps, axis=-1)
 
   def _branch(self, x, branch, train):
-    """Computes the branch of this name."""
+    """Computes one branch of the module.
+
+    Args:
+      x: input of the module, [batch, height, width, in].
+      branch: name of the branch, a key of `branches`.
+      train: whether normalisations use and update batch statistics.
+    """
     if branch == 'branch_pool':  # the average includes the padding's zeros
       x = nn.avg_pool(x, (3, 3), padding=((1, 1), (1, 1)))
     convs = self.branches[branch]
@@ -219,6 +233,12 @@ def _to_symmetric_range(images):
 
   Args:
     images: [batch, height, width, 3].
+
+  Returns:
+    The rescaled images, of the same shape.
+
+  Raises:
+    UserError: the images are smaller than `MIN_SIZE`.
   """
   if min(images.shape[1:3]) < MIN_SIZE:
     raise UserError(

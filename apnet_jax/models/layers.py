@@ -144,13 +144,18 @@ class BatchNorm(nn.Module):
     return lax.axis_size(self.axis_name) if self.axis_name else 1
 
   def _average_devices(self, value, **groups):
-    """Averages a value over devices, or over groups of devices."""
+    """Averages an array over all devices, or over groups of devices.
+
+    Args:
+      value: array of this device.
+      **groups: `axis_index_groups` of `jax.lax.pmean`; absent for all devices.
+    """
     if self.axis_name is None:
       return value
     return lax.pmean(value, self.axis_name, **groups)
 
   def _grouping(self, group: int, local: int) -> tuple[int, Callable]:
-    """Returns how the images of this device are grouped.
+    """Returns the grouping of the images of this device for statistics.
 
     Args:
       group: number of images of a group; 0 for the whole global batch.
@@ -205,7 +210,7 @@ def normalize(
 
 
 def _normalize_forward(x, scale, bias, average, epsilon):
-  """Returns the outputs of `normalize` and the arrays its gradient needs."""
+  """Returns the outputs of `normalize` and the arrays for its gradient."""
   axes = tuple(range(1, x.ndim - 1))
   mean = average(_wide(x).mean(axes, keepdims=True))
   centred = _wide(x) - mean
@@ -241,7 +246,7 @@ normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 def _wide(x: jax.Array) -> jax.Array:
-  """Returns an array in at least float32."""
+  """Converts an array to float32, unless its type is wider."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -273,7 +278,7 @@ def check_batch_norm_group(group: int, batch: int, devices: int) -> None:
 
 
 def max_pool(x: jax.Array, stride: int = 2, padding: int = 1) -> jax.Array:
-  """Pools the maximum of 3x3 windows.
+  """Applies max pooling with 3x3 windows.
 
   The maximum is taken over strided slices, first of rows and then of columns,
   because the gradient of XLA's windowed maximum is slower on the CPU.
@@ -281,7 +286,7 @@ def max_pool(x: jax.Array, stride: int = 2, padding: int = 1) -> jax.Array:
   Args:
     x: [batch, height, width, channels].
     stride: stride along both axes.
-    padding: rows and columns added on each side, which no maximum can be from.
+    padding: rows and columns of minus infinity added on each side.
 
   Returns:
     [batch, height', width', channels]; by default half the height and width,

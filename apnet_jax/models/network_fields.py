@@ -18,7 +18,11 @@ _SPLIT_FIELDS = {'order', 'split_attention', 'norm_after_split'}
 
 
 def has_pyramids(config: ml_collections.ConfigDict) -> bool:
-  """Returns whether the network has any attention pyramid."""
+  """Returns whether a network has attention pyramids.
+
+  Args:
+    config: the `model` part of a configuration.
+  """
   return config.attention != 'none' and config.levels > 0
 
 

@@ -40,10 +40,10 @@ class SplitError(UserError):
 
 
 def parts_of_level(level: int, radix: int, stacked: bool = False) -> int:
-  """Returns n of Eq. (2): the number of parts of a pyramid level.
+  """Returns the number of parts of a pyramid level, n of Eq. (2).
 
   The paper's text says n = 2^i for level i, but its APNet-C_1 has one global
-  part. The authors confirm that level 1 attends the whole map, so that
+  part. The authors confirm that level 1 does not split the map, so that
   n = radix^(i - 1).
 
   Args:
@@ -67,12 +67,12 @@ class AttentionPyramid(nn.Module):
 
   The implementation gives the same result with less work:
 
-  - An attention module attends all parts of a level at once and applies the
+  - An attention module computes all parts of a level at once and applies the
     sigmoid too (see `attention.py`). Splitting and merging are reshapes.
   - Channel attention sees a map only through its average over positions, and it
     scales a channel by the same factor at all positions. Hence the average of
-    X_i is sigmoid(A_i) times the average of X_{i-1}: levels attend and scale
-    the average, and the map is multiplied once, by the product of all sigmoids.
+    X_i is sigmoid(A_i) times the average of X_{i-1}: levels read and scale the
+    average, and the map is multiplied once, by the product of all sigmoids.
     Both forms agree up to the rounding of floating-point numbers.
   - Spatial attention scores positions, and a batch normalisation between levels
     needs the variance over positions. In these two cases every level multiplies
@@ -83,9 +83,10 @@ class AttentionPyramid(nn.Module):
 
   Attributes:
     levels: number of levels; 0 makes the pyramid the identity.
-    attention: makes the attention of a level that is not split.
-    split_attention: makes the attention of a level with several parts. Both are
-      called as `make(parts=..., name=...)`.
+    attention: makes the attention of a level that is not split; called as
+      `attention(parts=1, name=...)`.
+    split_attention: makes the attention of a level with several parts; called
+      as `split_attention(parts=..., name=...)`.
     along: what is split, 'channels' or 'rows'.
     radix: growth of the number of parts from a level to the next.
     stacked: True repeats level 1 without splitting ("stacked attention", Table
@@ -137,7 +138,13 @@ class AttentionPyramid(nn.Module):
     return seen if all_scores else x
 
   def _check_split(self, x: jax.Array, parts: int, level: int) -> None:
-    """Raises SplitError unless `x` splits into equal parts."""
+    """Raises SplitError unless a feature map splits into equal parts.
+
+    Args:
+      x: [batch, height, width, channels].
+      parts: number of parts.
+      level: level with these parts, counted from 1.
+    """
     size = x.shape[1 if self.along == 'rows' else 3]
     if size % parts:
       raise SplitError(

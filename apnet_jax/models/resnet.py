@@ -1,8 +1,8 @@
 """ResNets of bottleneck blocks with torchvision's structure and names.
 
 He et al., Deep Residual Learning for Image Recognition, CVPR 2016. As in
-torchvision, the 3x3 convolution of a block has the stride. By default the last
-stage keeps the resolution (`last_stride=1`, Section IV.B).
+torchvision, the stride of a block is the stride of its 3x3 convolution. By
+default the last stage keeps the resolution (`last_stride=1`, Section IV.B).
 """
 
 from collections.abc import Callable

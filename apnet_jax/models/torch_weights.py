@@ -2,9 +2,9 @@
 
 Modules have the names of their PyTorch counterparts (in torchvision, in timm,
 and in the released APNet and RGA code). A PyTorch name is therefore the path of
-a variable, except for a few rules in this file. Between files and networks,
-weights are a "state dict": a dict from names to numpy arrays in PyTorch's
-layout.
+a variable, except for a few rules in this file. A "state dict" holds weights on
+their way between files and networks: a dict from PyTorch names to numpy arrays
+in PyTorch's layout.
 """
 
 from collections.abc import Collection, Mapping
@@ -129,13 +129,13 @@ def import_weights(
   """Replaces the variables of a network by imported weights.
 
   Args:
-    weights: as for `load_torch_weights`.
+    weights: a file, `hf://owner/name` or a dict; see `load_torch_weights`.
     variables: 'params' and 'batch_stats' of the network, arrays or shapes.
-    config: the `model` part of its configuration.
+    config: the `model` part of the network's configuration.
 
   Returns:
-    The new variables, and notes on those that are not in the weights, which
-    stay as they are.
+    The new variables. Variables that are not in the weights stay as they are,
+    and notes name them.
 
   Raises:
     UserError: see `load_torch_weights`.
@@ -195,15 +195,16 @@ def import_state_dict(
   variables: Mapping,
   config: ml_collections.ConfigDict,
 ) -> Imported:
-  """Replaces the variables of a network by a state dict with known names.
+  """Replaces the variables of a network by the weights of a state dict.
 
   Args:
     state_dict: weights under the names that `torch_name` returns.
-    variables: see `import_weights`.
-    config: see `import_weights`.
+    variables: 'params' and 'batch_stats' of the network, arrays or shapes.
+    config: the `model` part of the network's configuration.
 
   Returns:
-    See `import_weights`.
+    The new variables. Variables that are not in the weights stay as they are,
+    and notes name them.
 
   Raises:
     UserError: the weights belong to another network.
@@ -235,13 +236,13 @@ def import_state_dict(
 
 
 def _names_beside_backbone(state_dict, shapes: Collection[str]) -> set[str]:
-  """Returns the names of weights that a file with only a backbone cannot give.
+  """Returns the names of the weights that a file of a backbone lacks.
 
-  If there is only a backbone, its fourth stage is also copied within
-  `state_dict`, as the initial weights of the local branch.
+  If the weights belong to a backbone alone, the function also copies the fourth
+  stage within `state_dict`, as the initial weights of the local branch.
 
   Args:
-    state_dict: weights, to which entries may be added.
+    state_dict: weights, to which the function may add entries.
     shapes: names of all weights of the network.
 
   Returns:
@@ -263,18 +264,18 @@ def _names_beside_backbone(state_dict, shapes: Collection[str]) -> set[str]:
 
 
 def _is_backbone(state_dict: Collection[str]) -> bool:
-  """Returns whether weights belong to a backbone alone, by their names."""
+  """Returns whether all names in a state dict are names of a backbone."""
   return all(name.startswith('base.') for name in state_dict)
 
 
 def _classifier_mismatch(given, shape: tuple[int, ...]) -> str:
-  """Returns why the weights of a classifier are not imported, or ''.
+  """Returns the reason not to import the weights of a classifier, or ''.
 
-  Weights are left out if they are absent or for another number of identities,
-  the last but one dimension.
+  The weights are not imported if they are absent or for another number of
+  identities, which is the last dimension but one.
 
   Args:
-    given: weights of the classifier; None if there are none.
+    given: weights of the classifier in a file; None if the file has none.
     shape: shape of the network's classifier in PyTorch.
   """
   if given is None:
@@ -289,11 +290,14 @@ def _classifier_mismatch(given, shape: tuple[int, ...]) -> str:
 def to_state_dict(variables: Mapping) -> dict[str, np.ndarray]:
   """Converts variables to a state dict.
 
-  `import_state_dict` converts it back to the same variables. PyTorch's batch
-  normalisations also have counters of batches, which are added as 0.
+  `import_state_dict` does the inverse. PyTorch's batch normalisations also have
+  counters of batches, which the state dict contains as 0.
 
   Args:
     variables: 'params' and 'batch_stats' of a network.
+
+  Returns:
+    A dict from PyTorch names to arrays in PyTorch's layout.
   """
   leaves = traverse_util.flatten_dict(dict(variables))
   state_dict = {}
@@ -320,12 +324,16 @@ def torch_name(path: Path, shared: bool = False) -> str:
   """Returns PyTorch's name of a variable.
 
   The released APNet code numbers its attention modules from the stem, so that
-  the one after stage 1 is `att2`. Modules that it lacks (levels in which each
-  part has its own attention) get names of the same form.
+  the attention after stage 1 is `att2`. Modules that this code lacks (levels in
+  which each part has its own attention) get names of the same form.
 
   Args:
-    path: collection, modules and leaf.
+    path: collection, modules and leaf of the variable, such as ('params',
+      'base', 'conv1', 'kernel').
     shared: whether the variable belongs to a `SharedChannelAttention`.
+
+  Returns:
+    The name, such as 'base.conv1.weight'.
   """
   _, top, *modules, leaf = path
   name = [top, *modules, TORCH_LEAVES[leaf]]
@@ -348,12 +356,25 @@ def torch_name(path: Path, shared: bool = False) -> str:
 
 
 def _level_name(level: str) -> list[str]:
-  """Returns the module that names a level; level 1 is not named."""
+  """Returns the part of a PyTorch name for a pyramid level.
+
+  Args:
+    level: number of the level, counted from '1'.
+
+  Returns:
+    A list of one module name; an empty list for level 1.
+  """
   return [] if level == '1' else [f'level{level}']
 
 
 def _is_convolution(name: str) -> bool:
-  """Returns whether PyTorch's module is a 1x1 convolution, not a matrix."""
+  """Returns whether PyTorch stores weights as a 1x1 convolution.
+
+  Otherwise the weights are the matrix of a fully-connected layer.
+
+  Args:
+    name: PyTorch's name of the weights.
+  """
   return bool(re.search(r'_spatial\.|^att_s|\.se\.', name))
 
 
@@ -362,7 +383,7 @@ def torch_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
   Args:
     name: PyTorch's name of the variable.
-    shape: shape of the variable here.
+    shape: shape of the variable in JAX.
   """
   match shape:
     case (height, width, inputs, outputs):
@@ -384,7 +405,7 @@ def to_torch(name: str, value: np.ndarray) -> np.ndarray:
 
   Args:
     name: PyTorch's name of the variable.
-    value: the variable.
+    value: the variable in the layout of JAX.
   """
   shape = torch_shape(name, value.shape)
   if value.ndim == 4:
@@ -400,7 +421,7 @@ def from_torch(name: str, value: np.ndarray, leaf) -> jax.Array:
   Args:
     name: PyTorch's name of the variable.
     value: array in PyTorch's layout.
-    leaf: array or `jax.ShapeDtypeStruct` with the wanted shape and type.
+    leaf: array or `jax.ShapeDtypeStruct` with the shape and type to return.
   """
   value = np.asarray(value)
   shape = leaf.shape
@@ -413,7 +434,14 @@ def from_torch(name: str, value: np.ndarray, leaf) -> jax.Array:
 
 
 def _check_names(state_dict, required, shapes, config) -> None:
-  """Raises one UserError for all names and shapes that do not fit."""
+  """Raises one UserError for all names and shapes that do not fit.
+
+  Args:
+    state_dict: weights to import.
+    required: names of weights that `state_dict` must contain.
+    shapes: shapes of all weights of the network in PyTorch, by name.
+    config: the `model` part of the network's configuration.
+  """
   problems = {
     'missing': required - state_dict.keys(),
     'unexpected': state_dict.keys() - shapes.keys(),
@@ -444,11 +472,19 @@ def _check_names(state_dict, required, shapes, config) -> None:
 
 
 def _image_size(state_dict: Mapping[str, np.ndarray], config):
-  """Returns an image size that fits the weights' spatial attention, if any.
+  """Returns an image size for which a network has weights of the same shapes.
 
-  The attention after stage 1 depends only on the number of positions there,
-  height / 4 times width / 4. Images that are 16 pixels wide, and high enough
-  for the same number of positions, therefore give weights of the same shape.
+  Only spatial attention depends on the image size. The attention after stage 1
+  depends only on the number of positions there, height / 4 times width / 4.
+  Images that are 16 pixels wide, and high enough for the same number of
+  positions, therefore give weights of the same shape.
+
+  Args:
+    state_dict: weights under the names that `torch_name` returns.
+    config: the `model` part of the network's configuration.
+
+  Returns:
+    Height and width in pixels.
 
   Raises:
     UserError: the network has spatial attention, and the weights do not
@@ -470,7 +506,17 @@ def _image_size(state_dict: Mapping[str, np.ndarray], config):
 def _initialize_missing(
   variables: Mapping, model, image_size, seed: int
 ) -> Mapping:
-  """Replaces the leaves that are shapes by initial values."""
+  """Initialises the variables of which only the shape is given.
+
+  Args:
+    variables: 'params' and 'batch_stats', arrays or `jax.ShapeDtypeStruct`.
+    model: the network.
+    image_size: height and width of the images in pixels.
+    seed: seed of the random weights.
+
+  Returns:
+    The variables, all as arrays.
+  """
   missing = [
     leaf
     for leaf in jax.tree.leaves(variables)
@@ -487,13 +533,16 @@ def _initialize_missing(
 
 
 def released_copies(state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns the backbone under its second names in the released code.
+  """Returns the backbone's weights under their second names in released files.
 
-  That code registers the stages again as `base_1` (the stem) to `base_5`, and
-  loads only files with both names.
+  The released code registers the stages again as `base_1` (the stem) to
+  `base_5`, and loads only files with both names.
 
   Args:
-    state_dict: arrays of the network by name, as `base.conv1.weight`.
+    state_dict: weights of the network by name, such as `base.conv1.weight`.
+
+  Returns:
+    The same arrays by second name, such as `base_1.0.weight`.
   """
   second = {r'^base\.conv1\.': 'base_1.0.', r'^base\.bn1\.': 'base_1.1.'}
   second |= {rf'^base\.layer{i}\.': f'base_{i + 1}.0.' for i in range(1, 5)}

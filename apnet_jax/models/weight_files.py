@@ -40,8 +40,8 @@ def read_weights(source, max_bytes: int = MAX_BYTES) -> Mapping:
       few kilobytes could otherwise fill the memory.
 
   Returns:
-    A dict from names to numpy arrays. It may be nested, as in the file. A dict
-    as `source` is returned as it is.
+    A dict from names to numpy arrays, which is nested if the dict in the file
+    is. If `source` is a dict, the function returns that dict unchanged.
 
   Raises:
     UserError: the file is missing, damaged, too large, in an unknown format, or
@@ -66,7 +66,9 @@ def read_weights(source, max_bytes: int = MAX_BYTES) -> Mapping:
 
 
 def write_weights(path: str | os.PathLike, state_dict: Mapping) -> None:
-  """Writes a state dict to a file, which is complete or does not exist.
+  """Writes a state dict to a file atomically.
+
+  A failure leaves no incomplete file under the given name.
 
   Args:
     path: file to write; its suffix determines the format. A .pth file contains
@@ -230,7 +232,15 @@ def _download(source: str) -> str:
 
 
 def _import_optional(name: str, extra: str):
-  """Imports a module of an optional library, which `extra` installs."""
+  """Imports a module of an optional library.
+
+  Args:
+    name: full name of the module.
+    extra: extra of this package that installs the library.
+
+  Raises:
+    UserError: the library is not installed. The message names the extra.
+  """
   try:
     return importlib.import_module(name)
   except ImportError as error:
@@ -241,5 +251,10 @@ def _import_optional(name: str, extra: str):
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> UserError:
-  """Returns the error to raise for a file that cannot be read."""
+  """Returns the UserError to raise for a file that cannot be read.
+
+  Args:
+    path: the file.
+    error: the cause, whose message becomes part of the returned error.
+  """
   return UserError(f'the weights {path} cannot be read: {first_line(error)}')

@@ -1,8 +1,8 @@
 """3x3 convolutions with fewer multiplications: Winograd's F(2x2, 3x3).
 
 Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016.
-A tile of 2x2 outputs Y takes 16 multiplications of an input channel and a
-kernel instead of 36:
+For each pair of an input and an output channel, a tile of 2x2 outputs Y takes
+16 multiplications instead of 36:
 
   Y = A^T [(B^T d B) * (G g G^T)] A
 
@@ -12,8 +12,8 @@ tiles and channels, [tiles, in] x [in, out]. The matrices A, B and G hold only
 0, +-1 and +-1/2, so that the result differs from the direct convolution by
 float32 rounding only.
 
-Each pixel of the tiles has an array of its own. These arrays lie in a grid: a
-list of rows, each of which is a list of arrays.
+Each pixel position in a tile has its own array, which holds this pixel of all
+tiles. A `Grid` holds these arrays: a list of rows, which are lists of arrays.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,9 @@ Grid = Sequence[Sequence[jax.Array]]
 
 
 def suits(x: jax.Array, kernel: jax.Array) -> bool:
-  """Returns whether the algorithm is accurate and fast for a convolution.
+  """Returns whether Winograd's algorithm suits the shapes of a convolution.
+
+  The algorithm must be accurate and faster than the direct convolution.
 
   Args:
     x: [batch, height, width, in], or its shape and type.
@@ -48,7 +50,7 @@ def suits(x: jax.Array, kernel: jax.Array) -> bool:
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Convolves maps with stride 1 and zero padding 1.
+  """Convolves maps with a 3x3 kernel, stride 1 and zero padding 1.
 
   Args:
     x: [batch, height, width, in]; height and width are even.
@@ -63,8 +65,8 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def input_gradient(kernel: jax.Array, gradient: jax.Array) -> jax.Array:
   """Returns the gradient with respect to the input of `convolve`.
 
-  It is the convolution of `gradient` with the kernel rotated by 180 degrees and
-  its channels exchanged.
+  This gradient is the convolution of `gradient` with the kernel rotated by 180
+  degrees and its input and output channels exchanged.
 
   Args:
     kernel: [3, 3, in, out].
@@ -80,7 +82,7 @@ def input_gradient(kernel: jax.Array, gradient: jax.Array) -> jax.Array:
 def kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
   """Returns the gradient with respect to the kernel of `convolve`.
 
-  It transposes each step of `convolve`, in reverse order.
+  The computation transposes each step of `convolve`, in reverse order.
 
   Args:
     x: [batch, height, width, in].
@@ -97,7 +99,15 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
 
 
 def _convolve(x, kernels: Grid) -> jax.Array:
-  """Convolves `x` with a transformed kernel, a 4x4 grid of [in, out]."""
+  """Convolves maps with a transformed kernel.
+
+  Args:
+    x: [batch, height, width, in]; height and width are even.
+    kernels: the transformed kernel G g G^T, a 4x4 grid of [in, out].
+
+  Returns:
+    [batch, height, width, out].
+  """
   tiles = _transform(B_T, _input_tiles(x))
   y = _transform(A_T, _map_grids(jnp.matmul, tiles, kernels))
   batch, height, width, _ = x.shape
@@ -107,7 +117,11 @@ def _convolve(x, kernels: Grid) -> jax.Array:
 
 
 def _input_tiles(x) -> Grid:
-  """Returns the 4x4 inputs of each tile, a grid of [tiles, channels]."""
+  """Returns the 4x4 inputs of each tile as a grid of [tiles, channels].
+
+  Args:
+    x: input of the convolution, [batch, height, width, channels].
+  """
   _, height, width, channels = x.shape
   x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
   x = _pair_pixels(x)
@@ -121,7 +135,11 @@ def _input_tiles(x) -> Grid:
 
 
 def _output_tiles(x) -> Grid:
-  """Returns the 2x2 outputs of each tile, a grid of [tiles, channels]."""
+  """Returns the 2x2 outputs of each tile as a grid of [tiles, channels].
+
+  Args:
+    x: array of the shape of the output, [batch, height, width, channels].
+  """
   x, channels = _pair_pixels(x), x.shape[-1]
   return [
     [x[:, :, i, :, j].reshape(-1, channels) for j in range(2)] for i in range(2)
@@ -149,7 +167,7 @@ def _multiply(matrix, arrays):
 
 
 def _map_grids(function: Callable, *grids: Grid) -> Grid:
-  """Applies a function to the arrays at each place of some grids."""
+  """Applies a function to the arrays at each place of grids of equal size."""
   return [list(map(function, *rows)) for rows in zip(*grids, strict=True)]
 
 

@@ -1,10 +1,10 @@
-"""The paper's value and the released code's value of each configuration field.
+"""Values of configuration fields in the paper and in the released code.
 
 The released code is CHENGY12/APNet, which contains only APNet-C. RGA is the
 code of Zhang et al. [5], whose settings the paper uses for APNet-S.
 
-The texts complete the lines that `python -m apnet_jax explain` prints. Numbers
-in brackets are references of the paper.
+The texts in this file are parts of the lines that `python -m apnet_jax explain`
+prints. Numbers in brackets are references of the paper.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,9 +25,9 @@ class Field:
   """A configuration field with its values in the paper and the released code.
 
   Attributes:
-    field: path of the field in a configuration, as `model.radix`.
-    paper: the paper's value, a function that returns it for a configuration,
-      or `SILENT`.
+    field: path of the field in a configuration, such as `model.radix`.
+    paper: the paper's value, a function that returns this value for a
+      configuration, or `SILENT`.
     released: the value of the released code; None if it has no such setting.
     where: place in the paper; '' if the paper is silent.
     also: other values that the paper studies.
@@ -54,7 +54,7 @@ class Field:
     return self.field.split('.')[-1]
 
   def value(self, config: ml_collections.ConfigDict) -> Any:
-    """Returns the value in a configuration; lists become tuples."""
+    """Returns the field's value in a configuration; lists become tuples."""
     value = config
     for name in self.field.split('.'):
       value = value[name]
@@ -67,7 +67,7 @@ class Field:
     return self.paper(config) if callable(self.paper) else self.paper
 
   def place(self, config: ml_collections.ConfigDict) -> str:
-    """Returns the place in the paper of `paper_value`."""
+    """Returns where the paper states `paper_value`, such as 'Table II'."""
     return self.also_in if self.value(config) in self.also else self.where
 
   def used(self, config: ml_collections.ConfigDict) -> bool:
@@ -78,7 +78,10 @@ class Field:
     return self.when(config)
 
   def differs(self, config: ml_collections.ConfigDict) -> bool:
-    """Returns whether the field makes the recipe differ from the paper's."""
+    """Returns whether a configuration's value departs from the paper's.
+
+    The result is False if the paper states no value or the field has no effect.
+    """
     paper = self.paper_value(config)
     stated = paper is not SILENT
     return stated and self.used(config) and paper != self.value(config)
@@ -89,7 +92,7 @@ class Field:
     return silent and self.used(config) and self.matters
 
   def source(self, config: ml_collections.ConfigDict) -> str:
-    """Returns the reason or the source of a configuration's value, as text."""
+    """Returns a text with the reason or source of a configuration's value."""
     value = self.value(config)
     if value in self.because:
       return self.because[value]
@@ -102,7 +105,7 @@ class Field:
 class Departure:
   """A difference from the paper that no configuration field expresses.
 
-  The texts complete "Paper: ...; here: ..., because ...".
+  The texts fill the gaps of "Paper: ...; here: ..., because ...".
 
   Attributes:
     paper: the paper's method.
@@ -122,7 +125,7 @@ def _is_spatial(config) -> bool:
 
 
 def _by_attention(channel, spatial) -> Callable:
-  """Returns a function that returns one of two values for a configuration.
+  """Returns a function that chooses a value by a configuration's attention.
 
   Args:
     channel: the paper's value for APNet-C.
@@ -144,7 +147,11 @@ def _is_cuhk03(config) -> bool:
 
 
 def _has(field: str) -> Predicate:
-  """Returns a function of a configuration: does its network use this field?"""
+  """Returns a predicate, true if a configuration's network uses a field.
+
+  Args:
+    field: name of a field of `config.model`.
+  """
   return lambda config: field in effective_fields(config.model)
 
 
@@ -322,8 +329,8 @@ def released(section: str) -> dict[str, Any]:
     section: 'model', 'augment', 'train', 'data' or 'eval'.
 
   Returns:
-    A dict from names of fields to values. It lacks fields without a setting in
-    the released code, and the initial weights, which are a file.
+    A dict from names of fields to values, without the fields that the released
+    code has no setting for and without the initial weights, which are a file.
   """
   return {
     field.name: field.released

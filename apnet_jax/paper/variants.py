@@ -28,7 +28,7 @@ class Variant:
   Attributes:
     title: name of the network in the paper.
     where: place of the network in the paper.
-    model: values of fields of `config.model`.
+    model: values of fields of `config.model`, by name.
     image_size: height and width of training images in pixels.
     gflops: GFLOPs for one 224x224 image in Table III; None if it does not list
       the network.
@@ -42,19 +42,40 @@ class Variant:
 
 
 def _variant(title, where, size=CHANNEL_SIZE, gflops=None, **fields) -> Variant:
-  """Returns APNet-C_2 with some fields changed."""
+  """Returns the network APNet-C_2 with some fields changed.
+
+  Args:
+    title: name of the network in the paper.
+    where: place of the network in the paper.
+    size: height and width of training images in pixels.
+    gflops: GFLOPs in Table III; None if the table does not list the network.
+    **fields: changed values of fields of `config.model`.
+  """
   return Variant(title, where, APNET_C2 | fields, size, gflops)
 
 
 def _spatial(title, **fields) -> Variant:
-  """Returns a network with spatial attention (Table II)."""
+  """Returns a network with spatial attention (Table II).
+
+  Args:
+    title: name of the network in the paper.
+    **fields: values of `config.model` that differ from APNet-C_2.
+  """
   return _variant(
     title, 'Table II', SPATIAL_SIZE, attention='spatial', **fields
   )
 
 
 def _backbone(title, name) -> dict[str, Variant]:
-  """Returns a backbone without and with attention (Table V)."""
+  """Returns two networks: a backbone without and with attention (Table V).
+
+  Args:
+    title: name of the backbone in the paper.
+    name: value of `config.model.backbone`.
+
+  Returns:
+    The networks by their names in `VARIANTS`.
+  """
   return {
     name: _variant(title, 'Table V', backbone=name, **NO_ATTENTION),
     f'{name}_apnet_c': _variant(f'{title} + APNet-C', 'Table V', backbone=name),

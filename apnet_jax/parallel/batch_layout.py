@@ -32,7 +32,7 @@ def shard(x, shards: int, micro_batches: int = 1):
 def shard_positions(
   images: int, shards: int, micro_batches: int = 1
 ) -> np.ndarray:
-  """Returns the positions in the global batch that each shard holds.
+  """Returns the indices of the images of the global batch in each shard.
 
   Args:
     images: size of the global batch.
@@ -43,7 +43,7 @@ def shard_positions(
     int [shards, images / shards].
 
   Raises:
-    UserError: the images do not divide.
+    UserError: `images` is not a multiple of `shards * micro_batches`.
   """
   if images % (shards * micro_batches):
     into = f' into {micro_batches} micro-batches, each' * (micro_batches > 1)

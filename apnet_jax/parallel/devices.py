@@ -1,12 +1,13 @@
-"""Data parallelism on devices: pmap, and where arrays lie.
+"""Data parallelism: functions mapped over devices, and placement of arrays.
 
-`jax.pmap` maps a function over the batch of this process, laid out as [devices,
-images, ...]. The state goes in and comes out as one replicated array: nothing
-is stacked for the devices, and no copy is singled out.
+`jax.pmap` maps a function over the batch of this process, whose shape is
+[devices, images, ...]. Functions take and return the state as replicated
+arrays, which have no axis for the devices.
 
-With several processes, each holds the whole state on its own devices, reads and
-embeds its share of the images, and ranks on its own devices. Only the training
-step and the functions of `processes` need the other processes.
+With several processes, each process holds the whole state on its own devices,
+reads and embeds its share of the images, and ranks on its own devices. Only the
+training step, `on_any_device` and the functions of `processes` need the other
+processes.
 """
 
 from collections.abc import Callable
@@ -26,8 +27,15 @@ AXIS = 'batch'
 def pmap_step(step: Callable) -> Callable:
   """Maps `step(state, batch) -> state, metrics` over all devices.
 
-  The old state is donated. The results of `step` must be equal on all devices
-  of all processes.
+  The old state is donated, so that its memory is used again. The results of
+  `step` must be equal on all devices of all processes.
+
+  Args:
+    step: function of the state and the images of one device.
+
+  Returns:
+    A function of the replicated state and the batch of this process, [devices,
+    images, ...]. It returns the replicated state and metrics.
   """
   return jax.pmap(
     step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0
@@ -37,7 +45,14 @@ def pmap_step(step: Callable) -> Callable:
 def pmap_batch(function: Callable) -> Callable:
   """Maps `function(state, batch) -> values` over the devices of this process.
 
-  The batch is [devices, images, ...]. No other process takes part.
+  No other process takes part.
+
+  Args:
+    function: function of the state and the images of one device.
+
+  Returns:
+    A function of the replicated state and a batch [devices, images, ...]. It
+    returns values [devices, ...].
   """
   return jax.pmap(
     function,
@@ -55,9 +70,15 @@ def _any() -> Callable:
 
 
 def on_any_device(value: bool) -> jax.Array:
-  """Returns whether a value is true in any process, as an array to wait for.
+  """Returns whether a value is true in at least one process.
 
-  All processes must call this.
+  All processes must call this function.
+
+  Args:
+    value: the value in this process.
+
+  Returns:
+    An integer scalar, 0 or 1, which the devices compute asynchronously.
   """
   return _any()(np.full(jax.local_device_count(), value))
 
@@ -81,9 +102,15 @@ def replicated_shapes(shapes):
 
 
 def as_global_arrays(tree):
-  """Declares replicated arrays as arrays of all processes, as Orbax saves them.
+  """Turns replicated arrays into global arrays, which Orbax needs for saving.
 
-  Nothing is copied or sent.
+  No data is copied or sent.
+
+  Args:
+    tree: arrays with a copy on each device of this process.
+
+  Returns:
+    The same arrays, declared as replicated over the devices of all processes.
   """
   if jax.process_count() == 1:
     return tree
@@ -98,11 +125,11 @@ def as_global_arrays(tree):
 
 
 def shard_batch(tree, micro_batches: int = 1):
-  """Lays the batch of this process out over its devices.
+  """Splits the batch of this process into one shard for each of its devices.
 
   Args:
     tree: arrays [batch, ...].
-    micro_batches: see `batch_layout`.
+    micro_batches: number of micro-batches in the batch; see `batch_layout`.
 
   Returns:
     Arrays [devices, batch / devices, ...].
@@ -114,24 +141,24 @@ def shard_batch(tree, micro_batches: int = 1):
 
 
 def local_batch_size(images: int) -> int:
-  """Returns how many images of a global batch this process computes.
+  """Returns the number of images of a global batch that this process computes.
 
   Args:
-    images: size of the global batch. It is rounded up to a multiple of the
+    images: size of the global batch, which is rounded up to a multiple of the
       number of devices.
   """
   return -(-images // jax.device_count()) * jax.local_device_count()
 
 
 def keep_compiled_programs(folder: str) -> None:
-  """Keeps compiled programs in a folder between runs; '' keeps none."""
+  """Keeps compiled JAX programs in a folder between runs; '' keeps none."""
   if folder:
     path = pathlib.Path(folder).expanduser()
     jax.config.update('jax_compilation_cache_dir', str(path))
 
 
 def describe() -> str:
-  """Returns number and kind of the devices, and the number of processes."""
+  """Returns a text with the numbers of devices and processes, for the user."""
   found = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
   processes = jax.process_count()
   return found if processes == 1 else f'{found} in {processes} processes'
@@ -145,10 +172,15 @@ def _mesh() -> Mesh:
 
 
 def padded_rows(items: int, tile: int) -> int:
-  """Returns the number of rows that hold `items` in equal tiles on all devices.
+  """Returns the number of rows of an array that is sharded in equal tiles.
 
-  A device that holds `share` items has `ceil(share / tile)` tiles. The length
-  of a tile is a multiple of 16 and at most `tile`, itself a multiple of 16.
+  Each device of this process holds the same number of rows, in tiles of equal
+  length. A device with `share` items has `ceil(share / tile)` tiles. The length
+  of a tile is a multiple of 16.
+
+  Args:
+    items: number of items to store, one a row; the other rows are padding.
+    tile: greatest length of a tile, a multiple of 16.
   """
   devices = _mesh().size
   share = max(1, -(-items // devices))
@@ -162,15 +194,18 @@ def shard_rows(
   rows: int,
   fill: float = 0,
 ) -> jax.Array:
-  """Shards the rows of an array over all devices.
+  """Shards the rows of an array over the devices of this process.
 
   Args:
-    make: `make(start, stop)` returns these items, float32 [stop - start, ...].
-      It is called for few items at a time, so that the whole array is never
-      held twice.
+    make: `make(start, stop)` returns the items from `start` to `stop - 1`,
+      float32 [stop - start, ...]. At most 1024 items are made at a time, so
+      that the whole array is never held twice.
     items: number of items.
     rows: number of rows of the array; see `padded_rows`.
     fill: value of the rows beyond the items.
+
+  Returns:
+    float32 [rows, ...].
   """
   shape = make(0, 0).shape[1:]
 
@@ -187,7 +222,16 @@ def shard_rows(
 
 
 def shard_columns(array: np.ndarray, columns: int, fill: float) -> jax.Array:
-  """Shards [rows, items] by columns, as float32, padded to `columns`."""
+  """Shards the columns of a matrix over the devices of this process.
+
+  Args:
+    array: [rows, items].
+    columns: number of columns after padding; see `padded_rows`.
+    fill: value of the columns beyond the items.
+
+  Returns:
+    float32 [rows, columns].
+  """
   whole = np.full((len(array), columns), fill, np.float32)
   whole[:, : array.shape[1]] = array
   sharding = NamedSharding(_mesh(), PartitionSpec(None, AXIS))
@@ -195,9 +239,16 @@ def shard_columns(array: np.ndarray, columns: int, fill: float) -> jax.Array:
 
 
 def map_columns(function: Callable) -> Callable:
-  """Maps `function(array, *others)` over the columns that each device holds.
+  """Makes a function run on the columns that each device holds.
 
-  The other arguments are replicated. The result must be equal on all devices.
+  Args:
+    function: called on each device of this process as `function(array,
+      *others)`. `array` consists of the columns of the device. The result
+      must be equal on all devices.
+
+  Returns:
+    A function of an array that `shard_columns` has made, and of other
+    arguments, which are replicated.
   """
 
   @jax.jit

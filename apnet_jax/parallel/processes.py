@@ -1,4 +1,4 @@
-"""The processes of one run: start, barriers, agreement to stop, exit codes."""
+"""Multi-process runs: start, barriers, agreement to stop, and exit codes."""
 
 from collections.abc import Iterator
 import contextlib
@@ -116,7 +116,7 @@ _kept_alive = []  # callbacks of C++, which must not be garbage-collected
 
 
 def is_distributed() -> bool:
-  """Returns whether the run has several processes; needs no devices."""
+  """Returns whether the run has several processes, without using devices."""
   return distributed.global_state.num_processes > 1
 
 
@@ -141,7 +141,12 @@ def check_processes() -> None:
 
 
 def check_same(name: str, value: str) -> None:
-  """Raises UserError unless a text is the same in all processes."""
+  """Raises UserError unless a text is the same in all processes.
+
+  Args:
+    name: plural noun for the text in the message, such as 'the images'.
+    value: the text in this process.
+  """
   if jax.process_count() > 1:
     code = np.uint32(zlib.crc32(value.encode()))
     codes = multihost_utils.process_allgather(code)
@@ -155,10 +160,12 @@ _barriers = itertools.count()
 
 
 def wait_for_all(timeout: float = DAY) -> None:
-  """Waits for all processes; they must reach their barriers in the same order.
+  """Waits at a barrier for all processes of the run.
+
+  The n-th calls in all processes belong to the same barrier.
 
   Args:
-    timeout: in seconds.
+    timeout: longest time to wait, in seconds.
 
   Raises:
     ProcessLostError: a process has ended, or does not arrive in time.
@@ -171,10 +178,10 @@ def wait_for_all(timeout: float = DAY) -> None:
 
 @contextlib.contextmanager
 def first_before_others() -> Iterator[None]:
-  """Lets process 0 run the block first, and then all other processes.
+  """Lets process 0 run the `with` block first, and then all other processes.
 
-  The others find the files that process 0 has left. Where they do not share its
-  disk, they write their own.
+  The other processes find the files that process 0 has written. Processes on
+  another disk write their own files.
   """
   if not is_first():
     wait_for_all()
@@ -184,10 +191,18 @@ def first_before_others() -> Iterator[None]:
 
 
 def local_rows(rows: np.ndarray) -> np.ndarray:
-  """Returns this process's share of rows: equal shares, at least one row.
+  """Returns the rows that this process computes.
 
-  The last row is repeated where the shares do not divide; `gather_rows` drops
+  All processes compute equally many rows. The last row is repeated if the
+  number of processes does not divide the number of rows; `gather_rows` drops
   the repetitions.
+
+  Args:
+    rows: int [rows], indices of the rows that all processes compute together;
+      at least one row.
+
+  Returns:
+    int [ceil(rows / processes)].
   """
   each = -(-len(rows) // jax.process_count())
   first = jax.process_index() * each
@@ -195,16 +210,26 @@ def local_rows(rows: np.ndarray) -> np.ndarray:
 
 
 def gather_rows(share: np.ndarray, rows: int) -> np.ndarray:
-  """Joins the results of all processes for their `local_rows`; [rows, ...]."""
+  """Joins the results that all processes computed for their `local_rows`.
+
+  Args:
+    share: the results of this process, [ceil(rows / processes), ...].
+    rows: number of rows of all processes, without repetitions.
+
+  Returns:
+    [rows, ...], the same in all processes.
+  """
   if jax.process_count() == 1:
     return share
   return multihost_utils.process_allgather(share, tiled=True)[:rows]
 
 
 class _Agreement:
-  """Asks all processes at each step, and reads the answer at the next step.
+  """An agreement of all processes to stop, which is called after each step.
 
-  By then the devices have answered, so nobody waits for them.
+  The call at a step starts a reduction over all processes and returns the
+  result of the reduction that the previous step started. The devices have
+  finished that reduction by then, so that no process waits for the devices.
   """
 
   def __init__(self):
@@ -224,12 +249,13 @@ _agreement = _Agreement()
 def agree_to_stop(step: int, wanted: bool) -> bool:
   """Returns whether all processes stop after this step.
 
-  A single process stops when it wants to. Several processes stop together, one
-  step after any of them wanted to; they must call this after every step.
+  A single process stops at once. Several processes stop together, one step
+  after at least one process asked for the stop; all processes must call this
+  function after every step.
 
   Args:
     step: the step that was completed, the same in all processes.
-    wanted: whether this process wants to stop.
+    wanted: True if this process asks for a stop.
   """
   return _agreement(step, wanted)
 
@@ -242,7 +268,7 @@ SIGNS_OF_LOSS = re.compile(
 
 @contextlib.contextmanager
 def detecting_lost_processes() -> Iterator[None]:
-  """Raises ProcessLostError for runtime errors that a lost process causes."""
+  """Turns runtime errors that a lost process causes into ProcessLostError."""
   try:
     yield
   except ProcessLostError:
@@ -274,11 +300,15 @@ def finish() -> None:
 
 
 def exit_with(code: int) -> None:
-  """Exits if this is one of several processes, without waiting for the others.
+  """Ends this process at once if the run has several processes.
 
-  The others wait for a process that fails alone, so it must not wait for them.
-  Processes that fail for the same reason exit together, so that each can say
-  why.
+  The usual exit of Python would wait for the other processes, which may be
+  waiting for this process. Processes that fail for the same reason get a few
+  seconds to exit together, so that each can print its error. In a run of a
+  single process, the function returns.
+
+  Args:
+    code: exit code.
   """
   global _exit_code
   if not is_distributed():

@@ -1,4 +1,7 @@
-"""Pictures of the error rates by threshold and the mAP by camera of a card."""
+"""Draws plots of a result card: error rates by threshold and mAP by camera.
+
+A result card is the dictionary of figures that eval.py writes as JSON.
+"""
 
 from collections.abc import Mapping
 import io
@@ -18,10 +21,11 @@ def draw_verification(verification: Mapping) -> Image.Image:
   """Draws a histogram of similarities, the ROC curve and the DET curves.
 
   Args:
-    verification: the `verification` section of a result card.
+    verification: section `verification` of a result card, with the entries
+      `histogram`, `curve` and `equal_error`.
 
   Returns:
-    A picture with three panels.
+    A picture with the three plots side by side.
   """
   figure, (left, middle, right) = _figure(3)
   _draw_histogram(left, verification)
@@ -31,7 +35,7 @@ def draw_verification(verification: Mapping) -> Image.Image:
 
 
 def _draw_histogram(axes, verification) -> None:
-  """Draws the similarities of pairs of one person and of two persons."""
+  """Draws histograms of the similarities of genuine and impostor pairs."""
   histogram = verification['histogram']
   for name, colour in (('impostor', IMPOSTOR), ('genuine', GENUINE)):
     counts = np.array(histogram[name])
@@ -55,7 +59,7 @@ _WORDS = {'genuine': 'one person', 'impostor': 'two persons'}
 
 
 def _draw_roc(axes, verification) -> None:
-  """Draws TPR by FPR; points at 0 do not fit on the logarithmic axis."""
+  """Draws the ROC curve on a logarithmic FPR axis, without points at FPR 0."""
   curve = verification['curve']
   fpr = np.array(curve['fpr'])
   shown = fpr > 0
@@ -71,7 +75,10 @@ def _draw_roc(axes, verification) -> None:
 
 
 def _draw_det(axes, verification) -> None:
-  """Draws misses by false accepts on axes of normal deviates.
+  """Draws the DET curves: miss rate against false-accept rate, on probit axes.
+
+  One curve is for pairs of images (1 - TPR against FPR), the other for queries
+  (FNIR against FPIR).
 
   Martin et al., The DET Curve in Assessment of Detection Task Performance,
   Eurospeech 1997.
@@ -97,10 +104,12 @@ def _draw_det(axes, verification) -> None:
 
 
 def draw_cameras(by_cameras: Mapping) -> Image.Image:
-  """Draws the mAP of each query camera on each gallery camera as a heat map.
+  """Draws a heat map of mAP, by query camera and gallery camera.
 
   Args:
-    by_cameras: the `by_cameras` entry of the diagnosis of a result card.
+    by_cameras: entry `by_cameras` in section `diagnosis` of a result card: the
+      numbers of the cameras, and mAP [query cameras, gallery cameras] from 0 to
+      1, None where there is none.
   """
   values = np.array(by_cameras['mAP'], np.float64)
   figure, (axes,) = _figure(1)
@@ -124,7 +133,7 @@ def draw_cameras(by_cameras: Mapping) -> Image.Image:
 
 
 def _figure(panels: int):
-  """Returns a figure and the axes of its panels, side by side."""
+  """Returns a Matplotlib figure with plots side by side, and their axes."""
   from matplotlib.figure import Figure  # slow to import
 
   figure = Figure((5.5 * panels, 4.8), layout='constrained')
@@ -132,7 +141,7 @@ def _figure(panels: int):
 
 
 def _picture(figure) -> Image.Image:
-  """Converts a figure to a picture."""
+  """Renders a Matplotlib figure as a picture."""
   file = io.BytesIO()
   figure.savefig(file, format='png', dpi=110)
   return Image.open(file)

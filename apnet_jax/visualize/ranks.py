@@ -17,14 +17,16 @@ HEIGHT = 128  # height of a drawn image
 
 
 def choose_queries(evaluation: Evaluation, number: int) -> list[int]:
-  """Chooses valid queries, evenly spread from the worst to the best AP.
+  """Chooses queries evenly from the worst to the best average precision (AP).
+
+  Queries without a true match, which have no AP, are not chosen.
 
   Args:
     evaluation: evaluation of a benchmark.
     number: number of queries to choose; all valid queries if they are fewer.
 
   Returns:
-    Rows of the query split, the worst AP first.
+    Indices into the query split, the worst AP first.
   """
   order = by_difficulty(evaluation)
   places = np.linspace(0, len(order) - 1, min(number, len(order)))
@@ -37,18 +39,18 @@ def draw_ranking(
   queries: Sequence[int],
   top: int = 10,
 ) -> Image.Image:
-  """Draws one line of images for each query.
+  """Draws the rankings of some queries, one line of images for each query.
 
   The query is on the left, in a blue frame. The gallery images follow, closest
   first, in a green frame if they show the same person and in a red frame if
-  not. A caption states the identity and, if known, the camera. Below it stands
-  the average precision in percent for a query, and the cosine similarity for a
-  gallery image if the ranking uses it.
+  not. A caption states the identity and, if known, the camera. The caption of a
+  query also states its average precision in percent. The caption of a gallery
+  image also states the cosine similarity, if the ranking uses this distance.
 
   Args:
     evaluation: evaluation of the benchmark.
-    benchmark: the benchmark.
-    queries: rows of the query split.
+    benchmark: queries and gallery that were evaluated.
+    queries: indices into the query split.
     top: number of gallery images for each query.
   """
   rankings = rank(evaluation, queries, top)
@@ -82,19 +84,19 @@ def draw_ranking(
 
 
 def _label(benchmark: Benchmark, split: Split, row: int) -> str:
-  """Returns the identity and the camera of an image, for its caption."""
+  """Returns the identity and the camera of image `row`, for its caption."""
   camera = f' c{split.camids[row] + 1}' if benchmark.has_cameras else ''
   return f'{split.pids[row]}{camera}'
 
 
 def _images(split, rows):
-  """Yields the images of a split that have these rows."""
+  """Yields the images of a split at the indices `rows`, in this order."""
   for batch in split.batches(np.asarray(rows), 64):
     yield from batch
 
 
 def _cell(image: np.ndarray, colour: str, label: str) -> Image.Image:
-  """Draws one image in a frame, with a caption."""
+  """Draws an image in a coloured frame, with the caption `label` below."""
   height, width, _ = image.shape
   width = round(width * HEIGHT / height)
   picture = Image.fromarray(image).resize((width, HEIGHT))
@@ -109,7 +111,12 @@ def _cell(image: np.ndarray, colour: str, label: str) -> Image.Image:
 
 
 def _grid(cells: list[list[Image.Image]], top: int) -> Image.Image:
-  """Arranges cells in lines: a query, then at most `top` gallery images."""
+  """Arranges framed images in lines: a query, then its gallery images.
+
+  Args:
+    cells: framed images of each line, all of the same size; the query is first.
+    top: number of gallery images that a line has room for.
+  """
   width, height = cells[0][0].size
   step, first = width + GAP, width + 3 * GAP  # the query stands apart
   sheet = Image.new(

@@ -1,4 +1,4 @@
-"""Writes the report of an evaluation: its result card and its pictures."""
+"""Writes the report of an evaluation: its figures as JSON and its pictures."""
 
 from collections.abc import Mapping
 import os
@@ -19,17 +19,18 @@ def write_report(
   evaluated: Evaluation,
   benchmark: Benchmark,
 ) -> None:
-  """Writes the card and the pictures of an evaluation, and prints their names.
+  """Writes an evaluation's figures and pictures, and prints the file names.
 
-  The files are `result.json`; `ranking.png`, queries from the worst to the best
-  AP; `hardest.png`, the queries with the lowest AP; and, if the card has these
-  sections, `threshold.png` and `cameras.png`.
+  The files are `result.json`, with the figures; `ranking.png`, with queries
+  from the worst to the best AP; `hardest.png`, with the queries of the lowest
+  AP; and, if the card has figures by threshold or by camera, `threshold.png`
+  and `cameras.png`.
 
   Args:
     folder: folder to write to; it is created if needed.
-    card: result card of the evaluation.
+    card: result card: the figures of the evaluation, for `result.json`.
     evaluated: evaluation of the benchmark.
-    benchmark: the benchmark.
+    benchmark: queries and gallery that were evaluated.
   """
   folder = pathlib.Path(folder)
   write_json(folder / 'result.json', card)

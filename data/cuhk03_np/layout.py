@@ -1,4 +1,4 @@
-"""The layouts of CUHK03-NP: the release's .mat files, or extracted images.
+"""Reads CUHK03-NP from the release's .mat files, or from extracted images.
 
 The release holds all images in `cuhk-03.mat`, an HDF5 file. The split of Zhong
 et al. (CVPR 2017) into 767 and 700 identities is in
@@ -37,7 +37,8 @@ class MatImage(raw.RawImage):
   """An image inside `cuhk-03.mat`.
 
   Attributes:
-    key: its boxes, camera pair, person and number; the numbers are from 0.
+    key: kind of boxes (`detected` or `labeled`), and indices, from 0, of the
+      camera pair, the person and the image.
   """
 
   key: tuple[str, int, int, int]
@@ -47,7 +48,7 @@ class MatImage(raw.RawImage):
     return f'{self.path}: {self.name}'
 
   def read(self) -> bytes:
-    """Returns the image as PNG; raises OSError if it cannot be read."""
+    """Returns the image encoded as PNG; raises OSError if it cannot be read."""
     pixels = _pixels(self.path, self.key)
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, format='PNG', compress_level=1)
@@ -56,15 +57,15 @@ class MatImage(raw.RawImage):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cuhk03Layout(raw.Layout):
-  """The layouts of CUHK03-NP.
+  """Reader of CUHK03-NP in the forms in which copies are stored.
 
-  The variant is `detected`, boxes of a detector, or `labeled`, boxes drawn by
-  hand.
+  The attribute `variant` is `detected`, for boxes of a person detector, or
+  `labeled`, for boxes drawn by hand.
   """
 
   @property
   def config_file(self) -> str:
-    """Name of the file that holds the split."""
+    """Name of the .mat file that assigns the images to splits."""
     return f'cuhk03_new_protocol_config_{self.variant}.mat'
 
   def missing(self, root: pathlib.Path) -> list[str]:
@@ -78,7 +79,7 @@ class Cuhk03Layout(raw.Layout):
     return lacking
 
   def _images(self, root: pathlib.Path) -> pathlib.Path | None:
-    """Returns the release, or the folder with its extracted images."""
+    """Returns `cuhk-03.mat` or the folder of extracted images; else None."""
     for name in RELEASE:
       if (root / name).is_file():
         return root / name
@@ -102,7 +103,10 @@ class Cuhk03Layout(raw.Layout):
 def _read_split_file(
   path: pathlib.Path,
 ) -> dict[str, list[tuple[str, int, int]]]:
-  """Returns name, identity and camera (from 0) of the images of each split.
+  """Reads the .mat file that assigns the images to train, query and gallery.
+
+  Returns:
+    File name, identity and camera (from 0) of each image, by split.
 
   Raises:
     UserError: the file does not hold such a split.
@@ -143,10 +147,13 @@ def _read_split_file(
 
 
 def _check_inflated(content: bytes) -> None:
-  """Raises UserError if a file would inflate to more than `MAX_SPLIT_BYTES`.
+  """Raises UserError if a .mat file decompresses to over `MAX_SPLIT_BYTES`.
 
   A MATLAB 5 file is a header and elements, each with a type and a length; zlib
   may have compressed the content.
+
+  Args:
+    content: the bytes of the file.
   """
   order = 'little' if content[126:128] == b'IM' else 'big'
   bytes_left, start = MAX_SPLIT_BYTES - len(content), 128
@@ -167,7 +174,7 @@ def _whole_numbers(values: np.ndarray) -> np.ndarray:
   """Converts whole numbers of at least 1, maybe stored as floats, to int64 [n].
 
   Raises:
-    UserError: a value is not such a number.
+    UserError: a value is not a whole number from 1 to `raw.MAX_ID`.
   """
   numbers = np.asarray(values, np.float64).ravel()
   in_range = (numbers >= 1) & (numbers <= raw.MAX_ID)
@@ -179,7 +186,16 @@ def _whole_numbers(values: np.ndarray) -> np.ndarray:
 def _extracted_images(
   entries, folder: pathlib.Path, root: pathlib.Path
 ) -> raw.Splits:
-  """Returns the entries of a split as files below `root`."""
+  """Finds the image files of each split in a folder of extracted images.
+
+  Args:
+    entries: result of `_read_split_file`.
+    folder: folder that holds the image files.
+    root: folder that the names of images are relative to.
+
+  Raises:
+    UserError: image files are missing.
+  """
   present = {path.name for path in folder.iterdir()}
   absent = [
     name for split in entries.values() for name, *_ in split
@@ -201,7 +217,16 @@ def _extracted_images(
 
 
 def _mat_images(entries, path: pathlib.Path, boxes: str) -> raw.Splits:
-  """Returns the entries of a split as images inside the release."""
+  """Returns the images of each split, to be read from `cuhk-03.mat`.
+
+  Args:
+    entries: result of `_read_split_file`.
+    path: the file `cuhk-03.mat`.
+    boxes: kind of boxes, `detected` or `labeled`.
+
+  Raises:
+    UserError: the file is not the release of CUHK03.
+  """
   _open(path)  # raises UserError if it is another file
   splits = {}
   for split, images in entries.items():
@@ -216,7 +241,11 @@ def _mat_images(entries, path: pathlib.Path, boxes: str) -> raw.Splits:
 
 @functools.lru_cache(maxsize=1)
 def _open(path: pathlib.Path) -> h5py.File:
-  """Opens the release once; raises UserError if it is another file."""
+  """Opens `cuhk-03.mat`; further calls return the same open file.
+
+  Raises:
+    UserError: the file is not the release of CUHK03.
+  """
   try:
     file = h5py.File(path, 'r')
     for boxes in ('detected', 'labeled'):
@@ -235,8 +264,8 @@ def _pixels(path: pathlib.Path, key: tuple[str, int, int, int]) -> np.ndarray:
 
   Args:
     path: the .mat file.
-    key: kind of boxes (detected or labeled), and indices of the camera pair,
-      the person and the image.
+    key: kind of boxes (detected or labeled), and indices, from 0, of the
+      camera pair, the person and the image.
 
   Raises:
     OSError: the image is missing, damaged or not a colour image.

@@ -5,6 +5,6 @@ from data.dukemtmc_reid import layout
 
 
 class Builder(reid_builder.ReidBuilder):
-  """Builder of DukeMTMC-reID; it reads existing copies only."""
+  """TFDS builder of DukeMTMC-reID, which reads existing copies only."""
 
   LAYOUTS = (layout.LAYOUT,)

@@ -1,4 +1,4 @@
-"""The layout of DukeMTMC-reID, which is that of Market-1501."""
+"""The layout of DukeMTMC-reID: Market-1501's folders and file names."""
 
 from data.raw import Counts, MarketLayout
 

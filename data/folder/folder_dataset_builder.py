@@ -5,6 +5,6 @@ from data.folder import layout
 
 
 class Builder(reid_builder.ReidBuilder):
-  """Builder of data sets of own images."""
+  """TFDS builder of data sets of the user's own images."""
 
   LAYOUTS = (layout.LAYOUT,)

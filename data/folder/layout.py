@@ -1,4 +1,4 @@
-"""The layouts of own images: a CSV file, or a folder for each identity."""
+"""Reads the user's images, from a CSV file or a folder for each identity."""
 
 import collections
 from collections.abc import Iterable, Mapping
@@ -23,11 +23,11 @@ class Entry:
   """An image before its split is decided.
 
   Attributes:
-    name: path below the raw folder.
-    path: its file.
+    name: path of the image relative to the folder of the data set.
+    path: the image file.
     pid: number of the identity.
-    identity: name of the identity. Splits are made by it, because the number
-      may change when people are added.
+    identity: name of the identity. Random splits depend on the name, because
+      the number may change when people are added.
     camid: camera, from 0; None if it is unknown.
     split: one of `SPLIT_NAMES`; None if it is not given.
   """
@@ -42,11 +42,11 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FolderLayout(raw.Layout):
-  """The layouts of own images; makes splits if none are given.
+  """Reader of the user's own images, which makes splits if none are given.
 
   Attributes:
-    split_seed: seed of splits that are made.
-    test_fraction: approximate share of identities in the test half; 1 is all.
+    split_seed: seed of the splits that are made.
+    test_fraction: approximate fraction of the identities to test on; 1 is all.
   """
 
   split_seed: int = 0
@@ -98,7 +98,15 @@ class FolderLayout(raw.Layout):
   def _make_splits(
     self, root: pathlib.Path, entries: list[Entry]
   ) -> tuple[list[Entry], str]:
-    """Returns the entries with splits `train` and `test`, and a note."""
+    """Assigns all images of an identity to the split `train` or `test`.
+
+    Returns:
+      The entries with their splits, and a note for the user on how they were
+      made.
+
+    Raises:
+      UserError: an image has identity 0, or the identities are too few.
+    """
     if any(entry.pid == raw.DISTRACTOR_PID for entry in entries):
       raise UserError(
         f'{root}: identity 0 means a distractor, for which no split can be'
@@ -124,17 +132,21 @@ class FolderLayout(raw.Layout):
 
 
 def _test_identities(people: set[str], seed: int, fraction: float) -> set[str]:
-  """Returns the identities of the test half.
+  """Chooses the identities to test on.
 
-  The half of an identity does not depend on the others: a network trained
-  before people were added was not trained on anybody in the new test half. (The
-  exception: with a fraction below 1, at least one of three or more identities
-  is tested on, and at least two are trained on.)
+  Each identity is assigned by a hash of its name, regardless of other
+  identities. A network trained before people were added was therefore not
+  trained on anybody who is tested on afterwards. (The exception: with a
+  fraction below 1, at least one of three or more identities is tested on, and
+  at least two are trained on.)
 
   Args:
     people: names of all identities.
-    seed: seed of the choice.
-    fraction: approximate share of the test half.
+    seed: seed of the hash.
+    fraction: approximate fraction of the identities to test on.
+
+  Returns:
+    Names of the identities to test on.
   """
   draws = {
     name: int(hashlib.sha256(f'{seed}/{name}'.encode()).hexdigest()[:12], 16)
@@ -150,7 +162,7 @@ def _test_identities(people: set[str], seed: int, fraction: float) -> set[str]:
 def _group_by_split(
   root: pathlib.Path, entries: Iterable[Entry], has_cameras: bool
 ) -> raw.Splits:
-  """Returns images by split; makes query and gallery from the split `test`."""
+  """Groups images by split; the split `test` becomes query and gallery."""
   splits = {split: [] for split in raw.SPLITS}
   test = []
   for entry in sorted(entries, key=lambda entry: entry.name):
@@ -165,11 +177,15 @@ def _group_by_split(
 def _choose_queries(
   root: pathlib.Path, test: list[raw.RawImage], has_cameras: bool
 ) -> list[raw.RawImage]:
-  """Returns the queries of a test half.
+  """Chooses the queries among the images of the split `test`.
 
-  They are the first image of each identity under each camera, for identities
-  that several cameras saw. Without cameras, every image is a query. The gallery
-  has all images: evaluation removes the query itself, which has its own camera.
+  With cameras, the queries are the first image of each identity under each
+  camera, for identities that several cameras saw. Without cameras, every image
+  of a person is a query. The gallery holds all images of the split. Evaluation
+  removes the query from the gallery by its identity and camera.
+
+  Raises:
+    UserError: cameras are known, but no identity is seen by two of them.
   """
   people = [image for image in test if image.pid > raw.DISTRACTOR_PID]
   if not has_cameras:
@@ -200,7 +216,12 @@ def _check_split_names(root: pathlib.Path, names: set[str | None]) -> None:
 
 
 def _reader(root: pathlib.Path):
-  """Returns the function that reads a folder or file; None if there is none."""
+  """Chooses the function that reads a CSV file or a folder of own images.
+
+  Returns:
+    A function from `root` to the entries and notes for the user; None if `root`
+    is in no known layout.
+  """
   if root.is_file():
     return _read_csv if root.suffix.lower() == '.csv' else None
   if not root.is_dir():
@@ -228,7 +249,7 @@ def _read_csv(file: pathlib.Path) -> tuple[list[Entry], tuple[str, ...]]:
   """Reads a CSV file with the columns path, pid, and optionally camid, split.
 
   Raises:
-    UserError: the file is wrong; names the line.
+    UserError: the file is invalid; the message names the line.
   """
   listed, entries = raw.ListedFiles(file.parent, file), []
   for number, row in _rows(file):
@@ -256,7 +277,13 @@ def _read_csv(file: pathlib.Path) -> tuple[list[Entry], tuple[str, ...]]:
 
 
 def _rows(file: pathlib.Path) -> Iterable[tuple[int, dict[str, str]]]:
-  """Yields line numbers and fields; accepts columns in any case and order."""
+  """Yields the rows of a CSV file: line number, and fields by column name.
+
+  The columns may be in any order, and their names in upper or lower case.
+
+  Raises:
+    UserError: the file is not a valid CSV file with the required columns.
+  """
   try:
     # Accepts a byte-order mark and any line ends.
     with file.open(encoding='utf-8-sig', newline='') as lines:
@@ -288,7 +315,17 @@ def _rows(file: pathlib.Path) -> Iterable[tuple[int, dict[str, str]]]:
 
 
 def _number(row: Mapping[str, str], name: str, low: int, where: str) -> int:
-  """Returns a field as a number from `low`; raises UserError if it is none."""
+  """Converts a CSV field to a whole number.
+
+  Args:
+    row: fields of a line, by column name.
+    name: column of the field.
+    low: smallest allowed number.
+    where: file and line, for messages.
+
+  Raises:
+    UserError: the field is no whole number from `low` to `raw.MAX_ID`.
+  """
   text = row[name]
   if not re.fullmatch(r'-?\d{1,10}', text, re.ASCII):
     raise UserError(f'{where}: {name} {text!r} is not a whole number.')
@@ -308,7 +345,11 @@ def _read_market_folders(root: pathlib.Path):
 
 
 def _folders(root: pathlib.Path) -> dict[str | None, list[pathlib.Path]]:
-  """Returns folders of images by split; None if `root` holds them itself."""
+  """Returns the folders of identities, by split.
+
+  If these folders are directly in `root`, without folders of splits, the only
+  key is None.
+  """
   found = {
     split: _image_folders(root / split)
     for split in SPLIT_NAMES
@@ -320,23 +361,31 @@ def _folders(root: pathlib.Path) -> dict[str | None, list[pathlib.Path]]:
 
 
 def _image_folders(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the folders in a folder that hold images."""
+  """Returns the subfolders of a folder that hold images."""
   return sorted(
     path for path in folder.iterdir() if path.is_dir() and _images(path)
   )
 
 
 def _images(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the images of a folder, without hidden files, which macOS makes."""
+  """Returns a folder's images, except hidden files, which macOS creates."""
   images = raw.list_images(folder)
   hidden = folder.name.startswith('.')
   return [] if hidden else [i for i in images if i.name[0] != '.']
 
 
 def _read_folders(root: pathlib.Path):
-  """Reads a folder for each identity, which may be in folders of splits.
+  """Reads images from one folder for each identity.
 
-  If all folders of identities are named by numbers, these become the pids.
+  The folders of identities may be inside folders of splits. If all of them are
+  named by numbers, these become the pids. Otherwise, or if identity 0 occurs
+  without folders of splits, pids are numbered from 1 in name order.
+
+  Returns:
+    The entries, and notes for the user.
+
+  Raises:
+    UserError: folders of splits and folders of identities are mixed up.
   """
   folders = _folders(root)
   if None in folders:
@@ -388,9 +437,14 @@ def _read_folders(root: pathlib.Path):
 
 
 def write_csv(dataset: raw.RawDataset, file: pathlib.Path) -> None:
-  """Writes a data set as a CSV file that this layout reads as the same.
+  """Writes a data set to a CSV file, from which it can be read again.
 
   The file is written whole or not at all.
+
+  Args:
+    dataset: the data set.
+    file: the file to write. To be read, it must be in `dataset.root`, which its
+      paths are relative to.
   """
   columns = list(COLUMNS)
   if not dataset.has_cameras:

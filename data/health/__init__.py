@@ -1,1 +1,1 @@
-"""The checks of the doctor (data/doctor.py)."""
+"""Checks of raw data sets for the command `python -m data.doctor`."""

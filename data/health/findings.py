@@ -1,4 +1,4 @@
-"""Findings of the doctor: problems and notes, each with advice."""
+"""Findings about a raw data set: problems and notes, each with advice."""
 
 import collections
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,13 +27,13 @@ class Finding:
   """A problem of a data set, or a note about it.
 
   Attributes:
-    kind: identifier, for programs.
+    kind: identifier of the kind of finding, for programs.
     severity: `problem` or `note`.
     message: description of the fact.
     advice: what to rename, download, delete or run.
     files: all files concerned, relative to the examined folder.
     lines: text to print for the files; empty to print the files themselves.
-    groups: the files in groups of identical ones.
+    groups: the files, grouped by identical content.
     identities: all identities concerned.
   """
 
@@ -49,13 +49,13 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """The facts about one variant of a data set that findings are derived from.
+  """One variant of a data set as found on disk, from which findings derive.
 
   Attributes:
     base: folder that file names are relative to.
-    name: name of the data set that it should be, or ''.
+    name: name of the data set that the folder should hold, or ''.
     found: the variant, as read from its folder.
-    checks: result of checking each image.
+    checks: result of checking each image file.
   """
 
   base: pathlib.Path
@@ -101,7 +101,7 @@ def no_layout(base: pathlib.Path, name: str) -> Finding:
 
   Args:
     base: the folder.
-    name: name of the data set that it should be, or ''.
+    name: name of the data set that the folder should hold, or ''.
   """
   wanted = datasets.find(name or 'folder')
   advice = wanted.how_to_get
@@ -124,7 +124,13 @@ def no_layout(base: pathlib.Path, name: str) -> Finding:
 def several_datasets(
   base: pathlib.Path, root: pathlib.Path, others: list[pathlib.Path]
 ) -> Finding:
-  """Returns the finding that only the first of several data sets was read."""
+  """Returns the finding that only the first of several data sets was read.
+
+  Args:
+    base: folder that file names are relative to.
+    root: folder of the data set that was read.
+    others: folders of the other data sets.
+  """
   names = ', '.join(file_names(others, base))
   return Finding(
     'several_datasets', NOTE,
@@ -135,7 +141,7 @@ def several_datasets(
 
 
 def layout_findings(facts: Facts) -> Iterator[Finding]:
-  """Yields reasons why a data set cannot be read, and what it lacks."""
+  """Yields findings about missing, misnamed or misplaced files."""
   found = facts.found
   wanted = datasets.find(facts.name) if facts.name else found.layout
   if found.layout.dataset != wanted.dataset:
@@ -220,7 +226,7 @@ def _empty_splits(facts: Facts) -> Iterator[Finding]:
 
 
 def _wrong_identities(facts: Facts) -> Iterator[Finding]:
-  """Yields identities that a split must not hold."""
+  """Yields findings about junk and distractors in splits without them."""
   splits = facts.splits
   junk = [
     image
@@ -246,7 +252,7 @@ def _wrong_identities(facts: Facts) -> Iterator[Finding]:
 
 
 def _missing_files(facts: Facts) -> Iterator[Finding]:
-  """Yields the listed files that do not exist."""
+  """Yields a finding if listed files do not exist."""
   missing = facts.found.missing_files
   if missing:
     lists = ', '.join(sorted({file.name for file in missing}))
@@ -263,7 +269,7 @@ def _missing_files(facts: Facts) -> Iterator[Finding]:
 
 
 def count_findings(facts: Facts) -> Iterator[Finding]:
-  """Yields differences from the data set that it should be."""
+  """Yields a finding if counts differ from those of the expected data set."""
   found = facts.found
   exact, expected = found.exact, found.expected
   if found.is_as_published:
@@ -297,7 +303,7 @@ def count_findings(facts: Facts) -> Iterator[Finding]:
 
 
 def _wrong_folder_name(found: folders.FoundDataset) -> Iterator[Finding]:
-  """Yields that a folder of CUHK03-NP is not named after its boxes."""
+  """Yields a finding if a CUHK03-NP folder is not named after its variant."""
   name, wanted = found.root.resolve().name, found.exact.variant
   if found.shares_layout and wanted and name != wanted:
     yield Finding(
@@ -313,11 +319,11 @@ def _wrong_folder_name(found: folders.FoundDataset) -> Iterator[Finding]:
 def image_findings(
   base: pathlib.Path, checks: Mapping[images.Source, images.ImageCheck]
 ) -> Iterator[Finding]:
-  """Yields images that are broken or have an unusual size.
+  """Yields findings about images that are broken or have an unusual size.
 
   Args:
     base: folder that file names are relative to.
-    checks: result of checking each image.
+    checks: result of checking each image file.
   """
   repair = (
     'download them again, or delete them (and their lines in lists): they'
@@ -360,7 +366,12 @@ def image_findings(
 
 
 def not_checked(number: int, file: pathlib.Path) -> Finding:
-  """Returns the finding that images inside a file were not checked."""
+  """Returns the finding that images inside a .mat file were not checked.
+
+  Args:
+    number: number of the images.
+    file: the .mat file.
+  """
   return Finding(
     'not_checked', NOTE,
     f'the {quantity(number, "image")} in {file.name} were not checked',
@@ -372,7 +383,7 @@ def not_checked(number: int, file: pathlib.Path) -> Finding:
 
 
 def label_findings(facts: Facts) -> Iterator[Finding]:
-  """Yields labels that harm training or evaluation, or are unusual."""
+  """Yields findings about harmful or unusual identities and cameras."""
   yield from _shared_identities(facts)
   yield from _unmatched_queries(facts)
   yield from _unknown_cameras(facts)
@@ -467,7 +478,7 @@ def _poor_identities(facts: Facts) -> Iterator[Finding]:
 
 
 def duplicate_findings(facts: Facts) -> Iterator[Finding]:
-  """Yields images whose files are identical."""
+  """Yields findings about images whose files are identical."""
   by_kind = collections.defaultdict(list)
   for copies in _duplicates(facts):
     splits = {split for split, _ in copies}
@@ -523,7 +534,7 @@ def _duplicate_finding(facts, kind, severity, copies, text, advice) -> Finding:
 
 
 def _duplicates(facts: Facts) -> Iterator[list[tuple[str, raw.RawImage]]]:
-  """Yields groups of images with identical files, each with its split."""
+  """Yields groups of images with identical files, as (split, image) pairs."""
   same = collections.defaultdict(lambda: collections.defaultdict(list))
   for split in raw.SPLITS:
     for image in facts.splits[split]:
@@ -541,12 +552,12 @@ def _duplicates(facts: Facts) -> Iterator[list[tuple[str, raw.RawImage]]]:
 def other_file_findings(
   base: pathlib.Path, used: set[pathlib.Path], files: Iterable[pathlib.Path]
 ) -> Iterator[Finding]:
-  """Yields files that are not images of the data set.
+  """Yields findings about files that are not images of the data set.
 
   Args:
     base: folder that file names are relative to.
     used: images of the data set, and files that other findings name.
-    files: all files.
+    files: all files in and below the folder of the data set.
   """
   image_folders = {path.parent for path in used}
   unused, formats, odd = [], [], []

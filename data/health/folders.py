@@ -1,4 +1,4 @@
-"""Finds out which data set a folder holds, in which layout."""
+"""Identifies the data set in a folder, and the layout in which it is stored."""
 
 from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
@@ -47,7 +47,7 @@ class FoundDataset:
     counts: counts of each split; None without `images`.
     exact: layout of the published data set with exactly these counts, if any.
     expected: layout of the published data set that this should be, if any.
-    because: evidence for `expected`, as 'the layout says'.
+    because: evidence for `expected`, for messages, as 'the layout says'.
   """
 
   layout: raw.Layout
@@ -77,7 +77,7 @@ class FoundDataset:
   def shares_layout(self) -> bool:
     """Returns whether several data sets use this layout.
 
-    If so, the numbers of their images tell them apart.
+    If so, the data sets are told apart by their numbers of images.
     """
     return isinstance(self.layout, raw.MarketLayout)
 
@@ -99,7 +99,7 @@ class FoundDataset:
     return 0 if own else 1
 
   def describe(self) -> str:
-    """Returns which data set this is, for people."""
+    """Returns a phrase that names the data set, as 'MSMT17, as published'."""
     title = self.layout.title
     if isinstance(self.layout, msmt17.Msmt17Layout):
       if version := self.layout.version(self.root):
@@ -121,7 +121,7 @@ class FoundDataset:
     return title[0].upper() + title[1:]
 
   def train_commands(self) -> list[str]:
-    """Returns commands that train on the data set."""
+    """Returns shell commands that train on the data set."""
     people = self.counts['train'].identities if self.counts else 0
     few = f' --config.train.P={people}' if 0 < people < BATCH_IDENTITIES else ''
     return [f'{line}{few}' for line in self._train_commands()]
@@ -145,7 +145,7 @@ class FoundDataset:
 
 
 def train_command(layout: raw.Layout, directory: pathlib.Path) -> str:
-  """Returns the command that trains on a data set."""
+  """Returns the shell command that trains on a data set in a folder."""
   names = {full: short for short, full in datasets.SHORT_NAMES.items()}
   words = [
     'python train.py',
@@ -164,11 +164,11 @@ def find_datasets(
 
   Args:
     base: a folder, or a CSV file.
-    name: name of the data set that it should be, or ''.
+    name: name of the data set that the folder should hold, or ''.
 
   Returns:
-    Each variant of one data set, or nothing; and the folders of other data
-    sets, which are not read.
+    The variants of the first data set, empty if there is none; and the folders
+    of other data sets, which are not read.
 
   Raises:
     UserError: there is no data set of this name.
@@ -192,7 +192,7 @@ Matches = list[tuple[pathlib.Path, list[raw.Layout]]]
 
 
 def _layouts_named(name: str) -> list[raw.Layout]:
-  """Returns the variant of this name, or all variants of the data set."""
+  """Returns the layouts of a data set: the named variant, or all variants."""
   one = datasets.find(name)
   if '/' in name:
     return [one]
@@ -202,12 +202,15 @@ def _layouts_named(name: str) -> list[raw.Layout]:
 def _complete(
   base: pathlib.Path, layouts: list[raw.Layout], nested: Iterable[raw.Layout]
 ) -> Matches:
-  """Returns folders that lack nothing of a layout.
+  """Finds folders that have all files of a layout.
 
   Args:
     base: folder to search.
     layouts: layouts that a folder may have.
     nested: layouts whose usual folders below `base` are searched too.
+
+  Returns:
+    Each of these folders, with the layouts of one data set.
   """
   matches = []
   for root in _candidates(base, nested):
@@ -223,7 +226,12 @@ def _complete(
 def _candidates(
   base: pathlib.Path, layouts: Iterable[raw.Layout]
 ) -> Iterator[pathlib.Path]:
-  """Yields `base` and the usual folders below it, each once."""
+  """Yields a folder and the existing folders below it with usual names.
+
+  Args:
+    base: the folder.
+    layouts: layouts that state the usual names of folders.
+  """
   seen = set()
   names = dict.fromkeys(name for layout in layouts for name in layout.nested)
   for root in (base, *(base / name for name in names)):
@@ -235,7 +243,15 @@ def _candidates(
 
 
 def _incomplete(base: pathlib.Path, named: list[raw.Layout]) -> Matches:
-  """Returns the first folder with hints at a layout."""
+  """Finds the first folder that has some files of a known layout.
+
+  Args:
+    base: folder to search.
+    named: layouts of the data set that the user expects; empty if unknown.
+
+  Returns:
+    The folder with its layout; empty if there is none.
+  """
   for name, hints in HINTS.items():
     layout = datasets.find(name)
     for root in _candidates(base, [layout]):
@@ -251,7 +267,7 @@ def _own_images(base: pathlib.Path) -> Matches:
 
 
 def _read(layout: raw.Layout, root: pathlib.Path) -> FoundDataset:
-  """Reads as much of a folder as possible."""
+  """Reads a raw folder as far as possible; the result states any error."""
   missing = layout.missing(root)
   error = f'{root} has no {", ".join(missing)}' if missing else ''
   if not missing:
@@ -274,7 +290,7 @@ def _read(layout: raw.Layout, root: pathlib.Path) -> FoundDataset:
 def _read_market_folders(
   root: pathlib.Path, below: str
 ) -> tuple[raw.RawDataset, tuple[pathlib.Path, ...]]:
-  """Returns what can be read of Market-1501's folders, and misnamed images."""
+  """Reads the valid images and the misnamed files of Market-1501's folders."""
   try:
     return raw.RawDataset(root, raw.read_market_folders(root, below)), ()
   except raw.RawDataError as error:
@@ -284,7 +300,13 @@ def _read_market_folders(
 def _with_expectation(
   found: FoundDataset, base: pathlib.Path, name: str
 ) -> FoundDataset:
-  """Adds the counts, and the published data set that this should be."""
+  """Adds the counts, and the published data set that was expected.
+
+  Args:
+    found: the data set as read.
+    base: folder that the user gave.
+    name: name of the data set that the user expects, or ''.
+  """
   if found.images is None:
     return found
   counts = found.images.counts()
@@ -309,7 +331,17 @@ def _expected(
   base: pathlib.Path,
   name: str,
 ) -> tuple[raw.Layout | None, str]:
-  """Returns the layout that the data set should have, and the evidence."""
+  """Determines which data set a folder should hold.
+
+  Args:
+    found: the data set as read.
+    counts: counts of each split.
+    base: folder that the user gave.
+    name: name of the data set that the user expects, or ''.
+
+  Returns:
+    The layout of the data set, or None; and the evidence, as 'the layout says'.
+  """
   layout = found.layout
   if name:
     one = datasets.find(name)
@@ -324,7 +356,7 @@ def _expected(
 
 
 def _layout_of_folder_name(name: str) -> raw.Layout | None:
-  """Returns the layout of the data set whose copies usually have this name."""
+  """Returns the layout of the data set that a folder's name suggests."""
   for layout in datasets.LAYOUTS:
     usual = {
       _normalize(pathlib.PurePath(below).name) for below in layout.nested
@@ -339,7 +371,7 @@ def _normalize(name: str) -> str:
 
 
 def _nearest(counts: Mapping[str, raw.Counts]) -> raw.Layout | None:
-  """Returns the layout of a data set with nearly these numbers of images."""
+  """Returns the layout with nearly the same published numbers of images."""
   for layout in datasets.LAYOUTS:
     if layout.published and all(
       abs(counts[split].images - published.images)

@@ -47,18 +47,25 @@ class ImageCheck:
 
 
 def source_of(image: raw.RawImage) -> Source:
-  """Returns the source of an image, which is the key of its check."""
+  """Returns the file of an image, or the image itself if inside a .mat file.
+
+  The results of `check_images` have this key.
+  """
   return image if isinstance(image, MatImage) else image.path
 
 
 def check_images(
   sources: Iterable[Source], decode: bool = False
 ) -> dict[Source, ImageCheck]:
-  """Checks images in parallel; shows a progress bar if that takes long.
+  """Checks images in parallel, with a progress bar if that takes long.
 
   Args:
     sources: images, without repetitions.
-    decode: whether to decode the images, and not only check header and end.
+    decode: whether to decode the images in full; otherwise only the header and
+      the end are checked.
+
+  Returns:
+    The result of each image.
   """
   sources = list(sources)
   chunks = [sources[i : i + CHUNK] for i in range(0, len(sources), CHUNK)]
@@ -120,7 +127,12 @@ def _read(source: Source) -> bytes:
 
 
 def check_bytes(data: bytes, decode: bool = False) -> ImageCheck:
-  """Checks the content of a file, which may be anything; raises nothing."""
+  """Checks the content of an image file, and never raises an exception.
+
+  Args:
+    data: the content, which may be anything.
+    decode: whether to decode the image in full.
+  """
   if not data:
     return ImageCheck('unreadable', 'empty')
   try:
@@ -148,10 +160,14 @@ def check_bytes(data: bytes, decode: bool = False) -> ImageCheck:
 
 
 def _has_end(form: str, data: bytes) -> bool:
-  """Returns whether a file has the end marker, which TensorFlow requires.
+  """Returns whether an image file has the end marker of its format.
 
-  Other bytes may follow the marker. A thumbnail in the header has a marker of
-  its own, which does not count.
+  TensorFlow requires the marker. Other bytes may follow it. A thumbnail in the
+  header has a marker of its own, which does not count.
+
+  Args:
+    form: the format, 'PNG' or 'JPEG'.
+    data: content of the file.
   """
   if form == 'PNG':
     return PNG_END in data
@@ -165,7 +181,7 @@ def _reason_of_unknown_format(data: bytes) -> str:
 
 
 def summarize(lengths: Iterable[int]) -> dict[str, float]:
-  """Returns minimum, median and maximum of at least one length."""
+  """Returns the minimum, median and maximum of one or more lengths."""
   lengths = list(lengths)
   return {
     'min': min(lengths),

@@ -54,7 +54,7 @@ def draw(dataset: raw.RawDataset, first_camera: int, seed: int) -> Image.Image:
 def _choose(
   dataset: raw.RawDataset, split: str, first_camera: int, rng: random.Random
 ) -> list[SampleRow]:
-  """Chooses the identities of a split, and images of each."""
+  """Chooses random identities of a split, and random images of each."""
   images_of = collections.defaultdict(list)
   for image in dataset.splits[split]:
     images_of[image.pid].append(image)
@@ -78,7 +78,10 @@ def _choose(
 
 
 def _thumbnail(image: raw.RawImage) -> Image.Image:
-  """Returns an image that fits a cell, or a cross if it cannot be read."""
+  """Returns an image resized to `CELL` x `HEIGHT` at most, or a cross.
+
+  The cross stands for an image that cannot be read.
+  """
   opened = images.load(images.source_of(image))
   if opened is None:
     cross = Image.new('RGB', (CELL, HEIGHT), 'lightgrey')

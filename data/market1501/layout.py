@@ -1,4 +1,4 @@
-"""The layout of Market-1501."""
+"""The layout of Market-1501: its usual folders and its published counts."""
 
 from data.raw import Counts, MarketLayout
 

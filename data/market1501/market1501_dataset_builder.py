@@ -5,6 +5,6 @@ from data.market1501 import layout
 
 
 class Builder(reid_builder.ReidBuilder):
-  """Builder of Market-1501."""
+  """TFDS builder of Market-1501."""
 
   LAYOUTS = (layout.LAYOUT,)

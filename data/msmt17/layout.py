@@ -19,15 +19,15 @@ DIGITS = re.compile('[0-9]{1,9}')
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Msmt17Layout(raw.Layout):
-  """The layout of MSMT17.
+  """The layout of MSMT17: folders of images, and lists with their identities.
 
-  The variant `trainval` trains on both lists of the training half, `train` on
-  list_train.txt alone.
+  The attribute `variant` chooses the training images: those of list_train.txt
+  and list_val.txt for `trainval`, those of list_train.txt alone for `train`.
   """
 
   @property
   def lists(self) -> dict[str, tuple[str, ...]]:
-    """Names of the lists that each split is read from."""
+    """Names of the text files that list the images of each split."""
     train = ('list_train.txt',)
     if self.variant == 'trainval':
       train += ('list_val.txt',)
@@ -75,11 +75,11 @@ def _read_list(
 
   Args:
     root: folder that the names of images are relative to.
-    listed: the list, and the folder of its files. It records missing files.
-    train: whether the list is one of the training half.
+    listed: the list and the folder of its images; records missing files.
+    train: whether the list belongs to the training split.
 
   Raises:
-    UserError: a line has another form; names the list and the line.
+    UserError: a line has another form; the message names the list and the line.
   """
   images, file = [], listed.list_file
   for number, line in enumerate(_lines(file), 1):
@@ -100,7 +100,15 @@ def _read_list(
 
 
 def _parse(line: str, where: str) -> tuple[str, int, int]:
-  """Returns path, identity and camera (from 1) of a line."""
+  """Returns the image path, identity and camera (from 1) in a line of a list.
+
+  Args:
+    line: the line.
+    where: file and number of the line, for messages.
+
+  Raises:
+    UserError: the line has another form, or there is no such camera.
+  """
   relative, _, pid = line.rpartition(' ')
   fields = pathlib.PurePosixPath(relative).name.split('_')
   numbers = [pid, *fields[2:3]]

@@ -5,6 +5,6 @@ from data.msmt17 import layout
 
 
 class Builder(reid_builder.ReidBuilder):
-  """Builder of MSMT17; configurations: trainval, train."""
+  """TFDS builder of MSMT17; its configurations are trainval and train."""
 
   LAYOUTS = layout.LAYOUTS

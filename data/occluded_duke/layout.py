@@ -1,4 +1,4 @@
-"""The layout of Occluded-DukeMTMC, which is that of DukeMTMC-reID."""
+"""The layout of Occluded-DukeMTMC: Market-1501's folders and file names."""
 
 from data.raw import Counts, MarketLayout
 

@@ -5,6 +5,6 @@ from data.occluded_duke import layout
 
 
 class Builder(reid_builder.ReidBuilder):
-  """Builder of Occluded-DukeMTMC; it reads existing copies only."""
+  """TFDS builder of Occluded-DukeMTMC, which reads existing copies only."""
 
   LAYOUTS = (layout.LAYOUT,)

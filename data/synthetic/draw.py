@@ -39,7 +39,10 @@ PLAN, SHOT, VIEW = range(2, 5)
 
 
 class Camera(NamedTuple):
-  """How a camera distorts images and places boxes; its scene is in SCENES."""
+  """A camera's distortion of images and errors in placing boxes.
+
+  The background of the camera is in `SCENES`.
+  """
 
   gains: tuple  # white balance: factors of red, green and blue
   contrast: float
@@ -63,7 +66,7 @@ CAMERAS = (
 
 
 class Scene(NamedTuple):
-  """A tiled wall above a tiled floor, and objects on the floor."""
+  """The background of a camera: a tiled wall, a tiled floor, and objects."""
 
   horizon: float  # upper end of the floor, relative to the scene's height
   wall: tuple
@@ -147,7 +150,15 @@ SCENES = (
 
 @functools.lru_cache(maxsize=12)
 def draw_scene(seed, camera):
-  """Returns the whole view of a camera, 1 to 6, that images are crops of."""
+  """Draws the background of a camera, from which images are cropped.
+
+  Args:
+    seed: seed of the data set.
+    camera: number of the camera, 1 to 6.
+
+  Returns:
+    RGB image, `SCENE` (width, height) pixels large.
+  """
   rng = np.random.default_rng([VIEW, seed, camera])
   scene = SCENES[camera - 1]
   view = Image.new('RGB', SCENE)
@@ -168,7 +179,15 @@ def draw_scene(seed, camera):
 
 
 def draw_tiles(draw, rng, rows, colour, size):
-  """Draws tiles between two rows, each in a slightly different tone."""
+  """Fills a horizontal band of an image with tiles in slightly different tones.
+
+  Args:
+    draw: `ImageDraw` of the image.
+    rng: NumPy random generator.
+    rows: first and last pixel row of the band.
+    colour: mean RGB colour.
+    size: width and height of a tile, in pixels.
+  """
   for i, y in enumerate(range(*rows, size[1])):
     for x in range(-(i % 2) * size[0] // 2, SCENE[0], size[0]):
       tone = person.shade(colour, rng.normal(1, 0.05))
@@ -177,7 +196,13 @@ def draw_tiles(draw, rng, rows, colour, size):
 
 
 def draw_occluder(canvas, rng, seed):
-  """Draws an object that hides about a fifth of the box."""
+  """Draws a random object that hides about a fifth of an image.
+
+  Args:
+    canvas: image to draw on.
+    rng: NumPy random generator.
+    seed: seed of the data set.
+  """
   draw = ImageDraw.Draw(canvas)
   wide, tall = canvas.size
   x = rng.uniform(0.1, 0.9) * wide
@@ -202,7 +227,16 @@ def draw_occluder(canvas, rng, seed):
 
 
 def photograph(canvas, camera, rng):
-  """Returns the camera's image of a canvas: small, blurred, tinted, noisy."""
+  """Applies a camera's reduction, blur, tint and noise to a drawn image.
+
+  Args:
+    canvas: image of `CANVAS` (width, height) pixels.
+    camera: a `Camera`.
+    rng: NumPy random generator.
+
+  Returns:
+    RGB image, `WIDTH` x `HEIGHT` pixels large.
+  """
   radius = camera.blur * rng.uniform(0.6, 1.4)
   image = canvas.reduce(SUPERSAMPLING)
   image = image.filter(ImageFilter.GaussianBlur(radius))
@@ -239,12 +273,20 @@ class Shot(NamedTuple):
 
 
 def stranger(rng):
-  """Returns a random index of a look that no pid has; pid p has look p - 1."""
+  """Returns the index of a random look that no identity has.
+
+  Identity p has the look with index p - 1.
+  """
   return MAX_PID + int(rng.integers(1000))
 
 
 def draw_shot(seed, shot):
-  """Draws the image of a shot, which depends on seed and shot alone."""
+  """Draws one image, which depends on the arguments alone.
+
+  Args:
+    seed: seed of the data set.
+    shot: `Shot` with the identity, camera and numbers of the image.
+  """
   rng = np.random.default_rng(
     [SHOT, seed, shot.pid + 1, shot.camera, shot.frame]
   )
@@ -263,12 +305,12 @@ def draw_shot(seed, shot):
 
 
 def make_pose(rng, camera, cut):
-  """Returns a random pose in a camera's box.
+  """Returns a random pose of a person in a camera's image.
 
   Args:
-    rng: random generator.
-    camera: the camera.
-    cut: whether the box shows only a fragment of the person.
+    rng: NumPy random generator.
+    camera: a `Camera`.
+    cut: whether the image shows only a fragment of the person.
   """
   wide, tall = CANVAS
   zoom = camera.zoom * rng.uniform(0.94, 1.07)
@@ -292,7 +334,11 @@ def make_pose(rng, camera, cut):
 
 
 def plan_shots(seed, train_identities, test_identities, distractors, junk):
-  """Lists all shots; those of an identity do not depend on other identities."""
+  """Lists the images to draw for a data set, as `Shot` tuples.
+
+  The images of an identity do not depend on other identities. For the
+  arguments, see `draw_dataset`.
+  """
   shots = []
   for pid in range(1, train_identities + test_identities + 1):
     shots += plan_identity(seed, pid, pid > train_identities)
@@ -306,11 +352,16 @@ def plan_shots(seed, train_identities, test_identities, distractors, junk):
 
 
 def plan_identity(seed, pid, test):
-  """Lists the shots of an identity.
+  """Lists the images to draw of an identity, as `Shot` tuples.
 
-  In the test half, the first shot under each camera is a query. A test identity
-  has at least two images under each of at least three cameras, so that every
-  query has a match under another camera.
+  Of a test identity, the first image under each camera is a query. There are at
+  least two images under each of at least three cameras, so that every query has
+  a match under another camera.
+
+  Args:
+    seed: seed of the data set.
+    pid: the identity, from 1.
+    test: whether the identity is tested on, not trained on.
   """
   rng = np.random.default_rng([PLAN, seed, pid + 1])
   count = person.pick(rng, (3, 3, 4, 4, 5, 6))

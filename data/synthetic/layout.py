@@ -10,7 +10,10 @@ from data.synthetic import draw
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SyntheticLayout(MarketLayout):
-  """Market-1501's layout; a missing or empty folder is drawn first."""
+  """Market-1501's layout, for images that are drawn on first use.
+
+  The data set is drawn if its folder is missing or empty.
+  """
 
   def locate(self, directory: str | os.PathLike) -> pathlib.Path:
     path = pathlib.Path(directory).expanduser()

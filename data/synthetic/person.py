@@ -1,4 +1,4 @@
-"""Draws one person with a `Look`, fixed for an identity, in a `Pose`."""
+"""Draws a cartoon person with the look of an identity, in a given pose."""
 
 import functools
 import itertools
@@ -85,7 +85,12 @@ class Pose(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def deck(seed, number):
-  """Returns all pairs of an upper and a lower colour, shuffled."""
+  """Returns all pairs of an upper and a lower colour, shuffled.
+
+  Args:
+    seed: seed of the data set.
+    number: number of the shuffle, from 0.
+  """
   pairs = list(itertools.product(UPPERS, LOWERS))
   order = np.random.default_rng([DECK, seed, number]).permutation(len(pairs))
   return [pairs[i] for i in order]
@@ -93,10 +98,10 @@ def deck(seed, number):
 
 @functools.lru_cache(maxsize=4096)
 def make_look(seed, index):
-  """Returns the look of identity `index`.
+  """Returns the look of the identity with number `index`, from 0.
 
   Pairs of colours are taken in turn from shuffled decks of all pairs, as cards
-  are dealt, so that about a hundred consecutive identities have different ones.
+  are dealt, so that about a hundred consecutive identities have distinct pairs.
   """
   rng = np.random.default_rng([LOOK, seed, index])
   size = len(UPPERS) * len(LOWERS)
@@ -122,22 +127,22 @@ def make_look(seed, index):
 
 
 def pick(rng, options):
-  """Returns a random option."""
+  """Returns a random element of a sequence."""
   return options[int(rng.integers(len(options)))]
 
 
 def vary(rng, colour):
-  """Returns a colour with a little noise."""
+  """Returns an RGB colour with a little random noise."""
   return tuple(int(v) for v in np.clip(rng.normal(colour, 6), 0, 255))
 
 
 def gap(a, b):
-  """Returns the sum of absolute differences of two colours."""
+  """Returns the sum of absolute differences of two RGB colours."""
   return sum(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
 def shade(colour, factor):
-  """Returns a darker or lighter colour."""
+  """Returns an RGB colour multiplied by a factor, at most 255 per channel."""
   return tuple(min(255, int(v * factor)) for v in colour)
 
 
@@ -145,7 +150,7 @@ def shade(colour, factor):
 
 
 class Body:
-  """A canvas in the coordinates of one person.
+  """A drawing surface with coordinates relative to the body of a person.
 
   Points and widths are relative to the person's height: x is 0 in the middle of
   the body and increases to the right; y is 0 at the top of the head and 1 at
@@ -175,7 +180,7 @@ class Body:
     """Draws a limb: a thick line through points, with a darker outline.
 
     Args:
-      points: points of the body, as of `at`.
+      points: points (x, y) of the body, see `at`.
       width: width of the line, in heights of the person.
       colour: RGB colour.
     """
@@ -188,25 +193,53 @@ class Body:
         self.draw.ellipse((x - r, y - r, x + r, y + r), tone)
 
   def ellipse(self, x, y, rx, ry, colour, outline=0.6):
-    """Draws an ellipse around a centre."""
+    """Draws an ellipse with an outline.
+
+    Args:
+      x: horizontal position of the centre, see `at`.
+      y: vertical position of the centre, see `at`.
+      rx: horizontal radius, in heights of the person.
+      ry: vertical radius, in heights of the person.
+      colour: RGB colour.
+      outline: brightness of the outline relative to `colour`.
+    """
     (x, y), rx, ry = self.at(x, y), rx * self.size, ry * self.size
     edge = shade(colour, outline)
     self.draw.ellipse((x - rx, y - ry, x + rx, y + ry), colour, edge, 2)
 
   def block(self, x, y, width, height, colour):
-    """Draws a rounded box; x is its middle, y its upper side."""
+    """Draws a box with rounded corners and a darker outline.
+
+    Args:
+      x: horizontal middle of the box, see `at`.
+      y: upper side of the box, see `at`.
+      width: width, in heights of the person.
+      height: height, in heights of the person.
+      colour: RGB colour.
+    """
     (x, y), rx = self.at(x, y), width * self.size / 2
     box = (x - rx, y, x + rx, y + height * self.size)
     self.draw.rounded_rectangle(box, 5, colour, shade(colour, 0.55), 2)
 
   def shape(self, points, colour):
-    """Draws a polygon."""
+    """Draws a polygon with a darker outline.
+
+    Args:
+      points: corners (x, y) on the body, see `at`.
+      colour: RGB colour.
+    """
     points = [self.at(*p) for p in points]
     self.draw.polygon(points, colour, shade(colour, 0.6), 2)
 
 
 def draw_person(canvas, look, pose):
-  """Draws a person; what is farthest from the camera is drawn first."""
+  """Draws a person on an image, beginning with the parts farthest away.
+
+  Args:
+    canvas: image to draw on.
+    look: `Look` of the person.
+    pose: `Pose` of the person.
+  """
   body = Body(canvas, look, pose)
   body.draw.ellipse((*body.at(-0.2, 0.965), *body.at(0.2, 1.02)), (48, 46, 46))
   near = 1 if body.side < 0 else -1
@@ -231,7 +264,7 @@ def draw_person(canvas, look, pose):
 
 
 def draw_back(body):
-  """Draws a backpack and long hair."""
+  """Draws the backpack and the long hair of a person who has them."""
   if body.look.bag == 'backpack':
     draw_backpack(body)
   if body.look.hair_style == 'long':
@@ -309,7 +342,13 @@ def draw_torso(body):
 
 
 def draw_cloth(look, size, body):
-  """Returns a rectangle of cloth with its pattern."""
+  """Draws a rectangle of cloth with the pattern of the upper garment.
+
+  Args:
+    look: `Look` of the person.
+    size: width and height of the rectangle, in pixels.
+    body: `Body` of the person; its direction decides where a logo is.
+  """
   cloth = Image.new('RGB', size, look.upper)
   draw = ImageDraw.Draw(cloth)
   (width, height), step, second = size, look.step, look.second

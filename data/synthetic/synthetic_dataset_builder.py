@@ -5,6 +5,6 @@ from data.synthetic import layout
 
 
 class Builder(reid_builder.ReidBuilder):
-  """Builder of the synthetic data set."""
+  """TFDS builder of the synthetic data set."""
 
   LAYOUTS = (layout.LAYOUT,)

@@ -27,7 +27,7 @@ def results(tmp_path_factory):
     subprocess.run(
       [sys.executable, '-m', 'tests.faults.train_on_devices', path],
       cwd=ROOT,
-      env=dict(os.environ, XLA_FLAGS=xla_flags(count)),
+      env=dict(os.environ, XLA_FLAGS=xla_flags(count, optimization=0)),
       check=True,
     )
     found[count] = np.load(path)
