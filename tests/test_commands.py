@@ -414,7 +414,7 @@ COMMANDS = [
 @pytest.mark.parametrize('command', COMMANDS)
 def test_help_says_what_it_does(run, command):
   out, _ = run(*command.split(), '--helpshort', code=1)  # absl's exit code
-  assert re.search('^  --', out, re.MULTILINE)  # flags of its own
+  assert any(flag in out for flag in ('--config', '--ckpt', '--variant'))
   assert 'python ' + command in out
 
 

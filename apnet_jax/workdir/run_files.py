@@ -65,7 +65,7 @@ def claim_workdir(
 
 
 def _check_same_run(workdir, config, run) -> None:
-  different = _differences(load_full_config(workdir), config)
+  different = _differences(load_config(workdir), config)
   saved_run = load_run(workdir)
   different += [
     f'  {name}: {saved_run.get(name)!r} there, {run[name]!r} here'
@@ -99,11 +99,14 @@ def checkpoint_folders(directory: pathlib.Path) -> list[pathlib.Path]:
 def _differences(
   saved: ml_collections.ConfigDict, given: ml_collections.ConfigDict
 ) -> list[str]:
-  saved, given = _leaves(saved), _leaves(given)
+  # A field that did not exist when the run began had today's default.
+  saved = _leaves(get_config()) | _leaves(saved)
+  given = _leaves(given)
   return [
-    f'  config.{name}: {saved[name]!r} there, {given[name]!r} here'
-    for name in sorted(saved)
-    if saved[name] != given[name] and not name.startswith(MAY_CHANGE)
+    f'  config.{name}: {saved.get(name, "absent")!r} there,'
+    f' {given.get(name, "absent")!r} here'
+    for name in sorted(saved.keys() | given.keys())
+    if saved.get(name) != given.get(name) and not name.startswith(MAY_CHANGE)
   ]
 
 

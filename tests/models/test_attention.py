@@ -315,6 +315,7 @@ def test_gradients_of_every_level_are_not_zero(kind):
     return jax.grad(loss_fn)(params)
 
   leaves = jax.tree_util.tree_leaves_with_path(gradient(variables['params']))
+  assert len(leaves) >= 4
   assert {path[0].key for path, _ in leaves} >= {'level1', 'level2'}
   for path, leaf in leaves:
     assert np.isfinite(leaf).all(), path

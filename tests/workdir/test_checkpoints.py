@@ -15,6 +15,8 @@ from apnet_jax.workdir import json_files, run_files
 from apnet_jax.workdir.checkpoints import Checkpoints, open_for_reading
 from configs import common
 
+RUN = {'fingerprint': 'x', 'num_classes': 2, 'devices': '1', 'versions': {}}
+
 
 def state(value):
   return {'w': jnp.full(3, float(value)), 'step': jnp.int32(value)}
@@ -114,42 +116,36 @@ def test_a_configuration_is_data(tmp_path):
 
 
 def test_what_may_change_in_a_workdir(tmp_path):
-  run = {
-    'fingerprint': 'a', 'num_classes': 3, 'devices': '1 x cpu', 'versions': {},
-  }  # fmt: skip
   config = common.get_config()
-  run_files.claim_workdir(tmp_path, config, run)
+  run_files.claim_workdir(tmp_path, config, RUN)
   with Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(1, state(1), None)
   config.train.epochs = 200
   config.eval.flip = False
   config.data.dir = 'elsewhere'
-  run_files.claim_workdir(tmp_path, config, run)
+  run_files.claim_workdir(tmp_path, config, RUN)
   assert run_files.load_config(tmp_path).train.epochs == 200
-  assert run_files.load_run(tmp_path) == run
+  assert run_files.load_run(tmp_path) == RUN
   config.seed = 1
   with pytest.raises(ValueError, match='config.seed: 0 there, 1 here'):
-    run_files.claim_workdir(tmp_path, config, run)
+    run_files.claim_workdir(tmp_path, config, RUN)
   saved = json.loads((tmp_path / 'config.json').read_text())
   assert saved['seed'] == 0  # a refusal changes nothing
 
 
 def test_a_run_of_an_older_version_resumes(tmp_path):
   """A field that did not exist when the run began had today's default."""
-  run = {
-    'fingerprint': 'a', 'num_classes': 3, 'devices': '1 x cpu', 'versions': {},
-  }  # fmt: skip
   config = common.get_config()
-  run_files.claim_workdir(tmp_path, config, run)
+  run_files.claim_workdir(tmp_path, config, RUN)
   (tmp_path / 'checkpoints' / '1').mkdir(parents=True)
   older = config.to_dict()
   del older['train']['triplet_weight']
   json_files.write_json(tmp_path / 'config.json', older)
   config.train.triplet_weight = 0.5
   with pytest.raises(ValueError, match='triplet_weight: 1.0 there, 0.5 here'):
-    run_files.claim_workdir(tmp_path, config, run)
+    run_files.claim_workdir(tmp_path, config, RUN)
   config.train.triplet_weight = 1.0
-  run_files.claim_workdir(tmp_path, config, run)
+  run_files.claim_workdir(tmp_path, config, RUN)
   assert run_files.load_config(tmp_path).train.triplet_weight == 1.0
 
 
@@ -167,12 +163,11 @@ def test_nothing_is_resumed_from_what_is_not_a_whole_checkpoint(tmp_path):
 
 
 def test_a_new_run_in_an_old_workdir_has_no_threshold(tmp_path):
-  run = {'fingerprint': 'x', 'num_classes': 2, 'devices': '1', 'versions': {}}
   for begun in (False, True):
     json_files.write_json(
       tmp_path / run_files.THRESHOLD_FILE, {'threshold': 0.5}
     )
-    run_files.claim_workdir(tmp_path, common.get_config(), run)
+    run_files.claim_workdir(tmp_path, common.get_config(), RUN)
     assert (tmp_path / run_files.THRESHOLD_FILE).exists() == begun
     (tmp_path / 'checkpoints' / '1').mkdir(parents=True, exist_ok=True)
 
