@@ -1,4 +1,8 @@
-"""Measures a network of this project, in a process of its own."""
+"""Measures time and memory of this project's training steps and embeddings.
+
+`benchmarks/versus.py` starts this program as a process, sends requests as lines
+of JSON to its standard input, and reads the answers from its output.
+"""
 
 import argparse
 import sys

@@ -239,7 +239,15 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def summarize(answers: list[dict]) -> dict:
-  """Returns the median time, the time of each round, and the peak memory."""
+  """Summarises the rounds of one implementation.
+
+  Args:
+    answers: for each round, `seconds` and `peak GB`, its time and peak memory.
+
+  Returns:
+    `seconds`: median time. `turns`: time of each round. `peak GB`: largest peak
+    memory of all rounds.
+  """
   seconds = [answer['seconds'] for answer in answers]
   return {
     'seconds': round(statistics.median(seconds), 1),

@@ -49,7 +49,12 @@ class Work:
     return jax.make_jaxpr(function)(state, self._inputs(program, batch))
 
   def multiply_adds(self, program: str, batch: int) -> int:
-    """Counts the batch's multiply-adds in convolutions and matrix products."""
+    """Counts the batch's multiply-adds in convolutions and matrix products.
+
+    Args:
+      program: 'train', a training step, or 'embed', an embedding.
+      batch: number of images.
+    """
     return counting.count_jaxpr(self.trace(program, batch))
 
   def _inputs(self, program: str, batch: int):

@@ -98,7 +98,11 @@ def check_counts(
 
 
 def published_cameras(layout: raw.Layout) -> int:
-  """Returns the number of cameras of a published data set."""
+  """Returns the number of cameras that a data set was published with.
+
+  Args:
+    layout: a layout with published counts.
+  """
   return max(counts.cameras for counts in layout.published.values())
 
 

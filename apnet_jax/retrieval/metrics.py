@@ -101,7 +101,11 @@ class RetrievalResult:
     }
 
   def figures(self, ap: str = 'step') -> dict[str, float]:
-    """Returns the means of `query_figures` over the valid queries."""
+    """Returns mAP, mINP and Rank-k by name: means over the valid queries.
+
+    Args:
+      ap: form of the average precision, 'step' or 'trapezoid'.
+    """
     return {
       name: float(values[~np.isnan(values)].mean(dtype=np.float64))
       for name, values in self.query_figures(ap).items()

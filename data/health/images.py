@@ -49,7 +49,7 @@ class ImageCheck:
 def source_of(image: raw.RawImage) -> Source:
   """Returns the file of an image, or the image itself if inside a .mat file.
 
-  The results of `check_images` have this key.
+  The results of `check_images` are keyed by it.
   """
   return image if isinstance(image, MatImage) else image.path
 
