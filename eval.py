@@ -57,6 +57,18 @@ TEST_FRACTION = flags.DEFINE_float(
   'Share of the identities to test on, for own images without splits. Default:'
   ' as in training, or 1 if the training was on a benchmark.',
 )
+PATTERN = flags.DEFINE_string(
+  'pattern',
+  None,
+  'Regular expression that finds identity, camera and split in the paths of own'
+  ' images (config.data.pattern). Default: as in training on own images.',
+)
+IGNORE_CAMERAS = flags.DEFINE_bool(
+  'ignore_cameras',
+  None,
+  'Compares each query with all images except itself, whatever their cameras.'
+  ' Default: as in training for the data set of the training, no for others.',
+)
 RERANK = flags.DEFINE_bool(
   'rerank',
   False,
@@ -111,7 +123,7 @@ def main(argv):
     check_flags(config.eval)
     configs = targets.choose(
       config, DATASET.value, DATA_DIR.value, ALLOW_OTHER_COUNTS.value,
-      TEST_FRACTION.value,
+      TEST_FRACTION.value, PATTERN.value, IGNORE_CAMERAS.value,
     )  # fmt: skip
     devices.keep_compiled_programs(config.compilation_cache_dir)
     run = run_files.load_run(CKPT.value)

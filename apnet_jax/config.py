@@ -76,6 +76,14 @@ def _data() -> ml_collections.ConfigDict:
   data.dir = ''  # folder of the raw images
   # Accepts raw images whose counts differ from the published ones.
   data.allow_other_counts = False
+  # For own images: a regular expression that finds identity, camera and split
+  # in the paths of images, by groups named pid, camid and split.
+  data.pattern = ''
+  # For own images: accepts a folder for each identity although the folders
+  # look like cameras.
+  data.folders_are_people = False
+  # Compares each query with all images except itself, whatever their cameras.
+  data.ignore_cameras = False
   # Folder of the prepared data set; '' is the default of TFDS, $TFDS_DATA_DIR
   # or ~/tensorflow_datasets.
   data.prepared_dir = ''

@@ -68,17 +68,23 @@ def check_counts(
     UserError: the counts differ, and this is not allowed.
   """
   counts = dataset.counts()
-  if not layout.published or counts == layout.published:
+  published = layout.published
+  if not dataset.has_cameras:
+    published = {
+      split: dataclasses.replace(count, cameras=0)
+      for split, count in published.items()
+    }
+  if not published or counts == published:
     return ''
   lines = [
     f'{dataset.root} is not {layout.title} as published:',
-    counts_table(counts, layout.published),
+    counts_table(counts, published),
   ]
   unknown = [
     f'{image.name}: camera {image.camid + 1}'
     for image in unknown_cameras(layout, dataset.splits)
   ]
-  if unknown:
+  if unknown and dataset.has_cameras:
     lines += [
       f'{len(unknown)} images have cameras other than 1 to'
       f' {published_cameras(layout)}:',

@@ -21,6 +21,7 @@ from apnet_jax.errors import UserError, naming_flags
 from apnet_jax.printing import printable
 from data import datasets, raw
 from data.cuhk03_np.layout import MatImage
+from data.folder.pattern import compile_pattern
 from data.health import findings, folders, images, samples
 from data.health.findings import Finding
 
@@ -33,6 +34,7 @@ examples:
   python -m data.doctor datasets --dataset=msmt17/train
   python -m data.doctor photos --decode --samples=/tmp/photos.png
   python -m data.doctor photos/people.csv --json=- | jq .findings
+  python -m data.doctor photos --pattern='cam(?P<camid>\\d)/(?P<pid>\\w+)/'
 
 exit codes:
   0  healthy, perhaps with notes
@@ -65,6 +67,7 @@ class Report:
     findings: all findings, problems first.
     checks: result of checking each image file.
     decoded: whether the images were decoded in full.
+    pattern: the regular expression that the user gave (--pattern), or ''.
   """
 
   path: pathlib.Path
@@ -73,6 +76,7 @@ class Report:
   findings: list[Finding]
   checks: dict[images.Source, images.ImageCheck]
   decoded: bool
+  pattern: str = ''
 
   def with_severity(self, severity: str) -> list[Finding]:
     """Returns the findings of a severity, `problem` or `note`."""
@@ -107,6 +111,9 @@ class Report:
       return [c for one in self.datasets for c in one.train_commands()]
     again = ['python -m data.doctor', shlex.quote(str(self.path))]
     again += [f'--dataset={self.name}'] if self.name else []
+    again += (
+      [f'--pattern={shlex.quote(self.pattern)}'] if self.pattern else []
+    )
     again += ['--decode'] if self.decoded else []
     return [' '.join(again)]
 
@@ -114,20 +121,23 @@ class Report:
 # Examination
 
 
-def examine(path: pathlib.Path, name: str = '', decode: bool = False) -> Report:
+def examine(
+  path: pathlib.Path, name: str = '', decode: bool = False, pattern: str = ''
+) -> Report:
   """Examines the images and all other files in and below a folder.
 
   Args:
     path: a folder, or a CSV file.
     name: name of the data set that the folder should hold, or ''.
     decode: whether to decode every image in full.
+    pattern: regular expression that finds labels in paths, or ''.
 
   Raises:
     UserError: there is no data set of this name.
     OSError: a folder cannot be read.
   """
   base = _base_folder(path)
-  found, other_folders = folders.find_datasets(path, name)
+  found, other_folders = folders.find_datasets(path, name, pattern)
   files = _files_below(found[0].folder if found else base)
   sources = dict.fromkeys(
     images.source_of(image)
@@ -153,7 +163,7 @@ def examine(path: pathlib.Path, name: str = '', decode: bool = False) -> Report:
       findings.several_datasets(base, found[0].root, other_folders)
     )
   results.sort(key=lambda finding: finding.severity != findings.PROBLEM)
-  return Report(path, name, found, results, checks, decode)
+  return Report(path, name, found, results, checks, decode, pattern)
 
 
 def _base_folder(path: pathlib.Path) -> pathlib.Path:
@@ -375,6 +385,11 @@ def make_parser() -> Parser:
     + ', '.join([*datasets.SHORT_NAMES, *names]),
   )  # fmt: skip
   parser.add_argument(
+    '--pattern', metavar='REGEX', default='',
+    help='for own images: a regular expression that finds identity, camera and'
+    ' split in their paths, by groups named pid, camid and split',
+  )  # fmt: skip
+  parser.add_argument(
     '--decode', action='store_true', help='decode every image in full'
   )
   parser.add_argument(
@@ -397,9 +412,13 @@ def check_options(options: argparse.Namespace) -> None:
     raise UserError(f'{path} does not exist')
   if not path.is_dir() and path.suffix.lower() != '.csv':
     raise UserError(f'{path} is neither a folder nor a CSV file')
-  if options.dataset:
-    with naming_flags({'data.name': '--dataset'}):
+  with naming_flags({'data.name': '--dataset', 'data.pattern': '--pattern'}):
+    if options.dataset:
       datasets.find(options.dataset)
+    if options.pattern:
+      compile_pattern(options.pattern)
+  if options.dataset and options.pattern:
+    raise UserError('--pattern is for own images: leave out --dataset')
   if picture and picture.suffix.lower() != '.png':
     raise UserError(f'--samples={picture} does not end in .png')
   if picture and path.resolve() in picture.resolve().parents:
@@ -456,7 +475,9 @@ def main(arguments: list[str] | None = None) -> int:
   except UserError as error:
     parser.error(str(error))
   try:
-    report = examine(options.path, options.dataset, options.decode)
+    report = examine(
+      options.path, options.dataset, options.decode, options.pattern
+    )
     if options.samples:
       draw_samples(report, options.samples, options.seed)
     if options.json:

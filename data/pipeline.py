@@ -38,12 +38,7 @@ def load(config: ml_collections.ConfigDict) -> Feed:
   P, K = config.train.P, config.train.K
   steps_per_epoch = pk_sampler.steps_per_epoch(labels, P, K)
   lines = [_format_counts('train', prepared), benchmark.summary]
-  few = (np.bincount(labels) < K).sum()
-  if few:
-    lines.append(
-      f'  {few} training identities have fewer than config.train.K={K} images:'
-      ' these are drawn with replacement.'
-    )
+  lines += _few_images(np.bincount(labels), K)
   both = len(np.intersect1d(identities, benchmark.query.pids))
   if both:
     lines.append(f'  {both} identities are both in training and in query.')
@@ -91,6 +86,37 @@ def open_benchmark(
     as_published=prepared.as_published,
     has_cameras=prepared.dataset.has_cameras,
   )
+
+
+def _few_images(counts: np.ndarray, K: int) -> list[str]:
+  """Returns a note on training identities with fewer than K images.
+
+  Args:
+    counts: int [identities], number of images of each identity.
+    K: number of images of an identity in a batch.
+
+  Raises:
+    UserError: each identity has a single image. Two different images of a
+      person are then never compared, so that nothing can be learned.
+  """
+  if counts.max() < 2:
+    raise UserError(
+      f'each of the {len(counts)} training identities has one image only. A'
+      ' network learns from two or more images of a person: add some, or check'
+      ' the identities with python -m data.doctor.'
+    )
+  few, single = (counts < K).sum(), (counts == 1).sum()
+  if not few:
+    return []
+  note = (
+    f'  {few} training identities have fewer than'
+    f' config.train.K={K} images: these are drawn with replacement.'
+  )
+  if single:
+    note += (
+      f'\n  {single} of them have one image: its positives are copies of it.'
+    )
+  return [note]
 
 
 def _format_counts(split: str, prepared: Prepared) -> str:

@@ -22,7 +22,7 @@ import tensorflow_datasets as tfds
 
 from apnet_jax.errors import UserError, first_line
 from data import datasets, raw
-from data.folder.layout import write_csv
+from data.folder import csv_file
 
 # Bytes that a record takes beside its image, estimated from above.
 BYTES_PER_RECORD = 1_000
@@ -54,8 +54,8 @@ def prepare(config: ml_collections.ConfigDict) -> Prepared:
 
   Raises:
     UserError: there is no such data set; its raw folder is missing, has another
-      layout or other counts, or holds images that cannot be read; or the
-      prepared files are damaged.
+      layout or other counts, or holds images that cannot be read; its labels
+      are probably wrong; or the prepared files are damaged.
     OSError: the prepared files cannot be written.
   """
   tf.config.set_visible_devices([], 'GPU')  # JAX uses them
@@ -71,13 +71,15 @@ def prepare(config: ml_collections.ConfigDict) -> Prepared:
   if dataset.splits_made:
     lines.append(f'  these splits as a list: {folder / "splits.csv"}')
   print('\n'.join([*lines, differences] if differences else lines), flush=True)
+  if dataset.doubt:
+    raise dataset.doubt.error()
   builder = _open(layout, folder, dataset)
   if not builder.data_path.exists():
     _write(builder, dataset, folder)
     builder = make_builder(layout, folder)  # reads the metadata just written
   splits = folder / 'splits.csv'
   if dataset.splits_made and not splits.exists():
-    write_csv(dataset, splits)
+    csv_file.write(dataset, splits)
   as_published = not differences if layout.published else None
   return Prepared(builder, dataset, as_published, fingerprint)
 

@@ -99,6 +99,23 @@ class Counts:
 
 
 @dataclasses.dataclass(frozen=True)
+class Doubt:
+  """A reason why labels are probably wrong.
+
+  Attributes:
+    reason: description of the fact, without a full stop.
+    remedy: advice to the user, without a full stop.
+  """
+
+  reason: str
+  remedy: str
+
+  def error(self) -> UserError:
+    """Returns the error to raise when these labels would be used."""
+    return UserError(f'{self.reason}: {self.remedy}.')
+
+
+@dataclasses.dataclass(frozen=True)
 class RawDataset:
   """A data set as stored in a raw folder: its images with their labels.
 
@@ -111,6 +128,8 @@ class RawDataset:
     notes: remarks for the user on how the folder was read.
     splits_made: whether the images came without splits, and these were made
       from a seed.
+    doubt: reason why the labels are probably wrong, if there is one. Such
+      images are not prepared.
   """
 
   root: pathlib.Path
@@ -118,6 +137,7 @@ class RawDataset:
   has_cameras: bool = True
   notes: tuple[str, ...] = ()
   splits_made: bool = False
+  doubt: Doubt | None = None
 
   def counts(self) -> dict[str, Counts]:
     """Returns the numbers of images, identities and cameras, by split."""
@@ -139,6 +159,29 @@ class RawDataset:
         fields = (split, image.name, size, image.pid, image.camid)
         digest.update(repr(fields).encode())
     return digest.hexdigest()[:12]
+
+
+def without_cameras(dataset: RawDataset) -> RawDataset:
+  """Returns a data set with a camera of its own for each image.
+
+  Evaluation then compares a query with all images except itself.
+  """
+  images = [image for split in SPLITS for image in dataset.splits[split]]
+  number = {n: i for i, n in enumerate(sorted({i.name for i in images}))}
+  return dataclasses.replace(
+    dataset,
+    splits={
+      split: [
+        dataclasses.replace(image, camid=number[image.name]) for image in rows
+      ]
+      for split, rows in dataset.splits.items()
+    },
+    has_cameras=False,
+    notes=(
+      *dataset.notes,
+      'no cameras: each query is compared with all images except itself',
+    ),
+  )
 
 
 def count(split: str, pids: Iterable[int], camids: Iterable[int]) -> Counts:
@@ -199,6 +242,8 @@ class Layout(abc.ABC):
     nested: usual paths from the folder that a user gives to the raw folder.
     published: published counts of each split; empty if any counts are fine.
     variant: name of the variant, for a data set that has several.
+    ignore_cameras: treats cameras as unknown, so that each query is compared
+      with all images except itself.
   """
 
   dataset: str
@@ -208,6 +253,7 @@ class Layout(abc.ABC):
   nested: tuple[str, ...] = ()
   published: Mapping[str, Counts] = dataclasses.field(default_factory=dict)
   variant: str = ''
+  ignore_cameras: bool = False
 
   @property
   def name(self) -> str:
@@ -217,13 +263,21 @@ class Layout(abc.ABC):
   def configured(self, data_config: Mapping[str, Any]) -> 'Layout':
     """Returns the layout with its settings taken from a configuration.
 
-    The base class has no settings.
-
     Args:
       data_config: the `data` part of a configuration.
+
+    Raises:
+      FieldError: there is a pattern, which only own images may have.
     """
-    del data_config
-    return self
+    if data_config['pattern']:
+      raise FieldError(
+        'data.pattern',
+        f'={data_config["pattern"]!r}: {self.title} has names of its own. For'
+        ' other images, use configs/folder.py.',
+      )
+    return dataclasses.replace(
+      self, ignore_cameras=data_config['ignore_cameras']
+    )
 
   def read(self, directory: str | os.PathLike) -> RawDataset:
     """Finds the raw folder in or below `directory` and lists its images.
@@ -237,6 +291,8 @@ class Layout(abc.ABC):
     mistake = _find_mistake(dataset.splits)
     if mistake:
       raise RawDataError(f'{root}: {mistake}', dataset)
+    if self.ignore_cameras and dataset.has_cameras:
+      return without_cameras(dataset)
     return dataset
 
   def locate(self, directory: str | os.PathLike) -> pathlib.Path:
@@ -293,7 +349,8 @@ class MarketLayout(Layout):
     return missing_folders(root)
 
   def read_root(self, root: pathlib.Path) -> RawDataset:
-    return RawDataset(root, read_market_folders(root))
+    splits = read_market_folders(root)
+    return RawDataset(root, splits, notes=market_notes(splits))
 
 
 def missing_folders(
@@ -334,6 +391,20 @@ def read_market_folders(root: pathlib.Path, below: str = '.') -> Splits:
   return splits
 
 
+def market_notes(splits: Splits) -> tuple[str, ...]:
+  """Returns a warning if the training identities of Market-1501's names have 0.
+
+  Identity 0 is then a person in training, but would be a distractor in test.
+  """
+  if all(image.pid != DISTRACTOR_PID for image in splits['train']):
+    return ()
+  return (
+    'warning: identity 0 is in training. In the gallery it means a distractor:'
+    ' if your identities begin with 0, number them from 1, or read them with'
+    ' config.data.pattern, which gives 0 no meaning.',
+  )
+
+
 def _read_market_folder(
   folder: pathlib.Path, root: pathlib.Path
 ) -> tuple[list[RawImage], list[pathlib.Path]]:
@@ -361,6 +432,15 @@ def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
   """Returns the JPEG and PNG files directly in a folder, in name order."""
   return sorted(
     path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES
+  )
+
+
+def images_below(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the images in a folder and its subfolders, in path order."""
+  return sorted(
+    path
+    for parent, folders, _ in os.walk(folder)
+    for path in list_images(pathlib.Path(parent))
   )
 
 

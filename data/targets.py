@@ -15,6 +15,7 @@ FLAGS = {
   'data.name': '--dataset',
   'data.test_fraction': '--test_fraction',
   'data.allow_other_counts': '--allow_other_counts',
+  'data.pattern': '--pattern',
 }
 
 
@@ -24,6 +25,8 @@ def choose(
   directories: Sequence[str],
   allow_other_counts: bool | None = None,
   test_fraction: float | None = None,
+  pattern: str | None = None,
+  ignore_cameras: bool | None = None,
 ) -> dict[str, ml_collections.ConfigDict]:
   """Returns a configuration for each data set to evaluate on, by name.
 
@@ -37,6 +40,10 @@ def choose(
     test_fraction: value of --test_fraction. None keeps the value of the
       training on its own data set, and is 1 on other data sets, because none of
       their people were trained on.
+    pattern: value of --pattern, for own images. None keeps the value of the
+      training on its own data set, and is '' on other data sets.
+    ignore_cameras: value of --ignore_cameras. None keeps the value of the
+      training on its own data set, and is False on other data sets.
 
   Returns:
     Whole configurations, by the names in `names`.
@@ -66,11 +73,20 @@ def choose(
     if directories:
       data.dir = directories[i]
     if full[i] != config.data.name:
-      data.update(name=full[i], allow_other_counts=False, test_fraction=1.0)
-    if allow_other_counts is not None:
-      data.allow_other_counts = allow_other_counts
-    if test_fraction is not None:
-      data.test_fraction = test_fraction
+      data.update(
+        name=full[i],
+        allow_other_counts=False,
+        test_fraction=1.0,
+        pattern='',
+        ignore_cameras=False,
+      )
+    flags = {
+      'allow_other_counts': allow_other_counts,
+      'test_fraction': test_fraction,
+      'pattern': pattern if full[i] == 'folder' else None,
+      'ignore_cameras': ignore_cameras,
+    }
+    data.update({k: v for k, v in flags.items() if v is not None})
   return chosen
 
 

@@ -9,6 +9,7 @@ import shlex
 
 from data import datasets, raw
 from data.cuhk03_np.layout import MatImage
+from data.folder import schemes
 from data.health import folders, images
 from data.msmt17 import layout as msmt17
 
@@ -106,6 +107,8 @@ def no_layout(base: pathlib.Path, name: str) -> Finding:
   wanted = datasets.find(name or 'folder')
   advice = wanted.how_to_get
   names = [path.name for path in base.iterdir()] if base.is_dir() else []
+  if command := schemes.vehicle_id_command(base):
+    advice = f'this seems to be VehicleID: list it in a CSV file\n{command}'
   packed = [name for name in names if name.lower().endswith(ARCHIVES)]
   inner = (*raw.MARKET_FOLDERS.values(), *sum(msmt17.VERSIONS, ()))
   if base.resolve().name in inner:
@@ -159,6 +162,9 @@ def layout_findings(facts: Facts) -> Iterator[Finding]:
     *_missing_files(facts),
   ]
   yield from explained
+  if found.images and found.images.doubt:
+    doubt = found.images.doubt
+    yield Finding('doubtful_labels', PROBLEM, doubt.reason, doubt.remedy)
   incomplete = found.layout.missing(found.root)
   if found.error and not explained and not incomplete:
     yield Finding(
@@ -246,7 +252,8 @@ def _wrong_identities(facts: Facts) -> Iterator[Finding]:
       'distractors_in_query', PROBLEM,
       f'{quantity(len(distractors), "query", "queries")} of identity 0, which'
       ' means a distractor and cannot be searched for',
-      'number people from 1, or move them to the gallery',
+      'number people from 1, move them to the gallery, or give a pattern, which'
+      ' gives 0 no meaning (--pattern)',
       facts.names(distractors),
     )  # fmt: skip
 
@@ -449,11 +456,21 @@ def _poor_identities(facts: Facts) -> Iterator[Finding]:
     camids_of[image.pid].append(image.camid)
   total = quantity(len(camids_of), 'training identity', 'training identities')
   few = [p for p, camids in camids_of.items() if len(camids) < BATCH_IMAGES]
+  single = [p for p, camids in camids_of.items() if len(camids) == 1]
   one_camera = [p for p, camids in camids_of.items() if len(set(camids)) == 1]
-  if few:
+  if camids_of and len(single) == len(camids_of):
+    yield Finding(
+      'single_images', PROBLEM,
+      f'{total}, each with one image: a network learns from two or more images'
+      ' of a person',
+      'add images, or check how identities are read: the lines above say so',
+      identities=tuple(sorted(single)),
+    )  # fmt: skip
+  elif few:
     yield Finding(
       'few_images', NOTE,
-      f'{len(few):,} of {total} with fewer than {BATCH_IMAGES} images',
+      f'{len(few):,} of {total} with fewer than {BATCH_IMAGES} images'
+      + (f', {len(single):,} of them with one image only' if single else ''),
       f'nothing has to be done: in batches of {BATCH_IMAGES} images of each'
       ' identity (config.train.K), some of theirs are repeated',
       identities=tuple(sorted(few)),

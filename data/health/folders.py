@@ -9,6 +9,8 @@ import shlex
 from apnet_jax.errors import UserError
 from data import datasets, raw
 from data.cuhk03_np import layout as cuhk03_np
+from data.folder import schemes
+from data.folder.layout import FolderLayout
 from data.msmt17 import layout as msmt17
 
 # A data set whose numbers of images differ by at most this share from published
@@ -95,7 +97,9 @@ class FoundDataset:
   @property
   def first_camera(self) -> int:
     """Number that the files use for the camera with camid 0."""
-    own = self.layout.dataset == 'folder' and raw.missing_folders(self.root)
+    own = self.layout.dataset == 'folder' and (
+      self.layout.pattern or raw.missing_folders(self.root)
+    )
     return 0 if own else 1
 
   def describe(self) -> str:
@@ -145,7 +149,12 @@ class FoundDataset:
 
 
 def train_command(layout: raw.Layout, directory: pathlib.Path) -> str:
-  """Returns the shell command that trains on a data set in a folder."""
+  """Returns the shell command that trains on a data set in a folder.
+
+  Args:
+    layout: layout of the data set, whose settings become flags.
+    directory: the folder.
+  """
   names = {full: short for short, full in datasets.SHORT_NAMES.items()}
   words = [
     'python train.py',
@@ -154,17 +163,22 @@ def train_command(layout: raw.Layout, directory: pathlib.Path) -> str:
   ]
   if layout.variant:
     words.append(f'--config.data.name={layout.name}')
+  if isinstance(layout, FolderLayout) and layout.pattern:
+    words.append(f'--config.data.pattern={shlex.quote(layout.pattern)}')
+  if layout.ignore_cameras:
+    words.append('--config.data.ignore_cameras')
   return ' '.join(words)
 
 
 def find_datasets(
-  base: pathlib.Path, name: str
+  base: pathlib.Path, name: str, pattern: str = ''
 ) -> tuple[list[FoundDataset], list[pathlib.Path]]:
   """Finds and reads a data set in or below a folder.
 
   Args:
     base: a folder, or a CSV file.
     name: name of the data set that the folder should hold, or ''.
+    pattern: regular expression that finds labels in paths, or ''.
 
   Returns:
     The variants of the first data set, empty if there is none; and the folders
@@ -173,6 +187,13 @@ def find_datasets(
   Raises:
     UserError: there is no data set of this name.
   """
+  if pattern:
+    own = dataclasses.replace(datasets.find('folder'), pattern=pattern)
+    return [_with_expectation(_read(own, base), base, '')], []
+  if not name and base.is_dir() and (known := schemes.recognise(base)):
+    scheme, root = known
+    found = _read(_scheme_layout(scheme), root)
+    return [_with_expectation(found, base, '')], []
   named = _layouts_named(name) if name else []
   # These layouts are distinct; data sets with the same layout as Market-1501
   # are distinguished later.
@@ -184,6 +205,16 @@ def find_datasets(
   return (
     [_with_expectation(dataset, base, name) for dataset in found],
     [root for root, _ in matches[1:]],
+  )
+
+
+def _scheme_layout(scheme: schemes.Scheme) -> raw.Layout:
+  """Returns the layout that reads a known data set by its pattern."""
+  return dataclasses.replace(
+    datasets.find('folder'),
+    title=f'images of {scheme.title}, read by a pattern',
+    pattern=scheme.pattern,
+    ignore_cameras=scheme.ignore_cameras,
   )
 
 

@@ -134,12 +134,14 @@ def write_msmt17(root: pathlib.Path, images: raw.Splits) -> None:
 
 
 def write_folder(root: pathlib.Path, images: raw.Splits) -> None:
-  lines = ['path,pid,camid,split\n']
+  lines = ['path,pid,camid,split,role\n']
+  roles = {0: 'distractor', -1: 'junk'}
   for split in raw.SPLITS:
     for number, image in enumerate(images[split]):
       name = f'images/{split}{number}.jpg'
       copy(image, root / name)
-      lines.append(f'{name},{image.pid},{image.camid},{split}\n')
+      role = roles.get(image.pid, 'person')
+      lines.append(f'{name},{image.pid},{image.camid},{split},{role}\n')
   (root / 'people.csv').write_text(''.join(lines))
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -602,6 +603,34 @@ def test_identities_with_little_to_learn_from(copied):
   assert 1 in find(report, 'one_camera').identities
   assert '--config.train.P=5' in find(report, 'few_identities').advice
   assert report.healthy
+
+
+def test_people_with_one_image_each_teach_nothing(tmp_path):
+  for split in ('train', 'test'):
+    for person in range(8):
+      file = tmp_path / split / f'{split}{person}' / f'{person}.jpg'
+      file.parent.mkdir(parents=True)
+      file.write_bytes(encoded())
+  report = doctor.examine(tmp_path)
+  finding = find(report, 'single_images')
+  assert finding.severity == 'problem'
+  assert finding.message.startswith('8 training identities, each with one')
+
+
+def test_folders_of_cameras_are_a_problem(tmp_path):
+  for camera in 'abc':
+    for person in range(4):
+      file = tmp_path / f'cam_{camera}' / f'p{person}.jpg'
+      file.parent.mkdir(exist_ok=True)
+      file.write_bytes(encoded(size=(60 + ord(camera), 120 + person)))
+  finding = find(doctor.examine(tmp_path), 'doubtful_labels')
+  assert 'named like cameras' in finding.message
+  pattern = re.search("--config.data.pattern='(.*)'", finding.advice)[1]
+  report = doctor.examine(tmp_path, pattern=pattern)
+  assert 'doubtful_labels' not in kinds(report)
+  counts = report.datasets[0].counts
+  assert counts['train'].cameras == 3
+  assert f"--config.data.pattern='{pattern}'" in str(report.next_commands())
 
 
 def test_a_batch_is_that_of_the_configuration():

@@ -11,6 +11,7 @@ import pytest
 
 from configs import folder as config_file
 from data import datasets
+from data.folder import csv_file
 from data.folder import layout as folder
 
 LAYOUT = datasets.find('folder')
@@ -37,14 +38,14 @@ def table(dataset):
 # CSV files
 
 LISTED = """\
-path,pid,camid,split
-b.jpg,1,0,train
-a.jpg,1,1,train
-c.jpg,2,0,train
-q.jpg,7,0,query
-g.jpg,7,1,gallery
-h.jpg,0,1,gallery
-j.jpg,-1,1,gallery
+path,pid,camid,split,role
+b.jpg,1,0,train,
+a.jpg,1,1,train,
+c.jpg,2,0,train,person
+q.jpg,7,0,query,
+g.jpg,7,1,gallery,
+h.jpg,,1,gallery,distractor
+j.jpg,5,1,gallery,junk
 """
 NAMES = [line.split(',')[0] for line in LISTED.splitlines()[1:]]
 EXPECTED = {
@@ -110,7 +111,7 @@ def test_reads_names_in_any_script(tmp_path):
     (
       'path,pid',
       'a,b',
-      'has no column path and pid. .* It is: a,b,camid,split',
+      'has no column path and pid. .* It is: a,b,camid,split,role',
     ),
     (LISTED, '', 'has no column path and pid'),
     (LISTED, 'path,pid\n', 'is empty: it names no image'),
@@ -127,8 +128,8 @@ def test_reads_names_in_any_script(tmp_path):
     ('0,query', '0,probe', "line 5: split 'probe' is not one of train, query"),
     ('0,query', '0,test', 'the split test, .* given together with gallery'),
     ('path,pid,camid', 'path,pid,pid', 'has two columns pid'),
-    ('b.jpg,1,0,train', 'b.jpg,1', 'line 2: 2 fields instead of 4'),
-    ('b.jpg,1,0', 'b.jpg,1,0,0', 'line 2: 5 fields instead of 4'),
+    ('b.jpg,1,0,train', 'b.jpg,1', 'line 2: 3 fields instead of 5'),
+    ('b.jpg,1,0', 'b.jpg,1,0,0', 'line 2: 6 fields instead of 5'),
     ('b.jpg', '"b.jpg', 'line 8: unexpected end of data'),
     (
       'b.jpg',
@@ -140,11 +141,24 @@ def test_reads_names_in_any_script(tmp_path):
     ('b.jpg', 'a.jpg', r'1 images are twice in the train split:\n  a.jpg'),
     ('q.jpg', 'a.jpg', r'1 images are in both training and test:\n  a.jpg'),
     ('g.jpg', 'a.jpg', r'1 images are in both training and test:\n  a.jpg'),
-    ('b.jpg,1', 'b.jpg,-1', r'b.jpg is junk \(identity -1\)'),
-    ('q.jpg,7', 'q.jpg,-1', r'q.jpg is junk \(identity -1\)'),
-    ('q.jpg,7', 'q.jpg,0', 'q.jpg has identity 0, which means a distractor'),
+    ('b.jpg,1', 'b.jpg,-1', 'b.jpg has identity -1, .* a column role'),
+    (
+      '0,train,person',
+      '0,train,junk',
+      'c.jpg is junk, which is allowed in the',
+    ),
+    ('0,query,', '0,query,distractor', 'q.jpg is distractor, .* not in query'),
+    (
+      'person',
+      'passer-by',
+      "line 4: role 'passer-by' is not one of person, di",
+    ),
     ('q.jpg,7,0,query', 'q.jpg,7,0,train', 'the query split is empty'),
-    (',', ';', 'has no column path and pid. .* It is: path;pid;camid;split'),
+    (
+      ',',
+      ';',
+      'has no column path and pid. .* It is: path;pid;camid;split;role',
+    ),
   ],
 )
 def test_names_what_is_wrong_in_a_csv_file(tmp_path, old, new, message):
@@ -275,15 +289,45 @@ def test_folders_that_are_neither_form_are_refused(tmp_path, names, message):
 def test_one_camera_cannot_be_tested(tmp_path):
   images(tmp_path, *(f'{n}/0001_c1_{i}.jpg' for n in 'abc' for i in range(2)))
   with pytest.raises(
-    ValueError, match='is seen by two cameras. Without camera'
+    ValueError, match='is seen by two cameras. .* --config.data.ignore_cameras'
   ):
     LAYOUT.read(tmp_path)
+  splits = (
+    dataclasses.replace(LAYOUT, ignore_cameras=True).read(tmp_path).splits
+  )
+  (person,) = {image.pid for image in splits['query']}
+  assert splits['query'] == splits['gallery'] and len(splits['query']) == 2
+  assert len({image.camid for image in splits['query']}) == 2
 
 
-def test_splits_of_a_csv_file_need_people_from_1(tmp_path):
+def test_identity_0_of_a_csv_file_is_a_person(tmp_path):
   people_file(tmp_path, range(4))
-  with pytest.raises(ValueError, match='number people from 1'):
-    LAYOUT.read(tmp_path)
+  dataset = LAYOUT.read(tmp_path)
+  train, test = halves(dataset)
+  assert train | test == {1, 2, 3, 4} and not train & test
+  of = {i.name: i.pid for rows in dataset.splits.values() for i in rows}
+  assert [of[f'{pid}_0.jpg'] for pid in range(4)] == [1, 2, 3, 4]
+  assert dataset.counts()['gallery'].distractors == 0
+  assert 'identity 0 is a person' in str(dataset.notes)
+
+
+def test_identity_0_is_searched_for_in_folders_of_splits(tmp_path):
+  images(tmp_path, 'query/0/a.jpg', 'gallery/0/b.jpg', 'gallery/1/c.jpg')
+  dataset = LAYOUT.read(tmp_path)
+  assert [image.pid for image in dataset.splits['query']] == [1]
+  assert [image.pid for image in dataset.splits['gallery']] == [1, 2]
+
+
+def test_distractors_and_junk_are_tested_on(tmp_path):
+  people_file(tmp_path, range(1, 9))
+  lines = (tmp_path / 'people.csv').read_text().splitlines()
+  lines = ['path,pid,camid,role', *(f'{line},' for line in lines[1:])]
+  images(tmp_path, 'd.jpg', 'j.jpg')
+  lines += ['d.jpg,1,0,distractor', 'j.jpg,,0,junk']
+  write(tmp_path, '\n'.join(lines))
+  counts = LAYOUT.read(tmp_path).counts()
+  assert counts['train'].images + counts['gallery'].images == 18
+  assert (counts['gallery'].distractors, counts['gallery'].junk) == (1, 1)
 
 
 def test_a_folder_of_nothing_is_refused(tmp_path):
@@ -329,10 +373,11 @@ def test_without_cameras_the_same_file_is_the_same_image(tmp_path):
 
 def test_a_test_half_with_cameras_has_one_query_for_each(tmp_path):
   rows = [(1, 0), (1, 0), (1, 1), (2, 3), (2, 3), (0, 0), (-1, 0), (0, 1)]
-  text = 'path,pid,camid,split\n'
+  text = 'path,pid,camid,split,role\n'
   for i, (pid, camid) in enumerate(rows):
     images(tmp_path, f'{i}.jpg')
-    text += f'{i}.jpg,{pid},{camid},test\n'
+    role = {0: 'distractor', -1: 'junk'}.get(pid, '')
+    text += f'{i}.jpg,{pid},{camid},test,{role}\n'
   write(tmp_path, text)
   splits = LAYOUT.read(tmp_path).splits
   assert [i.name for i in splits['query']] == ['0.jpg', '2.jpg']
@@ -403,7 +448,7 @@ def test_saved_splits_are_read_as_they_were_made(tmp_path, cameras):
     write(tmp_path, '\n'.join(line.rsplit(',', 1)[0] for line in text))
   made = LAYOUT.read(tmp_path)
   assert made.splits_made
-  folder.write_csv(made, tmp_path / 'splits.csv')
+  csv_file.write(made, tmp_path / 'splits.csv')
   read = LAYOUT.read(tmp_path / 'splits.csv')
   assert table(read) == table(made)
   assert read.has_cameras == made.has_cameras

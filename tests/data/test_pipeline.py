@@ -298,6 +298,15 @@ def test_summary_counts(feed, drawn):
   assert 'with replacement' not in feed.summary
 
 
+def test_counts_identities_with_one_image():
+  (note,) = pipeline._few_images(np.array([1, 3, 4, 1]), K=4)
+  assert '3 training identities have fewer than config.train.K=4' in note
+  assert '2 of them have one image' in note
+  assert pipeline._few_images(np.array([4, 5]), K=4) == []
+  with pytest.raises(ValueError, match='each of the 3 training identities has'):
+    pipeline._few_images(np.array([1, 1, 1]), K=4)
+
+
 def test_summary_tells_of_identities_with_few_images(config, drawn):
   counts = np.bincount([int(p.name[:4]) for p in paths_of(drawn, 'train')])[1:]
   config = config.copy_and_resolve_references()

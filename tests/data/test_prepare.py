@@ -108,7 +108,8 @@ from ml_collections import ConfigDict
 from data import prepare, reid_builder
 config = ConfigDict(dict(
   name='folder', dir=sys.argv[1], prepared_dir=sys.argv[2], split_seed=0,
-  test_fraction=.5, allow_other_counts=False,
+  test_fraction=.5, allow_other_counts=False, pattern='',
+  folders_are_people=False, ignore_cameras=False,
 ))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 no_limit = resource.getrlimit(resource.RLIMIT_FSIZE)

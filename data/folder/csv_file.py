@@ -1,0 +1,165 @@
+"""Reads and writes CSV files that list images."""
+
+from collections.abc import Iterable, Mapping
+import csv
+import pathlib
+import re
+
+from apnet_jax.errors import UserError
+from data import raw
+from data.folder.entries import (
+  DISTRACTOR,
+  JUNK,
+  PERSON,
+  ROLES,
+  SPLIT_NAMES,
+  Named,
+  check_complete,
+)
+
+COLUMNS = ('path', 'pid', 'camid', 'split', 'role')  # the first two are needed
+
+
+def read(file: pathlib.Path) -> tuple[list[Named], tuple[str, ...]]:
+  """Reads a CSV file that lists images with their labels.
+
+  The columns are path and pid, and optionally camid, split and role.
+
+  Returns:
+    The images, and notes for the user.
+
+  Raises:
+    UserError: the file is invalid; the message names the line.
+  """
+  listed, images = raw.ListedFiles(file.parent, file), []
+  for line, row in _rows(file):
+    image = _read_row(row, line, listed)
+    images += [image] if image else []
+  raw.check_all_found([listed])
+  check_complete(file, images, 'lines')
+  return images, (f'listed in {file.name}',)
+
+
+def _read_row(
+  row: Mapping[str, str], line: int, listed: raw.ListedFiles
+) -> Named | None:
+  """Returns the image of a line, or None if its file does not exist.
+
+  Args:
+    row: fields of the line, by column name.
+    line: number of the line, for messages.
+    listed: finds the files of the list.
+
+  Raises:
+    UserError: a field is invalid; the message names the line.
+  """
+  where = f'{listed.list_file}, line {line}'
+  role = row.get('role') or PERSON
+  split = row.get('split') or None
+  for column, value, allowed in (
+    ('role', role, ROLES),
+    ('split', split, (None, *SPLIT_NAMES)),
+  ):
+    if value not in allowed:
+      names = ', '.join(filter(None, allowed))
+      raise UserError(f'{where}: {column} {value!r} is not one of {names}.')
+  identity = row['pid']
+  if role == PERSON or identity:
+    identity = str(_number(row, 'pid', raw.JUNK_PID, where))
+  camera = str(_number(row, 'camid', 0, where)) if row.get('camid') else None
+  path = listed.find(row['path'], line)
+  if not path:
+    return None
+  name = path.relative_to(listed.folder).as_posix()
+  return Named(name, path, identity, camera, split, role)
+
+
+def _rows(file: pathlib.Path) -> Iterable[tuple[int, dict[str, str]]]:
+  """Yields the rows of a CSV file: line number, and fields by column name.
+
+  The columns may be in any order, and their names in upper or lower case.
+
+  Raises:
+    UserError: the file is not a valid CSV file with the required columns.
+  """
+  try:
+    # Accepts a byte-order mark and any line ends.
+    with file.open(encoding='utf-8-sig', newline='') as lines:
+      reader = csv.reader(lines, strict=True)
+      header = [name.strip().lower() for name in next(reader, [])]
+      missing = [name for name in COLUMNS[:2] if name not in header]
+      if missing:
+        raise UserError(
+          f'{file} has no column {" and ".join(missing)}. Its first line must'
+          f' name the columns {",".join(COLUMNS)}; the last three are optional.'
+          f' It is: {",".join(header)[:200]}'
+        )
+      twice = sorted({name for name in COLUMNS if header.count(name) > 1})
+      if twice:
+        raise UserError(f'{file} has two columns {" and ".join(twice)}.')
+      for fields in reader:
+        if fields and len(fields) != len(header):
+          raise UserError(
+            f'{file}, line {reader.line_num}: {len(fields)} fields instead of'
+            f' {len(header)}.'
+          )
+        if fields:
+          values = (field.strip() for field in fields)
+          yield reader.line_num, dict(zip(header, values))
+  except UnicodeDecodeError as error:
+    raise UserError(f'{file} is not a text file in UTF-8: {error}.') from error
+  except csv.Error as error:
+    raise UserError(f'{file}, line {reader.line_num}: {error}.') from error
+
+
+def _number(row: Mapping[str, str], name: str, low: int, where: str) -> int:
+  """Converts a CSV field to a whole number.
+
+  Args:
+    row: fields of a line, by column name.
+    name: column of the field.
+    low: smallest allowed number.
+    where: file and line, for messages.
+
+  Raises:
+    UserError: the field is no whole number from `low` to `raw.MAX_ID`.
+  """
+  text = row[name]
+  if not re.fullmatch(r'-?\d{1,10}', text, re.ASCII):
+    raise UserError(f'{where}: {name} {text!r} is not a whole number.')
+  if not low <= int(text) <= raw.MAX_ID:
+    raise UserError(
+      f'{where}: {name} {text} is not from {low} to {raw.MAX_ID}.'
+    )
+  return int(text)
+
+
+def write(dataset: raw.RawDataset, file: pathlib.Path) -> None:
+  """Writes a data set to a CSV file, from which it can be read again.
+
+  The file is written whole or not at all.
+
+  Args:
+    dataset: the data set.
+    file: the file to write. To be read, it must be in `dataset.root`, which its
+      paths are relative to.
+  """
+  columns = list(COLUMNS)
+  roles = {raw.DISTRACTOR_PID: DISTRACTOR, raw.JUNK_PID: JUNK}
+  if not dataset.has_cameras:
+    columns.remove('camid')
+  if all(i.pid > 0 for s in ('query', 'gallery') for i in dataset.splits[s]):
+    columns.remove('role')
+  part = file.with_suffix('.part')
+  with part.open('w', encoding='utf-8', newline='') as lines:
+    writer = csv.writer(lines)
+    writer.writerow(columns)
+    for split in raw.SPLITS:
+      for image in dataset.splits[split]:
+        row = {
+          'path': image.name, 'pid': image.pid, 'camid': image.camid,
+          'split': split,
+          'role': PERSON if split == 'train' else roles.get(image.pid, PERSON),
+        }  # fmt: skip
+        writer.writerow([row[column] for column in columns])
+  part.replace(file)

@@ -1,0 +1,180 @@
+"""The user's images with their labels, before splits are decided."""
+
+from collections.abc import Iterable, Sequence
+import dataclasses
+import pathlib
+import re
+
+from apnet_jax.errors import UserError
+from data import raw
+
+PERSON, DISTRACTOR, JUNK = ROLES = ('person', 'distractor', 'junk')
+# Names of splits; `test` becomes query and gallery.
+SPLIT_NAMES = (*raw.SPLITS, 'test')
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+  """An image with labels as the user wrote them.
+
+  Attributes:
+    name: path of the image relative to the folder of the data set.
+    path: the image file.
+    identity: name or number of the identity; distractors and junk need none.
+    camera: name or number of the camera; None if it is unknown.
+    split: one of `SPLIT_NAMES`; None if it is not given.
+    role: one of `ROLES`. A distractor is a person without queries, junk is a
+      bad box that no ranking counts.
+  """
+
+  name: str
+  path: pathlib.Path
+  identity: str
+  camera: str | None = None
+  split: str | None = None
+  role: str = PERSON
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """An image with numbered labels, before its split is decided.
+
+  Attributes:
+    name: path of the image relative to the folder of the data set.
+    path: the image file.
+    pid: number of the identity; 0 is a distractor, -1 junk.
+    identity: name of the identity. Random splits depend on the name, because
+      the number may change when people are added.
+    camid: camera, from 0; None if it is unknown.
+    split: one of `SPLIT_NAMES`; None if it is not given.
+  """
+
+  name: str
+  path: pathlib.Path
+  pid: int
+  identity: str
+  camid: int | None
+  split: str | None
+
+
+def check_complete(
+  root: pathlib.Path, images: Sequence[Named], noun: str
+) -> None:
+  """Raises UserError if only some of the images have a camera, or a split.
+
+  Args:
+    root: the folder or CSV file, for messages.
+    images: images with named labels.
+    noun: word for the images in the message, as 'lines'.
+  """
+  for label, field in (('camid', 'camera'), ('split', 'split')):
+    missing = sum(getattr(image, field) is None for image in images)
+    if 0 < missing < len(images):
+      raise UserError(
+        f'{root}: {missing} of {len(images)} {noun} have no {label}: either all'
+        ' have one or none has.'
+      )
+
+
+def number(
+  root: pathlib.Path, images: Sequence[Named]
+) -> tuple[list[Entry], tuple[str, ...]]:
+  """Numbers identities and cameras.
+
+  Args:
+    root: the folder or CSV file, for messages.
+    images: images with named labels.
+
+  Returns:
+    The images with numbered labels, and notes for the user on the numbers.
+
+  Raises:
+    UserError: a person has identity -1; or a distractor or junk is in training
+      or query.
+  """
+  _check_roles(root, images)
+  pids, pid_notes = _number_people(
+    {image.identity for image in images if image.role == PERSON}
+  )
+  camids, camera_notes = _number_cameras(
+    {image.camera for image in images} - {None}
+  )
+  special = {DISTRACTOR: raw.DISTRACTOR_PID, JUNK: raw.JUNK_PID}
+  entries = [
+    Entry(
+      name=image.name,
+      path=image.path,
+      pid=special.get(image.role, pids.get(image.identity)),
+      identity=image.identity,
+      camid=None if image.camera is None else camids[image.camera],
+      split=image.split,
+    )
+    for image in images
+  ]
+  return entries, (*pid_notes, *camera_notes)
+
+
+def _check_roles(root: pathlib.Path, images: Iterable[Named]) -> None:
+  for image in images:
+    if image.role == PERSON and image.identity == '-1':
+      raise UserError(
+        f'{root}: {image.name} has identity -1, which only Market-1501 uses,'
+        ' for junk. Number the person from 0; or list the images in a CSV file'
+        ' with a column role, which is person, distractor or junk.'
+      )
+    if image.role != PERSON and image.split in ('train', 'query'):
+      raise UserError(
+        f'{root}: {image.name} is {image.role}, which is allowed in the gallery'
+        f' or in test, not in {image.split}.'
+      )
+
+
+def _number_people(names: set[str]) -> tuple[dict[str, int], tuple[str, ...]]:
+  """Numbers people from 1.
+
+  Numbers stay as they are. If one of them is 0, each person gets the next
+  number, because 0 stands for distractors. Words are numbered in their order.
+
+  Args:
+    names: names of all people.
+
+  Returns:
+    The number of each person, and a note for the user if a number changed.
+  """
+  numbers = _as_numbers(names)
+  if numbers is None:
+    numbers = {name: i for i, name in enumerate(sorted(names), 1)}
+    return numbers, ('identities numbered from 1 in name order',)
+  if 0 in numbers.values():
+    numbers = {name: number + 1 for name, number in numbers.items()}
+    return numbers, (
+      'identity 0 is a person: identities are numbered from 1, one above their'
+      ' own numbers',
+    )
+  return numbers, ()
+
+
+def _number_cameras(names: set[str]) -> tuple[dict[str, int], tuple[str, ...]]:
+  """Numbers cameras: numbers stay as they are, words are numbered from 0.
+
+  Args:
+    names: names of all cameras.
+
+  Returns:
+    The number of each camera, and a note for the user if they were words.
+  """
+  numbers = _as_numbers(names)
+  if numbers is not None:
+    return numbers, ()
+  numbers = {name: i for i, name in enumerate(sorted(names))}
+  shown = [f'{name} is {i}' for name, i in list(numbers.items())[:8]]
+  shown += ['...'] if len(numbers) > len(shown) else []
+  return numbers, (f'cameras numbered from 0: {", ".join(shown)}',)
+
+
+def _as_numbers(names: set[str]) -> dict[str, int] | None:
+  """Returns the values of names that are distinct numbers, or None."""
+  if not all(re.fullmatch(r'\d{1,9}', name, re.ASCII) for name in names):
+    return None
+  numbers = {name: int(name) for name in names}
+  return numbers if len({*numbers.values()}) == len(names) else None

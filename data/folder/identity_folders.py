@@ -1,0 +1,128 @@
+"""Reads folders of images: one folder for each identity."""
+
+from collections.abc import Mapping, Sequence
+import pathlib
+import re
+
+from apnet_jax.errors import UserError
+from data import raw
+from data.folder.entries import SPLIT_NAMES, Named
+
+# Names of folders that are cameras rather than people.
+CAMERA_NAME = re.compile(
+  r'(cam(era)?s?|c|view)[-_ ]?(\d{1,3}|[a-z])?', re.IGNORECASE
+)
+
+# Folders of images, by split; the only key is None if there are no splits.
+Folders = Mapping[str | None, list[pathlib.Path]]
+
+
+def find(root: pathlib.Path) -> Folders:
+  """Returns the folders of identities in a folder, by split.
+
+  Args:
+    root: a folder that holds the folders of identities, or folders of splits
+      which hold these.
+  """
+  found = {
+    split: _image_folders(root / split)
+    for split in SPLIT_NAMES
+    if (root / split).is_dir()
+  }
+  if not any(found.values()):
+    found = {None: _image_folders(root)}
+  return {split: folders for split, folders in found.items() if folders}
+
+
+def _image_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the subfolders of a folder that hold images."""
+  return sorted(
+    path for path in folder.iterdir() if path.is_dir() and _images(path)
+  )
+
+
+def _images(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns a folder's images, except hidden files, which macOS creates."""
+  images = raw.list_images(folder)
+  hidden = folder.name.startswith('.')
+  return [] if hidden else [i for i in images if i.name[0] != '.']
+
+
+def read(root: pathlib.Path) -> tuple[list[Named], tuple[str, ...]]:
+  """Reads images from one folder for each identity.
+
+  The folders of identities may be inside folders of splits.
+
+  Returns:
+    The images, and notes for the user.
+
+  Raises:
+    UserError: folders of splits and folders of identities are mixed up.
+  """
+  folders = find(root)
+  _check_splits(root, folders)
+  images = [
+    (split, folder, path)
+    for split, paths in folders.items()
+    for folder in paths
+    for path in _images(folder)
+  ]
+  cameras = [raw.MARKET_NAME.match(path.name) for _, _, path in images]
+  notes = ('a folder for each identity',)
+  if all(cameras):
+    notes = (*notes, "cameras from file names, in Market-1501's naming")
+  return [
+    Named(
+      name=path.relative_to(root).as_posix(),
+      path=path,
+      identity=folder.name,
+      camera=str(int(camera[2])) if all(cameras) else None,
+      split=split,
+    )
+    for (split, folder, path), camera in zip(images, cameras)
+  ], notes
+
+
+def _check_splits(root: pathlib.Path, folders: Folders) -> None:
+  """Raises UserError if folders of splits and of identities are mixed up."""
+  if None in folders:
+    like_splits = [f.name for f in folders[None] if f.name in SPLIT_NAMES]
+    if like_splits:
+      raise UserError(
+        f'{root}: the folders {", ".join(like_splits)} have names of splits,'
+        ' but hold images: they must hold a folder of images for each identity.'
+      )
+    return
+  others = {path.name for path in _image_folders(root)} - {*SPLIT_NAMES}
+  if others:
+    raise UserError(
+      f'{root} holds folders of splits ({", ".join(folders)}) and also'
+      f' folders of images: {", ".join(sorted(others)[:5])}. Move these'
+      ' into a split.'
+    )
+
+
+def find_cameras(images: Sequence[Named]) -> str:
+  """Returns the reason why folders seem to be cameras instead of people, or ''.
+
+  They are if all have names of cameras; or if they hold the same file names,
+  and more of these than there are folders. Folders of people may hold the same
+  file names, too, as 1.jpg and 2.jpg, but usually there are more folders.
+
+  Args:
+    images: the result of `read`.
+  """
+  names = {}  # of files, by folder
+  for image in images:
+    names.setdefault(image.identity, set()).add(image.path.name)
+  shown = ', '.join(sorted(names)[:3]) + (', ...' if len(names) > 3 else '')
+  if len(names) > 1 and all(map(CAMERA_NAME.fullmatch, names)):
+    return f'the folders {shown} are named like cameras'
+  shared = set.intersection(*names.values())
+  most = max(map(len, names.values()))
+  if len(names) > 1 and len(shared) > max(most / 2, len(names)):
+    return (
+      f'the {len(names)} folders {shown} hold {len(shared)} files of the same'
+      ' names, as folders of cameras do'
+    )
+  return ''

@@ -1,0 +1,161 @@
+"""Naming schemes of published data sets, and of folders that are cameras.
+
+The doctor recognises them and prints the command that reads the images.
+"""
+
+from collections.abc import Iterable, Iterator
+import dataclasses
+import itertools
+import os
+import pathlib
+import re
+import shlex
+
+from data import raw
+
+SAMPLE = 50  # images that tell whether a scheme is worth a full look
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+  """Paths of the images of a published data set.
+
+  Attributes:
+    title: name of the data set, for people.
+    pattern: value of `config.data.pattern`, which matches all paths.
+    folders: usual folders of the images below the one that users give; the
+      folder itself is always tried.
+    ignore_cameras: whether no person is seen by two cameras.
+  """
+
+  title: str
+  pattern: str
+  folders: tuple[str, ...] = ()
+  ignore_cameras: bool = False
+
+  def find(self, base: pathlib.Path) -> pathlib.Path | None:
+    """Returns the folder at or below `base` whose images match, or None."""
+    for name in ('', *self.folders):
+      root = base / name
+      if root.is_dir() and self._matches(root):
+        return root
+    return None
+
+  def _matches(self, root: pathlib.Path) -> bool:
+    names = _names_below(root)
+    some = list(itertools.islice(names, SAMPLE))
+    match = re.compile(self.pattern).search
+    return bool(some) and all(map(match, some)) and all(map(match, names))
+
+
+SCHEMES = (
+  Scheme(
+    'VIPeR', r'cam_(?P<camid>[ab])/(?P<pid>\d{3})_\d+\.bmp', ('VIPeR',),
+  ),
+  # Only the people 1 to 200 are in both views; in others a number stands for
+  # two people, who serve as distractors.
+  Scheme(
+    'PRID2011, single shot',
+    r'cam_(?P<camid>[ab])/person_'
+    r'((?P<pid>00\d\d|01\d\d|0200)|(?P<distractor>\d{4}))\.png$',
+    ('single_shot', 'prid_2011/single_shot'),
+  ),
+  Scheme(
+    'PRID2011, multi shot',
+    r'cam_(?P<camid>[ab])/person_'
+    r'((?P<pid>00\d\d|01\d\d|0200)|(?P<distractor>\d{4}))/\d+\.png$',
+    ('multi_shot', 'prid_2011/multi_shot'),
+  ),
+  Scheme(
+    'iLIDS-VID', r'cam(?P<camid>\d)/person(?P<pid>\d+)/',
+    ('images', 'sequences', 'i-LIDS-VID/images', 'i-LIDS-VID/sequences'),
+  ),
+  Scheme(
+    'i-LIDS', r'^(?P<pid>\d{4})\d{3}\.jpg$',
+    ('Persons', 'i-LIDS_Pedestrian/Persons'),
+  ),
+  # Image 0000 stands for people of the gallery who are in no probe.
+  Scheme(
+    'GRID',
+    r'(probe|gallery)/((?P<distractor>0000)|(?P<pid>\d{4}))_(?P<camid>\d+)_',
+    ('underground_reid',),
+  ),
+  Scheme(
+    'VeRi-776',
+    r'^image_(?P<split>train|query|test)/(?P<pid>\d+)_c(?P<camid>\d+)_',
+    ('VeRi', 'VeRi_with_plate'),
+  ),
+  Scheme(
+    'MOT17, cropped',
+    r'bounding_box_(?P<split>train|test)/(?P<pid>\d+)_(?P<camid>MOT17-\d+)-',
+    ignore_cameras=True,
+  ),
+  Scheme(
+    'MOT17, cropped', r'^(?P<pid>\d+)_(?P<camid>MOT17-\d+)-',
+    ignore_cameras=True,
+  ),
+)  # fmt: skip
+
+
+def recognise(base: pathlib.Path) -> tuple[Scheme, pathlib.Path] | None:
+  """Finds the scheme that the images at or below a folder follow.
+
+  Returns:
+    The scheme and the folder of the images; None if there is no known scheme.
+  """
+  for scheme in SCHEMES:
+    if root := scheme.find(base):
+      return scheme, root
+  return None
+
+
+def _names_below(root: pathlib.Path) -> Iterator[str]:
+  """Yields the paths of images below a folder, relative to the folder."""
+  for parent, folders, _ in os.walk(root):
+    folders.sort()
+    for path in raw.list_images(pathlib.Path(parent)):
+      yield path.relative_to(root).as_posix()
+
+
+# Patterns for folders of cameras, tried in this order. The person is a folder
+# below, or a number or word in the file name.
+CAMERA_PATTERNS = (
+  r'^(?P<camid>[^/]+)/(?P<pid>[^/]+)/',
+  r'^(?P<camid>[^/]+)/[^/\d]*(?P<pid>\d+)[^/]*$',
+  r'^(?P<camid>[^/]+)/(?P<pid>[^/]+)\.\w+$',
+)
+
+
+def suggest_for_cameras(names: Iterable[str]) -> str:
+  """Returns a pattern that reads folders as cameras.
+
+  Args:
+    names: paths of the images, relative to the folder of the data set.
+  """
+  names = list(names)
+  for pattern in CAMERA_PATTERNS:
+    if all(re.search(pattern, name) for name in names):
+      return pattern
+  return CAMERA_PATTERNS[-1]
+
+
+def vehicle_id_command(base: pathlib.Path) -> str:
+  """Returns the shell command that lists VehicleID in a CSV file, or ''.
+
+  VehicleID has no labels in its paths but lists of `image identity` lines.
+
+  Args:
+    base: the folder that may hold VehicleID.
+  """
+  lists = base / 'train_test_split'
+  test = 'test_list_800.txt'
+  if not (base / 'image').is_dir() or not (lists / test).is_file():
+    return ''
+  parts = [
+    f"""awk '{{print "image/" $1 ".jpg," $2 ",{split}"}}' {lists.name}/{name}"""
+    for split, name in (('train', 'train_list.txt'), ('test', test))
+  ]
+  return (
+    f'cd {shlex.quote(str(base))} && (echo path,pid,split; {"; ".join(parts)})'
+    ' > vehicle_id.csv'
+  )

@@ -1,0 +1,246 @@
+"""Tests of labels from paths: patterns, known schemes, folders of cameras."""
+
+import dataclasses
+import pathlib
+import subprocess
+import tempfile
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from configs import folder as config_file
+from data import datasets
+from data.folder import schemes
+from data.health import folders
+from tests.data.test_folder import images, table
+
+LAYOUT = datasets.find('folder')
+
+
+def by_pattern(pattern, **settings):
+  return dataclasses.replace(LAYOUT, pattern=pattern, **settings)
+
+
+# Patterns
+
+CAMERAS = [f'cam_{c}/person_{n:04}.png' for c in 'ab' for n in range(5)]
+
+
+def test_people_and_cameras_of_a_pattern(tmp_path):
+  """Identity 0 is a person, words are numbered, and cameras are two."""
+  images(tmp_path, *CAMERAS)
+  layout = by_pattern(r'cam_(?P<camid>[ab])/person_(?P<pid>\d+)')
+  dataset = dataclasses.replace(layout, test_fraction=1.0).read(tmp_path)
+  expected = [
+    (f'cam_{c}/person_{n:04}.png', n + 1, 'ab'.index(c))
+    for c in 'ab'
+    for n in range(5)
+  ]
+  assert table(dataset)['gallery'] == table(dataset)['query'] == expected
+  assert 'cameras numbered from 0: a is 0, b is 1' in dataset.notes
+
+
+def test_splits_words_and_roles_of_a_pattern(tmp_path):
+  images(
+    tmp_path, 'Train/ben-1.jpg', 'Train/anna-2.jpg', 'QUERY/cem-1.jpg',
+    'test/cem-2.jpg', 'test/x-2.jpg', 'test/bad-3.jpg',
+  )  # fmt: skip
+  layout = by_pattern(
+    r'(?P<split>\w+)/((?P<junk>bad)|(?P<distractor>x)|(?P<pid>\w+))'
+    r'-(?P<camid>\d)'
+  )
+  assert table(layout.read(tmp_path)) == {
+    'train': [('Train/anna-2.jpg', 1, 2), ('Train/ben-1.jpg', 2, 1)],
+    'query': [('QUERY/cem-1.jpg', 3, 1)],
+    'gallery': [
+      ('test/bad-3.jpg', -1, 3), ('test/cem-2.jpg', 3, 2),
+      ('test/x-2.jpg', 0, 2),
+    ],
+  }  # fmt: skip
+
+
+def test_images_that_do_not_match_are_named(tmp_path):
+  images(tmp_path, *CAMERAS, *(f'other/{i}.jpg' for i in range(12)))
+  notes = by_pattern(r'cam_(?P<camid>.)/.*_(?P<pid>\d+)').read(tmp_path).notes
+  (note,) = (note for note in notes if 'do not match' in note)
+  assert note.startswith('12 of 22 images do not match the pattern')
+  assert '  other/0.jpg\n' in note and note.endswith('and 2 more')
+
+
+@pytest.mark.parametrize(
+  ('pattern', 'message'),
+  [
+    ('(?P<pid>', r'config.data.pattern=.* is not a regular expression: '),
+    (r'cam_(?P<camid>[ab])', 'has no group named pid, .* An example'),
+    (r'(?P<person>\d+)', 'has groups named person: the names are pid, camid'),
+    (
+      r'person(?P<pid>\d+)',
+      r'matches none of the 10 images .* are:\n  cam_a/person_0000.png',
+    ),
+    (r'(?P<pid>person)', r"gives all images below .* the identity 'person'"),
+    (
+      r'(?P<split>cam)_./person_(?P<pid>\d+)',
+      "finds the split 'cam' in .* not one of train, query, gallery, test",
+    ),
+    (
+      r'(_(?P<camid>a)/)?person_(?P<pid>\d+)',
+      '5 of 10 images have no camid: either all have one or none has',
+    ),
+  ],
+)
+def test_a_wrong_pattern(tmp_path, pattern, message):
+  images(tmp_path, *CAMERAS)
+  with pytest.raises(ValueError, match=message):
+    by_pattern(pattern).read(tmp_path)
+
+
+def test_a_pattern_without_images(tmp_path):
+  with pytest.raises(ValueError, match='finds no images below'):
+    by_pattern(r'(?P<pid>\d+)').read(tmp_path)
+
+
+def test_only_own_images_have_a_pattern():
+  config = config_file.get_config().data
+  config.pattern = r'(?P<pid>\d+)'
+  assert LAYOUT.configured(config).pattern == config.pattern
+  with pytest.raises(ValueError, match=r'config.data.pattern=.*folder\.py'):
+    datasets.find('market').configured(config)
+
+
+@given(st.text(max_size=30))
+def test_any_pattern_is_read_or_refused(pattern):
+  with tempfile.TemporaryDirectory() as directory:
+    root = pathlib.Path(directory)
+    images(root, *CAMERAS[::3])
+    for text in (pattern, f'(?P<pid>{pattern})'):
+      try:
+        by_pattern(text or '(').read(root)
+      except ValueError as error:
+        assert 'pattern' in str(error) or 'identities' in str(error)
+
+
+# Known schemes
+
+KNOWN = {
+  'VIPeR': [f'cam_{c}/00{n}_45.bmp' for c in 'ab' for n in range(4)],
+  'PRID2011, single shot': [
+    *(
+      f'single_shot/cam_{c}/person_000{n}.png' for c in 'ab' for n in (1, 2, 3)
+    ),
+    'single_shot/cam_b/person_0201.png',
+    'multi_shot/cam_a/person_0001/0001.png',
+  ],
+  'PRID2011, multi shot': [
+    f'cam_{c}/person_000{n}/0001.png' for c in 'ab' for n in (1, 2, 3)
+  ],
+  'iLIDS-VID': [
+    f'i-LIDS-VID/images/cam{c}/person00{n}/cam{c}_person00{n}.png'
+    for c in (1, 2)
+    for n in (1, 2, 3)
+  ],
+  'i-LIDS': [f'Persons/000{n}00{i}.jpg' for n in (1, 2, 3) for i in (1, 2)],
+  'GRID': [
+    *(f'probe/000{n}_1_25004_107_32_106_221.jpeg' for n in (1, 2, 3)),
+    *(f'gallery/000{n}_2_25004_107_32_106_221.jpeg' for n in (0, 1, 2, 3)),
+  ],
+  'VeRi-776': [
+    *(f'image_train/000{n}_c00{c}_00_0.jpg' for n in (1, 2) for c in (1, 2)),
+    'image_query/0007_c001_00_0.jpg',
+    'image_test/0007_c002_00_0.jpg',
+  ],
+  'MOT17, cropped': [
+    f'bounding_box_{split}/000000{n}_MOT17-02-FRCNN_000000{i}_acc_data.bmp'
+    for n, split in enumerate(('train', 'train', 'test', 'test'), 1)
+    for i in range(2)
+  ],
+}
+
+
+@pytest.mark.parametrize('title', KNOWN)
+def test_the_doctor_knows_schemes(tmp_path, title):
+  """Prints a command that reads people as people and cameras as cameras."""
+  images(tmp_path, *(n.replace('.bmp', '.png') for n in KNOWN[title]))
+  for file in tmp_path.rglob('*_45.png'):
+    file.rename(file.with_suffix('.bmp'))
+  (found,), _ = folders.find_datasets(tmp_path, '')
+  assert title in found.describe() and not found.error
+  people = sum(found.counts[split].identities for split in ('train', 'gallery'))
+  assert people == (4 if title in ('VIPeR', 'MOT17, cropped') else 3)
+  (command,) = found.train_commands()
+  assert '--config.data.pattern=' in command
+  assert found.images.has_cameras == (title not in ('i-LIDS', 'MOT17, cropped'))
+  distractors = {'PRID2011, single shot': 1, 'GRID': 1}.get(title, 0)
+  assert found.counts['gallery'].distractors == distractors
+
+
+def test_vehicle_id_gets_a_command_that_lists_it(tmp_path):
+  images(tmp_path, *(f'image/000000{i}.jpg' for i in range(8)))
+  lists = tmp_path / 'train_test_split'
+  lists.mkdir()
+  for name, rows in (
+    ('train_list.txt', ((0, 30), (1, 30), (2, 31), (3, 31))),
+    ('test_list_800.txt', ((4, 7), (5, 7), (6, 8), (7, 8))),
+  ):
+    (lists / name).write_text('\n'.join(f'000000{i} {p}' for i, p in rows))
+  command = schemes.vehicle_id_command(tmp_path)
+  subprocess.run(command, shell=True, check=True)
+  pids = {
+    split: [image.pid for image in rows]
+    for split, rows in LAYOUT.read(tmp_path).splits.items()
+  }
+  test = [7, 7, 8, 8]
+  assert pids == {'train': [30, 30, 31, 31], 'query': test, 'gallery': test}
+
+
+# Folders that are cameras
+
+
+@pytest.mark.parametrize(
+  ('names', 'pattern'),
+  [
+    (
+      [f'{c}/{n}.jpg' for c in ('cam1', 'Camera_2', 'c3') for n in 'xyz'],
+      r'^(?P<camid>[^/]+)/(?P<pid>[^/]+)\.\w+$',
+    ),
+    (
+      [
+        f'{place}/p_{n}.jpg'
+        for place in ('door', 'gate', 'hall')
+        for n in range(4)
+      ],
+      r'^(?P<camid>[^/]+)/[^/\d]*(?P<pid>\d+)[^/]*$',
+    ),
+  ],
+)
+def test_folders_of_cameras_are_doubted(tmp_path, names, pattern):
+  images(tmp_path, *names)
+  dataset = LAYOUT.read(tmp_path)
+  assert f"--config.data.pattern='{pattern}'" in dataset.doubt.remedy
+  remedied = by_pattern(pattern).read(tmp_path)
+  assert remedied.counts()['train'].cameras == len(
+    {n.split('/')[0] for n in names}
+  )
+  people = dataclasses.replace(LAYOUT, folders_are_people=True)
+  assert people.read(tmp_path).doubt is None
+
+
+def test_two_folders_of_cameras_are_named_before_the_lack_of_people(tmp_path):
+  images(tmp_path, *CAMERAS)
+  with pytest.raises(
+    ValueError, match=r'named like cameras.(.|\n)*data.pattern='
+  ):
+    LAYOUT.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+  'names',
+  [
+    [f'{who}/{n}.jpg' for who in ('anna', 'ben', 'cem') for n in range(3)],
+    [f'{who}/{n}.jpg' for who in ('c1', 'ben', 'cem') for n in range(3)],
+    [f'{who}/{who}_{n}.jpg' for who in ('1', '2', '3') for n in range(9)],
+  ],
+)
+def test_folders_of_people_are_not_doubted(tmp_path, names):
+  images(tmp_path, *names)
+  assert LAYOUT.read(tmp_path).doubt is None
