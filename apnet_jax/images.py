@@ -12,6 +12,8 @@ from apnet_jax.feed import Split
 
 SUFFIXES = ('.jpg', '.jpeg', '.png')
 FORMATS = ('JPEG', 'PNG')
+# Names, in lower case, that macOS and Windows give to files of their own.
+SYSTEM_NAMES = ('__macosx', 'thumbs.db', 'desktop.ini')
 # Larger images are not decoded: a small file can declare any number of pixels.
 # An image of this size takes 192 MB.
 MAX_PIXELS = 64_000_000
@@ -22,8 +24,8 @@ def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
 
   Args:
     path: a file, which is returned whatever its name is, or a folder, which is
-      searched recursively for .jpg, .jpeg and .png files. Hidden files are
-      omitted.
+      searched recursively for .jpg, .jpeg and .png files. What `is_hidden` in
+      it is omitted.
 
   Returns:
     The paths of the images, sorted.
@@ -37,12 +39,26 @@ def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
   found = sorted(
     p
     for p in path.rglob('*')
-    if p.suffix.lower() in SUFFIXES and p.is_file() and p.name[0] != '.'
+    if p.suffix.lower() in SUFFIXES
+    and p.is_file()
+    and not any(map(is_hidden, p.relative_to(path).parts))
   )
   if not found:
     what = 'has no .jpg or .png below it' if path.is_dir() else 'does not exist'
     raise UserError(f'{path} {what}.')
   return found
+
+
+def is_hidden(name: str) -> bool:
+  """Returns whether a file or folder of this name is hidden or of the system.
+
+  Such files are no images, whatever their suffix is: macOS leaves `._a.jpg`
+  beside `a.jpg` on foreign disks, and `__MACOSX` in archives.
+
+  Args:
+    name: last part of the path.
+  """
+  return name.startswith('.') or name.lower() in SYSTEM_NAMES
 
 
 def read_image(

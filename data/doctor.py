@@ -18,6 +18,7 @@ import textwrap
 from typing import Any
 
 from apnet_jax.errors import UserError, naming_flags
+from apnet_jax.images import is_hidden
 from apnet_jax.printing import printable
 from data import datasets, raw
 from data.cuhk03_np.layout import MatImage
@@ -111,9 +112,7 @@ class Report:
       return [c for one in self.datasets for c in one.train_commands()]
     again = ['python -m data.doctor', shlex.quote(str(self.path))]
     again += [f'--dataset={self.name}'] if self.name else []
-    again += (
-      [f'--pattern={shlex.quote(self.pattern)}'] if self.pattern else []
-    )
+    again += [f'--pattern={shlex.quote(self.pattern)}'] if self.pattern else []
     again += ['--decode'] if self.decoded else []
     return [' '.join(again)]
 
@@ -138,13 +137,15 @@ def examine(
   """
   base = _base_folder(path)
   found, other_folders = folders.find_datasets(path, name, pattern)
-  files = _files_below(found[0].folder if found else base)
+  files, hidden = _files_below(found[0].folder if found else base)
   sources = dict.fromkeys(
     images.source_of(image)
     for dataset in found
     for image in _images(dataset)
     if decode or not isinstance(image, MatImage)
   )
+  # A list may name a hidden file, which is then an image like others.
+  hidden = [file for file in hidden if file not in sources]
   if not found or any(dataset.error for dataset in found):
     # Which images belong to the data set is unknown, so that all are checked.
     sources |= dict.fromkeys(
@@ -156,6 +157,8 @@ def examine(
     *_dataset_findings(facts),
     *_file_findings(base, facts, files, checks),
   ]
+  if hidden:
+    results.append(findings.hidden_files(base, hidden))
   if not found:
     results.append(findings.no_layout(path, name))
   if other_folders:
@@ -176,12 +179,18 @@ def _images(dataset: folders.FoundDataset) -> Iterator[raw.RawImage]:
     yield from dataset.splits[split]
 
 
-def _files_below(folder: pathlib.Path) -> list[pathlib.Path]:
-  return [
-    pathlib.Path(parent, name)
-    for parent, _, names in os.walk(folder)
-    for name in names
-  ]
+def _files_below(
+  folder: pathlib.Path,
+) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+  """Returns all files in and below a folder: those of the user, and hidden."""
+  files, hidden = [], []
+  for parent, _, names in os.walk(folder):
+    parts = pathlib.Path(parent).relative_to(folder).parts
+    inside = any(map(is_hidden, parts))
+    for name in names:
+      kind = hidden if inside or is_hidden(name) else files
+      kind.append(pathlib.Path(parent, name))
+  return files, hidden
 
 
 def _dataset_findings(all_facts: list[findings.Facts]) -> Iterator[Finding]:
@@ -218,7 +227,8 @@ def _file_findings(
   Args:
     base: folder that file names are relative to.
     all_facts: facts about each variant of the data set.
-    files: all files in and below the folder of the data set.
+    files: all files in and below the folder of the data set, except hidden
+      ones.
     checks: result of checking each image file.
   """
   yield from findings.image_findings(base, checks)

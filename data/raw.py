@@ -4,7 +4,7 @@ Nothing here needs TensorFlow, so that the doctor starts quickly.
 """
 
 import abc
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 import hashlib
 import os
@@ -14,6 +14,7 @@ import stat
 from typing import Any
 
 from apnet_jax.errors import FieldError, UserError
+from apnet_jax.images import is_hidden
 
 SPLITS = ('train', 'query', 'gallery')
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
@@ -429,18 +430,28 @@ def _read_market_folder(
 
 
 def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the JPEG and PNG files directly in a folder, in name order."""
+  """Returns the JPEG and PNG files directly in a folder, in name order.
+
+  What `is_hidden` is omitted, which is none of the user's.
+  """
   return sorted(
-    path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES
+    path
+    for path in folder.iterdir()
+    if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name)
   )
+
+
+def visible_folders(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a folder and all folders below it that are not hidden."""
+  for parent, folders, _ in os.walk(folder):
+    folders[:] = sorted(name for name in folders if not is_hidden(name))
+    yield pathlib.Path(parent)
 
 
 def images_below(folder: pathlib.Path) -> list[pathlib.Path]:
   """Returns the images in a folder and its subfolders, in path order."""
   return sorted(
-    path
-    for parent, folders, _ in os.walk(folder)
-    for path in list_images(pathlib.Path(parent))
+    path for parent in visible_folders(folder) for path in list_images(parent)
   )
 
 

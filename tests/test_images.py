@@ -16,6 +16,10 @@ def folder(tmp_path):
   (tmp_path / 'notes.txt').write_text('no image')
   (tmp_path / '._b.jpg').write_text('what a Mac leaves')
   (tmp_path / 'folder.jpg').mkdir()
+  for name in ('.hidden/d.jpg', 'below/__MACOSX/e.jpg', 'below/.f.png'):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
   return tmp_path
 
 

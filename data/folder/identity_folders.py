@@ -5,6 +5,7 @@ import pathlib
 import re
 
 from apnet_jax.errors import UserError
+from apnet_jax.images import is_hidden
 from data import raw
 from data.folder.entries import SPLIT_NAMES, Named
 
@@ -35,17 +36,12 @@ def find(root: pathlib.Path) -> Folders:
 
 
 def _image_folders(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the subfolders of a folder that hold images."""
+  """Returns the subfolders of a folder that hold images, if not hidden."""
   return sorted(
-    path for path in folder.iterdir() if path.is_dir() and _images(path)
+    path
+    for path in folder.iterdir()
+    if path.is_dir() and not is_hidden(path.name) and raw.list_images(path)
   )
-
-
-def _images(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns a folder's images, except hidden files, which macOS creates."""
-  images = raw.list_images(folder)
-  hidden = folder.name.startswith('.')
-  return [] if hidden else [i for i in images if i.name[0] != '.']
 
 
 def read(root: pathlib.Path) -> tuple[list[Named], tuple[str, ...]]:
@@ -65,7 +61,7 @@ def read(root: pathlib.Path) -> tuple[list[Named], tuple[str, ...]]:
     (split, folder, path)
     for split, paths in folders.items()
     for folder in paths
-    for path in _images(folder)
+    for path in raw.list_images(folder)
   ]
   cameras = [raw.MARKET_NAME.match(path.name) for _, _, path in images]
   notes = ('a folder for each identity',)

@@ -10,6 +10,7 @@ from typing import Any
 
 from apnet_jax.config import check_section
 from apnet_jax.errors import UserError
+from apnet_jax.images import is_hidden
 from data import raw
 from data.folder import csv_file, identity_folders, pattern, schemes
 from data.folder.entries import Entry, Named, number
@@ -230,7 +231,9 @@ def _form(root: pathlib.Path) -> str | None:
 
 
 def _csv_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  return sorted(folder.glob('*.[cC][sS][vV]'))
+  """Returns the CSV files directly in a folder, except hidden ones."""
+  files = sorted(folder.glob('*.[cC][sS][vV]'))
+  return [file for file in files if not is_hidden(file.name)]
 
 
 def _csv_file(root: pathlib.Path) -> pathlib.Path:

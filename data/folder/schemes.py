@@ -6,7 +6,6 @@ The doctor recognises them and prints the command that reads the images.
 from collections.abc import Iterable, Iterator
 import dataclasses
 import itertools
-import os
 import pathlib
 import re
 import shlex
@@ -111,9 +110,8 @@ def recognise(base: pathlib.Path) -> tuple[Scheme, pathlib.Path] | None:
 
 def _names_below(root: pathlib.Path) -> Iterator[str]:
   """Yields the paths of images below a folder, relative to the folder."""
-  for parent, folders, _ in os.walk(root):
-    folders.sort()
-    for path in raw.list_images(pathlib.Path(parent)):
+  for parent in raw.visible_folders(root):
+    for path in raw.list_images(parent):
       yield path.relative_to(root).as_posix()
 
 

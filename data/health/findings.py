@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 import os
 import pathlib
-import shlex
 
 from data import datasets, raw
 from data.cuhk03_np.layout import MatImage
@@ -206,9 +205,6 @@ def _misnamed(facts: Facts) -> Iterator[Finding]:
       'rename them as <identity>_c<camera from 1>..., as'
       ' 0002_c1s1_000451_03.jpg, or delete them'
     )
-    if any(path.name.startswith('._') for path in misnamed):
-      root = shlex.quote(str(facts.found.root))
-      advice += f"; remove those of macOS: find {root} -name '._*' -delete"
     yield Finding(
       'misnamed_images', PROBLEM,
       f'{quantity(len(misnamed), "image")} not named with identity and camera'
@@ -566,6 +562,21 @@ def _duplicates(facts: Facts) -> Iterator[list[tuple[str, raw.RawImage]]]:
 # Other files
 
 
+def hidden_files(base: pathlib.Path, files: list[pathlib.Path]) -> Finding:
+  """Returns the finding that files of the system lie among those of the user.
+
+  Args:
+    base: folder that file names are relative to.
+    files: hidden files, files in hidden folders, and files of the system.
+  """
+  return Finding(
+    'hidden_files', NOTE,
+    f'{quantity(len(files), "file")} hidden or left by macOS or Windows, as'
+    ' ._0001.jpg or Thumbs.db',
+    'nothing has to be done: they are skipped', file_names(files, base),
+  )  # fmt: skip
+
+
 def other_file_findings(
   base: pathlib.Path, used: set[pathlib.Path], files: Iterable[pathlib.Path]
 ) -> Iterator[Finding]:
@@ -574,7 +585,8 @@ def other_file_findings(
   Args:
     base: folder that file names are relative to.
     used: images of the data set, and files that other findings name.
-    files: all files in and below the folder of the data set.
+    files: all files in and below the folder of the data set, except hidden
+      ones.
   """
   image_folders = {path.parent for path in used}
   unused, formats, odd = [], [], []

@@ -375,14 +375,13 @@ def test_a_layout_that_cannot_be_read(copy):
 
 
 def test_misnamed_images(copied):
-  names = [f'person{i}.jpg' for i in range(12)] + ['._0001_c1s1.jpg']
+  names = [f'person{i}.jpg' for i in range(13)]
   for name in names:
     (copied / TRAIN / name).write_bytes(encoded())
   before = doctor.examine(copied).datasets[0]
   finding = find(doctor.examine(copied), 'misnamed_images')
   assert finding.files == tuple(sorted(f'{TRAIN}/{name}' for name in names))
   assert '0002_c1s1_000451_03.jpg' in finding.advice
-  assert "-name '._*' -delete" in finding.advice
   assert before.counts['train'].images > 0  # the others are counted
   text = doctor.to_text(doctor.examine(copied))
   assert '... and 3 more' in text and 'person6.jpg' in text
@@ -395,7 +394,7 @@ def test_camera_zero_is_misnamed(copied):
 
 
 def test_other_files(copied):
-  (copied / TRAIN / 'Thumbs.db').touch()
+  (copied / TRAIN / 'notes.md').touch()
   (copied / QUERY / 'a.webp').touch()
   (copied / 'gt_bbox').mkdir()
   (copied / 'gt_bbox' / 'b.jpg').write_bytes(encoded())
@@ -406,9 +405,43 @@ def test_other_files(copied):
     'odd_files': findings.NOTE,
     'unused_images': findings.NOTE,
   }
-  assert find(report, 'odd_files').files == (f'{TRAIN}/Thumbs.db',)
+  assert find(report, 'odd_files').files == (f'{TRAIN}/notes.md',)
   assert find(report, 'other_formats').files == (f'{QUERY}/a.webp',)
   assert find(report, 'unused_images').files == ('gt_bbox/b.jpg',)
+
+
+def test_hidden_files_are_one_note(copied):
+  names = [
+    f'{TRAIN}/._0001_c1s1.jpg', f'{QUERY}/.DS_Store', f'{GALLERY}/Desktop.ini',
+    '.git/a.jpg', '__MACOSX/query/b.jpg', 'Thumbs.db',
+  ]  # fmt: skip
+  before = doctor.examine(copied)
+  for name in names:
+    (copied / name).parent.mkdir(exist_ok=True, parents=True)
+    (copied / name).write_bytes(b'x')
+  report = doctor.examine(copied)
+  assert kinds(report) == {'hidden_files': findings.NOTE}
+  finding = find(report, 'hidden_files')
+  assert finding.files == tuple(sorted(names))
+  assert finding.message.startswith('6 files hidden')
+  assert report.checks == before.checks
+
+
+def test_hidden_files_do_not_make_an_incomplete_folder_worse(copied):
+  shutil.rmtree(copied / QUERY)
+  (copied / TRAIN / '._0001_c1s1.jpg').touch()
+  found = kinds(doctor.examine(copied))
+  assert 'hidden_files' in found
+  assert not {'unreadable_images', 'misnamed_images'} & {*found}
+
+
+def test_a_listed_file_is_an_image_though_hidden(copy):
+  root = copy('folder')
+  (root / 'images/train1.jpg').rename(root / 'images/.train1.jpg')
+  table = root / 'people.csv'
+  table.write_text(table.read_text().replace('/train1.jpg', '/.train1.jpg'))
+  (root / '._people.csv').touch()
+  assert find(doctor.examine(root), 'hidden_files').files == ('._people.csv',)
 
 
 def test_names_that_a_terminal_would_obey(copied, capsys):
@@ -630,7 +663,8 @@ def test_folders_of_cameras_are_a_problem(tmp_path):
   assert 'doubtful_labels' not in kinds(report)
   counts = report.datasets[0].counts
   assert counts['train'].cameras == 3
-  assert f"--config.data.pattern='{pattern}'" in str(report.next_commands())
+  (command,) = report.next_commands()
+  assert f"--config.data.pattern='{pattern}'" in command
 
 
 def test_a_batch_is_that_of_the_configuration():

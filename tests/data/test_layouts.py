@@ -197,6 +197,42 @@ def test_the_fingerprint_tells_all_that_may_change(tmp_path):
   assert len({dataset.fingerprint() for dataset in datasets}) == 6
 
 
+HIDDEN = (
+  '._0001_c1s1.jpg', '.DS_Store', '.0002_c1.png', 'Thumbs.db', 'desktop.ini',
+  '._people.csv', '.cache/1.jpg', '__MACOSX/0001_c1s1.jpg',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  'layout',
+  [MARKET, OCCLUDED, CUHK03, MSMT17, datasets.find('folder')],
+  ids=lambda layout: layout.name,
+)
+def test_hidden_files_are_nothing_in_any_layout(layout, copy):
+  root = copy(layout)
+  expected = layout.read(root)
+  for folder in [p for p in (root, *root.rglob('*')) if p.is_dir()]:
+    for name in HIDDEN:
+      (folder / name).parent.mkdir(exist_ok=True)
+      (folder / name).touch()
+  assert layout.read(root) == expected
+
+
+def test_hidden_files_are_nobody_in_folders_of_identities(tmp_path):
+  layout = datasets.find('folder')
+  for i in range(12):
+    path = tmp_path / f'train/person{i // 4}/{i}.jpg'
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.touch()
+  (tmp_path / 'train').rename(tmp_path / 'test')
+  expected = layout.read(tmp_path)
+  for name in HIDDEN:
+    for folder in ('.', 'test', 'test/person1'):
+      (tmp_path / folder / name).parent.mkdir(exist_ok=True)
+      (tmp_path / folder / name).touch()
+  assert layout.read(tmp_path) == expected
+
+
 def test_own_images_may_be_any_number():
   dataset = datasets.find('folder').read(DATA / 'folder' / 'dummy_data')
   assert datasets.check_counts(datasets.find('folder'), dataset, False) == ''

@@ -67,7 +67,7 @@ def test_reads_market_names(names):
 
 @given(
   st.from_regex(r'[-\w .]{1,20}', fullmatch=True).filter(
-    lambda name: not re.match(r'(-1|\d+)_c\d', name)
+    lambda name: not re.match(r'(-1|\d+)_c\d|\.', name)
   )
 )
 def test_refuses_other_names(stem):
