@@ -10,6 +10,7 @@ import hashlib
 import os
 import pathlib
 import re
+import shlex
 import stat
 from typing import Any
 
@@ -101,19 +102,26 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Doubt:
-  """A reason why labels are probably wrong.
+  """A reason why folders of images are probably cameras and not identities.
 
   Attributes:
-    reason: description of the fact, without a full stop.
-    remedy: advice to the user, without a full stop.
+    reason: description of the fact.
+    pattern: value of `config.data.pattern` that reads the folders as cameras.
   """
 
   reason: str
-  remedy: str
+  pattern: str
 
-  def error(self) -> UserError:
-    """Returns the error to raise when these labels would be used."""
-    return UserError(f'{self.reason}: {self.remedy}.')
+  def error(self) -> 'RawDataError':
+    """Returns the error to raise when the images would be used."""
+    return RawDataError(
+      f'{self.reason} As it is, each folder would be one person. If the folders'
+      ' are cameras, set\n'
+      f'--config.data.pattern={shlex.quote(self.pattern)}\n'
+      'which says where a path has the camera and the person. If each folder is'
+      ' one person, set --config.data.folders_are_people.',
+      doubt=self,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +137,7 @@ class RawDataset:
     notes: remarks for the user on how the folder was read.
     splits_made: whether the images came without splits, and these were made
       from a seed.
-    doubt: reason why the labels are probably wrong, if there is one. Such
+    doubt: reason why the identities are probably wrong, if there is one. Such
       images are not prepared.
   """
 
@@ -213,6 +221,7 @@ class RawDataError(UserError):
     dataset: the images that could be read nevertheless, or None.
     misnamed: images whose names do not follow Market-1501's naming.
     missing_files: for each list, the listed files that do not exist.
+    doubt: reason why the identities are probably wrong, or None.
   """
 
   def __init__(
@@ -221,11 +230,13 @@ class RawDataError(UserError):
     dataset: RawDataset | None = None,
     misnamed: Iterable[pathlib.Path] = (),
     missing_files: Mapping[pathlib.Path, list[pathlib.Path]] | None = None,
+    doubt: Doubt | None = None,
   ):
     super().__init__(message)
     self.dataset = dataset
     self.misnamed = tuple(misnamed)
     self.missing_files = dict(missing_files or {})
+    self.doubt = doubt
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 import dataclasses
 import hashlib
 import pathlib
-import shlex
 from typing import Any
 
 from apnet_jax.config import check_section
@@ -270,13 +269,8 @@ def _find_doubt(root: pathlib.Path, images: list[Named]) -> raw.Doubt | None:
   reason = identity_folders.find_cameras(images)
   if not reason:
     return None
-  suggestion = schemes.suggest_for_cameras([image.name for image in images])
-  return raw.Doubt(
-    f'{root}: {reason}. As it is, each folder would be one person',
-    'if the folders are cameras, say where a path has the camera and the'
-    f' person:\n--config.data.pattern={shlex.quote(suggestion)}\nIf each folder'
-    ' is one person, set --config.data.folders_are_people',
-  )
+  names = [image.name for image in images]
+  return raw.Doubt(f'{root}: {reason}.', schemes.suggest_for_cameras(names))
 
 
 LAYOUT = FolderLayout(

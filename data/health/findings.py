@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import dataclasses
 import os
 import pathlib
+import shlex
 
 from data import datasets, raw
 from data.cuhk03_np.layout import MatImage
@@ -159,11 +160,9 @@ def layout_findings(facts: Facts) -> Iterator[Finding]:
     *_empty_splits(facts),
     *_wrong_identities(facts),
     *_missing_files(facts),
+    *_folders_of_cameras(facts),
   ]
   yield from explained
-  if found.images and found.images.doubt:
-    doubt = found.images.doubt
-    yield Finding('doubtful_labels', PROBLEM, doubt.reason, doubt.remedy)
   incomplete = found.layout.missing(found.root)
   if found.error and not explained and not incomplete:
     yield Finding(
@@ -251,6 +250,22 @@ def _wrong_identities(facts: Facts) -> Iterator[Finding]:
       'number people from 1, move them to the gallery, or give a pattern, which'
       ' gives 0 no meaning (--pattern)',
       facts.names(distractors),
+    )  # fmt: skip
+
+
+def _folders_of_cameras(facts: Facts) -> Iterator[Finding]:
+  """Yields a finding if folders of identities are probably cameras."""
+  doubt = facts.found.doubt
+  if doubt:
+    root = shlex.quote(str(facts.found.root))
+    pattern = shlex.quote(doubt.pattern)
+    yield Finding(
+      'folders_of_cameras', PROBLEM,
+      f'{doubt.reason} As it is, each folder would be one person',
+      'if the folders are cameras, say by a pattern where a path has the camera'
+      ' and the person:\n'
+      f'python -m data.doctor {root} --pattern={pattern}\n'
+      'If each folder is one person: --config.data.folders_are_people',
     )  # fmt: skip
 
 

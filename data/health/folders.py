@@ -46,6 +46,7 @@ class FoundDataset:
     error: why the data set cannot be read, or ''.
     misnamed: images whose names do not follow Market-1501's naming.
     missing_files: for each list, the listed files that do not exist.
+    doubt: reason why the identities are probably wrong, or None.
     counts: counts of each split; None without `images`.
     exact: layout of the published data set with exactly these counts, if any.
     expected: layout of the published data set that this should be, if any.
@@ -60,6 +61,7 @@ class FoundDataset:
   missing_files: Mapping[pathlib.Path, list[pathlib.Path]] = dataclasses.field(
     default_factory=dict
   )
+  doubt: raw.Doubt | None = None
   counts: Mapping[str, raw.Counts] | None = None
   exact: raw.Layout | None = None
   expected: raw.Layout | None = None
@@ -303,11 +305,12 @@ def _read(layout: raw.Layout, root: pathlib.Path) -> FoundDataset:
   error = f'{root} has no {", ".join(missing)}' if missing else ''
   if not missing:
     try:
-      return FoundDataset(layout, root, layout.read(root))
+      images = layout.read(root)
+      return FoundDataset(layout, root, images, doubt=images.doubt)
     except raw.RawDataError as failure:
       return FoundDataset(
         layout, root, failure.dataset, str(failure), failure.misnamed,
-        failure.missing_files,
+        failure.missing_files, failure.doubt,
       )  # fmt: skip
     except (UserError, OSError) as failure:
       error = str(failure)

@@ -656,11 +656,11 @@ def test_folders_of_cameras_are_a_problem(tmp_path):
       file = tmp_path / f'cam_{camera}' / f'p{person}.jpg'
       file.parent.mkdir(exist_ok=True)
       file.write_bytes(encoded(size=(60 + ord(camera), 120 + person)))
-  finding = find(doctor.examine(tmp_path), 'doubtful_labels')
+  finding = find(doctor.examine(tmp_path), 'folders_of_cameras')
   assert 'named like cameras' in finding.message
-  pattern = re.search("--config.data.pattern='(.*)'", finding.advice)[1]
+  pattern = re.search("--pattern='(.*)'", finding.advice)[1]
   report = doctor.examine(tmp_path, pattern=pattern)
-  assert 'doubtful_labels' not in kinds(report)
+  assert 'folders_of_cameras' not in kinds(report)
   counts = report.datasets[0].counts
   assert counts['train'].cameras == 3
   (command,) = report.next_commands()

@@ -216,7 +216,10 @@ def test_vehicle_id_gets_a_command_that_lists_it(tmp_path):
 def test_folders_of_cameras_are_doubted(tmp_path, names, pattern):
   images(tmp_path, *names)
   dataset = LAYOUT.read(tmp_path)
-  assert f"--config.data.pattern='{pattern}'" in dataset.doubt.remedy
+  assert dataset.doubt.pattern == pattern
+  error = str(dataset.doubt.error())
+  assert f"--config.data.pattern='{pattern}'" in error
+  assert '--config.data.folders_are_people' in error
   remedied = by_pattern(pattern).read(tmp_path)
   assert remedied.counts()['train'].cameras == len(
     {n.split('/')[0] for n in names}
