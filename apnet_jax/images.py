@@ -2,7 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent import futures
+import contextlib
 import pathlib
+import re
+import struct
+from typing import BinaryIO
+import warnings
 
 import numpy as np
 from PIL import Image
@@ -10,13 +15,32 @@ from PIL import Image
 from apnet_jax.errors import UserError
 from apnet_jax.feed import Split
 
-SUFFIXES = ('.jpg', '.jpeg', '.png')
-FORMATS = ('JPEG', 'PNG')
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
+FORMATS = ('JPEG', 'PNG', 'BMP', 'WEBP')
+FORMAT_NAMES = 'JPEG, PNG, BMP or WebP'  # for messages
 # Names, in lower case, that macOS and Windows give to files of their own.
 SYSTEM_NAMES = ('__macosx', 'thumbs.db', 'desktop.ini')
 # Larger images are not decoded: a small file can declare any number of pixels.
 # An image of this size takes 192 MB.
 MAX_PIXELS = 64_000_000
+# How to turn an image of each EXIF orientation; others are upright.
+TURNS = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
+ORIENTATION = 0x0112  # the tag of EXIF
+SHORT, LONG = 3, 4  # types of whole numbers in EXIF
+# A file has one of these if it has an orientation, in EXIF or in XMP.
+MARKS = (
+  b'Exif\0', b'EXIF', b'eXIf', b'Raw profile type exif', b'com.adobe.xmp',
+  b'tiff:Orientation',
+)  # fmt: skip
+PNG_EXIF = 'Raw profile type exif'  # the text in which older PNG files have it
 
 
 def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
@@ -24,8 +48,8 @@ def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
 
   Args:
     path: a file, which is returned whatever its name is, or a folder, which is
-      searched recursively for .jpg, .jpeg and .png files. What `is_hidden` in
-      it is omitted.
+      searched recursively for files whose names end in one of `SUFFIXES`.
+      What `is_hidden` in it is omitted.
 
   Returns:
     The paths of the images, sorted.
@@ -44,8 +68,9 @@ def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
     and not any(map(is_hidden, p.relative_to(path).parts))
   )
   if not found:
-    what = 'has no .jpg or .png below it' if path.is_dir() else 'does not exist'
-    raise UserError(f'{path} {what}.')
+    if not path.is_dir():
+      raise UserError(f'{path} does not exist.')
+    raise UserError(f'{path} has no image ({", ".join(SUFFIXES)}) below it.')
   return found
 
 
@@ -64,31 +89,156 @@ def is_hidden(name: str) -> bool:
 def read_image(
   path: str | pathlib.Path, image_size: tuple[int, int]
 ) -> np.ndarray:
-  """Reads an image and resizes it bilinearly.
+  """Reads an image, turns it upright and resizes it bilinearly.
 
   Pixels differ from those of `data.decoding` by one grey level at most.
 
   Args:
-    path: path of a JPEG or PNG file.
+    path: path of a JPEG, PNG, BMP or WebP file.
     image_size: height and width of the result, in pixels.
 
   Returns:
     uint8 [height, width, 3], RGB.
 
   Raises:
-    UserError: the file is not a whole JPEG or PNG image, or has more than
+    UserError: the file is not a whole image of these formats, or has more than
       `MAX_PIXELS` pixels.
   """
   try:
-    with Image.open(path, formats=FORMATS) as image:
-      check_pixels(*image.size)
-      if image.mode.startswith('I'):  # 16 bits; the upper 8 are used
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-      image = image.convert('RGB')
+    with open_image(path) as image:
+      image = upright(image)
   except Exception as error:  # Pillow's readers raise errors of many classes
     raise UserError(f'{path} cannot be read: {error}') from error
   height, width = image_size
   return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def open_image(file: str | pathlib.Path | BinaryIO) -> Image.Image:
+  """Opens an image of one of `FORMATS`, and checks its size.
+
+  Args:
+    file: path or content of the file.
+
+  Returns:
+    The image as it is stored. Only its header has been read.
+
+  Raises:
+    UserError: the image has more than `MAX_PIXELS` pixels.
+    Exception: Pillow raises errors of many classes for other files.
+  """
+  image = Image.open(file, formats=FORMATS)
+  try:
+    check_pixels(*image.size)
+  except UserError:
+    image.close()
+    raise
+  return image
+
+
+def upright(image: Image.Image) -> Image.Image:
+  """Decodes an image and turns it as its EXIF orientation says.
+
+  An image whose EXIF cannot be parsed is not turned.
+
+  Args:
+    image: result of `open_image`.
+
+  Returns:
+    An image of mode RGB, with the pixels of `PIL.ImageOps.exif_transpose`.
+  """
+  try:
+    turn = TURNS.get(orientation(image))
+  except UserError:
+    turn = None
+  if image.mode.startswith('I'):  # 16 bits; the upper 8 are used
+    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+  image = image.convert('RGB')
+  return image if turn is None else image.transpose(turn)
+
+
+def may_be_turned(encoded: bytes) -> bool:
+  """Returns False if an image file has no orientation, without parsing it.
+
+  This takes microseconds. True means that `orientation` has to be asked.
+
+  Args:
+    encoded: content of a file of one of `FORMATS`.
+  """
+  return any(mark in encoded for mark in MARKS)
+
+
+def orientation(image: Image.Image) -> int:
+  """Returns the orientation of an image in EXIF or XMP; 1 if there is none.
+
+  Pillow's own reader warns of damaged EXIF, but does not say that it failed.
+
+  Args:
+    image: result of `open_image`. A PNG image is decoded, because EXIF may
+      follow the pixels.
+
+  Raises:
+    UserError: the EXIF cannot be parsed.
+  """
+  if image.format == 'PNG':
+    image.load()
+  exif, text = image.info.get('exif'), image.info.get(PNG_EXIF)
+  try:
+    if exif is None and text is not None:
+      exif = bytes.fromhex(''.join(text.split('\n')[3:]))
+    found = _orientation_of_exif(exif) if exif else None
+  except (struct.error, KeyError, ValueError) as error:
+    raise UserError('its EXIF cannot be parsed') from error
+  if found is None:
+    found = _orientation_of_xmp(image)
+  return 1 if found is None else found
+
+
+def _orientation_of_exif(exif: bytes) -> int | None:
+  """Reads the orientation in EXIF, which has the form of a TIFF file.
+
+  Args:
+    exif: the EXIF block of an image.
+
+  Returns:
+    The orientation; None if the tag is missing or no whole number.
+
+  Raises:
+    struct.error, KeyError: the block is damaged.
+  """
+  tiff = re.sub(rb'^(Exif\0\0){1,2}', b'', exif)
+  if not tiff:
+    return None
+  order = {b'II*\0': '<', b'MM\0*': '>'}[tiff[:4]]
+  (start,) = struct.unpack_from(f'{order}I', tiff, 4)
+  (tags,) = struct.unpack_from(f'{order}H', tiff, start)
+  found = None
+  for i in range(tags):
+    tag, kind, number, value = struct.unpack_from(
+      f'{order}HHI4s', tiff, start + 2 + 12 * i
+    )
+    if tag == ORIENTATION and kind in (SHORT, LONG) and number == 1:
+      form = 'H' if kind == SHORT else 'I'
+      (found,) = struct.unpack_from(f'{order}{form}', value)
+  return found
+
+
+def _orientation_of_xmp(image: Image.Image) -> int | None:
+  xmp = image.info.get('XML:com.adobe.xmp') or image.info.get('xmp') or b''
+  xmp = xmp.encode() if isinstance(xmp, str) else xmp
+  match = re.search(rb'tiff:Orientation(="|>)([0-9])', xmp)
+  return int(match[2]) if match else None
+
+
+@contextlib.contextmanager
+def strict_pillow() -> Iterator[None]:
+  """Makes Pillow refuse huge images, and silences its other warnings.
+
+  This holds for all threads of the process, so that only one may call it.
+  """
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    warnings.simplefilter('error', Image.DecompressionBombWarning)
+    yield
 
 
 def check_pixels(width: int, height: int) -> None:
@@ -115,9 +265,9 @@ def make_split(
     with futures.ThreadPoolExecutor() as pool:
       for start in range(0, len(rows), batch_size):
         some = [paths[row] for row in rows[start : start + batch_size]]
-        yield np.stack(
-          list(pool.map(read_image, some, [image_size] * len(some)))
-        )
+        with strict_pillow():
+          read = list(pool.map(read_image, some, [image_size] * len(some)))
+        yield np.stack(read)
 
   unknown = np.zeros(len(paths), int)
   return Split(unknown, unknown, np.array(list(map(str, paths))), batches)

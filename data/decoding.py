@@ -3,15 +3,15 @@
 from collections.abc import Iterable
 from concurrent import futures
 import os
+import sys
 
 import tensorflow as tf
 from tqdm import tqdm
 
 from apnet_jax.errors import UserError
-from apnet_jax.images import MAX_PIXELS
-from data import raw
-
-PNG = b'\x89PNG\r\n\x1a\n'  # the first bytes of a PNG file
+from apnet_jax.images import FORMAT_NAMES, MAX_PIXELS, strict_pillow
+from apnet_jax.printing import printable
+from data import encoding, raw
 
 
 def decode(encoded: bytes | tf.Tensor) -> tf.Tensor:
@@ -31,7 +31,7 @@ def decode(encoded: bytes | tf.Tensor) -> tf.Tensor:
       checked before decoding.
   """
   size = tf.cond(
-    tf.strings.substr(encoded, 0, len(PNG)) == PNG,
+    tf.strings.substr(encoded, 0, len(encoding.PNG)) == encoding.PNG,
     lambda: _png_size(encoded),
     lambda: tf.io.extract_jpeg_shape(encoded)[:2],
   )
@@ -110,38 +110,53 @@ def _interpolate(images: tf.Tensor, image_size) -> tf.Tensor:
 
 
 def check_readable(images: Iterable[raw.RawImage]) -> None:
-  """Checks that all images can be decoded.
+  """Checks that the files to store for all images can be decoded.
+
+  A warning names images whose EXIF is ignored because it is damaged.
 
   Raises:
     UserError: images cannot be decoded; the message names them.
   """
   images = list(images)
-  with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    errors = tqdm(
-      pool.map(_decoding_error, images),
+  bad, warnings = [], []
+  with strict_pillow(), futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    results = tqdm(
+      pool.map(_check, images),
       total=len(images),
       desc='Checking images',
       unit=' images',
       leave=False,
     )
-    bad = [
-      f'{image.location}: {error}'
-      for image, error in zip(images, errors)
-      if error
-    ]
+    for image, (error, warning) in zip(images, results):
+      bad += [f'{image.location}: {error}'] if error else []
+      warnings += [f'{image.location}: {warning}'] if warning else []
   if bad:
     raise UserError(
       f'{len(bad)} of {len(images)} images cannot be read:\n'
       + raw.format_lines(bad)
     )
+  if warnings:
+    text = (
+      f'The EXIF of {len(warnings)} of {len(images)} images cannot be parsed:'
+      ' they are read as they are stored, perhaps lying.\n'
+      + raw.format_lines(warnings)
+    )
+    # Standard output is redirected while TFDS prepares.
+    print(printable(text), file=sys.stderr)
 
 
-def _decoding_error(image: raw.RawImage) -> str | None:
-  """Returns the reason why an image cannot be decoded; None if it can."""
+def _check(image: raw.RawImage) -> tuple[str, str]:
+  """Returns why an image cannot be decoded, and why its EXIF is ignored.
+
+  Both are '' if there is no such reason.
+  """
   try:
-    decode(image.read())
-  except tf.errors.InvalidArgumentError:
-    return f'not a JPEG or PNG image, cut off, or of over {MAX_PIXELS:,} pixels'
+    stored = encoding.to_stored(image.read())
+    decode(stored.encoded)
+  except (tf.errors.InvalidArgumentError, UserError):
+    return (
+      f'not a {FORMAT_NAMES} image, cut off, or of over {MAX_PIXELS:,} pixels'
+    ), ''
   except OSError as error:
-    return str(error)
-  return None
+    return str(error), ''
+  return '', stored.fault

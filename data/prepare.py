@@ -2,7 +2,8 @@
 
 The files are in a folder `reid-<fingerprint>`, named after a hash of the
 images' names, sizes and labels. The same images are therefore prepared only
-once. An interrupted preparation starts anew at the next run.
+once, by each version of the builder; a later version replaces the files. An
+interrupted preparation starts anew at the next run.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import importlib
 import io
 import os
 import pathlib
+import re
 import shutil
 
 from array_record.python import array_record_data_source
@@ -75,6 +77,12 @@ def prepare(config: ml_collections.ConfigDict) -> Prepared:
     raise dataset.doubt.error()
   builder = _open(layout, folder, dataset)
   if not builder.data_path.exists():
+    if _older_versions(builder):
+      print(
+        f'  prepared anew in version {builder.version}:'
+        f' {builder.RELEASE_NOTES[str(builder.version)]}',
+        flush=True,
+      )
     _write(builder, dataset, folder)
     builder = make_builder(layout, folder)  # reads the metadata just written
   splits = folder / 'splits.csv'
@@ -118,6 +126,19 @@ def _open(
     damage = f'its dataset_info.json lists {found} images, not {images}'
     raise _damage_error(builder.data_path, damage)
   return builder
+
+
+def _older_versions(builder: tfds.core.DatasetBuilder) -> list[pathlib.Path]:
+  """Returns the folders of this data set that older builders prepared.
+
+  Preparing replaces them.
+  """
+  versions = pathlib.Path(builder.data_path).parent
+  return [
+    path
+    for path in versions.glob('*')
+    if re.fullmatch(r'\d+\.\d+\.\d+', path.name)
+  ]
 
 
 def make_builder(

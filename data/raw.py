@@ -15,10 +15,10 @@ import stat
 from typing import Any
 
 from apnet_jax.errors import FieldError, UserError
-from apnet_jax.images import is_hidden
+from apnet_jax.images import SUFFIXES, is_hidden
 
 SPLITS = ('train', 'query', 'gallery')
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
+IMAGE_SUFFIXES = SUFFIXES
 # Market-1501's names: 0002_c1s1_000451_03.jpg, -1_c2s3_041407_01.jpg.
 MARKET_NAME = re.compile(r'(-1|\d+)_c(\d+)')
 MARKET_FOLDERS = {
@@ -441,7 +441,7 @@ def _read_market_folder(
 
 
 def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the JPEG and PNG files directly in a folder, in name order.
+  """Returns the image files directly in a folder, in name order.
 
   What `is_hidden` is omitted, which is none of the user's.
   """

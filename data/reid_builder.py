@@ -1,7 +1,8 @@
 """The base class of this project's TFDS builders, which prepare data sets.
 
 A layout lists the images of a raw folder. The base class checks that each image
-can be decoded, and writes the unchanged files into random-access files.
+can be decoded, and writes the files into random-access files: unchanged, if
+TensorFlow reads them as they are meant.
 """
 
 from collections.abc import Iterator
@@ -9,22 +10,27 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data import decoding, raw
+from apnet_jax.images import strict_pillow
+from data import decoding, encoding, raw
 
 
 class ReidBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """Prepares the splits train, query and gallery of a raw data set.
 
-  Examples hold `image` (the unchanged file), `path` (relative to the raw
-  folder), `pid` (-1 is junk) and `camid` (from 0). Identities are numbered as
-  in the raw data set; the pipeline makes training labels from them.
+  Examples hold `image` (a JPEG or PNG file, see `data.encoding`), `path`
+  (relative to the raw folder), `pid` (-1 is junk) and `camid` (from 0).
+  Identities are numbered as in the raw data set; the pipeline makes training
+  labels from them.
 
   Attributes:
     LAYOUTS: layouts of a subclass, one for each of its TFDS configurations.
   """
 
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'Initial release.'}
+  VERSION = tfds.core.Version('1.1.0')
+  RELEASE_NOTES = {
+    '1.0.0': 'Initial release.',
+    '1.1.0': 'Images are turned by their EXIF orientation.',
+  }
   LAYOUTS: tuple[raw.Layout, ...]
 
   def __init_subclass__(cls, **kwargs):
@@ -81,10 +87,12 @@ class ReidBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     self, images: list[raw.RawImage]
   ) -> Iterator[tuple[str, dict]]:
     for image in images:
+      with strict_pillow():
+        stored = encoding.to_stored(image.read())
       yield (
         image.name,
         {
-          'image': image.read(),
+          'image': stored.encoded,
           'path': image.name,
           'pid': image.pid,
           'camid': image.camid,

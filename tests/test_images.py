@@ -30,7 +30,7 @@ def test_files_and_folders_are_found(folder):
   with pytest.raises(ValueError, match='nowhere does not exist'):
     images.find_images(folder / 'nowhere')
   (folder / 'empty').mkdir()
-  with pytest.raises(ValueError, match=r'has no \.jpg or \.png'):
+  with pytest.raises(ValueError, match=r'has no image \(\.jpg, .*\.webp\)'):
     images.find_images(folder / 'empty')
 
 

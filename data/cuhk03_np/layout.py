@@ -7,7 +7,6 @@ et al. (CVPR 2017) into 767 and 700 identities is in
 
 import dataclasses
 import functools
-import io
 import pathlib
 import re
 import zlib
@@ -20,6 +19,7 @@ import scipy.io
 from apnet_jax.errors import UserError, first_line
 from apnet_jax.images import check_pixels
 from data import raw
+from data.encoding import to_png
 
 RELEASE = ('cuhk03_release/cuhk-03.mat', 'cuhk-03.mat')
 # Limit on the memory for the file of the split; published ones take a tenth.
@@ -50,9 +50,7 @@ class MatImage(raw.RawImage):
   def read(self) -> bytes:
     """Returns the image encoded as PNG; raises OSError if it cannot be read."""
     pixels = _pixels(self.path, self.key)
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, format='PNG', compress_level=1)
-    return encoded.getvalue()
+    return to_png(Image.fromarray(pixels))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

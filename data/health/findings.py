@@ -7,6 +7,7 @@ import os
 import pathlib
 import shlex
 
+from apnet_jax.images import FORMAT_NAMES
 from data import datasets, raw
 from data.cuhk03_np.layout import MatImage
 from data.folder import schemes
@@ -17,8 +18,7 @@ PROBLEM, NOTE = 'problem', 'note'
 BATCH_IMAGES = 4  # config.train.K of configs/common.py
 SMALL = (16, 32)  # smallest width and height without a note
 OTHER_FORMATS = (
-  '.avif', '.bmp', '.gif', '.heic', '.jfif', '.jp2', '.ppm', '.tif', '.tiff',
-  '.webp',
+  '.avif', '.gif', '.heic', '.jfif', '.jp2', '.ppm', '.tif', '.tiff',
 )  # fmt: skip
 ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.rar', '.7z')
 
@@ -368,6 +368,16 @@ def image_findings(
       ' config.data.image_size', '{width} x {height}',
       lambda x: x.width > x.height,
     ),
+    (
+      'turned_images', NOTE, 'turned upright by the EXIF orientation',
+      'nothing has to be done: they are read as other programs show them',
+      '{width} x {height}', lambda x: x.turned,
+    ),
+    (
+      'damaged_exif', NOTE, 'with EXIF that cannot be parsed',
+      'look at them: they are read as they are stored, perhaps lying',
+      '{exif_fault}', lambda x: x.exif_fault,
+    ),
   )  # fmt: skip
   for kind, severity, text, advice, form, test in tests:
     rows = sorted(
@@ -619,7 +629,8 @@ def other_file_findings(
     yield Finding(
       'other_formats', PROBLEM,
       f'{quantity(len(formats), "image")} in formats that cannot be read',
-      'convert them to JPEG or PNG, or delete them', file_names(formats, base),
+      f'convert them to {FORMAT_NAMES}, or delete them',
+      file_names(formats, base),
     )  # fmt: skip
   if unused:
     where = collections.Counter(file_name(path.parent, base) for path in unused)

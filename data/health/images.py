@@ -1,8 +1,7 @@
 """Checks of image files: headers, end markers and, on request, contents."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent import futures
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -10,13 +9,22 @@ import io
 import os
 import pathlib
 import statistics
-import warnings
 
 from PIL import Image
 from tqdm import tqdm
 
 from apnet_jax.errors import UserError, first_line
-from apnet_jax.images import FORMATS, check_pixels
+from apnet_jax.images import (
+  FORMAT_NAMES,
+  FORMATS,
+  TURNS,
+  check_pixels,
+  may_be_turned,
+  open_image,
+  orientation,
+  strict_pillow,
+  upright,
+)
 from data import raw
 from data.cuhk03_np.layout import MatImage
 
@@ -24,6 +32,8 @@ from data.cuhk03_np.layout import MatImage
 Source = pathlib.Path | MatImage
 JPEG_END, JPEG_SCAN = b'\xff\xd9', b'\xff\xda'
 PNG_END = b'IEND\xaeB`\x82'
+WEBP = b'RIFF'  # the first bytes of the file, before its length
+LYING = (5, 6, 7, 8)  # EXIF orientations whose width is a height
 CHUNK = 64  # images that a thread checks at a time
 
 
@@ -34,9 +44,12 @@ class ImageCheck:
   Attributes:
     fault: `unreadable`, `truncated`, or '' if the image has no fault.
     reason: description of the fault, for people.
-    width: width in pixels; 0 if it is unknown.
-    height: height in pixels; 0 if it is unknown.
+    width: width in pixels, of the upright image; 0 if it is unknown.
+    height: height in pixels, of the upright image; 0 if it is unknown.
     digest: hash of the file; empty if the image has a fault.
+    turned: whether its EXIF orientation says that it is stored lying, upside
+      down or mirrored.
+    exif_fault: why EXIF is ignored, or ''.
   """
 
   fault: str = ''
@@ -44,6 +57,8 @@ class ImageCheck:
   width: int = 0
   height: int = 0
   digest: bytes = b''
+  turned: bool = False
+  exif_fault: str = ''
 
 
 def source_of(image: raw.RawImage) -> Source:
@@ -76,7 +91,7 @@ def check_images(
   )  # fmt: skip
   results = []
   with (
-    _strict_pillow(),
+    strict_pillow(),
     bar,
     futures.ThreadPoolExecutor(os.cpu_count()) as pool,
   ):
@@ -86,27 +101,15 @@ def check_images(
   return dict(zip(sources, results))
 
 
-@contextlib.contextmanager
-def _strict_pillow() -> Iterator[None]:
-  """Makes Pillow refuse huge images, and silences its other warnings."""
-  with warnings.catch_warnings():  # holds for all threads of the process
-    warnings.simplefilter('ignore')
-    warnings.simplefilter('error', Image.DecompressionBombWarning)
-    yield
-
-
 def _check_chunk(sources: list[Source], decode: bool) -> list[ImageCheck]:
   return [check_image(source, decode) for source in sources]
 
 
 def load(source: Source) -> Image.Image | None:
-  """Returns the decoded image, or None if it cannot be read."""
+  """Returns the decoded, upright image, or None if it cannot be read."""
   try:
-    with _strict_pillow():
-      image = Image.open(io.BytesIO(_read(source)), formats=FORMATS)
-      check_pixels(*image.size)
-      image.load()
-      return image
+    with strict_pillow():
+      return upright(open_image(io.BytesIO(_read(source))))
   except Exception:  # Pillow's readers raise all kinds
     return None
 
@@ -142,42 +145,73 @@ def check_bytes(data: bytes, decode: bool = False) -> ImageCheck:
   except (Image.DecompressionBombError, Image.DecompressionBombWarning):
     return ImageCheck('unreadable', 'too many pixels to be decoded')
   except Exception as error:  # Pillow's readers raise all kinds
+    if _is_cut_webp(data):
+      return ImageCheck('truncated', 'its end is missing')
     return ImageCheck('unreadable', f'broken header: {first_line(error)}')
   size = image.size
   try:
     check_pixels(*size)
   except UserError as error:
     return ImageCheck('unreadable', str(error), *size)
-  if not image.tile or not _has_end(image.format, data):  # or no pixels
+  has_pixels = image.tile or image.format == 'WEBP'
+  if not has_pixels or not _has_end(image, data):
     return ImageCheck('truncated', 'its end is missing', *size)
-  if decode:
-    try:
+  try:
+    if decode:
       image.load()
-    except Exception as error:  # as above
-      return ImageCheck('unreadable', f'broken: {first_line(error)}', *size)
+    turn, exif_fault = _turn(image, data)
+  except Exception as error:  # as above
+    return ImageCheck('unreadable', f'broken: {first_line(error)}', *size)
+  if turn in LYING:
+    size = size[::-1]
   digest = hashlib.blake2b(data, digest_size=16).digest()
-  return ImageCheck('', '', *size, digest)
+  return ImageCheck('', '', *size, digest, turn in TURNS, exif_fault)
 
 
-def _has_end(form: str, data: bytes) -> bool:
-  """Returns whether an image file has the end marker of its format.
-
-  TensorFlow requires the marker. Other bytes may follow it. A thumbnail in the
-  header has a marker of its own, which does not count.
+def _turn(image: Image.Image, data: bytes) -> tuple[int, str]:
+  """Returns the orientation of an image, and why its EXIF is ignored, or ''.
 
   Args:
-    form: the format, 'PNG' or 'JPEG'.
-    data: content of the file.
+    image: the opened image.
+    data: content of its file.
   """
-  if form == 'PNG':
+  if not may_be_turned(data):
+    return 1, ''
+  try:
+    return orientation(image), ''
+  except UserError as error:
+    return 1, str(error)
+
+
+def _has_end(image: Image.Image, data: bytes) -> bool:
+  """Returns whether an image file is as long as its format says.
+
+  TensorFlow requires the end markers of JPEG and PNG. Other bytes may follow
+  them. A thumbnail in the header has a marker of its own, which does not count.
+
+  Args:
+    image: the opened image.
+    data: content of its file.
+  """
+  if image.format == 'PNG':
     return PNG_END in data
+  if image.format == 'BMP':
+    codec, (*_, height), start, form = image.tile[0]
+    return codec != 'raw' or len(data) >= start + form[1] * height
+  if image.format == 'WEBP':  # Pillow opens whole files only
+    return True
   return data.endswith(JPEG_END) or data.rfind(JPEG_END) > data.rfind(JPEG_SCAN)
+
+
+def _is_cut_webp(data: bytes) -> bool:
+  length = int.from_bytes(data[4:8], 'little')
+  return data.startswith(WEBP) and len(data) < 8 + length
 
 
 def _reason_of_unknown_format(data: bytes) -> str:
   if data.startswith((b'\xff\xd8', b'\x89PNG')):
     return 'broken header'
-  return 'neither JPEG nor PNG'
+  return f'not a {FORMAT_NAMES} image'
 
 
 def summarize(lengths: Iterable[int]) -> dict[str, float]:

@@ -91,4 +91,4 @@ def _thumbnail(image: raw.RawImage) -> Image.Image:
     return cross
   scale = min(CELL / opened.width, HEIGHT / opened.height)
   size = [max(1, round(length * scale)) for length in opened.size]
-  return opened.convert('RGB').resize(size)
+  return opened.resize(size)

@@ -395,7 +395,7 @@ def test_camera_zero_is_misnamed(copied):
 
 def test_other_files(copied):
   (copied / TRAIN / 'notes.md').touch()
-  (copied / QUERY / 'a.webp').touch()
+  (copied / QUERY / 'a.tiff').touch()
   (copied / 'gt_bbox').mkdir()
   (copied / 'gt_bbox' / 'b.jpg').write_bytes(encoded())
   (copied / 'readme.txt').touch()
@@ -406,7 +406,7 @@ def test_other_files(copied):
     'unused_images': findings.NOTE,
   }
   assert find(report, 'odd_files').files == (f'{TRAIN}/notes.md',)
-  assert find(report, 'other_formats').files == (f'{QUERY}/a.webp',)
+  assert find(report, 'other_formats').files == (f'{QUERY}/a.tiff',)
   assert find(report, 'unused_images').files == ('gt_bbox/b.jpg',)
 
 
@@ -466,7 +466,7 @@ def test_images_that_cannot_be_read(copied):
   (copied / 'x').mkdir()
   cases = {
     'empty': b'',
-    'neither JPEG nor PNG': b'not an image',
+    'not a JPEG, PNG, BMP or WebP image': b'not an image',
     'broken header': b'\xff\xd8\xff\xe0\x00',
     'too large to be read': None,
     'not a file': None,

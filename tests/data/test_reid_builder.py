@@ -200,7 +200,7 @@ def test_shows_ten_images_that_cannot_be_read(copied, config):
 def test_refuses_other_formats_under_a_known_suffix(copied, config):
   path = some_image(copied)
   Image.new('RGB', (64, 128)).save(path, format='TIFF')
-  with pytest.raises(ValueError, match=f'{path.name}: not a JPEG or PNG'):
+  with pytest.raises(ValueError, match=f'{path.name}: not a JPEG, PNG, BMP or'):
     pipeline.load(config)
 
 
