@@ -131,18 +131,21 @@ class Reader:
         assert self.path.name in str(error) or str(self.root) in str(error)
 
 
-def _image(form: str) -> bytes:
+def _image(form: str, orientation: int | None = None) -> bytes:
   rng = np.random.default_rng(0)
   file = io.BytesIO()
   pixels = rng.integers(0, 256, (24, 16, 3), np.uint8)
-  Image.fromarray(pixels).save(file, form)
+  exif = Image.Exif()
+  exif[images.ORIENTATION] = orientation
+  options = {'exif': exif} if orientation else {}
+  Image.fromarray(pixels).save(file, form, **options)
   return file.getvalue()
 
 
-def _image_reader(form: str, read):
+def _image_reader(form: str, read, orientation: int | None = None):
   def make(root):
     reader = Reader(root, f'image.{form.lower()}')
-    reader.path.write_bytes(_image(form))
+    reader.path.write_bytes(_image(form, orientation))
     reader.read = lambda: read(reader.path)
     return reader
 
@@ -261,8 +264,14 @@ def _compare(root):
 READERS = {
   'jpeg_of_pillow': _image_reader('JPEG', _by_pillow),
   'png_of_pillow': _image_reader('PNG', _by_pillow),
+  'bmp_of_pillow': _image_reader('BMP', _by_pillow),
+  'webp_of_pillow': _image_reader('WEBP', _by_pillow, orientation=6),
+  'exif_of_pillow': _image_reader('JPEG', _by_pillow, orientation=6),
   'jpeg_of_doctor': _image_reader('JPEG', _by_doctor),
   'png_of_doctor': _image_reader('PNG', _by_doctor),
+  'bmp_of_doctor': _image_reader('BMP', _by_doctor),
+  'webp_of_doctor': _image_reader('WEBP', _by_doctor, orientation=6),
+  'exif_of_doctor': _image_reader('JPEG', _by_doctor, orientation=6),
   'npz': _weights_reader('.npz'),
   'safetensors': _weights_reader('.safetensors'),
   'config': _json_reader('config.json', _config, _read_config),
@@ -279,6 +288,9 @@ READERS = {
   'hdf5': _layout_reader('cuhk03', 'cuhk03_release/cuhk-03.mat'),
   'jpeg_of_tensorflow': _image_reader('JPEG', _by_tensorflow),
   'png_of_tensorflow': _image_reader('PNG', _by_tensorflow),
+  'bmp_of_tensorflow': _image_reader('BMP', _by_tensorflow),
+  'webp_of_tensorflow': _image_reader('WEBP', _by_tensorflow, orientation=6),
+  'exif_of_tensorflow': _image_reader('JPEG', _by_tensorflow, orientation=6),
 }
 if importlib.util.find_spec('torch'):  # it is optional
   READERS['pth'] = _weights_reader('.pth')

@@ -4,7 +4,9 @@ import pytest
 
 from tests import fuzzing
 
-FEW = {'config': 6, 'jpeg_of_tensorflow': 10, 'png_of_tensorflow': 10}
+FEW = {'config': 6, 'jpeg_of_tensorflow': 10, 'png_of_tensorflow': 10} | {
+  f'{form}_of_tensorflow': 5 for form in ('bmp', 'webp', 'exif')
+}
 
 
 @pytest.mark.parametrize('name', fuzzing.READERS)

@@ -1,8 +1,15 @@
+import io
+import struct
+
+from hypothesis import given
+from hypothesis import strategies as st
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 import pytest
 
 from apnet_jax import images
+
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
 
 
 @pytest.fixture
@@ -65,3 +72,174 @@ def test_a_large_image_is_refused_by_its_header(folder, monkeypatch):
   monkeypatch.setattr(Image.Image, 'load', None)  # which decodes
   with pytest.raises(ValueError, match='b.jpg cannot be read: 10 x 20 pixels'):
     images.read_image(folder / 'b.jpg', (16, 8))
+
+
+# Orientation
+
+
+def noise():
+  """An image that no turn leaves unchanged, in pixels that JPEG keeps well."""
+  pixels = np.random.default_rng(0).integers(0, 256, (3, 2, 3), np.uint8)
+  return Image.fromarray(pixels.repeat(16, 0).repeat(16, 1))
+
+
+def exif(orientation):
+  """EXIF with an orientation alone."""
+  block = Image.Exif()
+  block[images.ORIENTATION] = orientation
+  return block
+
+
+def encode(image, kind, **options):
+  file = io.BytesIO()
+  image.save(file, kind, **options)
+  return file.getvalue()
+
+
+def upright(encoded):
+  """What Pillow's own function makes of an image."""
+  with Image.open(io.BytesIO(encoded)) as image:
+    return ImageOps.exif_transpose(image).convert('RGB')
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP'])
+def test_images_are_turned_as_pillow_turns_them(kind, tmp_path):
+  seen = set()
+  for orientation in range(10):  # 0 and 9 have no meaning
+    path = tmp_path / f'{orientation}.jpg'  # the suffix does not matter
+    content = encode(noise(), kind, exif=exif(orientation))
+    path.write_bytes(content)
+    expected = upright(content)
+    assert images.may_be_turned(content)
+    read = images.read_image(path, expected.size[::-1])
+    np.testing.assert_array_equal(read, expected)
+    seen.add(read.tobytes())
+  assert len(seen) == 8
+
+
+def in_xmp(orientation):
+  return {kind: encode(noise(), kind, xmp=XMP % orientation)
+          for kind in ('JPEG', 'WEBP')}  # fmt: skip
+
+
+def in_text(orientation):
+  """PNG files of older programs: EXIF as text, and XMP."""
+  block = exif(orientation).tobytes()
+  text, xmp = PngImagePlugin.PngInfo(), PngImagePlugin.PngInfo()
+  lines = f'\nexif\n{len(block):8}\n{block.hex()}\n'
+  text.add_text('Raw profile type exif', lines, zip=True)
+  xmp.add_itxt('XML:com.adobe.xmp', (XMP % orientation).decode(), zip=True)
+  return {
+    'text': encode(noise(), 'PNG', pnginfo=text),
+    'PNG': encode(noise(), 'PNG', pnginfo=xmp),
+  }
+
+
+def after_the_pixels(orientation):
+  """A PNG file with EXIF after its pixels."""
+  content = encode(noise(), 'PNG', exif=exif(orientation))
+  start = content.index(b'eXIf') - 4
+  end = start + 12 + int.from_bytes(content[start : start + 4], 'big')
+  chunk, last = content[start:end], content.index(b'IEND') - 4
+  return {'late': content[:start] + content[end:last] + chunk + content[last:]}
+
+
+@pytest.mark.parametrize('where', [in_xmp, in_text, after_the_pixels])
+def test_an_orientation_is_found_wherever_it_is(where, tmp_path):
+  for name, content in where(6).items():
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert images.may_be_turned(content), name
+    expected = upright(content)
+    assert expected.size == (48, 32)
+    read = images.read_image(path, (32, 48))
+    np.testing.assert_array_equal(read, expected)
+
+
+@pytest.mark.parametrize('kind', images.FORMATS)
+def test_images_without_a_tag_are_not_parsed(kind):
+  assert not images.may_be_turned(encode(noise(), kind))
+
+
+DAMAGED = {
+  'no TIFF': b'Exif\0\0what is this?',
+  'cut off': exif(6).tobytes()[:-9],
+  'no tags': exif(6).tobytes()[:15],
+  'nothing but a header': b'Exif\0\0MM',
+}
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP'])
+@pytest.mark.parametrize('damage', DAMAGED)
+def test_an_image_with_damaged_exif_is_read_as_it_is(kind, damage, tmp_path):
+  path = tmp_path / 'image'
+  image = noise()
+  path.write_bytes(encode(image, kind, exif=DAMAGED[damage], dpi=(72, 72)))
+  expected = np.asarray(Image.open(path).convert('RGB'))
+  np.testing.assert_array_equal(images.read_image(path, (48, 32)), expected)
+  with images.open_image(path) as opened:
+    with pytest.raises(ValueError, match='EXIF cannot be parsed'):
+      images.orientation(opened)
+
+
+def test_a_text_that_is_no_exif():
+  text = PngImagePlugin.PngInfo()
+  text.add_text('Raw profile type exif', '\nexif\n  4\nno number\n')
+  image = images.open_image(io.BytesIO(encode(noise(), 'PNG', pnginfo=text)))
+  with pytest.raises(ValueError, match='EXIF cannot be parsed'):
+    images.orientation(image)
+
+
+def test_pillow_does_not_warn_of_what_is_named(tmp_path):
+  """Pillow looks into EXIF for the resolution, and warns of damage."""
+  path = tmp_path / 'image.jpg'
+  path.write_bytes(encode(noise(), 'JPEG', exif=DAMAGED['cut off']))
+  (batch,) = images.make_split([path], (48, 32)).batches(np.array([0]), 1)
+  assert batch.shape == (1, 48, 32, 3)
+
+
+TEXTS = (0x010F, 0x0131)  # maker, software
+NUMBERS = (0x0100, 0x0111, images.ORIENTATION)
+TAGS = st.tuples(
+  st.dictionaries(st.sampled_from(TEXTS), st.text('ab', max_size=9)),
+  st.dictionaries(st.sampled_from(NUMBERS), st.integers(0, 2**16 - 1)),
+)
+
+
+@given(TAGS, st.sampled_from('<>'))
+def test_exif_is_read_as_by_pillow(tags, order):
+  written = Image.Exif()
+  written.endian = order
+  for some in tags:
+    written.update(some)
+  block = written.tobytes()
+  read = Image.Exif()
+  read.load(block)
+  expected = read.get(images.ORIENTATION)
+  assert images._orientation_of_exif(block) == expected
+
+
+@pytest.mark.parametrize(
+  ('kind', 'number', 'value', 'expected'),
+  [
+    (3, 1, b'\x06\0\0\0', 6),
+    (4, 1, b'\x06\0\0\0', 6),
+    (4, 1, b'\x06\0\1\0', 65542),
+    (2, 2, b'6\0\0\0', None),  # a text
+    (3, 2, b'\x06\0\x06\0', None),  # two numbers
+  ],
+)
+def test_an_orientation_is_one_whole_number(kind, number, value, expected):
+  tag = struct.pack('<HHI', images.ORIENTATION, kind, number) + value
+  block = b'II*\0' + struct.pack('<IH', 8, 1) + tag + bytes(4)
+  assert images._orientation_of_exif(block) == expected
+
+
+@given(st.binary(max_size=60))
+def test_any_exif_is_read_or_refused(tail):
+  for start in (b'', b'II*\0', b'MM\0*', b'Exif\0\0II*\0\x08\0\0\0\1\0'):
+    try:
+      found = images._orientation_of_exif(start + tail)
+    except (struct.error, KeyError):
+      continue
+    assert found is None or found >= 0

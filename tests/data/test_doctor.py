@@ -18,9 +18,11 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from apnet_jax.images import FORMATS
 from configs import common
 from data import datasets, doctor, raw
 from data.health import findings, folders, images, samples
+from tests.test_images import DAMAGED, exif
 
 ROOT = pathlib.Path(__file__).parents[2]
 REAL = ROOT.parent / 'shared' / 'data' / 'cuhk03_pair1'
@@ -86,10 +88,10 @@ def some_image(root, folder=QUERY, number=1):
   return sorted((root / folder).iterdir())[number]
 
 
-def encoded(size=(64, 128), form='JPEG'):
+def encoded(size=(64, 128), form='JPEG', **options):
   file = io.BytesIO()
   noise = np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), np.uint8)
-  Image.fromarray(noise).save(file, form)
+  Image.fromarray(noise).save(file, form, **options)
   return file.getvalue()
 
 
@@ -494,7 +496,7 @@ def test_a_folder_called_like_an_image(copied):
   assert finding.lines == (f'{QUERY}/0006_c1s1_000000_00.jpg: not a file',)
 
 
-@pytest.mark.parametrize('form', ['JPEG', 'PNG'])
+@pytest.mark.parametrize('form', ['JPEG', 'PNG', 'BMP', 'WEBP'])
 def test_images_that_are_cut_off(copied, form):
   """Images cut off anywhere are found, also if Pillow would read them."""
   whole = encoded(form=form)
@@ -502,11 +504,52 @@ def test_images_that_are_cut_off(copied, form):
   paths = [some_image(copied, TRAIN, i) for i in range(6)]
   for path, length in zip(paths, lengths):
     path.write_bytes(whole[:length])
-  paths[4].write_bytes(whole[:-2] + bytes(100))
+  if form in ('JPEG', 'PNG'):
+    paths[4].write_bytes(whole[:-2] + bytes(100))
+  else:  # these have a length, and no end marker
+    paths[4].write_bytes(whole[:-200])
   paths[5].write_bytes(whole + bytes(100))  # this one is whole
   finding = find(doctor.examine(copied), 'truncated_images')
   assert finding.severity == findings.PROBLEM
   assert finding.files == tuple(f'{TRAIN}/{path.name}' for path in paths[:5])
+
+
+def test_a_compressed_bmp_has_no_known_length():
+  header = bytearray(encoded((8, 8), 'BMP')[:54])
+  header[28], header[30] = 8, 1  # 8 bits a pixel, compressed
+  palette = bytes(range(256)) * 4
+  pixels = b'\x08\x07\0\0' * 8 + b'\0\1'
+  header[10:14] = len(header + palette).to_bytes(4, 'little')
+  whole = bytes(header) + palette + pixels
+  assert images.check_bytes(whole, decode=True).fault == ''
+  assert images.check_bytes(whole[:-20]).fault == ''
+  assert images.check_bytes(whole[:-20], decode=True).fault == 'unreadable'
+
+
+def test_turned_images_are_counted(copied, tmp_path):
+  turned = {some_image(copied, TRAIN, i): i + 2 for i in range(7)}
+  for path, orientation in turned.items():
+    size = (128, 64) if orientation > 4 else (64, 128)
+    path.write_bytes(encoded(size, exif=exif(orientation)))
+  damaged = some_image(copied, TRAIN, 7)
+  damaged.write_bytes(encoded(exif=DAMAGED['cut off']))
+  for decode in (False, True):
+    report = doctor.examine(copied, '', decode)
+    assert kinds(report) == {
+      'turned_images': findings.NOTE,
+      'damaged_exif': findings.NOTE,
+    }
+    finding = find(report, 'turned_images')
+    assert finding.files == tuple(f'{TRAIN}/{path.name}' for path in turned)
+    assert all(line.endswith(': 64 x 128') for line in finding.lines)
+    assert find(report, 'damaged_exif').files == (f'{TRAIN}/{damaged.name}',)
+    assert report.sizes()['width']['max'] == 64  # of the upright images
+
+
+def test_samples_are_upright(copied):
+  path = some_image(copied, TRAIN)
+  path.write_bytes(encoded((128, 64), exif=exif(6)))
+  assert images.load(path).size == (64, 128)
 
 
 def test_the_end_of_a_thumbnail_is_not_the_end():
@@ -559,7 +602,7 @@ def test_any_bytes_can_be_checked(data, decode):
   assert images.check_bytes(data, decode).fault in ('unreadable', 'truncated')
 
 
-@given(st.data(), st.sampled_from(['JPEG', 'PNG']))
+@given(st.data(), st.sampled_from(FORMATS))
 def test_any_damage_can_be_checked(data, form):
   content = bytearray(encoded((8, 8), form))
   for _ in range(data.draw(st.integers(1, 8))):

@@ -21,6 +21,9 @@ OF_DATA = (
   'hdf5',
   'jpeg_of_tensorflow',
   'png_of_tensorflow',
+  'bmp_of_tensorflow',
+  'webp_of_tensorflow',
+  'exif_of_tensorflow',
 )
 OTHERS = tuple(name for name in fuzzing.READERS if name not in OF_DATA)
 
