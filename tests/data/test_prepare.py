@@ -6,13 +6,17 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
+from apnet_jax import images
+from apnet_jax.config import CHOICES
 from configs import common
-from data import datasets, decoding, prepare, raw
+from data import datasets, decoding, prepare, raw, records
+from tests.test_images import DAMAGED, encode, exif, noise
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -234,3 +238,52 @@ def test_a_builder_reads_by_itself_too(tmp_path):
     )
   )
   assert builder.info.splits['train'].num_examples == 5
+
+
+def test_images_are_prepared_as_they_are_read_elsewhere(
+  config, tmp_path, capsys
+):
+  """Every orientation, every format, and EXIF that is damaged."""
+  files = {f'{n}.jpg': encode(noise(), 'JPEG', exif=exif(n)) for n in range(9)}
+  files |= {
+    f'{form}.{form}': encode(noise(), form, exif=exif(6))
+    for form in ('png', 'webp')
+  }
+  files['bmp.bmp'] = encode(noise(), 'BMP')
+  files['damaged.jpg'] = encode(noise(), 'JPEG', exif=DAMAGED['cut off'])
+  for name, content in files.items():
+    for person in ('anna', 'ben', 'cem'):
+      path = tmp_path / person / name
+      path.parent.mkdir(exist_ok=True)
+      path.write_bytes(content)
+  config.update(dir=str(tmp_path), image_size=(24, 16))
+  config.prepared_dir = str(tmp_path / '.prepared')
+  builder = prepare.prepare(config).builder
+  warning = capsys.readouterr().err
+  assert 'EXIF of 3 of 39 images cannot be parsed' in warning
+  assert str(tmp_path / 'anna' / 'damaged.jpg') in warning
+  read = 0
+  for split in ('train', 'gallery'):
+    found = records.read(builder, split)
+    rows = np.arange(len(found.paths))
+    for cache in CHOICES['data.cache']:
+      config.cache = cache
+      kept = records.apply_cache(found, split, config)
+      batches = records.make_split(kept, (24, 16)).batches(rows, 50)
+      paths = [tmp_path / path for path in found.paths]
+      (expected,) = images.make_split(paths, (24, 16)).batches(rows, 50)
+      difference = next(batches).astype(int) - expected
+      assert abs(difference).max() <= 1
+    read += len(rows)
+  assert read == 39
+
+
+def test_files_of_an_older_version_are_replaced(config, capsys):
+  path = pathlib.Path(prepare.prepare(config).builder.data_path)
+  assert 'anew' not in capsys.readouterr().out
+  old = path.rename(path.with_name('1.0.0'))
+  assert is_whole(prepare.prepare(config))
+  assert 'prepared anew in version 1.1.0: Images are' in capsys.readouterr().out
+  assert path.exists() and not old.exists()
+  prepare.prepare(config)
+  assert 'anew' not in capsys.readouterr().out
