@@ -62,14 +62,17 @@ def main(argv):
 
   devices.keep_compiled_programs(config.compilation_cache_dir)
   profile_steps = profiling.parse_steps(PROFILE_STEPS.value)
-  config.data.name = datasets.find(config.data.name).name  # full name
+  config.data.name = datasets.full_name(config.data.name)
+  datasets.single_sets(config.data)  # checks the number of folders
   workdir = WORKDIR.value or f'runs/{config.name}'
   checks.check(config, workdir)  # before the data are prepared for minutes
   # eval.py then finds the images from any current folder.
   for field in ('dir', 'prepared_dir'):
     if config.data[field]:
-      path = pathlib.Path(config.data[field]).expanduser()
-      config.data[field] = str(path.absolute())
+      several = field == 'dir' and ',' in config.data.name
+      paths = config.data[field].split(',') if several else [config.data[field]]
+      paths = [pathlib.Path(path).expanduser().absolute() for path in paths]
+      config.data[field] = ','.join(map(str, paths))
 
   with lock.held(workdir):
     with Interruption():

@@ -71,9 +71,12 @@ def _model() -> ml_collections.ConfigDict:
 
 def _data() -> ml_collections.ConfigDict:
   data = ml_collections.ConfigDict()
-  # Folder of the data set in data/, and a variant of it, as msmt17/train.
+  # Folder of the data set in data/, and a variant of it, as msmt17/train. Names
+  # separated by commas train on several data sets at once.
   data.name = ''
-  data.dir = ''  # folder of the raw images
+  # Folder of the raw images; for several data sets a folder that has them all,
+  # or one for each, separated by commas.
+  data.dir = ''
   # Accepts raw images whose counts differ from the published ones.
   data.allow_other_counts = False
   # For own images: a regular expression that finds identity, camera and split

@@ -68,9 +68,14 @@ class Feed(Benchmark):
       slice of every micro-batch, concatenated in order; see
       `apnet_jax.parallel.batch_layout`.
     batch_names: `batch_names(k)` returns the names of all images of batch k.
+    benchmarks: for a training on several data sets, the benchmark of each by
+      name. The feed's own queries and gallery are those of the first.
   """
 
   num_classes: int
   steps_per_epoch: int
   batches: Callable[[int], Iterator[Mapping[str, np.ndarray]]]
   batch_names: Callable[[int], list[str]]
+  benchmarks: Mapping[str, Benchmark] = dataclasses.field(
+    default_factory=dict, kw_only=True
+  )

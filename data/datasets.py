@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 import dataclasses
 
+import ml_collections
+
 from apnet_jax.errors import FieldError, UserError
 from data import raw
 from data.cuhk03_np import layout as cuhk03_np
@@ -49,6 +51,59 @@ def find(name: str) -> raw.Layout:
       return layout
   names = ', '.join(layout.name for layout in LAYOUTS)
   raise FieldError('data.name', f'={name!r} is not one of {names}.')
+
+
+def full_name(names: str) -> str:
+  """Returns the full name of a data set, or of several.
+
+  Args:
+    names: names of data sets, separated by commas, as `market,duke`.
+
+  Raises:
+    FieldError: there is no such data set, or a name occurs twice.
+  """
+  full = [find(name).name for name in names.split(',')]
+  if len(set(full)) < len(full):
+    raise FieldError('data.name', f'={names!r} names a data set twice.')
+  return ','.join(full)
+
+
+def single_sets(
+  data_config: ml_collections.ConfigDict,
+) -> dict[str, ml_collections.ConfigDict]:
+  """Returns the `data` part of a configuration for each of its data sets.
+
+  Args:
+    data_config: the `data` part of a configuration. `name` is a data set, or
+      several, separated by commas; `dir` is a folder that has them all, or a
+      folder for each.
+
+  Returns:
+    Parts whose `name` and `dir` are those of one data set, by its full name.
+
+  Raises:
+    FieldError: there is no such data set, a name occurs twice, or the number of
+      folders is another than that of the data sets.
+  """
+  names = full_name(data_config.name).split(',')
+  directories = data_config.dir.split(',') if len(names) > 1 else []
+  directories = directories or [data_config.dir]
+  if len(directories) not in (1, len(names)):
+    raise FieldError(
+      'data.dir',
+      f'={data_config.dir!r} has {len(directories)} folders for {len(names)}'
+      f' data sets ({", ".join(names)}): give one folder that has them all, or'
+      ' one for each, separated by commas.',
+    )
+  if len(directories) == 1:
+    directories *= len(names)
+  parts = {}
+  for name, directory in zip(names, directories):
+    parts[name] = data_config.copy_and_resolve_references()
+    parts[name].update(name=name, dir=directory)
+    if len(names) > 1 and name != 'folder':
+      parts[name].pattern = ''  # it is for own images
+  return parts
 
 
 def check_counts(

@@ -1,5 +1,7 @@
 """Opens data sets as sources of uint8 image batches, with TFDS and tf.data."""
 
+from collections.abc import Mapping
+
 import jax
 import ml_collections
 import numpy as np
@@ -8,54 +10,89 @@ from apnet_jax.config import check
 from apnet_jax.errors import UserError
 from apnet_jax.feed import Benchmark, Feed
 from apnet_jax.parallel import processes
-from data import pk_sampler, raw, records
+from data import datasets, pk_sampler, records
 from data.prepare import Prepared, prepare
 
 
 def load(config: ml_collections.ConfigDict) -> Feed:
-  """Opens the data set of a configuration, for training and evaluation.
+  """Opens the data sets of a configuration, for training and evaluation.
 
-  At first use, the data set is prepared: its images are checked and written
-  into few large files.
+  At first use, a data set is prepared: its images are checked and written into
+  few large files.
 
   Args:
     config: the whole configuration.
 
   Raises:
-    UserError: the raw folder is missing, has another layout or holds images
-      that cannot be read; or the data set is too small for the batch.
+    UserError: a raw folder is missing, has another layout or holds images that
+      cannot be read; or the data set is too small for the batch.
     OSError: the prepared files cannot be written.
   """
   check(config)  # preparing takes minutes
+  parts = datasets.single_sets(config.data)
   with processes.first_before_others():
-    prepared = prepare(config.data)
-  if not prepared.dataset.splits['train']:
-    raise UserError(f'{prepared.dataset.root} has no images to train on.')
-  benchmark = open_benchmark(prepared, config)
-  train = records.read(prepared.builder, 'train')
-  train = records.apply_cache(train, 'train', config.data)
+    prepared = {name: prepare(part) for name, part in parts.items()}
+  for one in prepared.values():
+    if not one.dataset.splits['train']:
+      raise UserError(f'{one.dataset.root} has no images to train on.')
+  benchmarks = {
+    name: open_benchmark(one, config) for name, one in prepared.items()
+  }
+  train = _read_train(prepared, config)
   identities, labels = np.unique(train.pids, return_inverse=True)
-  P, K = config.train.P, config.train.K
-  steps_per_epoch = pk_sampler.steps_per_epoch(labels, P, K)
-  lines = [_format_counts('train', prepared), benchmark.summary]
-  lines += _few_images(np.bincount(labels), K)
-  both = len(np.intersect1d(identities, benchmark.query.pids))
-  if both:
-    lines.append(f'  {both} identities are both in training and in query.')
+  first = next(iter(benchmarks.values()))
   return Feed(
-    query=benchmark.query,
-    gallery=benchmark.gallery,
-    fingerprint=benchmark.fingerprint,
-    summary='\n'.join(lines),
-    as_published=benchmark.as_published,
-    has_cameras=benchmark.has_cameras,
+    query=first.query,
+    gallery=first.gallery,
+    fingerprint='+'.join(one.fingerprint for one in benchmarks.values()),
+    summary=_format_summary(prepared, benchmarks, labels, config),
+    as_published=first.as_published,
+    has_cameras=first.has_cameras,
     num_classes=len(identities),
-    steps_per_epoch=steps_per_epoch,
+    steps_per_epoch=pk_sampler.steps_per_epoch(
+      labels, config.train.P, config.train.K
+    ),
     batches=lambda step: records.train_batches(
       train, labels, config, step, jax.process_index(), jax.process_count()
     ),
     batch_names=lambda step: records.names(train, labels, config, step),
+    benchmarks=benchmarks if len(benchmarks) > 1 else {},
   )
+
+
+def _read_train(
+  prepared: Mapping[str, Prepared], config: ml_collections.ConfigDict
+) -> records.Records:
+  """Reads the training splits of one or several data sets into memory."""
+  builders = {
+    name if len(prepared) > 1 else '': one.builder
+    for name, one in prepared.items()
+  }
+  train = records.read_several(builders, 'train')
+  return records.apply_cache(train, 'train', config.data)
+
+
+def _format_summary(
+  prepared: Mapping[str, Prepared],
+  benchmarks: Mapping[str, Benchmark],
+  labels: np.ndarray,
+  config: ml_collections.ConfigDict,
+) -> str:
+  """Returns the numbers of images, identities and cameras, as text."""
+  lines = []
+  for name, one in prepared.items():
+    lines += [name] if len(prepared) > 1 else []
+    lines += [_format_counts('train', one), benchmarks[name].summary]
+    own = {image.pid for image in one.dataset.splits['train']}
+    both = len(np.intersect1d(list(own), benchmarks[name].query.pids))
+    if both:
+      lines.append(f'  {both} identities are both in training and in query.')
+  if len(prepared) > 1:
+    lines.append(
+      f'trained on together: {len(labels):,} images of'
+      f' {labels.max() + 1:,} identities, kept apart by data set'
+    )
+  return '\n'.join([*lines, *_few_images(np.bincount(labels), config.train.K)])
 
 
 def open_benchmark(
@@ -129,7 +166,6 @@ def _format_counts(split: str, prepared: Prepared) -> str:
   )
   if split == 'gallery':
     line += (
-      f', of these {counts.distractors:,} images of identity'
-      f' {raw.DISTRACTOR_PID} and {counts.junk:,} junk'
+      f', of these {counts.distractors:,} distractors and {counts.junk:,} junk'
     )
   return line

@@ -4,7 +4,7 @@ Images are read by index, so that batch k is found without reading batches 0 to
 k - 1.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 import math
@@ -32,6 +32,8 @@ BATCHES_PER_PIPELINE = 1000
 @dataclasses.dataclass(frozen=True)
 class Records:
   """A split of a prepared data set in memory, sorted by path.
+
+  Of several data sets, one follows the other.
 
   Attributes:
     encoded: bytes [images], JPEG or PNG files; empty if `decoded` is given.
@@ -62,17 +64,44 @@ def read(builder: tfds.core.DatasetBuilder, split: str) -> Records:
     UserError: a prepared file is missing or damaged; the message names the
       file.
   """
-  try:
-    examples = _read_examples(builder, split)
-  except Exception as error:  # TFDS, ArrayRecord and protobuf raise all kinds
-    raise damage_error(builder, split, error) from error
-  examples.sort(key=lambda example: example['path'])
+  return read_several({'': builder}, split)
+
+
+def read_several(
+  builders: Mapping[str, tfds.core.DatasetBuilder], split: str
+) -> Records:
+  """Reads a split of several data sets into memory, one set after the other.
+
+  Identities of different sets stay different: those of a set are numbered
+  after all identities of the sets before it.
+
+  Args:
+    builders: TFDS builder of each data set, by name. The names become folders
+      in the names of images; '' adds none.
+    split: name of the split.
+
+  Raises:
+    UserError: a prepared file is missing or damaged; the message names the
+      file.
+  """
+  examples, first_pid = [], 0
+  for name, builder in builders.items():
+    try:
+      own = _read_examples(builder, split)
+    except Exception as error:  # TFDS, ArrayRecord and protobuf raise all kinds
+      raise damage_error(builder, split, error) from error
+    own.sort(key=lambda example: example['path'])
+    for example in own:
+      example['path'] = '/'.join(filter(None, (name, example['path'].decode())))
+      example['pid'] += first_pid
+    first_pid = 1 + max((example['pid'] for example in own), default=-1)
+    examples += own
   encoded = to_variable([example.pop('image') for example in examples])
   return Records(
     encoded=encoded,
     pids=np.array([example['pid'] for example in examples]),
     camids=np.array([example['camid'] for example in examples]),
-    paths=np.array([example['path'].decode() for example in examples]),
+    paths=np.array([example['path'] for example in examples]),
   )
 
 

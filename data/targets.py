@@ -32,9 +32,9 @@ def choose(
 
   Args:
     config: the whole configuration of the training run.
-    names: values of --dataset; empty for the data set of the training.
+    names: values of --dataset; empty for the data sets of the training.
     directories: values of --data_dir: one for all data sets, or one for each;
-      empty for the folder of the training.
+      empty for the folders of the training.
     allow_other_counts: value of --allow_other_counts. None keeps the value of
       the training on its own data set, and is False on other data sets.
     test_fraction: value of --test_fraction. None keeps the value of the
@@ -51,8 +51,9 @@ def choose(
   Raises:
     UserError: the flags contradict each other, or there is no such data set.
   """
+  trained = datasets.single_sets(config.data)
   if not names:
-    names = [config.data.name]
+    names = list(trained)
   elif not directories:
     raise UserError('--dataset needs --data_dir, the folder of its images.')
   if len(directories) not in (0, 1, len(names)):
@@ -70,9 +71,9 @@ def choose(
   for i, name in enumerate(names):
     chosen[name] = config.copy_and_resolve_references()
     data = chosen[name].data
-    if directories:
-      data.dir = directories[i]
-    if full[i] != config.data.name:
+    if full[i] in trained:
+      data.update(trained[full[i]])
+    else:
       data.update(
         name=full[i],
         allow_other_counts=False,
@@ -80,6 +81,8 @@ def choose(
         pattern='',
         ignore_cameras=False,
       )
+    if directories:
+      data.dir = directories[i]
     flags = {
       'allow_other_counts': allow_other_counts,
       'test_fraction': test_fraction,

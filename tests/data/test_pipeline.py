@@ -294,7 +294,7 @@ def test_summary_counts(feed, drawn):
     people = 5 if split == 'train' else 3
     line = rf'  {split} +{images} images +{people} identities +\d cameras'
     assert re.search(line, feed.summary)
-  assert '3 images of identity 0 and 2 junk' in feed.summary
+  assert '3 distractors and 2 junk' in feed.summary
   assert 'with replacement' not in feed.summary
 
 

@@ -1,0 +1,122 @@
+"""Tests of a training on several data sets at once."""
+
+import numpy as np
+import pytest
+
+from data import datasets, pipeline, targets
+from data.synthetic import draw
+
+
+@pytest.fixture(scope='module')
+def config(drawn, make_config, tmp_path_factory):
+  """Two data sets whose identities have the same numbers."""
+  root = tmp_path_factory.mktemp('several')
+  draw.draw_dataset(
+    root / 'duke', train_identities=4, test_identities=2, distractors=1, junk=1,
+    seed=7, progress=False,
+  )  # fmt: skip
+  config = make_config(f'{drawn},{root / "duke"}', root / 'prepared')
+  config.data.name = 'market1501,dukemtmc_reid'
+  config.train.P = 6  # more than either has
+  config.train.K = 2
+  return config
+
+
+@pytest.fixture(scope='module')
+def feed(config):
+  return pipeline.load(config)
+
+
+def test_identities_are_kept_apart_by_set(feed):
+  assert feed.num_classes == 5 + 4
+  label_of = {}
+  for step in range(feed.steps_per_epoch):
+    labels = next(feed.batches(step))['label']
+    for name, label in zip(feed.batch_names(step), labels.tolist()):
+      dataset, _, file = name.split('/')
+      person = (dataset, file.split('_')[0])
+      assert label_of.setdefault(person, label) == label
+  assert {dataset for dataset, _ in label_of} == {
+    'market1501', 'dukemtmc_reid',
+  }  # fmt: skip
+  assert len({*label_of.values()}) == len(label_of)
+
+
+def test_a_batch_has_people_of_both_sets(feed):
+  sets = [name.split('/')[0] for name in feed.batch_names(0)]
+  assert {*sets} == {'market1501', 'dukemtmc_reid'}
+  assert len(sets) == 12
+
+
+def test_images_of_a_batch_are_those_of_its_names(feed, config):
+  """Compares with a training on the second set alone."""
+  alone = config.copy_and_resolve_references()
+  alone.data = datasets.single_sets(config.data)['dukemtmc_reid']
+  alone.train.P = 4
+  single = pipeline.load(alone)
+  images = {}
+  for step in range(4 * single.steps_per_epoch):
+    batch = next(single.batches(step))['image']
+    images |= dict(zip(single.batch_names(step), batch))
+  found = 0
+  batch = next(feed.batches(0))['image']
+  for name, image in zip(feed.batch_names(0), batch):
+    dataset, _, path = name.partition('/')
+    if dataset == 'dukemtmc_reid' and path in images:
+      np.testing.assert_array_equal(image, images[path])
+      found += 1
+  assert found
+
+
+def test_each_set_is_a_benchmark(feed):
+  assert list(feed.benchmarks) == ['market1501', 'dukemtmc_reid']
+  market, duke = feed.benchmarks.values()
+  assert feed.query is market.query
+  assert len({*market.query.pids}) == 3 and len({*duke.query.pids}) == 2
+  assert feed.fingerprint == f'{market.fingerprint}+{duke.fingerprint}'
+  assert 'trained on together: ' in feed.summary
+  assert '9 identities, kept apart by data set' in feed.summary
+
+
+@pytest.mark.parametrize(
+  ('name', 'directory', 'message'),
+  [
+    ('market,market1501', 'a,b', 'config.data.name=.* names a data set twice'),
+    ('market,mars', 'a,b', "config.data.name='mars' is not one of"),
+    (
+      'market,duke',
+      'a,b,c',
+      'config.data.dir=.* has 3 folders for 2 data sets',
+    ),
+  ],
+)
+def test_wrong_lists_of_sets(config, name, directory, message):
+  data = config.data.copy_and_resolve_references()
+  data.update(name=name, dir=directory)
+  with pytest.raises(ValueError, match=message):
+    datasets.single_sets(data)
+
+
+def test_one_folder_may_have_all_sets(config):
+  data = config.data.copy_and_resolve_references()
+  data.update(name='duke,folder,msmt17', dir='all', pattern='(?P<pid>.)')
+  parts = datasets.single_sets(data)
+  assert list(parts) == ['dukemtmc_reid', 'folder', 'msmt17/trainval']
+  assert [part.dir for part in parts.values()] == ['all'] * 3
+  assert [bool(part.pattern) for part in parts.values()] == [False, True, False]
+
+
+def test_evaluation_knows_the_sets_of_the_training(config):
+  market, duke = config.data.dir.split(',')
+  chosen = targets.choose(config, [], [])
+  assert {name: one.data.dir for name, one in chosen.items()} == {
+    'market1501': market, 'dukemtmc_reid': duke,
+  }  # fmt: skip
+  other = targets.choose(config, ['duke', 'cuhk03'], ['here'])
+  assert [one.data.name for one in other.values()] == [
+    'dukemtmc_reid', 'cuhk03_np/detected',
+  ]  # fmt: skip
+  assert [one.data.allow_other_counts for one in other.values()] == [
+    True,
+    False,
+  ]
