@@ -180,7 +180,10 @@ def test_network_arguments_are_read_as_they_were():
 
 
 def test_work_is_that_of_the_complexity_command():
-  """An image is embedded twice; `Work` also counts the logits."""
+  """An image is embedded twice; the logits, which nothing uses, do not count.
+
+  `count_jaxpr` omits them itself, so no version of JAX counts them.
+  """
   parser = argparse.ArgumentParser()
   measuring.add_network(parser)
   config = network_ours.make_config(
@@ -188,8 +191,7 @@ def test_work_is_that_of_the_complexity_command():
   )
   counted = counting.count(create_model(config.model, 1), (64, 32))
   embedding = Work(config, classes=10).multiply_adds('embed', 3)
-  logits = embedding / 3 / 2 - counted.multiply_adds
-  assert logits in (0, 2048 * 10)
+  assert embedding == 3 * 2 * counted.multiply_adds
 
 
 @pytest.mark.parametrize(

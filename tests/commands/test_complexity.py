@@ -1,8 +1,4 @@
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 from jax import lax
@@ -19,8 +15,8 @@ from apnet_jax.models.counting import count
 from apnet_jax.paper import variants
 from apnet_jax.paper.variants import VARIANTS
 from configs import common
+from tests.commands.running import run_command
 
-ROOT = pathlib.Path(__file__).parents[2]
 X = np.zeros((2, 8, 6, 4), np.float32)  # [batch, height, width, channels]
 A, B = np.zeros((3, 4), np.float32), np.zeros((4, 5), np.float32)
 
@@ -203,17 +199,12 @@ def test_rows_say_what_does_not_divide():
 
 def test_command_prints_and_writes(tmp_path):
   path = tmp_path / 'new' / 'counts.json'
-  result = subprocess.run(
-    [
-      *(sys.executable, '-m', 'apnet_jax', 'complexity', f'--json={path}'),
-      *('--variant=apnet_c1', '--config.model.reduction=8'),
-    ],
-    cwd=ROOT,
-    env=dict(os.environ, XLA_FLAGS=''),
-    capture_output=True,
-    text=True,
+  result = run_command(
+    'complexity',
+    f'--json={path}',
+    '--variant=apnet_c1',
+    '--config.model.reduction=8',
   )
-  assert result.returncode == 0, result.stderr
   lines = result.stdout.splitlines()
   assert max(map(len, lines)) <= WIDTH <= 100
   assert [h for h, _, _ in COLUMNS if h in lines[0]] == [h for h, *_ in COLUMNS]

@@ -1,8 +1,4 @@
 import itertools
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
 
@@ -11,8 +7,8 @@ from apnet_jax.commands import explain
 from apnet_jax.models.counting import count
 from apnet_jax.paper.fields import DEPARTURES, FIELDS, SILENT
 from configs import common, market, msmt17, synthetic
+from tests.commands.running import run_command
 
-ROOT = pathlib.Path(__file__).parents[2]
 FIELD = {s.field: s for s in itertools.chain(*FIELDS.values())}
 
 
@@ -287,17 +283,9 @@ def test_silence_of_the_paper():
 
 
 def test_command():
-  result = subprocess.run(
-    [
-      *(sys.executable, '-m', 'apnet_jax', 'explain'),
-      *('--config=configs/synthetic.py', '--config.model.stacked'),
-    ],
-    cwd=ROOT,
-    env=dict(os.environ, XLA_FLAGS=''),
-    capture_output=True,
-    text=True,
+  result = run_command(
+    'explain', '--config=configs/synthetic.py', '--config.model.stacked'
   )
-  assert result.returncode == 0, result.stderr
   assert not result.stderr
   lines = result.stdout.splitlines()
   assert max(map(len, lines)) <= 100
