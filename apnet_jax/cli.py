@@ -141,7 +141,7 @@ def define_network() -> tuple[flags.FlagHolder, ...]:
   """Defines the flags of commands that compare images by their embeddings.
 
   Returns:
-    The flags --ckpt, --which and --threshold.
+    The flags --ckpt, --which, --threshold and --strict.
   """
   return (
     flags.DEFINE_string('ckpt', None, 'Workdir of train.py.'),
@@ -154,7 +154,19 @@ def define_network() -> tuple[flags.FlagHolder, ...]:
       lower_bound=-1,
       upper_bound=1,
     ),
+    flags.DEFINE_bool(
+      'strict',
+      False,
+      'Stops at the first image of a folder that cannot be read, instead of'
+      ' leaving it out.',
+    ),
   )
+
+
+def warn(text: str) -> None:
+  """Prints a warning to standard error, unless the text is empty."""
+  if text:
+    print(f'warning: {printable(text)}', file=sys.stderr)
 
 
 def define_processes() -> tuple[flags.FlagHolder, ...]:

@@ -1,6 +1,6 @@
 """Reads image files without TensorFlow, with the pixels of training."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 import contextlib
 import pathlib
@@ -248,26 +248,39 @@ def check_pixels(width: int, height: int) -> None:
 
 
 def make_split(
-  paths: Sequence[str | pathlib.Path], image_size: tuple[int, int]
+  paths: Sequence[str | pathlib.Path],
+  image_size: tuple[int, int],
+  on_error: Callable[[int, UserError], None] | None = None,
 ) -> Split:
   """Makes a data split of image files whose identities are unknown.
 
   Args:
     paths: paths of the images.
     image_size: height and width to resize images to, in pixels.
+    on_error: `on_error(row, error)` is called, from several threads, for each
+      file that `read_image` cannot read. The image of this row is then black,
+      unless the call raises an error. By default the error itself is raised.
 
   Returns:
-    A split whose identities and cameras are all 0. Its `batches` raises
-    UserError for files that `read_image` cannot read.
+    A split whose identities and cameras are all 0.
   """
+
+  def read(row):
+    try:
+      return read_image(paths[row], image_size)
+    except UserError as error:
+      if on_error is None:
+        raise
+      on_error(row, error)
+      return np.zeros((*image_size, 3), np.uint8)
 
   def batches(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     with futures.ThreadPoolExecutor() as pool:
       for start in range(0, len(rows), batch_size):
-        some = [paths[row] for row in rows[start : start + batch_size]]
+        some = rows[start : start + batch_size].tolist()
         with strict_pillow():
-          read = list(pool.map(read_image, some, [image_size] * len(some)))
-        yield np.stack(read)
+          images = list(pool.map(read, some))
+        yield np.stack(images)
 
   unknown = np.zeros(len(paths), int)
   return Split(unknown, unknown, np.array(list(map(str, paths))), batches)

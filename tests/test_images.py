@@ -52,6 +52,21 @@ def test_a_split_reads_its_rows_in_batches(folder):
   )
 
 
+def test_a_split_goes_on_after_an_error(folder):
+  (folder / 'b.jpg').write_bytes(b'')
+  paths, errors = images.find_images(folder), {}
+  split = images.make_split(paths, (16, 8), errors.__setitem__)
+  (batch,) = split.batches(np.arange(3), 3)
+  assert not batch[1].any()
+  for row in (0, 2):
+    np.testing.assert_array_equal(
+      batch[row], images.read_image(paths[row], (16, 8))
+    )
+  assert [*errors] == [1] and 'b.jpg cannot be read' in str(errors[1])
+  with pytest.raises(ValueError, match='b.jpg cannot be read'):
+    list(images.make_split(paths, (16, 8)).batches(np.arange(3), 3))
+
+
 def test_what_is_no_image_is_named(folder):
   whole = (folder / 'b.jpg').read_bytes()
   (folder / 'cut.jpg').write_bytes(whole[: len(whole) // 2])

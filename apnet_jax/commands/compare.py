@@ -12,17 +12,27 @@ Cards with different rules or images are an error unless --unlike is given.
 
 For two images the command prints their cosine similarity and, with a threshold,
 whether they show one person. The threshold is --threshold, or the one that
-`eval.py --choose_threshold` has stored with the network.
+`eval.py --choose_threshold` has stored with the network. With --gallery, a
+folder of images of other people, the command says where the similarity lies
+among those of the pairs in that folder, and whether the network embeds all
+images alike.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import os
+import pathlib
 import sys
 
 from absl import flags
 
-from apnet_jax import cli
+from apnet_jax import cli, images
 from apnet_jax.errors import UserError
-from apnet_jax.retrieval import comparison, trained_network
+from apnet_jax.retrieval import (
+  collapse,
+  comparison,
+  gallery_pairs,
+  trained_network,
+)
 
 
 def compare_files(first: str, second: str, allow_unlike: bool, **bootstrap):
@@ -69,32 +79,70 @@ def compare_files(first: str, second: str, allow_unlike: bool, **bootstrap):
     print(*comparison.compare(a[name], b[other], **bootstrap), sep='\n')
 
 
-def compare_images(
-  network: trained_network.Network, first: str, second: str
-) -> None:
-  """Prints the cosine similarity of two images, and a verdict if possible.
+NO_GALLERY = (
+  '--gallery=FOLDER, images of other people, shows where the similarity lies'
+  ' among theirs.'
+)
+SUSPICIOUS = (
+  f'a similarity above {collapse.COLLAPSED} says little by itself: a network'
+  ' that embeds all images alike gives it to strangers, too. --gallery=FOLDER'
+  f' tells. {gallery_pairs.CAUSES}'
+)
 
-  The verdict says whether the images show one person. It needs a network with a
-  threshold.
+
+def compare_images(
+  network: trained_network.Network,
+  first: str | os.PathLike,
+  second: str | os.PathLike,
+  gallery: Sequence = (),
+  strict: bool = False,
+) -> None:
+  """Prints the cosine similarity of two images, and how high it is.
+
+  With a threshold, a verdict says whether the images show one person. Otherwise
+  the pairs of gallery images give a scale.
 
   Args:
     network: network that embeds the images.
     first: path of an image.
     second: path of the other image.
+    gallery: paths of images of other people, if any.
+    strict: whether an unreadable gallery image is an error; it is left out
+      otherwise.
 
   Raises:
-    UserError: an image cannot be read.
+    UserError: one of the two images cannot be read, or no gallery image.
   """
-  one, two = network.embed([first, second])
+  groups = [[first, second], gallery] if gallery else [[first, second]]
+  optional = set() if strict else {*gallery} - {first, second}
+  embedded = network.embed(*groups, optional=optional)
+  one, two = embedded[0].embeddings
   similarity = float(one @ two)
   print(network.about, file=sys.stderr)
-  verdict = trained_network.verdict(similarity, network.threshold)
-  print(f'{similarity:.4f}  {verdict}')
+  note, warning = trained_network.verdict(similarity, network.threshold), ''
+  if gallery:
+    pairs = gallery_pairs.sample(embedded[1].embeddings)
+    print(gallery_pairs.legend(pairs), file=sys.stderr)
+    share = gallery_pairs.share_below(pairs, similarity)
+    note = '  '.join(filter(None, [note, gallery_pairs.place(share)]))
+    warning = gallery_pairs.describe_collapse(pairs)
+  elif network.threshold is None:
+    print(NO_GALLERY, file=sys.stderr)
+    warning = SUSPICIOUS if similarity > collapse.COLLAPSED else ''
+  print(f'{similarity:.4f}  {note}')
+  cli.warn(warning)
+  cli.warn(trained_network.describe_unreadable(embedded))
 
 
 def command() -> Callable:
   """Defines the absl flags of this command, and returns its `main(argv)`."""
-  ckpt, which, threshold = cli.define_network()
+  ckpt, which, threshold, strict = cli.define_network()
+  gallery = flags.DEFINE_string(
+    'gallery',
+    None,
+    'Folder of images of other people, whose similarities the one of the two'
+    ' images is compared with.',
+  )
   allow_unlike = flags.DEFINE_bool(
     'unlike', False, 'Compares cards even if their rules or images differ.'
   )
@@ -123,10 +171,12 @@ def command() -> Callable:
         'to compare images give --ckpt, a workdir of train.py; to compare'
         ' result cards give two files that end in .json.'
       )
+    others = images.find_images(gallery.value) if gallery.value else ()
     cli.quieten()
     network = trained_network.open_network(
       ckpt.value, which.value, threshold.value
     )
-    compare_images(network, *argv[1:])
+    first, second = map(pathlib.Path, argv[1:])
+    compare_images(network, first, second, others, strict.value)
 
   return main

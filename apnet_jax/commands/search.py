@@ -6,10 +6,16 @@ A query is an image, or a folder of images. For each query, the command lists
 the most similar gallery images with their cosine similarities. With a
 threshold, the command also says whether the person is in the gallery at all.
 The threshold is --threshold, or the one that `eval.py --choose_threshold` has
-stored with the network.
+stored with the network. Without a threshold, the command says where each
+similarity lies among those of the pairs of gallery images.
+
+Images of a folder that cannot be read are left out and listed at the end;
+--strict makes the first of them an error. A query that is named itself must be
+readable.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
+import pathlib
 import sys
 
 from absl import flags
@@ -17,13 +23,13 @@ from absl import flags
 from apnet_jax import cli, images
 from apnet_jax.errors import UserError
 from apnet_jax.printing import printable
-from apnet_jax.retrieval import trained_network
+from apnet_jax.retrieval import gallery_pairs, trained_network
 from apnet_jax.workdir import json_files
 
 
 def command() -> Callable:
   """Defines the absl flags of this command, and returns its `main(argv)`."""
-  ckpt, which, given = cli.define_network()
+  ckpt, which, given, strict = cli.define_network()
   gallery = flags.DEFINE_string(
     'gallery', None, 'Folder of images to search, or one image.', required=True
   )
@@ -34,38 +40,79 @@ def command() -> Callable:
   flags.mark_flag_as_required('ckpt')
 
   def main(argv):
-    queries = [path for name in argv[1:] for path in images.find_images(name)]
+    named = [pathlib.Path(name) for name in argv[1:]]
+    queries = [path for name in named for path in images.find_images(name)]
     if not queries:
       raise UserError('no query is given: name at least one image or folder.')
     items = images.find_images(gallery.value)
+    optional = set() if strict.value else {*queries, *items} - {*named}
     cli.quieten()
     network = trained_network.open_network(ckpt.value, which.value, given.value)
     print(network.about, file=sys.stderr)
-    results = []
-    for query, (rows, cosines) in zip(
-      queries, trained_network.search(network, queries, items, top.value)
-    ):
-      found = [
-        {
-          'image': str(items[row]),
-          'similarity': round(float(cosine), 6),
-          'verdict': trained_network.verdict(cosine, network.threshold) or None,
-        }
-        for row, cosine in zip(rows, cosines)
-      ]
-      results.append({'query': str(query), 'found': found})
-      print(printable('\n'.join(_lines(query, found))))
+    results = search_files(network, queries, items, top.value, optional)
     if output.value:
-      content = {'threshold': network.threshold, 'results': results}
-      json_files.write_json(output.value, content)
+      json_files.write_json(output.value, results)
 
   return main
+
+
+def search_files(
+  network: trained_network.Network,
+  queries: list,
+  gallery: list,
+  top: int,
+  optional: Container = (),
+) -> dict:
+  """Prints the gallery images closest to each query, and warnings.
+
+  Args:
+    network: network that embeds the images.
+    queries: paths of the images to search for.
+    gallery: paths of the images to search in.
+    top: number of images to list for each query.
+    optional: paths of the images that are left out if they cannot be read.
+
+  Returns:
+    The results, ready for JSON.
+
+  Raises:
+    UserError: an image that is not optional cannot be read, or no query, or no
+      gallery image.
+  """
+  query, item = network.embed(queries, gallery, optional=optional)
+  pairs = gallery_pairs.sample(item.embeddings)
+  if network.threshold is None:
+    print(gallery_pairs.legend(pairs), file=sys.stderr)
+  results = []
+  for path, (rows, cosines) in zip(
+    query.paths,
+    trained_network.search(query.embeddings, item.embeddings, top),
+  ):
+    found = [
+      {
+        'image': str(item.paths[row]),
+        'similarity': round(float(cosine), 6),
+        'verdict': trained_network.verdict(cosine, network.threshold) or None,
+        'share_of_pairs_below': gallery_pairs.share_below(pairs, cosine),
+      }
+      for row, cosine in zip(rows, cosines)
+    ]
+    results.append({'query': str(path), 'found': found})
+    print(printable('\n'.join(_lines(path, found))))
+  cli.warn(gallery_pairs.describe_collapse(pairs))
+  cli.warn(trained_network.describe_unreadable([query, item]))
+  unreadable = query.unreadable | item.unreadable
+  return {
+    'threshold': network.threshold,
+    'results': results,
+    'unreadable': {str(path): error for path, error in unreadable.items()},
+  }
 
 
 def _lines(query, found) -> Iterator[str]:
   yield str(query)
   for rank, one in enumerate(found, 1):
-    verdict = one['verdict'] or ''
-    yield f'{rank:5} {one["similarity"]:7.3f}  {verdict:13}{one["image"]}'
+    note = one['verdict'] or gallery_pairs.place(one['share_of_pairs_below'])
+    yield f'{rank:5} {one["similarity"]:7.3f}  {note:21}  {one["image"]}'
   if found[0]['verdict'] == trained_network.OTHER_PERSON:
     yield '      By the threshold, the person is not among these images.'

@@ -1,12 +1,15 @@
 """A trained network that embeds image files, with its similarity threshold."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 import dataclasses
+import functools
 
 import ml_collections
 import numpy as np
 
 from apnet_jax import images
+from apnet_jax.errors import UserError
+from apnet_jax.feed import Split
 from apnet_jax.parallel import devices
 from apnet_jax.retrieval import threshold
 from apnet_jax.retrieval.embed import make_embed
@@ -15,6 +18,22 @@ from apnet_jax.workdir.checkpoints import open_for_reading
 from apnet_jax.workdir.restore import restore_model
 
 SAME_PERSON, OTHER_PERSON = 'same person', 'another'  # verdicts
+NAMED = 10  # unreadable images that a warning lists
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+  """Embeddings of those image files of a group that could be read.
+
+  Attributes:
+    paths: the files that could be read, in the order of the group.
+    embeddings: float32 [paths, features], of length 1.
+    unreadable: error messages by path, of the files that could not be read.
+  """
+
+  paths: list
+  embeddings: np.ndarray
+  unreadable: dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +41,16 @@ class Network:
   """A trained network with its similarity threshold.
 
   Attributes:
-    embed: `embed(paths) -> float32 [images, features]`, embeddings of length 1.
+    embed: `embed(*groups, optional=()) -> list[Embedded]` embeds groups of
+      image files, one result for each. A group is a list of paths. Files that
+      cannot be read are left out if they are among `optional`; otherwise the
+      first raises UserError, as does a group without a file that can be read.
     threshold: lowest cosine similarity at which two images are taken to show
       one person; None if unknown.
     about: the threshold and its origin, as a sentence.
   """
 
-  embed: Callable[[list], np.ndarray]
+  embed: Callable[..., list[Embedded]]
   threshold: float | None
   about: str
 
@@ -59,14 +81,88 @@ def open_network(workdir: str, which: str, given: float | None) -> Network:
   if stored and stored['step'] == step:
     rules.update(feature=stored['feature'], flip=stored['flip'])
 
-  def embed(paths):
-    split = images.make_split(paths, tuple(config.data.image_size))
+  def embed_split(split):
     small_batch = ml_collections.ConfigDict(rules)
-    small_batch.batch_size = min(rules.batch_size, len(paths))
+    small_batch.batch_size = min(rules.batch_size, len(split.paths))
     embed_rows = make_embed(model, small_batch)
-    return embed_rows(variables, split, np.arange(len(paths)))
+    return embed_rows(variables, split, np.arange(len(split.paths)))
 
+  embed = functools.partial(
+    embed_files, embed_split, tuple(config.data.image_size)
+  )
   return Network(embed, *_choose_threshold(stored, given, step, rules))
+
+
+def embed_files(
+  embed_split: Callable[[Split], np.ndarray],
+  image_size: tuple[int, int],
+  *groups: Sequence,
+  optional: Container = (),
+) -> list[Embedded]:
+  """Embeds groups of image files; see `Network.embed`.
+
+  All groups are embedded in one call, which compiles once.
+
+  Args:
+    embed_split: `embed_split(split) -> float32 [images, features]`.
+    image_size: height and width of the network's images, in pixels.
+    *groups: lists of paths.
+    optional: paths of the files that are left out if they cannot be read.
+
+  Raises:
+    UserError: a file that is not optional cannot be read, or no file of a group
+      can.
+  """
+  paths = [path for group in groups for path in group]
+  errors = {}
+
+  def on_error(row, error):
+    if paths[row] not in optional:
+      raise error
+    errors[row] = str(error)
+
+  embeddings = embed_split(images.make_split(paths, image_size, on_error))
+  embedded, start = [], 0
+  for group in groups:
+    rows = range(start, start + len(group))
+    start = rows.stop
+    readable = [row for row in rows if row not in errors]
+    if not readable:
+      raise UserError(
+        f'none of {len(group)} images can be read. The first:'
+        f' {errors[rows.start]}'
+      )
+    unreadable = {paths[row]: errors[row] for row in rows if row in errors}
+    embedded.append(
+      Embedded(
+        [paths[row] for row in readable], embeddings[readable], unreadable
+      )
+    )
+  return embedded
+
+
+def describe_unreadable(embedded: Sequence[Embedded]) -> str:
+  """Returns a warning that counts the unreadable images, else ''.
+
+  Args:
+    embedded: groups of images; the first `NAMED` of their unreadable files are
+      named.
+  """
+  errors, paths = {}, set()  # groups may share files
+  for group in embedded:
+    errors.update(group.unreadable)
+    paths.update(group.paths, group.unreadable)
+  if not errors:
+    return ''
+  more = len(errors) - NAMED
+  return '\n'.join(
+    [
+      f'{len(errors):,} of {len(paths):,} images could not be read and were'
+      ' left out:',
+      *(f'  {error}' for error in list(errors.values())[:NAMED]),
+      *[f'  and {more:,} more'] * (more > 0),
+    ]
+  )
 
 
 def _choose_threshold(stored, given, step, rules) -> tuple[float | None, str]:
@@ -95,23 +191,20 @@ def _choose_threshold(stored, given, step, rules) -> tuple[float | None, str]:
 
 
 def search(
-  network: Network, queries: list, gallery: list, top: int
+  queries: np.ndarray, gallery: np.ndarray, top: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Finds the closest gallery images of each query.
 
   Args:
-    network: network that embeds the images.
-    queries: paths of the images to search for.
-    gallery: paths of the images to search in.
+    queries: float [queries, features], embeddings of length 1.
+    gallery: float [images, features], embeddings of length 1.
     top: number of images to find for each query.
 
   Yields:
-    For each query, indices into `gallery` and cosine similarities, both [top],
-    closest first. Ties rank by index.
+    For each query, rows of `gallery` and cosine similarities, both [top],
+    closest first. Ties rank by row.
   """
-  embeddings = network.embed([*queries, *gallery])  # one call compiles once
-  query, items = np.split(embeddings, [len(queries)])
-  for similarity in query @ items.T:
+  for similarity in queries @ gallery.T:
     order = np.argsort(-similarity, kind='stable')[:top]
     yield order, similarity[order]
 

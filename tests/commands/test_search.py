@@ -1,5 +1,6 @@
 """Tests of search and verdicts; `test_commands.py` runs the commands."""
 
+import functools
 import types
 
 import jax.numpy as jnp
@@ -8,26 +9,34 @@ from PIL import Image
 import pytest
 
 from apnet_jax.commands import compare, search
+from apnet_jax.errors import UserError
+from apnet_jax.images import find_images as images_below
 from apnet_jax.retrieval import threshold, trained_network
 from apnet_jax.workdir import json_files
 from apnet_jax.workdir.checkpoints import Checkpoints
 from tests.fakes import small_config
 
 
+def directions(degrees):
+  angle = np.radians(np.array(degrees, np.float64))
+  return np.stack([np.cos(angle), np.sin(angle)], 1)
+
+
 def network(threshold):
   """Returns a network for numbers as images: angles in degrees."""
 
-  def embed(paths):
-    angle = np.radians(np.array(paths, np.float64))
-    return np.stack([np.cos(angle), np.sin(angle)], 1)
+  def embed(*groups, optional=()):
+    del optional
+    return [
+      trained_network.Embedded(group, directions(group), {}) for group in groups
+    ]
 
   return trained_network.Network(embed, threshold, 'as given')
 
 
 def test_the_closest_come_first_and_ties_keep_their_order():
-  found = list(
-    trained_network.search(network(None), [0, 90], [80, 10, 350, 0], top=3)
-  )
+  queries, gallery = directions([0, 90]), directions([80, 10, 350, 0])
+  found = list(trained_network.search(queries, gallery, top=3))
   assert [rows.tolist() for rows, _ in found] == [[3, 1, 2], [0, 1, 3]]
   np.testing.assert_allclose(found[0][1][0], 1)
 
@@ -44,7 +53,10 @@ def test_two_images_are_told_apart_by_the_threshold(threshold, word, capsys):
 
 def test_lines_say_if_nobody_is_found():
   other = trained_network.OTHER_PERSON
-  one = {'image': 'a.jpg', 'similarity': 0.3, 'verdict': other}
+  one = {
+    'image': 'a.jpg', 'similarity': 0.3, 'verdict': other,
+    'share_of_pairs_below': 0.5,
+  }  # fmt: skip
   lines = list(search._lines('q.jpg', [one]))
   assert 'a.jpg' in lines[1] and 'not among these' in lines[2]
   assert len(list(search._lines('q.jpg', [one | {'verdict': None}]))) == 2
@@ -91,7 +103,7 @@ def two_colours(folder):
 def test_images_are_embedded_as_the_run_evaluates(workdir):
   network = trained_network.open_network(workdir, 'last', None)
   assert network.threshold is None and '--choose_threshold' in network.about
-  one, two = network.embed(two_colours(workdir))
+  one, two = network.embed(two_colours(workdir))[0].embeddings
   np.testing.assert_allclose(np.linalg.norm(one), 1, rtol=1e-5)
   np.testing.assert_allclose(one, two, atol=1e-6)  # averages with mirror images
 
@@ -100,7 +112,7 @@ def test_or_as_they_were_for_the_stored_threshold(workdir):
   threshold.save(workdir, STORED)
   network = trained_network.open_network(workdir, 'last', None)
   assert network.threshold == 0.25
-  one, two = network.embed(two_colours(workdir))
+  one, two = network.embed(two_colours(workdir))[0].embeddings
   np.testing.assert_allclose(np.linalg.norm(one), 1, rtol=1e-5)
   assert one @ two < 0.95
   assert trained_network.open_network(workdir, 'last', 0.5).threshold == 0.5
@@ -111,3 +123,149 @@ def test_the_threshold_of_another_checkpoint_is_not_used(workdir):
   network = trained_network.open_network(workdir, 'last', None)
   assert network.threshold is None
   assert 'step 9 there, 1 here' in network.about
+
+
+# Unreadable images
+
+
+def colours(split):
+  """Embeds each image by its mean colour."""
+  pixels = np.concatenate(list(split.batches(np.arange(len(split.paths)), 3)))
+  colour = pixels.mean((1, 2)) + 1e-3  # black has a direction, too
+  return colour / np.linalg.norm(colour, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def by_colour():
+  """A network that reads files, and embeds them by their mean colour."""
+  embed = functools.partial(trained_network.embed_files, colours, (8, 4))
+  return trained_network.Network(embed, None, 'as given')
+
+
+def write_colours(folder, **images):
+  """Writes images of one colour each; one of None cannot be read."""
+  folder.mkdir()
+  for name, colour in images.items():
+    path = folder / f'{name}.png'
+    if colour is None:
+      path.write_bytes(b'no image')
+    else:
+      Image.new('RGB', (4, 8), colour).save(path)
+  return images_below(folder)
+
+
+@pytest.fixture
+def folders(tmp_path):
+  """Queries and a gallery, each with an image that cannot be read."""
+  return (
+    write_colours(tmp_path / 'query', a='red', b=None, c='lime'),
+    write_colours(
+      tmp_path / 'gallery', d='lime', e=None, f='red', g='blue', h=None
+    ),
+  )
+
+
+def test_unreadable_images_are_left_out_and_named(by_colour, folders, capsys):
+  query, gallery = folders
+  found = search.search_files(by_colour, *folders, 1, {*query, *gallery})
+  closest = [(r['query'], r['found'][0]['image']) for r in found['results']]
+  assert closest == [
+    (str(query[0]), str(gallery[2])),
+    (str(query[2]), str(gallery[0])),
+  ]
+  bad = [query[1], gallery[1], gallery[4]]
+  assert list(found['unreadable']) == [str(path) for path in bad]
+  warning = capsys.readouterr().err.splitlines()[-4:]
+  assert warning[0] == (
+    'warning: 3 of 8 images could not be read and were left out:'
+  )
+  for line, path in zip(warning[1:], bad):
+    assert line.startswith(f'  {path} cannot be read: ')
+
+
+def test_an_image_that_must_be_read_is_an_error(by_colour, folders):
+  query, gallery = folders
+  with pytest.raises(UserError, match='b.png cannot be read'):
+    by_colour.embed(query, gallery)
+  with pytest.raises(UserError, match='e.png cannot be read'):
+    by_colour.embed(query, gallery, optional={query[1], gallery[4]})
+  with pytest.raises(UserError, match='none of 2 images can be read.*e.png'):
+    by_colour.embed(
+      query, [gallery[1], gallery[4]], optional={*query, *gallery}
+    )
+
+
+def test_two_images_must_be_read_even_if_the_gallery_has_them(
+  by_colour, folders, capsys
+):
+  (red, broken, _), gallery = folders
+  with pytest.raises(UserError, match='b.png cannot be read'):
+    compare.compare_images(by_colour, red, broken, [*gallery, broken])
+  with pytest.raises(UserError, match='e.png cannot be read'):
+    compare.compare_images(by_colour, red, red, gallery, strict=True)
+  compare.compare_images(by_colour, red, red, gallery)
+  out, err = capsys.readouterr()
+  assert out == '1.0000  \n' and '2 of 6 images could not be read' in err
+
+
+def test_ten_are_named():
+  bad = {f'{i}.jpg': f'{i}.jpg cannot be read' for i in range(12)}
+  half = trained_network.Embedded(['a'] * 3, np.zeros((3, 1)), bad)
+  lines = trained_network.describe_unreadable([half, half]).splitlines()
+  assert '12 of 13 images' in lines[0]
+  assert lines[1:] == [
+    *(f'  {i}.jpg cannot be read' for i in range(10)), '  and 2 more'
+  ]  # fmt: skip
+  good = trained_network.Embedded(['a'], np.zeros((1, 1)), {})
+  assert trained_network.describe_unreadable([good]) == ''
+
+
+# A scale without a threshold
+
+CIRCLE = list(range(0, 360, 30))  # 12 people; a sixth of the pairs are 30 apart
+
+
+def test_a_similarity_is_placed_among_pairs_of_the_gallery(capsys):
+  found = search.search_files(network(None), [20], CIRCLE, 1)
+  share = found['results'][0]['found'][0]['share_of_pairs_below']
+  assert share == 1  # 10 degrees apart
+  compare.compare_images(network(None), 0, 45, CIRCLE)
+  out, err = capsys.readouterr()
+  assert '0.985  above 100.0% of pairs  30\n' in out
+  score, _, place, *_ = out.splitlines()[-1].split()
+  assert score == '0.7071'
+  assert float(place.rstrip('%')) == pytest.approx(100 * 9 / 11, abs=4)
+  assert err.count('identities are unknown') == 2
+  assert 'warning' not in err
+  compare.compare_images(network(0.4), 0, 45, CIRCLE)
+  out, err = capsys.readouterr()
+  assert out.startswith('0.7071  same person  above ')
+
+
+def test_a_collapsed_network_is_named(capsys):
+  alike = list(range(10))
+  search.search_files(network(0.9), [3], alike, 1)
+  compare.compare_images(network(0.9), 3, 40, alike)
+  err = capsys.readouterr().err
+  assert err.count('warning: the network embeds all images alike') == 2
+  assert err.count('Likely causes') == 2
+  search.search_files(network(0.9), [3], CIRCLE, 1)
+  assert 'warning' not in capsys.readouterr().err
+
+
+def test_two_images_alone_have_no_scale(capsys):
+  compare.compare_images(network(None), 0, 10)
+  out, err = capsys.readouterr()
+  assert out == '0.9848  \n' and '--gallery=FOLDER, images of other' in err
+  assert 'warning: a similarity above 0.95 says little' in err
+  compare.compare_images(network(None), 0, 20)  # 0.94
+  assert 'warning' not in capsys.readouterr().err
+  compare.compare_images(network(0.5), 0, 10)
+  assert '--gallery' not in capsys.readouterr().err
+
+
+def test_a_small_gallery_has_no_scale(capsys):
+  found = search.search_files(network(None), [3], list(range(6)), 1)
+  assert found['results'][0]['found'][0]['share_of_pairs_below'] is None
+  out, err = capsys.readouterr()
+  assert 'of pairs' not in out and 'too few images' in err
