@@ -14,7 +14,7 @@ Images of a folder that cannot be read are left out and listed at the end;
 readable.
 """
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import pathlib
 import sys
 
@@ -45,11 +45,12 @@ def command() -> Callable:
     if not queries:
       raise UserError('no query is given: name at least one image or folder.')
     items = images.find_images(gallery.value)
-    optional = set() if strict.value else {*queries, *items} - {*named}
     cli.quieten()
     network = trained_network.open_network(ckpt.value, which.value, given.value)
     print(network.about, file=sys.stderr)
-    results = search_files(network, queries, items, top.value, optional)
+    results = search_files(
+      network, queries, items, top.value, named, strict.value
+    )
     if output.value:
       json_files.write_json(output.value, results)
 
@@ -61,7 +62,8 @@ def search_files(
   queries: list,
   gallery: list,
   top: int,
-  optional: Container = (),
+  named: Iterable = (),
+  strict: bool = False,
 ) -> dict:
   """Prints the gallery images closest to each query, and warnings.
 
@@ -70,15 +72,18 @@ def search_files(
     queries: paths of the images to search for.
     gallery: paths of the images to search in.
     top: number of images to list for each query.
-    optional: paths of the images that are left out if they cannot be read.
+    named: paths of images that must be readable. Others that cannot be read are
+      left out.
+    strict: whether all images must be readable.
 
   Returns:
     The results, ready for JSON.
 
   Raises:
-    UserError: an image that is not optional cannot be read, or no query, or no
+    UserError: an image that must be readable is not, or no query is, or no
       gallery image.
   """
+  optional = set() if strict else {*queries, *gallery} - {*named}
   query, item = network.embed(queries, gallery, optional=optional)
   pairs = gallery_pairs.sample(item.embeddings)
   if network.threshold is None:

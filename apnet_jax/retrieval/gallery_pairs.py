@@ -85,8 +85,9 @@ def describe_collapse(pairs: np.ndarray) -> str:
   if not len(pairs) or np.median(pairs) <= collapse.COLLAPSED:
     return ''
   return (
-    'the network embeds all images alike: pairs of gallery images have a median'
-    f' similarity of {np.median(pairs):.4f}, so similarities do not tell'
-    f' persons apart. {CAUSES} (If all images of the gallery show one person,'
-    ' the network may be sound.)'
+    'the network embeds all images alike: pairs of gallery images, whose'
+    f' identities are unknown, have a median similarity of'
+    f' {np.median(pairs):.4f}. Similarities then do not tell persons apart.'
+    f' {CAUSES} (If the gallery shows one person only, the network may be'
+    ' sound.)'
   )

@@ -167,7 +167,7 @@ def folders(tmp_path):
 
 def test_unreadable_images_are_left_out_and_named(by_colour, folders, capsys):
   query, gallery = folders
-  found = search.search_files(by_colour, *folders, 1, {*query, *gallery})
+  found = search.search_files(by_colour, *folders, 1, named=query[:1])
   closest = [(r['query'], r['found'][0]['image']) for r in found['results']]
   assert closest == [
     (str(query[0]), str(gallery[2])),
@@ -189,6 +189,10 @@ def test_an_image_that_must_be_read_is_an_error(by_colour, folders):
     by_colour.embed(query, gallery)
   with pytest.raises(UserError, match='e.png cannot be read'):
     by_colour.embed(query, gallery, optional={query[1], gallery[4]})
+  with pytest.raises(UserError, match='b.png cannot be read'):
+    search.search_files(by_colour, query, gallery, 1, named=query)
+  with pytest.raises(UserError, match='e.png cannot be read'):
+    search.search_files(by_colour, query[:1], gallery, 1, strict=True)
   with pytest.raises(UserError, match='none of 2 images can be read.*e.png'):
     by_colour.embed(
       query, [gallery[1], gallery[4]], optional={*query, *gallery}
