@@ -12,8 +12,8 @@ from apnet_jax.retrieval import collapse
 
 MIN_PAIRS = 20  # different pairs, of 7 images; fewer give no scale
 CAUSES = (
-  'Likely causes: too few training steps, too high a learning rate, or a'
-  ' triplet loss that has stayed at the margin.'
+  'Likely causes: too few training steps; too high a learning rate or too short'
+  ' a warm-up; too few images of each identity; wrong labels.'
 )
 
 
