@@ -14,6 +14,8 @@ CAMERA_NAME = re.compile(
   r'(cam(era)?s?|c|view)[-_ ]?(\d{1,3}|[a-z])?', re.IGNORECASE
 )
 
+FEW_NUMBERS = 10  # as many files may be numbered alike in folders of people
+
 # Folders of images, by split; the only key is None if there are no splits.
 Folders = Mapping[str | None, list[pathlib.Path]]
 
@@ -102,8 +104,8 @@ def find_cameras(images: Sequence[Named]) -> str:
   """Returns the reason why folders seem to be cameras instead of people, or ''.
 
   They are if all have names of cameras; or if they hold the same file names,
-  and more of these than there are folders. Folders of people may hold the same
-  file names, too, as 1.jpg and 2.jpg, but usually there are more folders.
+  and more of these than there are folders. Folders of people may hold a few
+  files of the same numbers, as 1.jpg and 2.jpg.
 
   Args:
     images: the result of `read`.
@@ -116,7 +118,9 @@ def find_cameras(images: Sequence[Named]) -> str:
     return f'the folders {shown} are named like cameras'
   shared = set.intersection(*names.values())
   most = max(map(len, names.values()))
-  if len(names) > 1 and len(shared) > max(most / 2, len(names)):
+  numbers = all(pathlib.Path(name).stem.isdecimal() for name in shared)
+  few = max(most / 2, len(names), FEW_NUMBERS if numbers else 0)
+  if len(names) > 1 and len(shared) > few:
     return (
       f'the {len(names)} folders {shown} hold {len(shared)} files of the same'
       ' names, as folders of cameras do'

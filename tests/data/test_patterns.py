@@ -211,6 +211,14 @@ def test_vehicle_id_gets_a_command_that_lists_it(tmp_path):
       ],
       r'^(?P<camid>[^/]+)/[^/\d]*(?P<pid>\d+)[^/]*$',
     ),
+    (
+      [
+        f'{place}/{n}.jpg'
+        for place in ('door', 'gate', 'hall')
+        for n in range(11)
+      ],
+      r'^(?P<camid>[^/]+)/[^/\d]*(?P<pid>\d+)[^/]*$',
+    ),
   ],
 )
 def test_folders_of_cameras_are_doubted(tmp_path, names, pattern):
@@ -241,6 +249,7 @@ def test_two_folders_of_cameras_are_named_before_the_lack_of_people(tmp_path):
   [
     [f'{who}/{n}.jpg' for who in ('anna', 'ben', 'cem') for n in range(3)],
     [f'{who}/{n}.jpg' for who in ('c1', 'ben', 'cem') for n in range(3)],
+    [f'{who}/{n}.jpg' for who in ('anna', 'ben', 'cem') for n in range(10)],
     [f'{who}/{who}_{n}.jpg' for who in ('1', '2', '3') for n in range(9)],
   ],
 )
