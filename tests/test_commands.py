@@ -397,7 +397,7 @@ def test_mistakes_are_messages(run, arguments, message, tmp_path):
   if 'WORKDIR' in arguments[1]:
     json_files.write_json(tmp_path / 'config.json', {'data': {'name': ''}})
     with Checkpoints(tmp_path) as checkpoints:
-      checkpoints.save(1, {'w': np.zeros(1)}, None)
+      checkpoints.save(1, {'w': np.zeros(1)})
     arguments = ['eval.py', f'--ckpt={tmp_path}', *arguments[2:]]
   _, err = run(*arguments, code=2)
   assert message in err

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 import math
+from typing import NoReturn
 
 import jax.numpy as jnp
 from tqdm import tqdm
@@ -10,11 +11,12 @@ from tqdm import tqdm
 from apnet_jax.parallel import devices
 from apnet_jax.retrieval.metrics import RetrievalResult
 from apnet_jax.training import optim, profiling
+from apnet_jax.training.collapse_watch import CollapseWatch
 from apnet_jax.training.not_finite import Guard
 from apnet_jax.training.run import Run, StartingPoint
 from apnet_jax.training.train_step import TrainState
 from apnet_jax.workdir.checkpoints import Checkpoints
-from apnet_jax.workdir.interruption import Interruption
+from apnet_jax.workdir.interruption import Interrupted, Interruption
 from apnet_jax.workdir.metric_writer import MetricWriter, NullMetricWriter
 
 
@@ -45,6 +47,7 @@ class Loop:
     self._profile = profile
     self._state, self._start = start.state, int(start.state.step)
     self._timer = profiling.StepTimer(run.config.train.P * run.config.train.K)
+    self._watch = CollapseWatch(run.config.train, tqdm.write)
     self._guard = Guard(
       run.config.train,
       start.not_finite,
@@ -80,6 +83,8 @@ class Loop:
       unit=' steps',
     )
     with progress as self._bar, self._interruption.deferred():
+      if self._start and self._lacks_figures(self._start):
+        result = self._evaluate_checkpoint(self._start)
       for step in range(self._start + 1, run.total_steps + 1):
         with self._profile.step(step, on_device):
           batch = lay_out(self._timer.fetch(batches))
@@ -99,12 +104,15 @@ class Loop:
             self._roll_back(step)
         if logs:
           metrics = self._log(step, on_device)
+        if saves or stops:
+          self._save(step)
         if stops:
-          self._stop(step)
-        if saves:
-          result = self._evaluate_and_save(step)
-    with self._interruption.at_once():
-      return self._state, metrics, result or run.evaluate(self._state)
+          self._stop()
+        if run.evaluates(step):
+          result = self._evaluate_checkpoint(step)
+      # A run that was finished and evaluated before has no result yet.
+      result = result or self._evaluate(run.total_steps)
+    return self._state, metrics, result
 
   def _log(self, step: int, on_device: Mapping) -> dict[str, float]:
     """Writes the finite metrics of a step, and returns them.
@@ -126,6 +134,7 @@ class Loop:
     }
     metrics = {k: v for k, v in metrics.items() if math.isfinite(v)}
     self._writer.write(step, {f'train/{k}': v for k, v in metrics.items()})
+    self._watch.see_losses(step, metrics)
     self._bar.set_postfix_str(
       f'loss {metrics.get("loss", math.nan):.3f},'
       f' {metrics["images_per_second"]:.0f} images/s, data wait'
@@ -133,41 +142,61 @@ class Loop:
     )
     return metrics
 
-  def _evaluate_and_save(self, step: int) -> RetrievalResult | None:
-    """Evaluates the state if an evaluation is due, and saves a checkpoint.
+  def _save(self, step: int) -> None:
+    with self._timer.phase('save'):
+      self._checkpoints.save(step, self._state, not_finite=self._guard.count)
 
-    Returns:
-      The result of the evaluation; None if none was due.
+  def _evaluate_checkpoint(self, step: int) -> RetrievalResult:
+    """Evaluates the state, and adds the figures to its checkpoint.
+
+    The figures are logged first. A run that is killed in between repeats the
+    evaluation, and `MetricWriter` drops the record.
+
+    Args:
+      step: step of the state, which was saved or is being saved.
     """
-    result = figures = None
-    if self._run.evaluates(step):
-      with self._interruption.at_once(), self._timer.phase('evaluation'):
-        result = self._run.evaluate(self._state)
-      figures = self._run.figures(result)
-      self._writer.write(step, {f'eval/{k}': v for k, v in figures.items()})
-      shown = ', '.join(f'{k} {100 * v:.1f}' for k, v in figures.items())
-      self._bar.write(f'step {step}: {shown}')
-    self._save(step, figures)
+    result = self._evaluate(step)
+    figures = self._run.figures(result)
+    self._writer.write(step, {f'eval/{k}': v for k, v in figures.items()})
+    shown = ', '.join(f'{k} {100 * v:.1f}' for k, v in figures.items())
+    self._bar.write(f'step {step}: {shown}')
+    with self._timer.phase('save'):
+      self._checkpoints.add_figures(step, figures)
     return result
 
-  def _save(self, step: int, figures: Mapping[str, float] | None) -> None:
-    with self._timer.phase('save'):
-      self._checkpoints.save(step, self._state, figures, self._guard.count)
+  def _evaluate(self, step: int) -> RetrievalResult:
+    """Evaluates the state after a step; a signal ends the evaluation at once.
 
-  def _stop(self, step: int) -> None:
-    """Saves a checkpoint, and ends the run by raising `Interrupted`.
-
-    If an evaluation is due after this step, no checkpoint is saved, because the
-    checkpoint would lack the figures.
+    Raises:
+      Interrupted: a signal ended the run.
     """
-    if not self._run.evaluates(step):
-      self._save(step, None)
+    try:
+      with self._interruption.at_once(), self._timer.phase('evaluation'):
+        result, similarity = self._run.evaluate(self._state)
+    except Interrupted:
+      self._stop()
+    self._watch.see_evaluation(step, similarity)
+    return result
+
+  def _stop(self) -> NoReturn:
+    """Waits for the save in progress, and ends the run.
+
+    Raises:
+      Interrupted: always. The message says what was saved.
+    """
     saved = self._checkpoints.wait()
+    if saved is None:
+      what = 'nothing was saved yet'
+    elif self._lacks_figures(saved):
+      what = f'step {saved} is saved, but not evaluated yet'
+    else:
+      what = f'step {saved} is saved'
     failure = self._checkpoints.failure
-    what = (
-      'nothing was saved yet' if saved is None else f'step {saved} is saved'
-    )
-    self._interruption.stop(failure or what)
+    self._interruption.stop(f'{failure}; {what}' if failure else what)
+
+  def _lacks_figures(self, step: int) -> bool:
+    """Returns whether a checkpoint has no figures but is due for evaluation."""
+    return self._run.evaluates(step) and not self._checkpoints.figures(step)
 
   def _roll_back(self, step: int) -> None:
     """Restores weights and optimiser moments of an earlier step.

@@ -13,7 +13,7 @@ from apnet_jax.feed import Feed
 from apnet_jax.models import apnet
 from apnet_jax.models.apnet import create_model
 from apnet_jax.parallel import devices
-from apnet_jax.retrieval import card, evaluation
+from apnet_jax.retrieval import card, collapse, evaluation
 from apnet_jax.retrieval.embed import embed_pixels, make_embed
 from apnet_jax.retrieval.metrics import RetrievalResult
 from apnet_jax.training import optim, pretrained
@@ -133,12 +133,22 @@ class Run:
     every = self.config.train.checkpoint_every_epochs
     return self.evaluates(step) or self.is_due(step, every)
 
-  def evaluate(self, state: TrainState) -> RetrievalResult:
-    """Evaluates a state on the query and gallery of the feed."""
+  def evaluate(self, state: TrainState) -> tuple[RetrievalResult, float | None]:
+    """Evaluates a state on the query and gallery of the feed.
+
+    Returns:
+      The result, and the median similarity of strangers in the gallery; see
+      `collapse.median_stranger_similarity`.
+    """
     variables = {'params': state.params, 'batch_stats': state.batch_stats}
-    return evaluation.evaluate(
+    evaluated = evaluation.evaluate(
       self._embed, variables, self.feed, self.config.eval
-    ).result
+    )
+    similarity = collapse.median_stranger_similarity(
+      evaluated.gallery_embeddings,
+      self.feed.gallery.pids[evaluated.gallery_rows],
+    )
+    return evaluated.result, similarity
 
   def parameter_names(self) -> tuple[list[str], list[str]]:
     """Returns the parameter names in the order of use and of the tree.

@@ -1,10 +1,13 @@
 """Checkpoints of a workdir, saved by Orbax in the background.
 
-WORKDIR/checkpoints/N/           the state after N steps
-WORKDIR/checkpoints/N.damaged/   a checkpoint that could not be read
+WORKDIR/checkpoints/N/                  the state after N steps
+WORKDIR/checkpoints/N/metrics/metrics   its figures, once it is evaluated
+WORKDIR/checkpoints/N.damaged/          a checkpoint that could not be read
 
-Kept are the last two checkpoints, the best by mAP, and the last scheduled one,
-to which a run may have to roll back. (A signal saves one off schedule.)
+A state is saved before it is evaluated, so that a run that ends during an
+evaluation loses nothing. Each save deletes older checkpoints, but keeps the one
+before it, the best by mAP, and the last scheduled one, to which a run may have
+to roll back. (A signal saves one off schedule.)
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +27,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 from tqdm import tqdm
 
 from apnet_jax.errors import UserError, first_line
-from apnet_jax.parallel import devices
+from apnet_jax.parallel import devices, processes
+from apnet_jax.workdir.json_files import write_json
 from apnet_jax.workdir.run_files import CONFIG_FILE, checkpoint_folders
 
 
@@ -56,25 +60,22 @@ class Checkpoints:
     self.failure = None
     self._is_scheduled, self._saving = is_scheduled, None
     if not read_only:
-      self._set_aside_damaged_metrics()
+      self._set_aside_damaged_figures()
     keep = policies.AnyPreservationPolicy(
       [
         policies.LatestN(2),
         _LatestScheduled(is_scheduled),
-        policies.BestN(
-          n=1, get_metric_fn=_mAP, keep_checkpoints_without_metrics=False
-        ),
+        _Best(self._mAP),
       ]
     )
     self._manager = ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=keep,
-        best_fn=_mAP,
         create=not read_only,
         read_only=read_only,
         cleanup_tmp_directories=not read_only,  # of a run that was killed
-        # Orbax would fail on damaged metrics; `candidates` accepts them.
+        # Orbax would fail on damaged figures; `figures` accepts them.
         lightweight_initialize=read_only,
       ),
     )
@@ -92,7 +93,7 @@ class Checkpoints:
     self,
     step: int,
     state,
-    metrics: Mapping[str, float] | None,
+    *,
     not_finite: int = 0,
   ) -> None:
     """Saves a state in the background, after the previous save has ended.
@@ -102,7 +103,6 @@ class Checkpoints:
     Args:
       step: number of steps that led to the state.
       state: a pytree of arrays.
-      metrics: figures with `mAP`; None if the state was not evaluated.
       not_finite: number of steps of the run so far whose loss or gradient was
         not finite.
     """
@@ -113,12 +113,32 @@ class Checkpoints:
       self._manager.save(
         step,
         args=ocp.args.StandardSave(state),
-        metrics=metrics,
         force=True,
         custom_metadata={'not_finite': not_finite},
       )
     except Exception as error:  # Orbax raises whatever its writers raise
       self._give_up(error)
+
+  def add_figures(self, step: int, figures: Mapping[str, float]) -> None:
+    """Adds the figures of an evaluation to a checkpoint, for `best`.
+
+    Waits for the save in progress. If the checkpoint could not be saved, this
+    does nothing; if the figures cannot be written, a message is printed.
+
+    Args:
+      step: step of the checkpoint.
+      figures: figures by name, with `mAP`.
+    """
+    self._finish()
+    if not processes.is_first() or step not in self._manager.all_steps():
+      return
+    try:
+      write_json(self._figures_file(step), figures)
+    except OSError as error:
+      tqdm.write(
+        f'the figures after step {step} could not be saved:'
+        f' {error.strerror}; the run continues'
+      )
 
   def wait(self) -> int | None:
     """Waits for the save in progress; returns the step of the last checkpoint.
@@ -187,42 +207,48 @@ class Checkpoints:
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     if which == 'best':
-      maps = {step: self._read_mAP(step) for step in steps}
+      maps = {step: self._mAP(step) for step in steps}
       steps.sort(key=maps.get, reverse=True)
     return steps
 
-  def _read_mAP(self, step: int) -> float:
-    """Returns the mAP of a checkpoint; -1 if the mAP is unknown."""
-    try:
-      return _mAP(json.loads(self._metrics_file(step).read_text()))
-    except FileNotFoundError:
-      return -1.0
-    except (OSError, ValueError, KeyError, TypeError):
-      print(f'{self._metrics_file(step)} is damaged: its mAP is unknown.')
-      return -1.0
+  def figures(self, step: int) -> Mapping[str, float] | None:
+    """Returns the figures of a checkpoint.
 
-  def _metrics_file(self, step: int) -> pathlib.Path:
+    Args:
+      step: step of the checkpoint.
+
+    Returns:
+      Figures by name, with `mAP`. None if the checkpoint was not evaluated, or
+      if its figures are damaged; then a message says so.
+    """
+    path = self._figures_file(step)
+    try:
+      figures = json.loads(path.read_text())
+      float(figures['mAP'])
+      return figures
+    except FileNotFoundError:
+      return None
+    except (OSError, ValueError, KeyError, TypeError):
+      tqdm.write(f'{path} is damaged: its mAP is unknown.')
+      return None
+
+  def _mAP(self, step: int) -> float:
+    """Returns the mAP of a checkpoint; -1 if it is unknown."""
+    figures = self.figures(step)
+    return -1.0 if figures is None else float(figures['mAP'])
+
+  def _figures_file(self, step: int) -> pathlib.Path:
+    # Orbax would write here, but only together with the state.
     return self.directory / str(step) / 'metrics' / 'metrics'
 
-  def _set_aside_damaged_metrics(self) -> None:
-    """Renames the checkpoints whose metrics Orbax would fail to read.
-
-    Raises:
-      UserError: the metrics of all checkpoints are damaged.
-    """
-    steps = [int(path.name) for path in checkpoint_folders(self.directory)]
-    damaged = []
-    for step in steps:
-      try:
-        json.loads(self._metrics_file(step).read_text())
-      except FileNotFoundError:
-        pass  # not evaluated
-      except (OSError, ValueError) as error:
-        damaged.append((step, f'its metrics cannot be read: {error}'))
-    if damaged and len(damaged) == len(steps):
-      raise UserError(_all_damaged(self.directory, damaged))
-    for step, reason in damaged:
-      self._set_aside(step, reason)
+  def _set_aside_damaged_figures(self) -> None:
+    """Renames damaged figures, which Orbax would fail to read."""
+    for folder in checkpoint_folders(self.directory):
+      path = self._figures_file(int(folder.name))
+      if self.figures(int(folder.name)) is None:
+        # Another process may be faster.
+        with contextlib.suppress(FileNotFoundError):
+          path.rename(path.with_name('metrics.damaged'))
 
   def _set_aside(self, step: int, reason: str) -> None:
     """Renames a damaged checkpoint, so that its step can be saved again."""
@@ -360,6 +386,19 @@ class Checkpoints:
 
 
 @dataclasses.dataclass
+class _Best:
+  """An Orbax policy that keeps the checkpoint with the highest mAP."""
+
+  mAP: Callable[[int], float]
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    del context
+    steps = [each.step for each in checkpoints]
+    best = max(steps, key=lambda step: (self.mAP(step), step), default=None)
+    return [step == best for step in steps]
+
+
+@dataclasses.dataclass
 class _LatestScheduled:
   """An Orbax policy that keeps the last scheduled checkpoint."""
 
@@ -408,10 +447,6 @@ def _reason(error: Exception) -> str:
   if code := re.search(r"os_error_code='(\d+)'", str(error)):
     return os.strerror(int(code[1]))
   return first_line(error)
-
-
-def _mAP(metrics: Mapping[str, float]) -> float:
-  return metrics['mAP']
 
 
 def _abstract(tree):

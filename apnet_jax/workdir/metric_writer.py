@@ -24,12 +24,17 @@ class MetricWriter:
   Args:
     workdir: an existing folder.
     step: step after which the run resumes; records of later steps are dropped.
+    evaluated: whether the checkpoint of this step has its figures. If not, the
+      evaluation may be repeated, and its record is dropped too.
   """
 
-  def __init__(self, workdir: str | os.PathLike, step: int):
+  def __init__(
+    self, workdir: str | os.PathLike, step: int, evaluated: bool = True
+  ):
     path = pathlib.Path(workdir) / 'metrics.jsonl'
     lines = path.read_text().splitlines(True) if path.exists() else []
-    kept = [line for line in lines if _step_of(line) <= step]
+    last = (step, evaluated)
+    kept = [line for line in lines if _moment_of(line) <= last]
     part = path.with_suffix('.part')
     part.write_text(''.join(kept))
     part.replace(path)
@@ -143,22 +148,29 @@ class NullMetricWriter:
 
 
 def open_writer(
-  workdir: str | os.PathLike, step: int
+  workdir: str | os.PathLike, step: int, evaluated: bool
 ) -> MetricWriter | NullMetricWriter:
   """Opens the metric writer of a run; only process 0 writes.
 
   Args:
     workdir: an existing folder.
     step: see `MetricWriter`.
+    evaluated: see there.
   """
   if processes.is_first():
-    return MetricWriter(workdir, step)
+    return MetricWriter(workdir, step, evaluated)
   return NullMetricWriter()
 
 
-def _step_of(line: str) -> float:
-  """Returns the step of a record, infinity if a crash cut the line off."""
+def _moment_of(line: str) -> tuple[float, bool]:
+  """Returns the moment at which a record was written.
+
+  Returns:
+    The step, infinity if a crash cut the line off; and whether the record is
+    that of the evaluation after the step.
+  """
   try:
-    return json.loads(line)['step']
+    record = json.loads(line)
+    return record['step'], any(name.startswith('eval/') for name in record)
   except (json.JSONDecodeError, KeyError):
-    return float('inf')
+    return float('inf'), True

@@ -82,7 +82,7 @@ def workdir(tmp_path, monkeypatch):
   run = {'num_classes': 2, 'fingerprint': 'x'}
   json_files.write_json(tmp_path / 'run.json', run)
   with Checkpoints(tmp_path) as checkpoints:
-    checkpoints.save(1, {'w': np.zeros(1)}, None)
+    checkpoints.save(1, {'w': np.zeros(1)})
   monkeypatch.setattr(
     trained_network,
     'restore_model',

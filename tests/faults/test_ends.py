@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from apnet_jax.workdir import lock
-from tests.faults.runs import EPOCH, records, state
+from tests.faults.runs import EPOCH, records, state, without_times
 
 
 def wait_for(train, reached):
@@ -72,6 +72,36 @@ def test_sigterm_saves_and_the_same_command_goes_on_with_other_devices(
     for workdir in (tmp_path, whole[0])
   ]
   np.testing.assert_allclose(*losses, rtol=1e-2)
+
+
+def test_sigterm_before_and_during_an_evaluation_keeps_the_step(
+  train, flags, whole, tmp_path
+):
+  """The first run saves its last step; the second ends while evaluating it."""
+  command = (
+    *flags,
+    f'--workdir={tmp_path}',
+    f'--config.train.steps={2 * EPOCH}',
+  )
+  train.start(*command)
+  wait_for(train, lambda: len(records(tmp_path)) >= 2 * EPOCH)
+  os.kill(train.pid, signal.SIGTERM)
+  for again in (False, True):
+    assert train.code() == 143, train.printed()[-2000:]
+    assert (
+      f'SIGTERM: step {2 * EPOCH} is saved, but not evaluated yet; the same'
+      ' command resumes'
+    ) in train.printed()
+    assert state(tmp_path, 'last')[0] == 2 * EPOCH
+    assert len(records(tmp_path)) == 2 * EPOCH  # none of an evaluation
+    train.start(*command)
+    if not again:
+      wait_for(train, lambda: 'Training:' in train.printed())
+      os.kill(train.pid, signal.SIGTERM)
+  assert train.code() == 0, train.printed()[-2000:]
+  assert without_times(tmp_path) == without_times(whole[0])
+  cards = [(w / 'result.json').read_text() for w in (tmp_path, whole[0])]
+  assert cards[0] == cards[1]
 
 
 def test_a_signal_while_preparing(train, flags, tmp_path):

@@ -23,18 +23,23 @@ def saved(workdir):
   return [path.name for path in (workdir / 'checkpoints').glob('*')]
 
 
+def unevaluated(workdir):
+  """Returns the last step if an epoch ends with it and it is not evaluated."""
+  for last in records(workdir)[-1:]:
+    if 'train/loss' in last and last['step'] % EPOCH == 0:
+      return last['step']
+  return None
+
+
 def is_saving(workdir):
-  """Returns whether the last evaluation has no whole checkpoint yet."""
-  steps = [r['step'] for r in records(workdir) if 'eval/mAP' in r]
-  return bool(steps) and str(steps[-1]) not in saved(workdir)
+  """Returns whether a step to evaluate has no whole checkpoint yet."""
+  step = unevaluated(workdir)
+  return step is not None and str(step) not in saved(workdir)
 
 
 def is_evaluating(workdir):
-  """Returns whether the last step of an epoch lacks its evaluation."""
-  known = records(workdir)
-  return bool(known) and (
-    'train/loss' in known[-1] and known[-1]['step'] % EPOCH == 0
-  )
+  """Returns whether a whole checkpoint lacks its evaluation."""
+  return str(unevaluated(workdir)) in saved(workdir)
 
 
 def doing(workdir, printed):

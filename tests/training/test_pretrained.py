@@ -37,7 +37,7 @@ def source(tmp_path_factory):
     workdir, config, trainer.run_facts(feed, config, workdir)
   )
   with Checkpoints(workdir) as checkpoints:
-    checkpoints.save(1, state, None)
+    checkpoints.save(1, state)
   return workdir, {'params': state.params, 'batch_stats': state.batch_stats}
 
 

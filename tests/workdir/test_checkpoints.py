@@ -26,8 +26,9 @@ def test_keeps_the_last_two_and_the_best(tmp_path):
   with Checkpoints(tmp_path) as checkpoints:
     assert checkpoints.step('last') is None and checkpoints.step('best') is None
     for step, mAP in ((1, 0.2), (2, 0.9), (3, None), (4, 0.4), (5, None)):
-      metrics = None if mAP is None else {'mAP': mAP}
-      checkpoints.save(step, state(step), metrics)
+      checkpoints.save(step, state(step))
+      if mAP is not None:
+        checkpoints.add_figures(step, {'mAP': mAP})
   kept = {int(path.name) for path in (tmp_path / 'checkpoints').iterdir()}
   assert kept == {2, 4, 5}
   (tmp_path / 'config.json').write_text('{}')
@@ -40,8 +41,55 @@ def test_keeps_the_last_two_and_the_best(tmp_path):
 
 def test_without_an_evaluation_the_last_is_the_best(tmp_path):
   with Checkpoints(tmp_path) as checkpoints:
-    checkpoints.save(7, state(7), None)
+    checkpoints.save(7, state(7))
     assert checkpoints.step('best') == 7
+
+
+def test_figures_are_added_to_a_checkpoint(tmp_path, capsys):
+  """Damaged figures cost no checkpoint; it may be evaluated again."""
+  figures = {'mAP': 0.7, 'Rank-1': 0.9}
+  with Checkpoints(tmp_path) as checkpoints:
+    for step in (1, 2):
+      checkpoints.save(step, state(step))
+    assert checkpoints.figures(1) is None
+    checkpoints.add_figures(1, figures)
+    checkpoints.add_figures(7, figures)  # it was not saved
+    assert checkpoints.figures(1) == figures
+  assert names(tmp_path) == {'1', '2'}
+  (file,) = (tmp_path / 'checkpoints').rglob('metrics/metrics')
+  truncate(file)
+  for _ in range(2):
+    with Checkpoints(tmp_path) as checkpoints:
+      assert checkpoints.candidates('best') == [2, 1]
+      assert checkpoints.figures(1) is None
+  assert capsys.readouterr().out.count('is damaged: its mAP is unknown') == 1
+  with Checkpoints(tmp_path) as checkpoints:
+    with full_disk():
+      checkpoints.add_figures(1, {'mAP': 0.8, 'x' * 100_000: 0})
+    assert checkpoints.figures(1) is None
+    assert (
+      'after step 1 could not be saved: File too' in capsys.readouterr().out
+    )
+    checkpoints.add_figures(1, figures)
+    assert checkpoints.step('best') == 1
+
+
+def test_a_workdir_of_orbax_metrics_goes_on(tmp_path):
+  """Before figures were added afterwards, Orbax saved them with the state."""
+  with ocp.CheckpointManager(
+    tmp_path / 'checkpoints',
+    options=ocp.CheckpointManagerOptions(best_fn=lambda x: x['mAP']),
+  ) as manager:
+    for step, mAP in ((1, 0.6), (2, 0.5)):
+      args, metrics = ocp.args.StandardSave(state(step)), {'mAP': mAP}
+      manager.save(step, args=args, metrics=metrics)
+  with Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.step('best') == 1
+    assert checkpoints.figures(2) == {'mAP': 0.5}
+    checkpoints.save(3, state(3))
+    checkpoints.add_figures(3, {'mAP': 0.4})
+    checkpoints.save(4, state(4))
+  assert names(tmp_path) == {'1', '3', '4'}
 
 
 def test_missing_checkpoints_are_named(tmp_path):
@@ -54,7 +102,7 @@ def test_missing_checkpoints_are_named(tmp_path):
 
 def test_a_checkpoint_of_another_shape_is_an_error(tmp_path):
   with Checkpoints(tmp_path) as checkpoints:
-    checkpoints.save(1, state(1), None)
+    checkpoints.save(1, state(1))
   with Checkpoints(tmp_path) as checkpoints:
     with pytest.raises(ValueError, match='1 cannot be read'):
       checkpoints.restore(1, {'w': jnp.zeros(4), 'step': jnp.int32(0)})
@@ -119,7 +167,7 @@ def test_what_may_change_in_a_workdir(tmp_path):
   config = common.get_config()
   run_files.claim_workdir(tmp_path, config, RUN)
   with Checkpoints(tmp_path) as checkpoints:
-    checkpoints.save(1, state(1), None)
+    checkpoints.save(1, state(1))
   config.train.epochs = 200
   config.eval.flip = False
   config.data.dir = 'elsewhere'
@@ -155,7 +203,7 @@ def test_nothing_is_resumed_from_what_is_not_a_whole_checkpoint(tmp_path):
   assert not run_files.can_resume(tmp_path)
   with Checkpoints(tmp_path) as checkpoints:
     assert checkpoints.latest_step is None
-    checkpoints.save(1, state(1), None)
+    checkpoints.save(1, state(1))
   assert run_files.can_resume(tmp_path)
   with Checkpoints(tmp_path) as checkpoints:
     assert checkpoints.latest_step == 1
@@ -192,7 +240,7 @@ def test_a_checkpoint_of_a_signal_takes_no_regular_ones_place(tmp_path):
     tmp_path, is_scheduled=lambda step: step % 3 == 0
   ) as checkpoints:
     for step in (3, 6, 7, 8):
-      checkpoints.save(step, state(step), None)
+      checkpoints.save(step, state(step))
     assert checkpoints.wait() == 8
     assert checkpoints.latest_scheduled_step == 6
   assert names(tmp_path) == {'6', '7', '8'}
@@ -207,8 +255,9 @@ def two(tmp_path_factory):
   """A workdir with two evaluated checkpoints."""
   workdir = tmp_path_factory.mktemp('two')
   with Checkpoints(workdir) as checkpoints:
-    checkpoints.save(1, state(1), {'mAP': 0.5}, not_finite=1)
-    checkpoints.save(2, state(2), {'mAP': 0.6}, not_finite=2)
+    for step, mAP in ((1, 0.5), (2, 0.6)):
+      checkpoints.save(step, state(step), not_finite=step)
+      checkpoints.add_figures(step, {'mAP': mAP})
   (workdir / 'config.json').write_text('{}')
   return workdir
 
@@ -244,7 +293,7 @@ def test_whatever_is_damaged_the_older_checkpoint_is_used(
         noticed.add(file.name)
         assert '2.damaged' in capsys.readouterr().out
         assert names(workdir) == {'1', '2.damaged'}
-        checkpoints.save(2, state(2), None)
+        checkpoints.save(2, state(2))
     assert names(workdir) >= {'1', '2'}
   assert 'manifest.ocdbt' in noticed and len(noticed) > 1
 
@@ -254,7 +303,7 @@ def test_a_best_checkpoint_that_is_damaged_gives_way_to_the_next(
 ):
   shutil.copytree(two, tmp_path / 'run')
   with Checkpoints(tmp_path / 'run') as checkpoints:
-    checkpoints.save(3, state(3), None)
+    checkpoints.save(3, state(3))
   root = tmp_path / 'run' / 'checkpoints'
   (root / '2' / 'default' / 'manifest.ocdbt').unlink()
   with open_for_reading(tmp_path / 'run') as checkpoints:
@@ -274,8 +323,9 @@ def test_if_all_are_damaged_none_is_touched(two, tmp_path):
   for step in '12':
     root = tmp_path / 'run' / 'checkpoints' / step
     truncate(root / 'metrics' / 'metrics')
-  with pytest.raises(ValueError, match='(?s)no checkpoint in .* can be read'):
-    Checkpoints(tmp_path / 'run')
+  with Checkpoints(tmp_path / 'run') as checkpoints:
+    with pytest.raises(ValueError, match='(?s)no checkpoint in .* can be read'):
+      checkpoints.restore_latest(state(0))
   assert names(tmp_path / 'run') == {'1', '2'}
 
 
@@ -298,16 +348,16 @@ def large(step):
 def test_a_full_disk_costs_a_checkpoint_and_no_older_one(tmp_path, capsys):
   with Checkpoints(tmp_path) as checkpoints:
     for step in (1, 2):
-      checkpoints.save(step, large(step), None)
+      checkpoints.save(step, large(step))
     checkpoints.wait()
     with full_disk():
-      checkpoints.save(3, large(3), None)
+      checkpoints.save(3, large(3))
       assert checkpoints.wait() == 2
     assert (
       'step 3 could not be saved: File too large;' in capsys.readouterr().out
     )
     assert names(tmp_path) == {'1', '2'}
-    checkpoints.save(4, large(4), None)
+    checkpoints.save(4, large(4))
     assert checkpoints.wait() == 4 and checkpoints.failure is None
   assert names(tmp_path) == {'2', '4'}
   with Checkpoints(tmp_path) as checkpoints:
@@ -320,7 +370,7 @@ def test_a_run_without_its_last_checkpoint_has_failed(tmp_path):
     OSError, match='step 1 could not be saved: File too.*last one'
   ):
     with Checkpoints(tmp_path) as checkpoints, full_disk():
-      checkpoints.save(1, large(1), None)
+      checkpoints.save(1, large(1))
       checkpoints.wait()
   assert names(tmp_path) == set()
 
@@ -338,7 +388,7 @@ def test_what_late_writers_make_again_is_removed(tmp_path, monkeypatch):
   monkeypatch.setattr(shutil, 'rmtree', remove)
   with pytest.raises(OSError, match='step 1 could not be saved'):
     with Checkpoints(tmp_path) as checkpoints, full_disk():
-      checkpoints.save(1, large(1), None)
+      checkpoints.save(1, large(1))
       checkpoints.wait()
   assert len(removed) == 3
   assert names(tmp_path) == set()
@@ -362,8 +412,9 @@ def test_the_clock_may_be_moved_back(tmp_path, monkeypatch):
     with Checkpoints(tmp_path) as checkpoints:
       for step in steps:
         now[0] -= 3600
-        metrics = maps[step] and {'mAP': maps[step]}
-        checkpoints.save(step, state(step), metrics)
+        checkpoints.save(step, state(step))
+        if maps[step]:
+          checkpoints.add_figures(step, {'mAP': maps[step]})
       assert checkpoints.wait() == steps[-1]
       assert checkpoints.step('best') == 2
   assert names(tmp_path) == {'2', '4', '5'}

@@ -19,9 +19,19 @@ from tests.fakes import make_feed
 from tests.tiny import tiny_config, tiny_model
 
 
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-  monkeypatch.setattr(run, 'create_model', tiny_model)
+@pytest.fixture(scope='module', autouse=True)
+def tiny():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(run, 'create_model', tiny_model)
+    yield
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """A run without signals: configuration, feed, workdir and summary."""
+  config = tiny_config(epochs=3, eval_every_epochs=1)
+  feed, workdir = make_feed(config), tmp_path_factory.mktemp('whole')
+  return config, feed, workdir, trainer.train(config, feed, workdir)
 
 
 def sending(batches, signum, count):
@@ -48,18 +58,19 @@ def records(workdir):
 
 @pytest.mark.parametrize('signum', SIGNALS)
 def test_a_signal_saves_the_step_and_the_run_goes_on(
-  signum, tmp_path, capfd, monkeypatch
+  signum, whole, tmp_path, capfd, monkeypatch
 ):
-  config = tiny_config(epochs=3, eval_every_epochs=1)
-  feed = make_feed(config)
-  whole = trainer.train(config, feed, tmp_path / 'whole')
+  config, feed, workdir, summary = whole
   stopping = dataclasses.replace(feed, batches=sending(feed.batches, signum, 4))
   before = [signal.getsignal(each) for each in SIGNALS]
   saved, save = [], Checkpoints.save
   monkeypatch.setattr(
     Checkpoints,
     'save',
-    lambda self, step, *args: [saved.append(step), save(self, step, *args)],
+    lambda self, step, *args, **kwargs: [
+      saved.append(step),
+      save(self, step, *args, **kwargs),
+    ],
   )
   with pytest.raises(Interrupted) as error:
     trainer.train(config, stopping, tmp_path / 'run')
@@ -69,33 +80,65 @@ def test_a_signal_saves_the_step_and_the_run_goes_on(
   assert 'a second signal ends at once' in capfd.readouterr().err
   assert [signal.getsignal(each) for each in SIGNALS] == before
   resumed = trainer.train(config, feed, tmp_path / 'run')
-  chex.assert_trees_all_equal(resumed.state, whole.state)
-  assert resumed.card == whole.card
+  chex.assert_trees_all_equal(resumed.state, summary.state)
+  assert resumed.card == summary.card
   steps = [r['step'] for r in records(tmp_path / 'run')]
-  assert steps == [r['step'] for r in records(tmp_path / 'whole')]
+  assert steps == [r['step'] for r in records(workdir)]
 
 
-def test_a_signal_ends_an_evaluation_at_once(tmp_path):
-  """No checkpoint is saved, since it would lack its evaluation."""
-  config = tiny_config(epochs=3, eval_every_epochs=2)
-  feed = make_feed(config)
+def evaluations(workdir):
+  """Returns the records of evaluations, and the figures of checkpoints."""
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    steps = checkpoints.candidates('best')
+    figures = [(step, checkpoints.figures(step)) for step in steps]
+  return [r for r in records(workdir) if 'eval/mAP' in r], figures
+
+
+def test_a_signal_before_an_evaluation_does_not_wait_for_it(whole, tmp_path):
+  config, feed, workdir, summary = whole
+  batches = sending(feed.batches, signal.SIGTERM, 5)
+  stopping = dataclasses.replace(feed, batches=batches)
+  with pytest.raises(Interrupted, match='step 6 is saved, but not evaluated'):
+    trainer.train(config, stopping, tmp_path)
+  assert steps_saved(tmp_path) == [3, 6]
+  assert [r['step'] for r in records(tmp_path)] == [1, 2, 3, 3, 4, 5, 6]
+  resumed = trainer.train(config, feed, tmp_path)
+  chex.assert_trees_all_equal(resumed.state, summary.state)
+  assert evaluations(tmp_path) == evaluations(workdir)
+
+
+def test_a_signal_ends_an_evaluation_at_once(whole, tmp_path, monkeypatch):
+  """The last step is saved; the next runs evaluate it and train no more."""
+  config, feed, workdir, summary = whole
+  config = config.copy_and_resolve_references()
+  config.train.eval_every_epochs = 0
   query = dataclasses.replace(
     feed.query, batches=sending(feed.query.batches, signal.SIGTERM, 0)
   )
-  with pytest.raises(Interrupted, match='nothing more was saved'):
-    trainer.train(config, dataclasses.replace(feed, query=query), tmp_path)
-  assert steps_saved(tmp_path) == [3]
-  assert not any('eval/mAP' in r for r in records(tmp_path))
+  stopping = dataclasses.replace(feed, query=query)
+  with pytest.raises(Interrupted, match='step 9 is saved, but not evaluated'):
+    trainer.train(config, stopping, tmp_path)
+  assert steps_saved(tmp_path)[-1] == 9
+  before = records(tmp_path)
+  assert before[-1]['step'] == 9
+  assert not any('eval/mAP' in r for r in before)
 
+  class Killed(BaseException):
+    pass
 
-def test_a_signal_before_an_evaluation_does_not_wait_for_it(tmp_path):
-  config = tiny_config(epochs=3, eval_every_epochs=2)
-  feed = make_feed(config)
-  batches = sending(feed.batches, signal.SIGTERM, 5)
-  feed = dataclasses.replace(feed, batches=batches)
-  with pytest.raises(Interrupted, match='step 3 is saved'):
-    trainer.train(config, feed, tmp_path)
-  assert steps_saved(tmp_path) == [3]
+  def kill(*_):
+    raise Killed
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Checkpoints, 'add_figures', kill)
+    with pytest.raises(Killed):  # the figures are logged and not yet saved
+      trainer.train(config, feed, tmp_path)
+  for _ in range(2):
+    resumed = trainer.train(config, feed, tmp_path)
+    assert resumed.card == summary.card
+    assert records(tmp_path) == [*before, evaluations(workdir)[0][-1]]
+  with Checkpoints(tmp_path, read_only=True) as checkpoints:
+    assert checkpoints.figures(9)['mAP'] == summary.card['figures']['mAP']
 
 
 def test_without_steps_to_finish_a_signal_ends_at_once():

@@ -32,6 +32,19 @@ def test_what_was_written_after_the_checkpoint_is_dropped(tmp_path):
   ]  # fmt: skip
 
 
+def test_the_record_of_an_evaluation_to_repeat_is_dropped(tmp_path):
+  records = [(2, 'eval/mAP'), (3, 'train/loss'), (3, 'eval/mAP')]
+  with MetricWriter(tmp_path, 0) as writer:
+    for step, name in records:
+      writer.write(step, {name: 1})
+  for evaluated, kept in ((True, records), (False, records[:2])):
+    MetricWriter(tmp_path, 3, evaluated).close()
+    lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+      {'step': step, name: 1} for step, name in kept
+    ]
+
+
 def events_of(workdir):
   """Returns the events of each file, in TensorBoard's order."""
   found = []
