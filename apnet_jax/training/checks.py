@@ -1,5 +1,6 @@
 """Checks of a configuration before a run starts."""
 
+import math
 import os
 
 import jax
@@ -54,7 +55,8 @@ def _check_batch(config: ml_collections.ConfigDict) -> None:
   """
   images, devices = config.train.P * config.train.K, jax.device_count()
   micro_batches = config.train.accumulate
-  if images % (micro_batches * devices):
+  parts = micro_batches * devices
+  if images % parts:
     into = (
       f' into config.train.accumulate={micro_batches} micro-batches, each'
       if micro_batches > 1
@@ -63,8 +65,22 @@ def _check_batch(config: ml_collections.ConfigDict) -> None:
     raise UserError(
       f'a batch of config.train.P={config.train.P} times'
       f' config.train.K={config.train.K} = {images} images does not divide'
-      f'{into} among {devices} devices.'
+      f'{into} among {devices} devices. Give another number of identities, as'
+      f' config.train.P={_closest_P(config.train, parts)}, or run on another'
+      ' number of devices.'
     )
   check_batch_norm_group(
     config.model.batch_norm_group, images // micro_batches, devices
   )
+
+
+def _closest_P(config: ml_collections.ConfigDict, parts: int) -> int:
+  """Returns the P closest to the given one with which a batch divides.
+
+  Args:
+    config: the `train` part of a configuration.
+    parts: number of equal parts that P times K images must have.
+  """
+  step = parts // math.gcd(parts, config.K)
+  # At least two identities, for negatives.
+  return max(round(config.P / step), 1 + (step == 1)) * step

@@ -281,6 +281,22 @@ def test_bad_fields_are_named(field, value, message, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.parametrize(
+  ('P', 'K', 'devices', 'accumulate', 'suggested'),
+  [(20, 4, 6, 1, 21), (3, 2, 4, 1, 4), (20, 4, 8, 3, 18), (2, 3, 16, 1, 16)],
+)
+def test_devices_that_do_not_divide_a_batch(
+  P, K, devices, accumulate, suggested, tmp_path, monkeypatch
+):
+  """The number suggested passes the check."""
+  config = small_config(P=P, K=K, accumulate=accumulate)
+  monkeypatch.setattr(checks.jax, 'device_count', lambda: devices)
+  with pytest.raises(ValueError, match=f'{devices} devices.*P={suggested},'):
+    checks.check(config, tmp_path)
+  config.train.P = suggested
+  checks.check(config, tmp_path)
+
+
 def test_weights_to_start_from_are_checked_before_a_run_begins(tmp_path):
   """A resumed run does not need them any more."""
   config = small_config()
