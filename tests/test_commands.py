@@ -404,6 +404,25 @@ def test_mistakes_are_messages(run, arguments, message, tmp_path):
   assert 'Traceback' not in err
 
 
+def test_devices_that_do_not_divide_a_batch_are_an_error_before_all(
+  preloaded, tmp_path
+):
+  preloaded.start(
+    'train.py',
+    '--config=configs/market.py',
+    f'--workdir={tmp_path}/run',
+    f'--config.data.prepared_dir={tmp_path}/prepared',
+    devices=6,
+  )
+  assert preloaded.code() == 2
+  assert (
+    'error: a batch of config.train.P=20 times config.train.K=4 = 80 images'
+    ' does not divide among 6 devices. Give another number of identities, as'
+    ' config.train.P=21'
+  ) in preloaded.errors()
+  assert not list(tmp_path.iterdir())
+
+
 COMMANDS = [
   'train.py',
   'eval.py',

@@ -82,5 +82,4 @@ def _closest_P(config: ml_collections.ConfigDict, parts: int) -> int:
     parts: number of equal parts that P times K images must have.
   """
   step = parts // math.gcd(parts, config.K)
-  # At least two identities, for negatives.
-  return max(round(config.P / step), 1 + (step == 1)) * step
+  return max(round(config.P / step), 1) * step

@@ -5,6 +5,7 @@ import json
 import re
 
 import chex
+import jax
 import numpy as np
 import optax
 import pytest
@@ -12,9 +13,9 @@ import pytest
 from apnet_jax.models.apnet import create_model
 from apnet_jax.models.torch_weights import to_state_dict
 from apnet_jax.models.weight_files import write_weights
-from apnet_jax.retrieval import evaluation
+from apnet_jax.retrieval import collapse, evaluation
 from apnet_jax.retrieval.embed import make_embed
-from apnet_jax.training import checks, run, trainer
+from apnet_jax.training import checks, collapse_watch, run, trainer
 from apnet_jax.training.train_step import state_shapes
 from apnet_jax.workdir import restore, run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
@@ -56,6 +57,7 @@ def whole_run(tmp_path_factory):
   """A run of twelve steps without a stop, evaluated every three."""
   workdir = tmp_path_factory.mktemp('whole')
   config = tiny_config(epochs=4, eval_every_epochs=1)
+  config.model.batch_norm_group = 4  # on two of four devices
   return config, workdir, trainer.train(config, make_feed(config), workdir)
 
 
@@ -99,7 +101,7 @@ def test_a_run_leaves_what_it_promises(whole_run):
   assert list((workdir / 'tensorboard').iterdir())
 
 
-def test_a_run_learns_in_parts(tmp_path, capsys):
+def test_a_run_learns_in_parts(tmp_path, capsys, monkeypatch):
   """The batch is always the same, without augmentation."""
   config = tiny_config(
     epochs=4, accumulate=2, rematerialize=True, learning_rate=1e-2,
@@ -109,6 +111,8 @@ def test_a_run_learns_in_parts(tmp_path, capsys):
   feed = make_feed(config)
   batch = next(feed.batches(0))
   feed = dataclasses.replace(feed, batches=lambda _: itertools.repeat(batch))
+  monkeypatch.setattr(collapse_watch, 'TOLERANCE', np.inf)
+  monkeypatch.setattr(collapse_watch, 'STEPS', 5)
   trainer.train(config, feed, tmp_path)
   losses = [r['train/loss'] for r in records(tmp_path) if 'train/loss' in r]
   assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
@@ -116,11 +120,13 @@ def test_a_run_learns_in_parts(tmp_path, capsys):
     r['train/learning_rate'] for r in records(tmp_path) if 'train/loss' in r
   ]
   np.testing.assert_allclose(rates, [1e-2] * 9 + [1e-3] * 3, rtol=1e-5)
+  out = capsys.readouterr().out
   assert (
     'each batch in 2 micro-batches of 4 images, each with batch statistics of'
     ' its own: the losses are those of config.model.batch_norm_group=4, not'
     ' of 0'
-  ) in capsys.readouterr().out
+  ) in out
+  assert out.count('warning: step 6: the triplet loss has stayed') == 1
 
 
 def test_parts_of_whole_groups_are_said_to_change_nothing():
@@ -153,17 +159,26 @@ def test_a_stopped_run_goes_on_to_the_same_end(
   assert without_speed(records(tmp_path)) == without_speed(records(whole))
 
 
-def test_a_finished_run_is_only_evaluated(whole_run, capsys):
+def test_a_finished_run_is_only_evaluated(whole_run, capsys, monkeypatch):
   config, workdir, summary = whole_run
+  monkeypatch.setattr(collapse, 'COLLAPSED', -2)
   before = records(workdir)
   again = trainer.train(config, make_feed(config), workdir)
   assert again.card == summary.card and again.metrics == {}
   assert records(workdir) == before
-  assert 'Rank-1' in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert 'Rank-1' in out
+  assert 'warning: step 12: The network embeds all images alike' in out
 
 
-def test_a_checkpoint_evaluates_as_the_run_did(whole_run):
+@pytest.mark.parametrize('number', [4, 1])
+def test_a_checkpoint_evaluates_as_the_run_did(number, whole_run, monkeypatch):
+  """The run had four devices."""
   config, workdir, summary = whole_run
+  some = jax.local_devices()[:number]
+  monkeypatch.setattr(jax, 'local_devices', lambda **_: some)
+  for name in ('device_count', 'local_device_count'):
+    monkeypatch.setattr(jax, name, lambda: number)
   feed = make_feed(config)
   with open_for_reading(workdir) as checkpoints:
     assert checkpoints.latest_step == STEPS
@@ -174,6 +189,7 @@ def test_a_checkpoint_evaluates_as_the_run_did(whole_run):
     step, model, variables = restore_model(
       checkpoints, 'last', run_files.load_config(workdir), feed.num_classes
     )
+  assert all(leaf.devices() == {*some} for leaf in jax.tree.leaves(variables))
   embed = make_embed(model, config.eval)
   evaluated = evaluation.evaluate(embed, variables, feed, config.eval)
   assert evaluated.result.mAP == summary.card['figures']['mAP']
