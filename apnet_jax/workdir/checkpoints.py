@@ -7,7 +7,8 @@ WORKDIR/checkpoints/N.damaged/          a checkpoint that could not be read
 A state is saved before it is evaluated, so that a run that ends during an
 evaluation loses nothing. Each save deletes older checkpoints, but keeps the one
 before it, the best by mAP, and the last scheduled one, to which a run may have
-to roll back. (A signal saves one off schedule.)
+to roll back. (A signal saves one off schedule.) A best one that the last save
+has surpassed is deleted at the end of the run.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ import pathlib
 import re
 import shutil
 import time
+import types
 
 import jax
 import orbax.checkpoint as ocp
@@ -58,10 +60,11 @@ class Checkpoints:
   ):
     self.directory = pathlib.Path(workdir).absolute() / 'checkpoints'
     self.failure = None
+    self._read_only = read_only
     self._is_scheduled, self._saving = is_scheduled, None
     if not read_only:
       self._set_aside_damaged_figures()
-    keep = policies.AnyPreservationPolicy(
+    self._keep = policies.AnyPreservationPolicy(
       [
         policies.LatestN(2),
         _LatestScheduled(is_scheduled),
@@ -71,7 +74,7 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=keep,
+        preservation_policy=self._keep,
         create=not read_only,
         read_only=read_only,
         cleanup_tmp_directories=not read_only,  # of a run that was killed
@@ -85,6 +88,8 @@ class Checkpoints:
 
   def __exit__(self, kind, *_):
     self._finish()
+    if kind is None and processes.is_first() and not self._read_only:
+      self._delete_surpassed()
     self._manager.close()
     if self.failure and kind is None:
       raise OSError(f'{self.failure}. It was the last one of this run.')
@@ -139,6 +144,26 @@ class Checkpoints:
         f'the figures after step {step} could not be saved:'
         f' {error.strerror}; the run continues'
       )
+
+  def _delete_surpassed(self) -> None:
+    """Deletes what the policies would delete at the next save.
+
+    This is also what a run left that was killed between saving and deleting.
+    """
+    infos = [
+      types.SimpleNamespace(step=step, metrics=None)
+      for step in sorted(self._manager.all_steps())
+    ]
+    kept = self._keep.should_preserve(
+      infos, context=policies.PreservationContext()
+    )
+    for info, is_kept in zip(infos, kept):
+      if not is_kept:
+        # If a kill ends the deletion, Orbax cleans up this name.
+        part = self.directory / f'{info.step}.orbax-checkpoint-tmp'
+        with contextlib.suppress(OSError):
+          (self.directory / str(info.step)).rename(part)
+        shutil.rmtree(part, ignore_errors=True)
 
   def wait(self) -> int | None:
     """Waits for the save in progress; returns the step of the last checkpoint.

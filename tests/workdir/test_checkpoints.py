@@ -92,6 +92,19 @@ def test_a_workdir_of_orbax_metrics_goes_on(tmp_path):
   assert names(tmp_path) == {'1', '3', '4'}
 
 
+def test_a_surpassed_checkpoint_is_deleted_at_the_end(tmp_path):
+  """The next save would delete it, but the last checkpoint has none."""
+  with Checkpoints(tmp_path) as checkpoints:
+    for step, mAP in ((1, 0.5), (2, 0.2), (3, 0.3), (4, 0.6)):
+      checkpoints.save(step, state(step))
+      checkpoints.add_figures(step, {'mAP': mAP})
+    assert names(tmp_path) == {'1', '3', '4'}
+  assert names(tmp_path) == {'3', '4'}
+  with Checkpoints(tmp_path) as checkpoints:
+    restored, _ = checkpoints.restore_latest(state(0))
+  assert int(restored['step']) == 4
+
+
 def test_missing_checkpoints_are_named(tmp_path):
   with pytest.raises(ValueError, match=r'--ckpt=.*no config.json'):
     open_for_reading(tmp_path / 'nowhere')
