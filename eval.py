@@ -13,6 +13,7 @@ Exit codes: 2, a mistake of the user, or a file that cannot be read or written;
 4, another process of the command is lost.
 """
 
+from collections.abc import Iterable
 import os
 import pathlib
 
@@ -73,7 +74,8 @@ RERANK = flags.DEFINE_bool(
   'rerank',
   False,
   'Also gives figures after k-reciprocal re-ranking (Zhong et al., CVPR 2017),'
-  ' which the APNet paper does not use.',
+  ' which the APNet paper does not use. Its parameters are'
+  ' --config.eval.rerank_k1, rerank_k2 and rerank_lambda.',
 )
 CHOOSE_THRESHOLD = flags.DEFINE_float(
   'choose_threshold',
@@ -120,7 +122,7 @@ def main(argv):
     config = run_files.load_full_config(CKPT.value)
     config.update_from_flattened_dict(changed_rules)
     check_section('eval', config.eval)
-    check_flags(config.eval)
+    check_flags(config.eval, changed_rules)
     configs = targets.choose(
       config, DATASET.value, DATA_DIR.value, ALLOW_OTHER_COUNTS.value,
       TEST_FRACTION.value, PATTERN.value, IGNORE_CAMERAS.value,
@@ -167,12 +169,18 @@ def main(argv):
   verifier.raise_failure()
 
 
-def check_flags(rules: ml_collections.ConfigDict) -> None:
+def check_flags(
+  rules: ml_collections.ConfigDict, changed: Iterable[str]
+) -> None:
   """Raises UserError for flags that would fail only after the evaluation.
 
   Args:
     rules: `config.eval`.
+    changed: fields that the command line changes, as 'eval.ap'.
   """
+  for field in changed:
+    if field.startswith('eval.rerank_') and not RERANK.value:
+      raise UserError(f'--config.{field} needs --rerank.')
   if not JSON.value and not os.access(CKPT.value, os.W_OK):
     raise UserError(
       f'--ckpt={CKPT.value} is not writable: give another file for the result'

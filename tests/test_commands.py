@@ -375,6 +375,10 @@ def test_a_command_that_looks_for_the_network_would_be_seen(
       "error: config.eval.ap='best' is not one of ('step', 'trapezoid')",
     ),
     (
+      ['eval.py', '--ckpt=WORKDIR', '--config.eval.rerank_k1=7'],
+      'error: --config.eval.rerank_k1 needs --rerank.',
+    ),
+    (
       [
         'eval.py',
         '--ckpt=WORKDIR',

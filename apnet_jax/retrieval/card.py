@@ -12,7 +12,7 @@ import numpy as np
 
 from apnet_jax.feed import Benchmark, Split
 from apnet_jax.retrieval.metrics import RetrievalResult
-from apnet_jax.retrieval.rerank import DEFAULT_VARIANT
+from apnet_jax.retrieval.rerank import describe
 from apnet_jax.retrieval.scores import JUNK_PID
 from apnet_jax.version import __version__
 
@@ -62,7 +62,7 @@ def result_card(
     verification: the result of `PairVerifier.verify`, if any.
     diagnosis: the result of `diagnosis.diagnose`, if any.
   """
-  ap = config.eval.ap
+  rules, ap = config.eval, config.eval.ap
   per_query = result.query_figures(ap)
   return {
     'dataset': config.data.name,
@@ -71,7 +71,12 @@ def result_card(
     'checkpoint': dict(checkpoint),
     'figures': all_figures(result, ap),
     'reranked': reranked
-    and {'variant': DEFAULT_VARIANT, 'figures': all_figures(reranked, ap)},
+    and {
+      'variant': describe(
+        rules.rerank_k1, rules.rerank_k2, rules.rerank_lambda
+      ),
+      'figures': all_figures(reranked, ap),
+    },
     'protocol': protocol(config, benchmark),
     'network': {
       'profile': config.profile,

@@ -113,6 +113,10 @@ def incompatibilities(a: Mapping, b: Mapping) -> list[str]:
     found += _differences(
       f'queries.{field}', a['queries'].get(field), b['queries'].get(field)
     )
+  reranked = [card.get('reranked') for card in (a, b)]
+  if all(isinstance(entry, dict) for entry in reranked):
+    first, second = (entry.get('variant') for entry in reranked)
+    found += _differences('reranked.variant', first, second)
   return found
 
 

@@ -216,8 +216,25 @@ def rerank(evaluation: Evaluation, benchmark: Benchmark) -> RetrievalResult:
   Raises:
     UserError: an embedding is zero.
   """
+  rules = evaluation.rules
   scores = KReciprocal(
-    evaluation.query_embeddings, evaluation.gallery_embeddings
+    evaluation.query_embeddings,
+    evaluation.gallery_embeddings,
+    rules.rerank_k1,
+    rules.rerank_k2,
+    rules.rerank_lambda,
   )
   pids = benchmark.gallery.pids[evaluation.gallery_rows]
-  return _apply_rules(scores, evaluation.labels, pids, evaluation.rules)
+  return _apply_rules(scores, evaluation.labels, pids, rules)
+
+
+def small_gallery_warning(evaluation: Evaluation) -> str:
+  """Returns a warning if re-ranking needs more images than there are, or ''."""
+  k1, images = evaluation.rules.rerank_k1, len(evaluation.gallery_rows)
+  if images >= k1:
+    return ''
+  return (
+    f'Warning: config.eval.rerank_k1={k1}, but the gallery has only {images}'
+    ' images. All of them are neighbours of each other, so that the re-ranked'
+    ' figures mean little. Choose a smaller value.'
+  )

@@ -72,6 +72,8 @@ class Evaluator:
     self.figures[name] = evaluated.result.figures(rules.ap)
     reranked = None
     if self._reranks:
+      if warning := evaluation.small_gallery_warning(evaluated):
+        print(warning)
       reranked = evaluation.rerank(evaluated, benchmark)
       self.figures[f'{name}, re-ranked'] = reranked.figures(rules.ap)
     verified = self._verifier.verify(evaluated, config, benchmark)

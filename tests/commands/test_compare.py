@@ -116,6 +116,16 @@ def test_other_images_are_refused(cards, change, message, tmp_path):
   assert message in str(error.value)
 
 
+def test_other_rerankings_are_refused(cards, tmp_path):
+  one, other = (
+    card | {'reranked': {'variant': f'k1 {k1}', 'figures': card['figures']}}
+    for card, k1 in zip(cards, (20, 7))
+  )
+  with pytest.raises(ValueError, match=r'reranked.variant: k1 20 \| k1 7'):
+    run(*write(tmp_path, A=one, B=other))
+  run(*write(tmp_path, A=one, B=cards[1]))
+
+
 def test_without_queries_there_is_no_interval(cards, tmp_path, capsys):
   old = copy.deepcopy(cards[0])
   del old['queries']['figures']

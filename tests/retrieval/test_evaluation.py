@@ -10,8 +10,10 @@ import apnet_jax
 from apnet_jax.config import check_section
 from apnet_jax.feed import Benchmark
 from apnet_jax.retrieval import card, diagnosis, evaluation, rerank
+from apnet_jax.retrieval.metrics import evaluate_scores
 from configs import common
 from tests.fakes import make_split
+from tests.retrieval.worlds import Matrix
 
 
 def embed(variables, split, rows):
@@ -80,6 +82,32 @@ def test_reranking_ranks_by_its_distances(benchmark):
     precisions.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
   np.testing.assert_allclose(result.average_precision, precisions)
   assert result.mAP != evaluated.result.mAP
+
+
+def test_reranking_has_the_parameters_of_the_configuration(benchmark):
+  config = common.get_config()
+  config.eval = rules(rerank_k1=7, rerank_k2=3, rerank_lambda=0.85)
+  evaluated = evaluation.evaluate(embed, {}, benchmark, config.eval)
+  result = evaluation.rerank(evaluated, benchmark)
+  distance = apnet_jax.k_reciprocal_rerank(
+    evaluated.query_embeddings, evaluated.gallery_embeddings, 7, 3, 0.85
+  )
+  expected = evaluate_scores(Matrix(-distance), evaluated.labels)
+  np.testing.assert_array_equal(
+    result.average_precision, expected.average_precision
+  )
+  made = card.result_card(evaluated.result, config, benchmark, {}, result)
+  assert made['reranked']['variant'] == rerank.describe(7, 3, 0.85)
+
+
+def test_a_gallery_with_too_few_neighbours_is_said(benchmark):
+  images = (benchmark.gallery.pids != -1).sum()
+  for k1, expected in ((images, ''), (images + 1, f'rerank_k1={images + 1},')):
+    config = rules(rerank_k1=int(k1))
+    evaluated = evaluation.evaluate(embed, {}, benchmark, config)
+    warning = evaluation.small_gallery_warning(evaluated)
+    assert bool(warning) == bool(expected) and expected in warning
+  assert f'only {images} images' in warning
 
 
 def test_a_card_says_how_it_was_made(benchmark):
@@ -158,6 +186,10 @@ def test_the_rules_of_a_configuration_are_followed(benchmark):
     ('distance', 'l1', "config.eval.distance='l1' is not one of"),
     ('feature', 'pixels', "config.eval.feature='pixels' is not one of"),
     ('max_rank', 9, 'config.eval.max_rank=9 must be at least 10'),
+    ('rerank_k1', 0, 'config.eval.rerank_k1=0 must be at least 1'),
+    ('rerank_k2', -1, 'config.eval.rerank_k2=-1 must be at least 1'),
+    ('rerank_lambda', 1.5, 'config.eval.rerank_lambda=1.5 must be from 0 to 1'),
+    ('rerank_lambda', np.nan, 'config.eval.rerank_lambda=nan must be from 0'),
   ],
 )
 def test_rules_that_do_not_exist(field, value, message):
