@@ -157,7 +157,7 @@ def main(argv):
   if not processes.is_first():
     return
   print(f'after step {step}')
-  print(card.format_table(evaluator.figures))
+  print(card.format_table(evaluator.results, config.eval.ap))
   cards = evaluator.cards
   path = JSON.value or card.default_path(
     CKPT.value, step, cards, changed_rules, RERANK.value

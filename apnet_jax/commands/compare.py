@@ -77,6 +77,8 @@ def compare_files(first: str, second: str, allow_unlike: bool, **bootstrap):
     if other_differences:
       print('Other differences (A | B):', *other_differences, sep='\n')
     print(*comparison.compare(a[name], b[other], **bootstrap), sep='\n')
+    for line in comparison.remarks(a[name], b[other]):
+      print(line)
 
 
 NO_GALLERY = (

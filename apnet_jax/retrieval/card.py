@@ -70,6 +70,8 @@ def result_card(
     'as_published': benchmark.as_published,
     'checkpoint': dict(checkpoint),
     'figures': all_figures(result, ap),
+    'based_on': result.based_on,
+    'warning': result.warning or None,
     'reranked': reranked
     and {
       'variant': describe(
@@ -215,13 +217,17 @@ def default_path(
   return pathlib.Path(workdir, 'evaluations', f'{name}.json')
 
 
-def format_table(rows: Mapping[str, Mapping[str, float]]) -> str:
-  """Formats figures as a table in percent.
+def format_table(results: Mapping[str, RetrievalResult], ap: str) -> str:
+  """Formats the figures of results as a table in percent.
+
+  If a result leaves queries out, each row says how many queries it counts. A
+  warning follows if the figures are those of few queries.
 
   Args:
-    rows: rows of the table by their headings; each has the same figures by
-      name, as fractions of 1.
+    results: results by the headings of their rows.
+    ap: form of the average precision behind `mAP`, 'step' or 'trapezoid'.
   """
+  rows = {name: result.figures(ap) for name, result in results.items()}
   columns = list(next(iter(rows.values())))
   width = max(map(len, rows))
   lines = [' ' * width + ''.join(f'{name:>9}' for name in columns)]
@@ -229,4 +235,8 @@ def format_table(rows: Mapping[str, Mapping[str, float]]) -> str:
   for name, row in rows.items():
     values = ''.join(f'{100 * row[column]:9.1f}' for column in columns)
     lines.append(f'{name:{width}}{values}')
-  return '\n'.join(lines)
+  if any(result.num_skipped_queries for result in results.values()):
+    for i, result in enumerate(results.values(), 2):
+      lines[i] += f'  {result.based_on}'
+  warnings = [result.warning for result in results.values()]
+  return '\n'.join([*lines, *dict.fromkeys(filter(None, warnings))])

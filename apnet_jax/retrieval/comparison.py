@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from apnet_jax.errors import UserError
+from apnet_jax.retrieval.metrics import describe_queries, few_queries_warning
 from apnet_jax.workdir.json_files import read_json
 
 # Fields of a card that must be equal for figures to be comparable.
@@ -216,4 +217,25 @@ def compare(
     if paired
     else 'No interval: the cards do not have figures of the same queries.'
   )
+  return lines
+
+
+def remarks(a: Mapping, b: Mapping) -> list[str]:
+  """Says in lines of text that queries were left out, and that few count.
+
+  Args:
+    a: a result card.
+    b: another result card.
+  """
+  lines = []
+  for name, card in (('A', a), ('B', b)):
+    valid, skipped = (card['queries'].get(k) for k in ('valid', 'skipped'))
+    if not all(type(n) is int and n >= 0 for n in (valid, skipped)):
+      continue
+    if skipped:
+      lines.append(
+        f'Card {name}: figures of {describe_queries(valid, skipped)}.'
+      )
+    if warning := few_queries_warning(valid):
+      lines.append(f'Card {name}: {warning}')
   return lines

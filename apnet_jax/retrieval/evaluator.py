@@ -23,8 +23,7 @@ class Evaluator:
 
   Attributes:
     cards: result cards by name of the data set.
-    figures: rows of the table of figures, by their headings; see
-      `card.format_table`.
+    results: figures by the headings of their rows; see `card.format_table`.
   """
 
   def __init__(
@@ -38,7 +37,7 @@ class Evaluator:
     self._embed, self._variables = embed, variables
     self._checkpoint, self._verifier = checkpoint, verifier
     self._reranks = reranks
-    self.cards, self.figures = {}, {}
+    self.cards, self.results = {}, {}
 
   def evaluate(
     self, name: str, config: ml_collections.ConfigDict, benchmark: Benchmark
@@ -62,20 +61,19 @@ class Evaluator:
     rules = config.eval
     if rules.pixel_baseline:
       pixels = evaluation.evaluate(embed_pixels, {}, benchmark, rules)
-      row = pixels.result.figures(rules.ap)
-      self.figures[f'{name}, raw pixels'] = row
+      self.results[f'{name}, raw pixels'] = pixels.result
     evaluated = evaluation.evaluate(
       self._embed, self._variables, benchmark, rules
     )
     if not processes.is_first():
       return None
-    self.figures[name] = evaluated.result.figures(rules.ap)
+    self.results[name] = evaluated.result
     reranked = None
     if self._reranks:
       if warning := evaluation.small_gallery_warning(evaluated):
         print(warning)
       reranked = evaluation.rerank(evaluated, benchmark)
-      self.figures[f'{name}, re-ranked'] = reranked.figures(rules.ap)
+      self.results[f'{name}, re-ranked'] = reranked
     verified = self._verifier.verify(evaluated, config, benchmark)
     diagnosed = diagnosis.diagnose(evaluated, benchmark)
     print('\n'.join(diagnosis.lines(diagnosed)))

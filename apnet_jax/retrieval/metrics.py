@@ -27,6 +27,7 @@ from apnet_jax.retrieval.scores import (
 )
 
 TABLE_RANKS = (1, 5, 10)  # the ranks in tables
+FEW_QUERIES = 10  # figures of fewer queries mean little
 # Largest number of queries in a block. More make neither the product nor the
 # counting faster.
 QUERY_BLOCK = 512
@@ -76,6 +77,16 @@ class RetrievalResult:
   first_match_rank: np.ndarray
   num_matches: np.ndarray
 
+  @property
+  def based_on(self) -> str:
+    """The number of queries behind the figures, as '11 of 80 queries'."""
+    return describe_queries(self.num_valid_queries, self.num_skipped_queries)
+
+  @property
+  def warning(self) -> str:
+    """A warning if the figures are those of few queries, or ''."""
+    return few_queries_warning(self.num_valid_queries)
+
   def rank(self, k: int) -> float:
     """Returns Rank-k; if k is beyond the CMC curve, the last value there."""
     return float(self.cmc[min(k, len(self.cmc)) - 1])
@@ -110,6 +121,28 @@ class RetrievalResult:
       name: float(values[~np.isnan(values)].mean(dtype=np.float64))
       for name, values in self.query_figures(ap).items()
     }
+
+
+def describe_queries(valid: int, skipped: int) -> str:
+  """Returns the number of queries behind figures, as '11 of 80 queries'.
+
+  Args:
+    valid: number of queries with a true match, which the figures average.
+    skipped: number of queries without a true match.
+  """
+  if not skipped:
+    return f'{valid:,} queries'
+  return f'{valid:,} of {valid + skipped:,} queries'
+
+
+def few_queries_warning(valid: int) -> str:
+  """Returns a warning if only few queries have a true match, or ''."""
+  if valid >= FEW_QUERIES:
+    return ''
+  return (
+    f'Warning: only {valid} {"query has" if valid == 1 else "queries have"} a'
+    f' true match. Figures of fewer than {FEW_QUERIES} queries mean little.'
+  )
 
 
 def evaluate_retrieval(

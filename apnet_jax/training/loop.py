@@ -159,7 +159,8 @@ class Loop:
     figures = self._run.figures(result)
     self._writer.write(step, {f'eval/{k}': v for k, v in figures.items()})
     shown = ', '.join(f'{k} {100 * v:.1f}' for k, v in figures.items())
-    self._bar.write(f'step {step}: {shown}')
+    counted = f' ({result.based_on})' if result.num_skipped_queries else ''
+    self._bar.write(f'step {step}: {shown}{counted}')
     with self._timer.phase('save'):
       self._checkpoints.add_figures(step, figures)
     return result

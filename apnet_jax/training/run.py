@@ -173,13 +173,13 @@ class Run:
     Args:
       result: result of the trained network.
     """
-    rows = {'trained network': self.figures(result)}
+    rows = {'trained network': result}
     if self.config.eval.pixel_baseline:
       pixels = evaluation.evaluate(
         embed_pixels, {}, self.feed, self.config.eval
       ).result
-      rows = {'raw pixels': self.figures(pixels), **rows}
-    return card.format_table(rows)
+      rows = {'raw pixels': pixels, **rows}
+    return card.format_table(rows, self.config.eval.ap)
 
 
 def make_step(

@@ -11,6 +11,7 @@ from apnet_jax.errors import UserError
 from apnet_jax.feed import Feed
 from apnet_jax.parallel import devices, processes
 from apnet_jax.retrieval import card, evaluation
+from apnet_jax.retrieval.metrics import describe_queries, few_queries_warning
 from apnet_jax.training import pretrained, profiling
 from apnet_jax.training.checks import check
 from apnet_jax.training.loop import Loop
@@ -67,8 +68,14 @@ def train(
   with lock.held(workdir), Interruption() as interruption:
     _claim(workdir, config, feed)
     print(feed.summary)
+    valid = len(feed.query.pids) - skipped
     if skipped:
-      print(f'  {skipped} queries have no true match and are skipped')
+      print(
+        f'  {describe_queries(valid, skipped)} have a true match; the others'
+        ' are skipped'
+      )
+    if warning := few_queries_warning(valid):
+      print(warning)
     run = Run(config, feed)
     with Checkpoints(workdir, is_scheduled=run.saves) as checkpoints:
       start = run.starting_point(checkpoints)

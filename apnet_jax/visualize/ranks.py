@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from apnet_jax.feed import Benchmark, Split
 from apnet_jax.retrieval.diagnosis import by_difficulty
 from apnet_jax.retrieval.evaluation import Evaluation, rank
+from apnet_jax.retrieval.metrics import RetrievalResult
 
 GREEN, RED, BLUE, GREY = '#1a9641', '#d7191c', '#2c7bb6', '#555555'
 # All sizes are in pixels.
@@ -80,7 +81,7 @@ def draw_ranking(
     ]
     for r in rankings
   ]
-  return _grid(cells, top)
+  return _grid(cells, top, evaluation.result)
 
 
 def _label(benchmark: Benchmark, split: Split, row: int) -> str:
@@ -110,12 +111,24 @@ def _cell(image: np.ndarray, colour: str, label: str) -> Image.Image:
   return cell
 
 
-def _grid(cells: list[list[Image.Image]], top: int) -> Image.Image:
+def _heading(result: RetrievalResult) -> str:
+  """Returns the text above the found images."""
+  heading = 'Found, closest first'
+  if result.num_skipped_queries or result.warning:
+    heading += f' ({result.based_on} have a true match)'
+  return heading
+
+
+def _grid(
+  cells: list[list[Image.Image]], top: int, result: RetrievalResult
+) -> Image.Image:
   """Arranges framed images in lines: a query, then its gallery images.
 
   Args:
     cells: framed images of each line, all of the same size; the query is first.
     top: number of gallery images that a line has room for.
+    result: the result of the evaluation, whose number of queries stands in the
+      heading if some were left out or if they are few.
   """
   width, height = cells[0][0].size
   step, first = width + GAP, width + 3 * GAP  # the query stands apart
@@ -126,7 +139,7 @@ def _grid(cells: list[list[Image.Image]], top: int) -> Image.Image:
   )
   draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
   draw.text((GAP, 3), 'Query', 'black', font)
-  draw.text((first + GAP, 3), 'Found, closest first', 'black', font)
+  draw.text((first + GAP, 3), _heading(result), 'black', font)
   for i, row in enumerate(cells):
     y = HEADING + i * (height + GAP)
     for j, cell in enumerate(row):

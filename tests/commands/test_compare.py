@@ -116,6 +116,18 @@ def test_other_images_are_refused(cards, change, message, tmp_path):
   assert message in str(error.value)
 
 
+def test_queries_that_were_left_out_are_said(cards, tmp_path, capsys):
+  a, b = map(copy.deepcopy, cards)
+  for card, valid, skipped in ((a, 11, 69), (b, 9, 0)):
+    card['queries'].update(valid=valid, skipped=skipped)
+  run(*write(tmp_path, A=a, B=b), unlike=True)
+  out = capsys.readouterr().out
+  assert out.endswith(
+    'Card A: figures of 11 of 80 queries.\nCard B: Warning: only 9 queries'
+    ' have a true match. Figures of fewer than 10 queries mean little.\n'
+  )
+
+
 def test_other_rerankings_are_refused(cards, tmp_path):
   one, other = (
     card | {'reranked': {'variant': f'k1 {k1}', 'figures': card['figures']}}

@@ -11,6 +11,7 @@ from apnet_jax.config import check_section
 from apnet_jax.feed import Benchmark
 from apnet_jax.retrieval import card, diagnosis, evaluation, rerank
 from apnet_jax.retrieval.metrics import evaluate_scores
+from apnet_jax.retrieval.scores import Labels
 from configs import common
 from tests.fakes import make_split
 from tests.retrieval.worlds import Matrix
@@ -108,6 +109,45 @@ def test_a_gallery_with_too_few_neighbours_is_said(benchmark):
     warning = evaluation.small_gallery_warning(evaluated)
     assert bool(warning) == bool(expected) and expected in warning
   assert f'only {images} images' in warning
+
+
+def result_of(valid, skipped):
+  """Each valid query finds its match first."""
+  people = np.arange(valid + skipped)
+  labels = Labels.make(
+    people, None, people[:valid], None, queries=len(people), gallery=valid
+  )
+  return evaluate_scores(Matrix(np.eye(len(people), valid)), labels)
+
+
+def test_a_table_says_how_many_queries_count():
+  results = {'a': result_of(11, 69), 'longer': result_of(1000, 0)}
+  assert card.format_table(results, 'step').splitlines() == [
+    '            mAP     mINP   Rank-1   Rank-5  Rank-10',
+    '-' * 51,
+    'a         100.0    100.0    100.0    100.0    100.0  11 of 80 queries',
+    'longer    100.0    100.0    100.0    100.0    100.0  1,000 queries',
+  ]
+  del results['a']
+  assert 'queries' not in card.format_table(results, 'step')
+
+
+def test_few_queries_are_warned_about():
+  config, benchmark = common.get_config(), make_benchmark()
+  for valid, skipped, based_on in (
+    (10, 1, '10 of 11'),
+    (9, 0, '9'),
+    (1, 4, '1 of 5'),
+  ):
+    result = result_of(valid, skipped)
+    table = card.format_table({'a': result, 'b': result}, 'step')
+    made = card.result_card(result, config, benchmark, {})
+    assert made['based_on'] == f'{based_on} queries'
+    assert (made['warning'] is None) == (valid == 10)
+    assert table.count('mean little') == (valid < 10)
+    if valid < 10:
+      assert table.endswith(made['warning'])
+  assert 'only 1 query has a true match' in made['warning']
 
 
 def test_a_card_says_how_it_was_made(benchmark):

@@ -121,6 +121,7 @@ def test_a_run_learns_in_parts(tmp_path, capsys, monkeypatch):
   ]
   np.testing.assert_allclose(rates, [1e-2] * 9 + [1e-3] * 3, rtol=1e-5)
   out = capsys.readouterr().out
+  assert out.count('Warning: only 5 queries have a true match.') == 2
   assert (
     'each batch in 2 micro-batches of 4 images, each with batch statistics of'
     ' its own: the losses are those of config.model.batch_norm_group=4, not'

@@ -1,3 +1,5 @@
+import dataclasses
+
 import ml_collections
 import numpy as np
 from PIL import ImageColor
@@ -36,6 +38,15 @@ def test_rankings_follow_the_rules():
 def test_queries_are_chosen_from_worst_to_best_and_are_valid():
   evaluation = evaluate(embed, {}, benchmark(), RULES)
   assert sorted(ranks.choose_queries(evaluation, 8)) == [0, 1]
+
+
+def test_the_heading_says_how_many_queries_count():
+  result = evaluate(embed, {}, benchmark(), RULES).result
+  assert ranks._heading(result).endswith('(2 of 3 queries have a true match)')
+  many = dataclasses.replace(
+    result, num_valid_queries=80, num_skipped_queries=0
+  )
+  assert 'queries' not in ranks._heading(many)
 
 
 def test_picture_shows_right_and_wrong():
