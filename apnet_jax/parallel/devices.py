@@ -10,12 +10,13 @@ training step, `on_any_device` and the functions of `processes` need the other
 processes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import functools
 import pathlib
 
 import jax
 from jax import lax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
@@ -207,18 +208,84 @@ def shard_rows(
   Returns:
     float32 [rows, ...].
   """
-  shape = make(0, 0).shape[1:]
 
   def shard(index: tuple[slice, ...]) -> np.ndarray:
     first, last, _ = index[0].indices(rows)
-    array = np.full((last - first, *shape), fill, np.float32)
-    for start in range(first, min(last, items), 1024):
-      stop = min(start + 1024, last, items)
-      array[start - first : stop - first] = make(start, stop)
-    return array
+    return _make_rows(make, items, first, last, fill)
 
+  shape = (rows, *make(0, 0).shape[1:])
   sharding = NamedSharding(_mesh(), PartitionSpec(AXIS))
-  return jax.make_array_from_callback((rows, *shape), sharding, shard)
+  return jax.make_array_from_callback(shape, sharding, shard)
+
+
+def iterate_row_tiles(
+  make: Callable[[int, int], np.ndarray], items: int, rows: int, tile: int
+) -> Iterator[tuple[int, jax.Array]]:
+  """Yields the array that `shard_rows` makes, a tile of each device at a time.
+
+  Args:
+    make: see `shard_rows`.
+    items: number of items.
+    rows: number of rows of the whole array; see `padded_rows`.
+    tile: greatest length of a tile, as given to `padded_rows`.
+
+  Yields:
+    first: the first row of the tile, counted on its device.
+    rows: float32 [devices * tile, ...], the tiles of all devices.
+  """
+  size = _mesh().size
+  share = rows // size
+  tile = share // -(-share // tile)
+  shape = (size * tile, *make(0, 0).shape[1:])
+  sharding = NamedSharding(_mesh(), PartitionSpec(AXIS))
+  for first in range(0, share, tile):
+
+    def shard(index: tuple[slice, ...], first=first) -> np.ndarray:
+      device = index[0].indices(shape[0])[0] // tile
+      start = device * share + first
+      return _make_rows(make, items, start, start + tile, 0)
+
+    yield first, jax.make_array_from_callback(shape, sharding, shard)
+
+
+def _make_rows(make, items, first, last, fill) -> np.ndarray:
+  """Returns rows `first` to `last - 1` of the array that `shard_rows` makes."""
+  array = np.full((last - first, *make(0, 0).shape[1:]), fill, np.float32)
+  for start in range(first, min(last, items), 1024):
+    stop = min(start + 1024, last, items)
+    array[start - first : stop - first] = make(start, stop)
+  return array
+
+
+def empty_columns(rows: int, columns: int) -> jax.Array:
+  """Returns zeros [rows, columns], sharded as by `shard_columns`."""
+  sharding = NamedSharding(_mesh(), PartitionSpec(None, AXIS))
+  return jnp.zeros((rows, columns), jnp.float32, device=sharding)
+
+
+def update_columns(function: Callable) -> Callable:
+  """Makes a function update the columns that each device holds, in place.
+
+  Args:
+    function: called on each device of this process as `function(array, rows,
+      bias, *others)`; returns the new array.
+
+  Returns:
+    A function of an array that `shard_columns` has made, whose memory is used
+    again; of two arrays that are sharded by rows; and of other arguments, which
+    are replicated.
+  """
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def updated(array, rows, bias, *others):
+    columns = PartitionSpec(None, AXIS)
+    by_rows = PartitionSpec(AXIS)
+    specs = (columns, by_rows, by_rows, *[PartitionSpec()] * len(others))
+    return jax.shard_map(
+      function, mesh=_mesh(), in_specs=specs, out_specs=columns, check_vma=False
+    )(array, rows, bias, *others)
+
+  return updated
 
 
 def shard_columns(array: np.ndarray, columns: int, fill: float) -> jax.Array:

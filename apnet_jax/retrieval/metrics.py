@@ -167,7 +167,8 @@ def evaluate_retrieval(
     query_pids: int [queries], identities.
     query_camids: int [queries], cameras. None if cameras are unknown; then
       `gallery_camids` must be None too, and only junk is excluded.
-    gallery_embeddings: float [gallery, features].
+    gallery_embeddings: float [gallery, features]. A memory map (`np.memmap`)
+      is not copied into memory.
     gallery_pids: int [gallery], identities. -1 is junk. An identity that no
       query has (0 in Market-1501) is a distractor.
     gallery_camids: int [gallery], cameras.
@@ -282,6 +283,7 @@ def _match_ranks(
       labels.excluded(rows, excluded),
       number[rows].max(),
     )
+    del similarities  # before the next block takes as much memory
     yield rows, np.asarray(closer)[:, : number[rows].max()] + 1
 
 

@@ -6,6 +6,7 @@ similarities of queries to the gallery.
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import mmap
 from typing import Protocol
 
 import jax
@@ -21,6 +22,7 @@ JUNK_PID = -1
 # Columns of a block of similarities that a device compares at a time. A tile of
 # this width stays in a CPU's cache while all matches are compared with it.
 TILE = 2048
+SCALED_ROWS = 1024  # rows of embeddings that are read at a time
 QUERY_BLOCK = 256  # number of queries that `iterate_queries` scores at a time
 
 
@@ -273,11 +275,11 @@ def iterate_queries(
 
 
 def check_embeddings(name: str, embeddings: np.ndarray) -> np.ndarray:
-  """Returns embeddings as a float array [images, features].
+  """Returns embeddings as an array [images, features], without a copy.
 
   Args:
     name: name of the argument, for the error.
-    embeddings: an array; types other than float32 and float64 become float32.
+    embeddings: an array of numbers.
 
   Raises:
     ValueError: the array has another number of dimensions, or is empty.
@@ -287,9 +289,14 @@ def check_embeddings(name: str, embeddings: np.ndarray) -> np.ndarray:
     raise ValueError(
       f'{name} has shape {embeddings.shape}, not [images, features].'
     )
-  if embeddings.dtype not in (np.float32, np.float64):
-    embeddings = embeddings.astype(np.float32)
   return embeddings
+
+
+def is_memory_map(array: np.ndarray) -> bool:
+  """Returns whether the values of an array lie in a file and not in memory."""
+  while array is not None and not isinstance(array, np.memmap | mmap.mmap):
+    array = getattr(array, 'base', None)
+  return array is not None
 
 
 def check_widths(query: np.ndarray, gallery: np.ndarray) -> None:
@@ -318,7 +325,11 @@ def check_rows(name: str, bad: np.ndarray, problem: str) -> None:
 
 
 class EmbeddingScores:
-  """`Scores` by the cosine or Euclidean distance of embeddings."""
+  """`Scores` by the cosine or Euclidean distance of embeddings.
+
+  The devices hold a scaled copy of the gallery. A gallery that is a memory map
+  is not copied: its rows are read and scaled again for each block of queries.
+  """
 
   def __init__(
     self,
@@ -327,7 +338,7 @@ class EmbeddingScores:
     kept: np.ndarray,
     distance: str,
   ):
-    """Checks the embeddings, and shards the gallery over all devices.
+    """Checks the embeddings, and shards a gallery in memory over all devices.
 
     Args:
       query: float [queries, features]; see `check_embeddings`.
@@ -347,14 +358,15 @@ class EmbeddingScores:
     items = _Scaled('gallery_embeddings', gallery, distance)
     self.queries, self.gallery = len(query), len(kept)
     self._query = queries.rows(np.arange(len(query)))
-    columns = devices.padded_rows(len(kept), TILE)
-    self._gallery = devices.shard_rows(
-      lambda start, stop: items.rows(kept[start:stop]), len(kept), columns
-    )
+    self._columns = devices.padded_rows(len(kept), TILE)
+    self._rows = lambda start, stop: items.rows(kept[start:stop])
+    self._gallery = None
+    if not is_memory_map(gallery):
+      self._gallery = devices.shard_rows(self._rows, len(kept), self._columns)
     self._bias = devices.shard_rows(
       lambda start, stop: items.bias[kept[start:stop]],
       len(kept),
-      columns,
+      self._columns,
       fill=-np.inf,
     )
 
@@ -364,7 +376,35 @@ class EmbeddingScores:
     The similarities are cosines, or -d^2 / 2 for a Euclidean distance d, up to
     a constant for each query.
     """
+    if self._gallery is None:
+      return self._read_block(self._query[rows])
     return _similarities(self._query[rows], self._gallery, self._bias)
+
+  def _read_block(self, query: np.ndarray) -> jax.Array:
+    """Returns the similarities of queries, a tile of the gallery at a time."""
+    block = devices.empty_columns(len(query), self._columns)
+    for first, rows in devices.iterate_row_tiles(
+      self._rows, self.gallery, self._columns, TILE
+    ):
+      block.block_until_ready()  # no more than two tiles are in memory
+      block = _fill_tile(block, rows, self._bias, query, first)
+    return block
+
+
+@devices.update_columns
+def _fill_tile(block, rows, bias, query, first):
+  """Fills a tile of columns of a block with similarities.
+
+  Args:
+    block: float32 [queries, columns], of this device.
+    rows: float32 [tile, features], scaled embeddings of the gallery.
+    bias: float32 [columns].
+    query: float32 [queries, features], scaled embeddings.
+    first: first column of the tile.
+  """
+  bias = lax.dynamic_slice_in_dim(bias, first, len(rows))
+  tile = _similarities(query, rows, bias)
+  return lax.dynamic_update_slice_in_dim(block, tile, first, 1)
 
 
 @jax.jit
@@ -379,7 +419,8 @@ class _Scaled:
 
   Args:
     name: name of the embeddings, for errors.
-    embeddings: float [images, features].
+    embeddings: [images, features]; types other than float32 and float64 become
+      float32. Only a block of rows at a time is copied.
     distance: 'cosine' or 'euclidean'.
 
   Attributes:
@@ -391,20 +432,29 @@ class _Scaled:
 
   def __init__(self, name: str, embeddings: np.ndarray, distance: str):
     cosine = distance == 'cosine'
-    squares = np.einsum('ij,ij->i', embeddings, embeddings, dtype=np.float64)
+    self._embeddings = embeddings
+    self._dtype = np.float64 if embeddings.dtype == np.float64 else np.float32
+    squares = np.empty(len(embeddings))
+    for start in range(0, len(embeddings), SCALED_ROWS):
+      some = self._read(slice(start, start + SCALED_ROWS))
+      squares[start : start + len(some)] = np.einsum(
+        'ij,ij->i', some, some, dtype=np.float64
+      )
     with np.errstate(over='ignore', invalid='ignore'):  # `check_rows` reports
-      norms = np.sqrt(squares).astype(embeddings.dtype)
+      norms = np.sqrt(squares).astype(self._dtype)
       # |q - g|^2 = |q|^2 - 2 (q . g - |g|^2 / 2); |q| is the same for all g.
       self.bias = (squares * (0 if cosine else -0.5)).astype(np.float32)
     bad = ~np.isfinite(norms if cosine else self.bias)
     bad |= cosine & (norms == 0)
     check_rows(name, bad, 'zero or not finite' if cosine else 'not finite')
-    self._embeddings = embeddings
     self._norms = norms if cosine else None
+
+  def _read(self, rows: slice | np.ndarray) -> np.ndarray:
+    return self._embeddings[rows].astype(self._dtype, copy=False)
 
   def rows(self, rows: np.ndarray) -> np.ndarray:
     """Returns scaled embeddings, float32 [rows, features]."""
-    embeddings = self._embeddings[rows]
+    embeddings = self._read(rows)
     if self._norms is not None:
       embeddings = embeddings / self._norms[rows, None]
     return embeddings.astype(np.float32, copy=False)

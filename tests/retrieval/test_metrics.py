@@ -1,5 +1,6 @@
 import dataclasses
 import pathlib
+import tracemalloc
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -223,6 +224,46 @@ def test_any_number_of_devices(number, monkeypatch):
     check_same(evaluate_retrieval(*arguments, distance='euclidean'), expected)
   finally:
     jax.clear_caches()
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+  for module in (metrics, scores):
+    monkeypatch.setattr(module, 'TILE', 256)
+
+
+def write_memory_map(path, array):
+  found = np.memmap(path, array.dtype, 'w+', shape=array.shape)
+  found[:] = array
+  return found
+
+
+@pytest.mark.parametrize('dtype', [np.float16, np.float32, np.float64])
+def test_a_memory_map_has_the_same_figures(dtype, small_tiles, tmp_path):
+  """Several tiles on each device, with junk and repeated images."""
+  arguments = list(draw_large(queries=40, gallery=5000))
+  expected = evaluate_retrieval(*arguments, distance='euclidean')
+  mapped = write_memory_map(tmp_path / 'gallery', arguments[3].astype(dtype))
+  arguments[3] = mapped[:]
+  check_same(evaluate_retrieval(*arguments, distance='euclidean'), expected)
+  mapped[7, 3] = np.nan
+  with pytest.raises(ValueError, match=r'1 rows that are not finite: \[7\]'):
+    evaluate_retrieval(*arguments, distance='euclidean')
+
+
+def test_a_memory_map_is_not_copied(small_tiles, tmp_path):
+  gallery = np.ones((16_384, 512), np.float16)
+  gallery = write_memory_map(tmp_path / 'gallery', gallery)
+  rows = np.arange(8)
+  tracemalloc.start()
+  try:
+    scores.EmbeddingScores(
+      np.ones((8, 512)), gallery, np.arange(len(gallery)), 'cosine'
+    ).block(rows)
+    _, peak = tracemalloc.get_traced_memory()
+  finally:
+    tracemalloc.stop()
+  assert peak < gallery.size * 4 / 2
 
 
 def test_more_queries_than_a_block_and_any_scale():
