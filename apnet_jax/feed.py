@@ -79,3 +79,8 @@ class Feed(Benchmark):
   benchmarks: Mapping[str, Benchmark] = dataclasses.field(
     default_factory=dict, kw_only=True
   )
+
+  @property
+  def by_set(self) -> Mapping[str, Benchmark]:
+    """The benchmarks of all data sets by name; '' if there is a single set."""
+    return self.benchmarks or {'': self}

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 from apnet_jax.parallel import devices
-from apnet_jax.retrieval.metrics import RetrievalResult
 from apnet_jax.training import optim, profiling
 from apnet_jax.training.collapse_watch import CollapseWatch
 from apnet_jax.training.not_finite import Guard
-from apnet_jax.training.run import Run, StartingPoint
+from apnet_jax.training.run import Outcome, Run, StartingPoint
 from apnet_jax.training.train_step import TrainState
 from apnet_jax.workdir.checkpoints import Checkpoints
 from apnet_jax.workdir.interruption import Interrupted, Interruption
@@ -59,12 +58,12 @@ class Loop:
 
   def run_steps(
     self,
-  ) -> tuple[TrainState, Mapping[str, float], RetrievalResult]:
+  ) -> tuple[TrainState, Mapping[str, float], Outcome]:
     """Trains to the end of the run, with its evaluations and checkpoints.
 
     Returns:
       The final state; the metrics logged last, empty if no step was left; and
-      the result of evaluating the final state.
+      the outcome of evaluating the final state.
 
     Raises:
       FloatingPointError: a step is not finite, and the run must end.
@@ -75,7 +74,7 @@ class Loop:
     lay_out = partial(
       devices.shard_batch, micro_batches=run.config.train.accumulate
     )
-    metrics, result, unchecked, on_device = {}, None, None, None
+    metrics, outcome, unchecked, on_device = {}, None, None, None
     progress = tqdm(
       total=run.total_steps,
       initial=self._start,
@@ -84,7 +83,7 @@ class Loop:
     )
     with progress as self._bar, self._interruption.deferred():
       if self._start and self._lacks_figures(self._start):
-        result = self._evaluate_checkpoint(self._start)
+        outcome = self._evaluate_checkpoint(self._start)
       for step in range(self._start + 1, run.total_steps + 1):
         with self._profile.step(step, on_device):
           batch = lay_out(self._timer.fetch(batches))
@@ -109,10 +108,10 @@ class Loop:
         if stops:
           self._stop()
         if run.evaluates(step):
-          result = self._evaluate_checkpoint(step)
-      # A run that was finished and evaluated before has no result yet.
-      result = result or self._evaluate(run.total_steps)
-    return self._state, metrics, result
+          outcome = self._evaluate_checkpoint(step)
+      # A run that was finished and evaluated before has no outcome yet.
+      outcome = outcome or self._evaluate(run.total_steps)
+    return self._state, metrics, outcome
 
   def _log(self, step: int, on_device: Mapping) -> dict[str, float]:
     """Writes the finite metrics of a step, and returns them.
@@ -146,7 +145,7 @@ class Loop:
     with self._timer.phase('save'):
       self._checkpoints.save(step, self._state, not_finite=self._guard.count)
 
-  def _evaluate_checkpoint(self, step: int) -> RetrievalResult:
+  def _evaluate_checkpoint(self, step: int) -> Outcome:
     """Evaluates the state, and adds the figures to its checkpoint.
 
     The figures are logged first. A run that is killed in between repeats the
@@ -155,17 +154,22 @@ class Loop:
     Args:
       step: step of the state, which was saved or is being saved.
     """
-    result = self._evaluate(step)
-    figures = self._run.figures(result)
+    outcome = self._evaluate(step)
+    figures = self._run.figures(outcome)
     self._writer.write(step, {f'eval/{k}': v for k, v in figures.items()})
-    shown = ', '.join(f'{k} {100 * v:.1f}' for k, v in figures.items())
-    counted = f' ({result.based_on})' if result.num_skipped_queries else ''
-    self._bar.write(f'step {step}: {shown}{counted}')
+    for name, result in outcome.results.items():
+      shown = ', '.join(
+        f'{k} {100 * v:.1f}'
+        for k, v in result.figures(self._run.config.eval.ap).items()
+      )
+      counted = f' ({result.based_on})' if result.num_skipped_queries else ''
+      where = f'step {step}, {name}' if name else f'step {step}'
+      self._bar.write(f'{where}: {shown}{counted}')
     with self._timer.phase('save'):
       self._checkpoints.add_figures(step, figures)
-    return result
+    return outcome
 
-  def _evaluate(self, step: int) -> RetrievalResult:
+  def _evaluate(self, step: int) -> Outcome:
     """Evaluates the state after a step; a signal ends the evaluation at once.
 
     Raises:
@@ -173,11 +177,11 @@ class Loop:
     """
     try:
       with self._interruption.at_once(), self._timer.phase('evaluation'):
-        result, similarity = self._run.evaluate(self._state)
+        outcome = self._run.evaluate(self._state)
     except Interrupted:
       self._stop()
-    self._watch.see_evaluation(step, similarity)
-    return result
+    self._watch.see_evaluation(step, outcome.similarity)
+    return outcome
 
   def _stop(self) -> NoReturn:
     """Waits for the save in progress, and ends the run.

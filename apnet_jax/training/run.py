@@ -1,6 +1,7 @@
 """The model, training step and evaluation of a configuration and data set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import dataclasses
 from functools import partial
 from typing import NamedTuple
 
@@ -38,6 +39,20 @@ class StartingPoint(NamedTuple):
   state: TrainState
   not_finite: int
   notes: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """The outcome of evaluating a state on all data sets of a run.
+
+  Attributes:
+    results: the result on each data set, by name; '' names a single set.
+    similarity: median similarity of strangers in the gallery, the largest of
+      all sets; None if it is unknown. See `median_stranger_similarity`.
+  """
+
+  results: Mapping[str, RetrievalResult]
+  similarity: float | None
 
 
 class Run:
@@ -133,22 +148,21 @@ class Run:
     every = self.config.train.checkpoint_every_epochs
     return self.evaluates(step) or self.is_due(step, every)
 
-  def evaluate(self, state: TrainState) -> tuple[RetrievalResult, float | None]:
-    """Evaluates a state on the query and gallery of the feed.
-
-    Returns:
-      The result, and the median similarity of strangers in the gallery; see
-      `collapse.median_stranger_similarity`.
-    """
+  def evaluate(self, state: TrainState) -> Outcome:
+    """Evaluates a state on the queries and galleries of the feed."""
     variables = {'params': state.params, 'batch_stats': state.batch_stats}
-    evaluated = evaluation.evaluate(
-      self._embed, variables, self.feed, self.config.eval
-    )
-    similarity = collapse.median_stranger_similarity(
-      evaluated.gallery_embeddings,
-      self.feed.gallery.pids[evaluated.gallery_rows],
-    )
-    return evaluated.result, similarity
+    results, similarities = {}, []
+    for name, benchmark in self.feed.by_set.items():
+      evaluated = evaluation.evaluate(
+        self._embed, variables, benchmark, self.config.eval
+      )
+      results[name] = evaluated.result
+      similarity = collapse.median_stranger_similarity(
+        evaluated.gallery_embeddings,
+        benchmark.gallery.pids[evaluated.gallery_rows],
+      )
+      similarities += [] if similarity is None else [similarity]
+    return Outcome(results, max(similarities, default=None))
 
   def parameter_names(self) -> tuple[list[str], list[str]]:
     """Returns the parameter names in the order of use and of the tree.
@@ -161,24 +175,61 @@ class Run:
     names = apnet.parameter_names(self.model, size)
     return names, sorted(names, key=lambda name: name.split('/'))
 
-  def figures(self, result: RetrievalResult) -> dict[str, float]:
-    """Returns mAP, mINP and Rank-k of a result, the figures in tables."""
-    return result.figures(self.config.eval.ap)
+  def figures(self, outcome: Outcome) -> dict[str, float]:
+    """Returns mAP, mINP and Rank-k, the figures in tables, by name.
 
-  def closing_table(self, result: RetrievalResult) -> str:
+    Of several data sets these are the means; the figures of each set follow,
+    as `market1501/mAP`.
+    """
+    by_set = {
+      name: result.figures(self.config.eval.ap)
+      for name, result in outcome.results.items()
+    }
+    if len(by_set) == 1:
+      return next(iter(by_set.values()))
+    names = next(iter(by_set.values()))
+    means = {
+      name: sum(each[name] for each in by_set.values()) / len(by_set)
+      for name in names
+    }
+    return means | {
+      f'{which}/{name}': value
+      for which, figures in by_set.items()
+      for name, value in figures.items()
+    }
+
+  def cards(self, outcome: Outcome, checkpoint: Mapping) -> dict[str, dict]:
+    """Returns the result card of each data set, by name.
+
+    Args:
+      outcome: result of `evaluate`.
+      checkpoint: the result of `card.checkpoint_entry`.
+    """
+    cards = {}
+    for name, benchmark in self.feed.by_set.items():
+      config = self.config.copy_and_resolve_references()
+      config.data.name = name or config.data.name
+      cards[name] = card.result_card(
+        outcome.results[name], config, benchmark, checkpoint
+      )
+    return cards
+
+  def closing_table(self, outcome: Outcome) -> str:
     """Formats the table of figures to print at the end of a run.
 
     If the configuration asks for it, raw pixels are evaluated as a baseline.
 
     Args:
-      result: result of the trained network.
+      outcome: result of evaluating the trained network.
     """
-    rows = {'trained network': result}
-    if self.config.eval.pixel_baseline:
-      pixels = evaluation.evaluate(
-        embed_pixels, {}, self.feed, self.config.eval
-      ).result
-      rows = {'raw pixels': pixels, **rows}
+    rows = {}
+    for name, benchmark in self.feed.by_set.items():
+      start = f'{name}, ' if name else ''
+      if self.config.eval.pixel_baseline:
+        rows[f'{start}raw pixels'] = evaluation.evaluate(
+          embed_pixels, {}, benchmark, self.config.eval
+        ).result
+      rows[f'{start}trained network'] = outcome.results[name]
     return card.format_table(rows, self.config.eval.ap)
 
 

@@ -30,7 +30,8 @@ class Summary:
   Attributes:
     state: state after the last step.
     metrics: metrics logged last; empty if no step was left to train.
-    card: the result card of the final state.
+    card: the result card of the final state; for several data sets, their
+      cards by name.
   """
 
   state: TrainState
@@ -64,18 +65,14 @@ def train(
     Interrupted: a signal ended the run.
   """
   check(config, workdir)
-  skipped = evaluation.check_benchmark(feed)
+  skipped = {
+    name: evaluation.check_benchmark(one) for name, one in feed.by_set.items()
+  }
   with lock.held(workdir), Interruption() as interruption:
     _claim(workdir, config, feed)
     print(feed.summary)
-    valid = len(feed.query.pids) - skipped
-    if skipped:
-      print(
-        f'  {describe_queries(valid, skipped)} have a true match; the others'
-        ' are skipped'
-      )
-    if warning := few_queries_warning(valid):
-      print(warning)
+    for name, benchmark in feed.by_set.items():
+      _print_queries(name, len(benchmark.query.pids), skipped[name])
     run = Run(config, feed)
     with Checkpoints(workdir, is_scheduled=run.saves) as checkpoints:
       start = run.starting_point(checkpoints)
@@ -85,17 +82,36 @@ def train(
       evaluated = checkpoints.figures(done) is not None
       with profile, open_writer(workdir, done, evaluated) as writer:
         loop = Loop(run, start, checkpoints, interruption, writer, profile)
-        state, metrics, result = loop.run_steps()
+        state, metrics, outcome = loop.run_steps()
       checkpoint = card.checkpoint_entry(
         int(state.step), 'last', config, run_files.load_run(workdir)
       )
-      result_card = card.result_card(result, config, feed, checkpoint)
+      cards = run.cards(outcome, checkpoint)
+      content = cards if feed.benchmarks else cards['']
       if processes.is_first():
-        json_files.write_json(pathlib.Path(workdir, 'result.json'), result_card)
-    print(run.closing_table(result))
+        json_files.write_json(pathlib.Path(workdir, 'result.json'), content)
+    print(run.closing_table(outcome))
     if text := profile.describe():
       print(text)
-  return Summary(state, metrics, result_card)
+  return Summary(state, metrics, content)
+
+
+def _print_queries(name: str, queries: int, skipped: int) -> None:
+  """Prints how many queries of a data set count, if that needs saying.
+
+  Args:
+    name: name of the data set, or '' if there is only one.
+    queries: number of queries.
+    skipped: number of queries without a true match.
+  """
+  start = f'{name}: ' if name else ''
+  if skipped:
+    print(
+      f'  {start}{describe_queries(queries - skipped, skipped)} have a true'
+      ' match; the others are skipped'
+    )
+  if warning := few_queries_warning(queries - skipped):
+    print(f'{start}{warning}')
 
 
 def _claim(

@@ -349,3 +349,36 @@ def test_a_state_starts_from_weights(tmp_path):
   leaf = started.params['base']['conv1']['kernel']
   assert leaf.sharding.is_fully_replicated and len(leaf.devices()) == 4
   assert '9 identities in the weights, 6 here' in '\n'.join(notes)
+
+
+def test_several_data_sets_are_evaluated_one_by_one(tmp_path, capsys):
+  config = tiny_config(steps=1)
+  config.data.name = 'one,two'
+  config.model.attention = 'none'
+  feed = make_feed(config)
+  size = tuple(config.data.image_size)
+  pids = np.arange(100, 104)
+  other = dataclasses.replace(
+    feed,
+    query=make_split(pids, np.zeros(4, int), seed=7, size=size),
+    gallery=make_split(np.tile(pids, 2), np.ones(8, int), seed=8, size=size),
+  )
+  feed = dataclasses.replace(feed, benchmarks={'one': feed, 'two': other})
+  summary = trainer.train(config, feed, tmp_path)
+  cards = json.loads((tmp_path / 'result.json').read_text())
+  assert cards == json.loads(json.dumps(summary.card))
+  assert {name: card['dataset'] for name, card in cards.items()} == {
+    'one': 'one', 'two': 'two',
+  }  # fmt: skip
+  assert [cards[n]['queries']['valid'] for n in ('one', 'two')] == [5, 4]
+  maps = {name: card['figures']['mAP'] for name, card in cards.items()}
+  (logged,) = (r for r in records(tmp_path) if 'eval/mAP' in r)
+  for name, mAP in maps.items():
+    assert logged[f'eval/{name}/mAP'] == pytest.approx(mAP)
+  assert logged['eval/mAP'] == pytest.approx(sum(maps.values()) / 2)
+  assert maps['one'] != maps['two']
+  with open_for_reading(tmp_path) as checkpoints:
+    assert checkpoints.figures(1)['mAP'] == pytest.approx(logged['eval/mAP'])
+  out = capsys.readouterr().out
+  assert 'one, trained network' in out and 'two, trained network' in out
+  assert 'step 1, two: mAP' in out
