@@ -4,13 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 import contextlib
 import pathlib
-import re
-import struct
 from typing import BinaryIO
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from apnet_jax.errors import UserError
 from apnet_jax.feed import Split
@@ -33,14 +31,11 @@ TURNS = {
   7: Image.Transpose.TRANSVERSE,
   8: Image.Transpose.ROTATE_90,
 }
-ORIENTATION = 0x0112  # the tag of EXIF
-SHORT, LONG = 3, 4  # types of whole numbers in EXIF
 # A file has one of these if it has an orientation, in EXIF or in XMP.
 MARKS = (
   b'Exif\0', b'EXIF', b'eXIf', b'Raw profile type exif', b'com.adobe.xmp',
   b'tiff:Orientation',
 )  # fmt: skip
-PNG_EXIF = 'Raw profile type exif'  # the text in which older PNG files have it
 
 
 def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
@@ -170,8 +165,6 @@ def may_be_turned(encoded: bytes) -> bool:
 def orientation(image: Image.Image) -> int:
   """Returns the orientation of an image in EXIF or XMP; 1 if there is none.
 
-  Pillow's own reader warns of damaged EXIF, but does not say that it failed.
-
   Args:
     image: result of `open_image`. A PNG image is decoded, because EXIF may
       follow the pixels.
@@ -181,52 +174,15 @@ def orientation(image: Image.Image) -> int:
   """
   if image.format == 'PNG':
     image.load()
-  exif, text = image.info.get('exif'), image.info.get(PNG_EXIF)
+  written = image.info.get('exif') or image.info.get('Raw profile type exif')
   try:
-    if exif is None and text is not None:
-      exif = bytes.fromhex(''.join(text.split('\n')[3:]))
-    found = _orientation_of_exif(exif) if exif else None
-  except (struct.error, KeyError, ValueError) as error:
+    exif = image.getexif()
+  except Exception as error:  # Pillow's readers raise errors of many classes
     raise UserError('its EXIF cannot be parsed') from error
-  if found is None:
-    found = _orientation_of_xmp(image)
-  return 1 if found is None else found
-
-
-def _orientation_of_exif(exif: bytes) -> int | None:
-  """Reads the orientation in EXIF, which has the form of a TIFF file.
-
-  Args:
-    exif: the EXIF block of an image.
-
-  Returns:
-    The orientation; None if the tag is missing or no whole number.
-
-  Raises:
-    struct.error, KeyError: the block is damaged.
-  """
-  tiff = re.sub(rb'^(Exif\0\0){1,2}', b'', exif)
-  if not tiff:
-    return None
-  order = {b'II*\0': '<', b'MM\0*': '>'}[tiff[:4]]
-  (start,) = struct.unpack_from(f'{order}I', tiff, 4)
-  (tags,) = struct.unpack_from(f'{order}H', tiff, start)
-  found = None
-  for i in range(tags):
-    tag, kind, number, value = struct.unpack_from(
-      f'{order}HHI4s', tiff, start + 2 + 12 * i
-    )
-    if tag == ORIENTATION and kind in (SHORT, LONG) and number == 1:
-      form = 'H' if kind == SHORT else 'I'
-      (found,) = struct.unpack_from(f'{order}{form}', value)
-  return found
-
-
-def _orientation_of_xmp(image: Image.Image) -> int | None:
-  xmp = image.info.get('XML:com.adobe.xmp') or image.info.get('xmp') or b''
-  xmp = xmp.encode() if isinstance(xmp, str) else xmp
-  match = re.search(rb'tiff:Orientation(="|>)([0-9])', xmp)
-  return int(match[2]) if match else None
+  if written and not exif:  # Pillow then only warns
+    raise UserError('its EXIF cannot be parsed')
+  found = exif.get(ExifTags.Base.Orientation, 1)
+  return found if isinstance(found, int) else 1
 
 
 @contextlib.contextmanager

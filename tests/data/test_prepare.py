@@ -256,7 +256,7 @@ def test_images_are_prepared_as_they_are_read_elsewhere(
       path = tmp_path / person / name
       path.parent.mkdir(exist_ok=True)
       path.write_bytes(content)
-  config.update(dir=str(tmp_path), image_size=(24, 16))
+  config.update(dir=str(tmp_path), image_size=(24, 16), folders_are_people=True)
   config.prepared_dir = str(tmp_path / '.prepared')
   builder = prepare.prepare(config).builder
   warning = capsys.readouterr().err
