@@ -44,7 +44,7 @@ def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
   Args:
     path: a file, which is returned whatever its name is, or a folder, which is
       searched recursively for files whose names end in one of `SUFFIXES`.
-      What `is_hidden` in it is omitted.
+      Hidden files and those of the system (`is_hidden`) are omitted.
 
   Returns:
     The paths of the images, sorted.
@@ -70,10 +70,10 @@ def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
 
 
 def is_hidden(name: str) -> bool:
-  """Returns whether a file or folder of this name is hidden or of the system.
+  """Returns whether a file or folder is hidden, or one of the system.
 
-  Such files are no images, whatever their suffix is: macOS leaves `._a.jpg`
-  beside `a.jpg` on foreign disks, and `__MACOSX` in archives.
+  Such files are no images, whatever their suffix is: macOS puts `._a.jpg`
+  beside `a.jpg` on disks of other systems, and `__MACOSX` into archives.
 
   Args:
     name: last part of the path.
@@ -189,7 +189,8 @@ def orientation(image: Image.Image) -> int:
 def strict_pillow() -> Iterator[None]:
   """Makes Pillow refuse huge images, and silences its other warnings.
 
-  This holds for all threads of the process, so that only one may call it.
+  This holds for all threads of the process. Enter it in one thread only, around
+  the work of the others.
   """
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')

@@ -154,9 +154,8 @@ def _check(image: raw.RawImage) -> tuple[str, str]:
     stored = encoding.to_stored(image.read())
     decode(stored.encoded)
   except (tf.errors.InvalidArgumentError, UserError):
-    return (
-      f'not a {FORMAT_NAMES} image, cut off, or of over {MAX_PIXELS:,} pixels'
-    ), ''
+    kinds = f'not a {FORMAT_NAMES} image, cut off'
+    return f'{kinds}, or of over {MAX_PIXELS:,} pixels', ''
   except OSError as error:
     return str(error), ''
   return '', stored.fault

@@ -443,7 +443,7 @@ def _read_market_folder(
 def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
   """Returns the image files directly in a folder, in name order.
 
-  What `is_hidden` is omitted, which is none of the user's.
+  Hidden files and those of the system (`is_hidden`) are omitted.
   """
   return sorted(
     path

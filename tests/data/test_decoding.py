@@ -83,6 +83,6 @@ def test_no_more_pixels_than_allowed_are_decoded(kind, monkeypatch):
 
 @pytest.mark.parametrize('kind', ['GIF', 'BMP', 'WEBP'])
 def test_other_formats_are_refused(kind):
-  """`apnet_jax.images` allows the same formats."""
+  """`data.encoding` stores BMP and WebP as PNG."""
   with pytest.raises(tf.errors.InvalidArgumentError):
     decoding.decode(encode(make_image(32, 16), kind))
