@@ -6,7 +6,9 @@ identities. A trained network spreads them widely.
 
 import numpy as np
 
-PAIRS = 2000  # size of the sample; its median is then known within about 2%
+# Size of the sample. Its median lies within about two percentiles of the median
+# of all pairs.
+PAIRS = 2000
 # Strangers of a collapsed network have a median similarity above this.
 COLLAPSED = 0.95
 

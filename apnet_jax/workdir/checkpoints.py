@@ -94,13 +94,7 @@ class Checkpoints:
     if self.failure and kind is None:
       raise OSError(f'{self.failure}. It was the last one of this run.')
 
-  def save(
-    self,
-    step: int,
-    state,
-    *,
-    not_finite: int = 0,
-  ) -> None:
+  def save(self, step: int, state, *, not_finite: int = 0) -> None:
     """Saves a state in the background, after the previous save has ended.
 
     If a save fails, a message is printed and `failure` is set.
