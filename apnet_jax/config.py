@@ -173,6 +173,9 @@ def _eval() -> ml_collections.ConfigDict:
   rules.drop_distractors = False
   # CMC as on the old split of CUHK03: one gallery image of each identity.
   rules.single_gallery_shot = False
+  # Averages the embeddings of all images of one identity and camera into one
+  # query. Section IV.A names this method of Market-1501, and does not use it.
+  rules.multi_query = False
   rules.max_rank = 50  # length of the CMC curve
   rules.pixel_baseline = False  # also ranks raw pixels, on small sets
   # k1, k2 and lambda of re-ranking (eval.py --rerank; Zhong et al., CVPR 2017).

@@ -22,12 +22,28 @@ class Split:
     batches: `batches(rows, batch_size)` yields the images of these rows, in
       this order, as uint8 RGB [batch_size, height, width, 3]; only the last
       batch may be smaller.
+    averaged: for multi-query, the images whose embeddings are averaged into
+      those of the split, which then has the first image of each; else None.
   """
 
   pids: np.ndarray
   camids: np.ndarray
   paths: np.ndarray
   batches: Callable[[np.ndarray, int], Iterator[np.ndarray]]
+  averaged: 'Averaged | None' = dataclasses.field(default=None, kw_only=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaged:
+  """Images whose embeddings are averaged; see `retrieval.multi_query`.
+
+  Attributes:
+    images: the images.
+    owners: int [images], the query that each image belongs to.
+  """
+
+  images: Split
+  owners: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,10 @@ import ml_collections
 import numpy as np
 
 from apnet_jax.config import check
-from apnet_jax.errors import UserError
-from apnet_jax.feed import Benchmark, Feed
+from apnet_jax.errors import FieldError, UserError
+from apnet_jax.feed import Benchmark, Feed, Split
 from apnet_jax.parallel import processes
+from apnet_jax.retrieval import multi_query
 from data import datasets, pk_sampler, records
 from data.prepare import Prepared, prepare
 
@@ -35,9 +36,11 @@ def load(config: ml_collections.ConfigDict) -> Feed:
   for one in prepared.values():
     if not one.dataset.splits['train']:
       raise UserError(f'{one.dataset.root} has no images to train on.')
-  benchmarks = {
-    name: open_benchmark(one, config) for name, one in prepared.items()
-  }
+  benchmarks = {}
+  for name, one in prepared.items():
+    single = config.copy_and_resolve_references()
+    single.data = parts[name]
+    benchmarks[name] = open_benchmark(one, single)
   train = _read_train(prepared, config)
   identities, labels = np.unique(train.pids, return_inverse=True)
   first = next(iter(benchmarks.values()))
@@ -102,10 +105,11 @@ def open_benchmark(
 
   Args:
     prepared: the data set.
-    config: the whole configuration.
+    config: the whole configuration, of this data set alone.
 
   Raises:
-    UserError: a prepared file is missing or damaged.
+    UserError: a prepared file is missing or damaged; or images for
+      `config.eval.multi_query` are missing or cannot be read.
   """
   query, gallery = (
     records.make_split(
@@ -113,13 +117,15 @@ def open_benchmark(
     )
     for split in ('query', 'gallery')
   )
+  lines = [_format_counts(split, prepared) for split in ('query', 'gallery')]
+  if config.eval.multi_query:
+    query, note = _average_queries(query, prepared, config)
+    lines.append(note)
   return Benchmark(
     query=query,
     gallery=gallery,
     fingerprint=prepared.fingerprint,
-    summary='\n'.join(
-      _format_counts(split, prepared) for split in ('query', 'gallery')
-    ),
+    summary='\n'.join(lines),
     as_published=prepared.as_published,
     has_cameras=prepared.dataset.has_cameras,
   )
@@ -154,6 +160,52 @@ def _few_images(counts: np.ndarray, K: int) -> list[str]:
       f'\n  {single} of them have one image: its positives are copies of it.'
     )
   return [note]
+
+
+def _average_queries(
+  query: Split, prepared: Prepared, config: ml_collections.ConfigDict
+) -> tuple[Split, str]:
+  """Makes a query of all images of an identity and camera, for multi-query.
+
+  Args:
+    query: the query split.
+    prepared: the data set.
+    config: the whole configuration.
+
+  Returns:
+    The queries, and a line for the user on their number.
+
+  Raises:
+    UserError: cameras are unknown, or images are missing or cannot be read.
+  """
+  dataset = prepared.dataset
+  if not dataset.has_cameras:
+    raise FieldError(
+      'eval.multi_query',
+      '=True averages the images of one identity and camera, but the cameras'
+      ' are unknown. Evaluate single queries.',
+    )
+  layout = datasets.find(config.data.name).configured(config.data)
+  keys = {(image.pid, image.camid) for image in dataset.splits['query']}
+  # An image that is in both folders has the same name there, and counts once.
+  images = {image.path.name: image for image in dataset.splits['query']}
+  more = layout.more_queries(dataset)
+  if more:
+    images |= {
+      image.path.name: image
+      for image in more
+      if (image.pid, image.camid) in keys and image.path.name not in images
+    }
+    images = records.from_files(list(images.values()))
+    images = records.make_split(images, config.data.image_size)
+  else:
+    images = query
+  grouped = multi_query.group(query, images)
+  averaged, queries = len(grouped.averaged.owners), len(grouped.pids)
+  note = f'  multi-query: {averaged:,} images averaged into {queries:,} queries'
+  if averaged == queries:
+    note += '. Each has one image, so the figures are those of single queries.'
+  return grouped, note
 
 
 def _format_counts(split: str, prepared: Prepared) -> str:

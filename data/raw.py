@@ -328,6 +328,20 @@ class Layout(abc.ABC):
       f'{self.how_to_get}',
     )
 
+  def more_queries(self, dataset: RawDataset) -> list[RawImage]:
+    """Lists images that multi-query averages, beside those of the query split.
+
+    The base class has none.
+
+    Args:
+      dataset: the data set that this layout has read.
+
+    Raises:
+      UserError: the images belong to the data set, and are missing.
+    """
+    del dataset
+    return []
+
   @abc.abstractmethod
   def missing(self, root: pathlib.Path) -> list[str]:
     """Returns the files and folders that `root` lacks to be the raw folder."""
@@ -355,7 +369,14 @@ def _reason(root: pathlib.Path, missing: list[str]) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MarketLayout(Layout):
-  """Market-1501's layout: three folders, with labels in the file names."""
+  """Market-1501's layout: three folders, with labels in the file names.
+
+  Attributes:
+    more_queries_folder: folder of further images of the queries' people, for
+      multi-query; '' if the data set has none.
+  """
+
+  more_queries_folder: str = ''
 
   def missing(self, root: pathlib.Path) -> list[str]:
     return missing_folders(root)
@@ -363,6 +384,22 @@ class MarketLayout(Layout):
   def read_root(self, root: pathlib.Path) -> RawDataset:
     splits = read_market_folders(root)
     return RawDataset(root, splits, notes=market_notes(splits))
+
+  def more_queries(self, dataset: RawDataset) -> list[RawImage]:
+    if not self.more_queries_folder:
+      return []
+    folder = dataset.root / self.more_queries_folder
+    images, misnamed = _read_market_folder(folder, dataset.root)
+    if misnamed:
+      raise RawDataError(misnamed_message(misnamed[0]), misnamed=misnamed)
+    if not images:
+      raise FieldError(
+        'eval.multi_query',
+        f'=True averages the images of {folder}, which holds no images. Copy'
+        f' the folder {self.more_queries_folder} of {self.title} there, or'
+        ' evaluate single queries.',
+      )
+    return images
 
 
 def missing_folders(
@@ -390,10 +427,7 @@ def read_market_folders(root: pathlib.Path, below: str = '.') -> Splits:
     splits[split], wrong = _read_market_folder(folder, root)
     misnamed += wrong
     if wrong:
-      mistakes.append(
-        f'{wrong[0]} is not named as Market-1501 names images: <identity>_c'
-        '<camera from 1>..., as 0002_c1s1_000451_03.jpg.'
-      )
+      mistakes.append(misnamed_message(wrong[0]))
     elif not splits[split]:
       mistakes.append(
         f'{folder} holds no images ({", ".join(IMAGE_SUFFIXES)}).'
@@ -414,6 +448,14 @@ def market_notes(splits: Splits) -> tuple[str, ...]:
     'warning: identity 0 is in training. In the gallery it means a distractor:'
     ' if your identities begin with 0, number them from 1, or read them with'
     ' config.data.pattern, which gives 0 no meaning.',
+  )
+
+
+def misnamed_message(path: pathlib.Path) -> str:
+  """Returns the message for a file that lacks a name like Market-1501's."""
+  return (
+    f'{path} is not named as Market-1501 names images: <identity>_c<camera from'
+    ' 1>..., as 0002_c1s1_000451_03.jpg.'
   )
 
 

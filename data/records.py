@@ -21,7 +21,7 @@ from apnet_jax.errors import FieldError
 from apnet_jax.feed import Split
 from apnet_jax.parallel.batch_layout import shard_positions
 from apnet_jax.training import profiling
-from data import bad_images, decoding, pk_sampler
+from data import bad_images, decoding, pk_sampler, raw
 from data.prepare import damage_error
 
 RECORDS_PER_READ = 64
@@ -102,6 +102,22 @@ def read_several(
     pids=np.array([example['pid'] for example in examples]),
     camids=np.array([example['camid'] for example in examples]),
     paths=np.array([example['path'] for example in examples]),
+  )
+
+
+def from_files(images: Sequence[raw.RawImage]) -> Records:
+  """Reads image files that are not prepared, in the order of their names.
+
+  Raises:
+    UserError: images cannot be read; the message names them.
+  """
+  images = sorted(images, key=lambda image: image.name)
+  decoding.check_readable(images)
+  return Records(
+    encoded=to_variable([image.read() for image in images]),
+    pids=np.array([image.pid for image in images]),
+    camids=np.array([image.camid for image in images]),
+    paths=np.array([image.name for image in images]),
   )
 
 

@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from apnet_jax.feed import Benchmark, Split
+from apnet_jax.retrieval import multi_query
 from apnet_jax.retrieval.metrics import RetrievalResult
 from apnet_jax.retrieval.rerank import describe
 from apnet_jax.retrieval.scores import JUNK_PID
@@ -123,6 +124,8 @@ def protocol(
     'feature': rules.feature,
     'flip': rules.flip,
     'max_rank': rules.max_rank,
+    # Cards of earlier versions lack this entry, and stay comparable.
+    **({'query': multi_query.RULE} if rules.multi_query else {}),
   }
 
 
@@ -138,8 +141,12 @@ def gallery_counts(benchmark: Benchmark) -> dict[str, int]:
 
 
 def digest(split: Split) -> str:
-  """Returns a hash of the names of a split's images and of their order."""
-  lines = '\n'.join(map(str, split.paths))
+  """Returns a hash of the names of a split's images and of their order.
+
+  For multi-query these are the images that are averaged.
+  """
+  images = split.averaged.images if split.averaged else split
+  lines = '\n'.join(map(str, images.paths))
   return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 

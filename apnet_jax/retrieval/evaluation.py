@@ -10,6 +10,7 @@ import numpy as np
 from apnet_jax.errors import UserError
 from apnet_jax.feed import Benchmark, Split
 from apnet_jax.parallel import processes
+from apnet_jax.retrieval import multi_query
 from apnet_jax.retrieval.metrics import RetrievalResult, evaluate_scores
 from apnet_jax.retrieval.rerank import KReciprocal
 from apnet_jax.retrieval.scores import (
@@ -107,15 +108,29 @@ def evaluate(
     ranked &= np.isin(gallery.pids, query.pids)
   rows = np.flatnonzero(ranked)
   embeddings = [
-    check_embeddings(f'embeddings of the {name}', embed(variables, split, some))
-    for name, split, some in (
-      ('queries', query, np.arange(len(query.pids))),
-      ('gallery', gallery, rows),
+    check_embeddings(f'embeddings of the {name}', embedded)
+    for name, embedded in (
+      ('queries', _embed_queries(embed, variables, query, rules)),
+      ('gallery', embed(variables, gallery, rows)),
     )
   ]
   labels, scores = label_and_score(benchmark, rows, *embeddings, rules)
   result = _apply_rules(scores, labels, gallery.pids[rows], rules)
   return Evaluation(result, rules, *embeddings, rows, labels, scores)
+
+
+def _embed_queries(embed, variables, query: Split, rules) -> np.ndarray:
+  """Embeds all queries; see `evaluate` for the arguments."""
+  if (query.averaged is not None) != rules.multi_query:
+    raise ValueError(
+      f'config.eval.multi_query={rules.multi_query} does not fit the queries:'
+      ' `multi_query.group` makes those that it needs.'
+    )
+  if query.averaged is None:
+    return embed(variables, query, np.arange(len(query.pids)))
+  images, owners = query.averaged.images, query.averaged.owners
+  embeddings = embed(variables, images, np.arange(len(images.pids)))
+  return multi_query.average(embeddings, owners)
 
 
 def label_and_score(

@@ -18,6 +18,7 @@ For your own images, in this layout or another, use configs/folder.py.""",
     'Market-1501',
     'market',
   ),
+  more_queries_folder='gt_bbox',
   # Zheng et al., ICCV 2015.
   published={
     'train': Counts(12_936, 751, 6),

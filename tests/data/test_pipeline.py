@@ -1,5 +1,6 @@
 """Tests of the pipeline from a raw folder to batches."""
 
+import dataclasses
 import itertools
 import re
 import shutil
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from apnet_jax.errors import FieldError
 from data import decoding, pipeline, pk_sampler, prepare
 
 FOLDERS = {
@@ -223,6 +225,54 @@ def test_a_benchmark_is_a_feed_without_training(feed, config):
     one, other = getattr(benchmark, split), getattr(feed, split)
     np.testing.assert_array_equal(one.paths, other.paths)
     np.testing.assert_array_equal(all_images(one), all_images(other))
+
+
+def test_multi_query_averages_the_images_of_gt_bbox(
+  copied, prepared, make_config
+):
+  config = make_config(copied, prepared)
+  config.eval.multi_query = True
+  images = prepare.prepare(config.data)
+  with pytest.raises(FieldError, match='multi_query=True .*gt_bbox, which hol'):
+    pipeline.open_benchmark(images, config)
+  first, *others = paths_of(copied, 'query')
+  folder = copied / 'gt_bbox'
+  folder.mkdir()
+  again = first.name.replace('_00.', '_01.')
+  assert again != first.name
+  for source, name in ((first, first.name), (others[-1], again)):
+    shutil.copy(source, folder / name)
+  stranger = paths_of(copied, 'train')[0]
+  shutil.copy(stranger, folder / stranger.name)
+
+  benchmark = pipeline.open_benchmark(images, config)
+  query = benchmark.query
+  assert list(query.paths) == [f'query/{p.name}' for p in (first, *others)]
+  owners = query.averaged.owners
+  assert np.bincount(owners).tolist() == [2] + [1] * len(others)
+  averaged = query.averaged.images
+  mine = np.flatnonzero(owners == 0)
+  assert set(averaged.paths[mine]) == {
+    f'gt_bbox/{again}', f'query/{first.name}',
+  }  # fmt: skip
+  found = all_images(averaged)[list(averaged.paths).index(f'gt_bbox/{again}')]
+  np.testing.assert_array_equal(found, all_images(query)[-1])
+  assert f'multi-query: {len(owners)} images averaged' in benchmark.summary
+  (folder / 'portrait.jpg').touch()
+  with pytest.raises(ValueError, match='portrait.jpg is not named as Market'):
+    pipeline.open_benchmark(images, config)
+
+
+def test_multi_query_of_single_images_is_said(config, drawn):
+  config = config.copy_and_resolve_references()
+  config.data.name, config.eval.multi_query = 'dukemtmc_reid', True
+  images = prepare.prepare(config.data)
+  summary = pipeline.open_benchmark(images, config).summary
+  assert 'the figures are those of single queries' in summary
+  nowhere = dataclasses.replace(images.dataset, has_cameras=False)
+  images = dataclasses.replace(images, dataset=nowhere)
+  with pytest.raises(FieldError, match='multi_query=True .*cameras are unkn'):
+    pipeline.open_benchmark(images, config)
 
 
 # Preparing
