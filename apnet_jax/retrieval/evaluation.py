@@ -73,10 +73,16 @@ def check_benchmark(benchmark: Benchmark) -> int:
     for pid, camid in zip(query.pids.tolist(), query.camids.tolist())
   )
   if skipped == len(query.pids):
+    if not benchmark.has_cameras:
+      raise UserError(
+        f'none of the {skipped} queries can be evaluated: the gallery shows'
+        ' none of their identities on another image.'
+      )
     raise UserError(
       f'none of the {skipped} queries can be evaluated: the gallery shows none'
-      ' of their identities under another camera (or, where there are no'
-      ' cameras, on another image).'
+      ' of their identities under another camera. To compare each query with'
+      ' all other images, whatever their cameras, set'
+      ' --config.data.ignore_cameras (eval.py: --ignore_cameras).'
     )
   return skipped
 

@@ -31,9 +31,9 @@ FEW_QUERIES = 10  # figures of fewer queries mean little
 # Largest number of queries in a block. More make neither the product nor the
 # counting faster.
 QUERY_BLOCK = 512
-# Largest number of similarities in a block, 0.27 GB. A large gallery has
+# Largest number of similarities in a block, 0.2 GB. A large gallery has
 # smaller blocks of queries.
-BLOCK_ENTRIES = 2**26
+BLOCK_ENTRIES = 3 * 2**24
 
 
 @dataclasses.dataclass(frozen=True)
