@@ -32,19 +32,9 @@ class Scheme:
   folders: tuple[str, ...] = ()
   ignore_cameras: bool = False
 
-  def find(self, base: pathlib.Path) -> pathlib.Path | None:
-    """Returns the folder at or below `base` whose images match, or None."""
-    for name in ('', *self.folders):
-      root = base / name
-      if root.is_dir() and self._matches(root):
-        return root
-    return None
-
-  def _matches(self, root: pathlib.Path) -> bool:
-    names = _names_below(root)
-    some = list(itertools.islice(names, SAMPLE))
-    match = re.compile(self.pattern).search
-    return bool(some) and all(map(match, some)) and all(map(match, names))
+  def matches(self, names: Iterable[str]) -> bool:
+    """Returns whether the pattern matches all of these paths."""
+    return all(map(re.compile(self.pattern).search, names))
 
 
 SCHEMES = (
@@ -102,9 +92,15 @@ def recognise(base: pathlib.Path) -> tuple[Scheme, pathlib.Path] | None:
   Returns:
     The scheme and the folder of the images; None if there is no known scheme.
   """
+  samples = {}  # paths of a few images, by folder
   for scheme in SCHEMES:
-    if root := scheme.find(base):
-      return scheme, root
+    for name in ('', *scheme.folders):
+      root = base / name
+      if root not in samples and root.is_dir():
+        samples[root] = list(itertools.islice(_names_below(root), SAMPLE))
+      some = samples.get(root)
+      if some and scheme.matches(some) and scheme.matches(_names_below(root)):
+        return scheme, root
   return None
 
 
