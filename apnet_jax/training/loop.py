@@ -142,6 +142,7 @@ class Loop:
     return metrics
 
   def _save(self, step: int) -> None:
+    self._guard.check_state(step, self._state)
     with self._timer.phase('save'):
       self._checkpoints.save(step, self._state, not_finite=self._guard.count)
 

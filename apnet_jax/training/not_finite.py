@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 import math
 
+import jax
 import ml_collections
 import numpy as np
 
@@ -73,6 +74,24 @@ class Guard:
     done = 'skipped' if self._policy == 'skip' else 'rolled back'
     self._note(step, {RECORD: self.count}, f'{what}; {done}')
     return False
+
+  def check_state(self, step: int, state) -> None:
+    """Checks a state before it is saved.
+
+    A finite step can still lead to weights that are not, as by too high a
+    learning rate.
+
+    Args:
+      step: number of the step.
+      state: the `TrainState` after the step.
+
+    Raises:
+      FloatingPointError: a parameter or batch statistic is not finite.
+    """
+    for leaf in jax.tree.leaves((state.params, state.batch_stats)):
+      if not np.isfinite(leaf.addressable_data(0)).all():
+        what = f'the weights after step {step} are not finite'
+        raise FloatingPointError(self._final_message(step, what, over=False))
 
   def _first_bad(self, metrics: Mapping) -> str:
     """Names the first value that is not finite, in order of computation.

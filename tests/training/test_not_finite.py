@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from apnet_jax.training import checks, losses, run, trainer
+from apnet_jax.training.train_step import train_step
 from apnet_jax.workdir.checkpoints import Checkpoints
 from apnet_jax.workdir.interruption import Interrupted
 from tests.fakes import make_feed
@@ -110,6 +111,21 @@ def test_a_run_that_diverges_stops(tmp_path):
   with pytest.raises(FloatingPointError, match='step [23] is not finite') as e:
     trainer.train(config, feed_with(config, {}), tmp_path)
   assert 'No checkpoint was saved yet' in str(e.value)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
+  """The only step is finite, but its update is not."""
+  config = make_config(steps=1)
+
+  def step_to_infinity(*args, **kwargs):
+    state, metrics = train_step(*args, **kwargs)
+    params = jax.tree.map(lambda x: x / 0, state.params)
+    return state.replace(params=params), metrics
+
+  monkeypatch.setattr(run, 'train_step', step_to_infinity)
+  with pytest.raises(FloatingPointError, match='weights after step 1 are not'):
+    trainer.train(config, feed_with(config, {}), tmp_path)
+  assert not any((tmp_path / 'checkpoints').iterdir())
 
 
 def test_a_skipped_update_is_not_applied(tmp_path):
