@@ -130,9 +130,8 @@ def describe_queries(valid: int, skipped: int) -> str:
     valid: number of queries with a true match, which the figures average.
     skipped: number of queries without a true match.
   """
-  if not skipped:
-    return f'{valid:,} queries'
-  return f'{valid:,} of {valid + skipped:,} queries'
+  of_all = f'{valid:,} of {valid + skipped:,}' if skipped else f'{valid:,}'
+  return f'{of_all} {"query" if valid + skipped == 1 else "queries"}'
 
 
 def few_queries_warning(valid: int) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 import pytest
 
 from apnet_jax.errors import UserError
+from apnet_jax.training import checks
 from data import doctor, pipeline
 
 PAGE = pathlib.Path(__file__).parents[2] / 'docs/own_images.md'
@@ -71,6 +72,7 @@ def train(arguments):
     section[field] = value if text else ast.literal_eval(value)
   config.data.update(prepared_dir='prepared', image_size=(32, 16))
   try:
+    checks._check_batch(config)
     print(pipeline.load(config).summary)
   except UserError as error:
     print(f'error: {error}')
