@@ -51,9 +51,8 @@ def choose(
   Raises:
     UserError: the flags contradict each other, or there is no such data set.
   """
-  trained = datasets.single_sets(config.data)
   if not names:
-    names = list(trained)
+    names = datasets.full_name(config.data.name).split(',')
   elif not directories:
     raise UserError('--dataset needs --data_dir, the folder of its images.')
   if len(directories) not in (0, 1, len(names)):
@@ -67,6 +66,7 @@ def choose(
     raise UserError(f'--dataset={",".join(names)} names a data set twice.')
   if len(directories) == 1:
     directories = list(directories) * len(names)
+  trained = datasets.single_sets(config.data)
   chosen = {}
   for i, name in enumerate(names):
     chosen[name] = config.copy_and_resolve_references()

@@ -22,7 +22,7 @@ import types
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from apnet_jax import images
 from apnet_jax.commands import compare
@@ -136,7 +136,7 @@ def _image(form: str, orientation: int | None = None) -> bytes:
   file = io.BytesIO()
   pixels = rng.integers(0, 256, (24, 16, 3), np.uint8)
   exif = Image.Exif()
-  exif[images.ORIENTATION] = orientation
+  exif[ExifTags.Base.Orientation] = orientation
   options = {'exif': exif} if orientation else {}
   Image.fromarray(pixels).save(file, form, **options)
   return file.getvalue()
