@@ -41,6 +41,11 @@ PROFILE_STEPS = flags.DEFINE_string(
 PROCESSES = cli.define_processes()
 
 
+def absolute(path: str) -> str:
+  """Returns the absolute form of a path; '' stays."""
+  return str(pathlib.Path(path).expanduser().absolute()) if path else ''
+
+
 def main(argv):
   cli.no_more_arguments(argv)
   cli.quieten()
@@ -62,17 +67,13 @@ def main(argv):
 
   devices.keep_compiled_programs(config.compilation_cache_dir)
   profile_steps = profiling.parse_steps(PROFILE_STEPS.value)
-  config.data.name = datasets.full_name(config.data.name)
-  datasets.single_sets(config.data)  # checks the number of folders
+  sets = datasets.single_sets(config.data)
+  config.data.name = ','.join(sets)  # full names
   workdir = WORKDIR.value or f'runs/{config.name}'
   checks.check(config, workdir)  # before the data are prepared for minutes
   # eval.py then finds the images from any current folder.
-  for field in ('dir', 'prepared_dir'):
-    if config.data[field]:
-      several = field == 'dir' and ',' in config.data.name
-      paths = config.data[field].split(',') if several else [config.data[field]]
-      paths = [pathlib.Path(path).expanduser().absolute() for path in paths]
-      config.data[field] = ','.join(map(str, paths))
+  config.data.dir = ','.join(absolute(part.dir) for part in sets.values())
+  config.data.prepared_dir = absolute(config.data.prepared_dir)
 
   with lock.held(workdir):
     with Interruption():

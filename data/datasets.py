@@ -1,6 +1,6 @@
 """All data sets by name, and the comparison of counts with published ones."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 
 import ml_collections
@@ -25,6 +25,8 @@ LAYOUTS = (
   synthetic.LAYOUT,
   folder.LAYOUT,
 )
+# Data sets that show the people of others.
+SAME_PEOPLE = {'occluded_duke': 'dukemtmc_reid'}
 # The names of the configurations in configs/.
 SHORT_NAMES = {
   'market': 'market1501',
@@ -53,19 +55,73 @@ def find(name: str) -> raw.Layout:
   raise FieldError('data.name', f'={name!r} is not one of {names}.')
 
 
-def full_name(names: str) -> str:
-  """Returns the full name of a data set, or of several.
+def full_names(names: Sequence[str]) -> list[str]:
+  """Returns the full names of data sets.
 
   Args:
-    names: names of data sets, separated by commas, as `market,duke`.
+    names: names of data sets, as `market` and `msmt17/train`.
 
   Raises:
     FieldError: there is no such data set, or a name occurs twice.
   """
-  full = [find(name).name for name in names.split(',')]
+  full = [find(name.strip()).name for name in names]
   if len(set(full)) < len(full):
-    raise FieldError('data.name', f'={names!r} names a data set twice.')
-  return ','.join(full)
+    raise FieldError('data.name', f'={",".join(names)} names a data set twice.')
+  return full
+
+
+def _check_distinct(names: Sequence[str]) -> None:
+  """Raises FieldError if two data sets show the same people.
+
+  Training would take each of these people for two.
+
+  Args:
+    names: full names of data sets.
+  """
+  seen = {}
+  for name in names:
+    people = name.split('/')[0]
+    other = seen.setdefault(SAME_PEOPLE.get(people, people), name)
+    if other != name:
+      raise FieldError(
+        'data.name',
+        f'={",".join(names)}: {other} and {name} show the same people, whom'
+        ' training would take for different ones. Use one of them.',
+      )
+
+
+def directory_of_each(
+  names: Sequence[str], directories: Sequence[str]
+) -> list[str]:
+  """Returns the folder of each data set.
+
+  Args:
+    names: names of data sets.
+    directories: a folder that has all data sets, or a folder for each.
+
+  Raises:
+    FieldError: there are several folders, but not one for each data set.
+  """
+  if len(directories) == 1:
+    return [*directories] * len(names)
+  if len(directories) != len(names):
+    raise FieldError(
+      'data.dir',
+      f' is given {len(directories)} times for {len(names)} data sets'
+      f' ({", ".join(names)}): give one folder that has them all, or one for'
+      ' each.',
+    )
+  return list(directories)
+
+
+def directories(data_config: ml_collections.ConfigDict) -> list[str]:
+  """Returns the folders in `config.data.dir`, which commas separate.
+
+  For a single data set, a comma is a part of the folder's name.
+  """
+  if ',' not in data_config.name:
+    return [data_config.dir]
+  return [directory.strip() for directory in data_config.dir.split(',')]
 
 
 def single_sets(
@@ -82,26 +138,18 @@ def single_sets(
     Parts whose `name` and `dir` are those of one data set, by its full name.
 
   Raises:
-    FieldError: there is no such data set, a name occurs twice, or the number of
-      folders is another than that of the data sets.
+    FieldError: see `full_names` and `directory_of_each`; or two data sets show
+      the same people.
   """
-  names = full_name(data_config.name).split(',')
-  directories = data_config.dir.split(',') if len(names) > 1 else []
-  directories = directories or [data_config.dir]
-  if len(directories) not in (1, len(names)):
-    raise FieldError(
-      'data.dir',
-      f'={data_config.dir!r} has {len(directories)} folders for {len(names)}'
-      f' data sets ({", ".join(names)}): give one folder that has them all, or'
-      ' one for each, separated by commas.',
-    )
-  if len(directories) == 1:
-    directories *= len(names)
+  names = full_names(data_config.name.split(','))
+  _check_distinct(names)
   parts = {}
-  for name, directory in zip(names, directories):
+  for name, directory in zip(
+    names, directory_of_each(names, directories(data_config))
+  ):
     parts[name] = data_config.copy_and_resolve_references()
     parts[name].update(name=name, dir=directory)
-    if len(names) > 1 and name != 'folder':
+    if name != 'folder' and 'folder' in names:
       parts[name].pattern = ''  # it is for own images
   return parts
 

@@ -36,6 +36,11 @@ def load(config: ml_collections.ConfigDict) -> Feed:
   for one in prepared.values():
     if not one.dataset.splits['train']:
       raise UserError(f'{one.dataset.root} has no images to train on.')
+  roots = [one.dataset.root.resolve() for one in prepared.values()]
+  if len(set(roots)) < len(roots):
+    raise FieldError(
+      'data.dir', f'={config.data.dir!r}: two data sets have the same images.'
+    )
   benchmarks = {}
   for name, one in prepared.items():
     single = config.copy_and_resolve_references()

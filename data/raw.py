@@ -446,8 +446,7 @@ def market_notes(splits: Splits) -> tuple[str, ...]:
     return ()
   return (
     'warning: identity 0 is in training. In the gallery it means a distractor:'
-    ' if your identities begin with 0, number them from 1, or read them with'
-    ' config.data.pattern, which gives 0 no meaning.',
+    ' if your identities begin with 0, number them from 1.',
   )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import ml_collections
 
-from apnet_jax.errors import UserError, naming_flags
+from apnet_jax.errors import FieldError, UserError, naming_flags
 from apnet_jax.parallel import processes
 from data import datasets
 from data.prepare import Prepared, prepare
@@ -52,20 +52,15 @@ def choose(
     UserError: the flags contradict each other, or there is no such data set.
   """
   if not names:
-    names = datasets.full_name(config.data.name).split(',')
+    names = config.data.name.split(',')
   elif not directories:
     raise UserError('--dataset needs --data_dir, the folder of its images.')
-  if len(directories) not in (0, 1, len(names)):
-    raise UserError(
-      f'--data_dir is given {len(directories)} times for {len(names)} data sets'
-      f' ({", ".join(names)}): give it once, or once for each.'
-    )
   with naming_flags(FLAGS):
-    full = [datasets.find(name).name for name in names]
-  if len(set(full)) < len(full):
-    raise UserError(f'--dataset={",".join(names)} names a data set twice.')
-  if len(directories) == 1:
-    directories = list(directories) * len(names)
+    full = datasets.full_names(names)
+    if directories:
+      directories = datasets.directory_of_each(names, directories)
+    if pattern and 'folder' not in full:
+      raise FieldError('data.pattern', f'={pattern!r} is for own images.')
   trained = datasets.single_sets(config.data)
   chosen = {}
   for i, name in enumerate(names):

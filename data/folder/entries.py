@@ -89,10 +89,13 @@ def number(
     The images with numbered labels, and notes for the user on the numbers.
 
   Raises:
-    UserError: a person has identity -1; or a distractor or junk is in training
-      or query.
+    UserError: a person has identity -1; two people have the same number, as 1
+      and 001; or a distractor or junk is in training or query.
   """
   _check_roles(root, images)
+  for label in ('identity', 'camera'):
+    names = {getattr(image, label) for image in images if image.role == PERSON}
+    _check_numbers(root, label, names - {None})
   pids, pid_notes = _number_people(
     {image.identity for image in images if image.role == PERSON}
   )
@@ -119,14 +122,27 @@ def _check_roles(root: pathlib.Path, images: Iterable[Named]) -> None:
     if image.role == PERSON and image.identity == '-1':
       raise UserError(
         f'{root}: {image.name} has identity -1, which only Market-1501 uses,'
-        ' for junk. Number the person from 0; or list the images in a CSV file'
-        ' with a column role, which is person, distractor or junk.'
+        ' for junk. Number people from 0. Junk is declared in a CSV file with a'
+        ' column role, or by a group named junk in config.data.pattern.'
       )
     if image.role != PERSON and image.split in ('train', 'query'):
       raise UserError(
         f'{root}: {image.name} is {image.role}, which is allowed in the gallery'
         f' or in test, not in {image.split}.'
       )
+
+
+def _check_numbers(root: pathlib.Path, label: str, names: set[str]) -> None:
+  """Raises UserError if two names are the same number, as 1 and 001."""
+  by_number = {}
+  for name in sorted(names):
+    if re.fullmatch(r'\d+', name, re.ASCII):
+      other = by_number.setdefault(int(name), name)
+      if other != name:
+        raise UserError(
+          f'{root}: {other} and {name} are different names of one number:'
+          f' rename the files, so that each {label} has one name.'
+        )
 
 
 def _number_people(names: set[str]) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -173,8 +189,7 @@ def _number_cameras(names: set[str]) -> tuple[dict[str, int], tuple[str, ...]]:
 
 
 def _as_numbers(names: set[str]) -> dict[str, int] | None:
-  """Returns the values of names that are distinct numbers, or None."""
+  """Returns the values of names that are all numbers, or None."""
   if not all(re.fullmatch(r'\d{1,9}', name, re.ASCII) for name in names):
     return None
-  numbers = {name: int(name) for name in names}
-  return numbers if len({*numbers.values()}) == len(names) else None
+  return {name: int(name) for name in names}

@@ -1,6 +1,7 @@
 """Reads folders of images: one folder for each identity."""
 
-from collections.abc import Mapping, Sequence
+import collections
+from collections.abc import Iterable, Mapping, Sequence
 import pathlib
 import re
 
@@ -11,9 +12,8 @@ from data.folder.entries import SPLIT_NAMES, Named
 
 # Names of folders that are cameras rather than people.
 CAMERA_NAME = re.compile(
-  r'(cam(era)?s?|c|view)[-_ ]?(\d{1,3}|[a-z])?', re.IGNORECASE
+  r'(cam|camera|view)s?([-_ ].+|\d{1,3}|[a-z])?|c[-_ ]?\d{1,3}', re.IGNORECASE
 )
-
 FEW_NUMBERS = 10  # as many files may be numbered alike in folders of people
 
 # Folders of images, by split; the only key is None if there are no splits.
@@ -103,26 +103,33 @@ def _check_splits(root: pathlib.Path, folders: Folders) -> None:
 def find_cameras(images: Sequence[Named]) -> str:
   """Returns the reason why folders seem to be cameras instead of people, or ''.
 
-  They are if all have names of cameras; or if they hold the same file names,
-  and more of these than there are folders. Folders of people may hold a few
-  files of the same numbers, as 1.jpg and 2.jpg.
+  They are if most have names of cameras; or if most of their files have the
+  same names as files in other folders, and there are more of these names than
+  folders. Folders of people may hold a few files of the same numbers, as 1.jpg
+  and 2.jpg.
 
   Args:
     images: the result of `read`.
   """
-  names = {}  # of files, by folder
+  folders = {}  # names of files, by folder
   for image in images:
-    names.setdefault(image.identity, set()).add(image.path.name)
-  shown = ', '.join(sorted(names)[:3]) + (', ...' if len(names) > 3 else '')
-  if len(names) > 1 and all(map(CAMERA_NAME.fullmatch, names)):
-    return f'the folders {shown} are named like cameras'
-  shared = set.intersection(*names.values())
-  most = max(map(len, names.values()))
+    folders.setdefault(image.identity, set()).add(image.path.name)
+  cameras = [name for name in folders if CAMERA_NAME.fullmatch(name)]
+  if len(cameras) > 1 and len(cameras) > len(folders) / 2:
+    return f'the folders {_shown(cameras)} are named like cameras'
+  times = collections.Counter(n for names in folders.values() for n in names)
+  shared = {name for name, number in times.items() if number > 1}
   numbers = all(pathlib.Path(name).stem.isdecimal() for name in shared)
-  few = max(most / 2, len(names), FEW_NUMBERS if numbers else 0)
-  if len(names) > 1 and len(shared) > few:
+  few = max(len(folders), FEW_NUMBERS if numbers else 0)
+  if len(shared) > max(few, len(times) / 2):
     return (
-      f'the {len(names)} folders {shown} hold {len(shared)} files of the same'
-      ' names, as folders of cameras do'
+      f'the {len(folders)} folders {_shown(folders)} share {len(shared)} names'
+      ' of files, as folders of cameras do'
     )
   return ''
+
+
+def _shown(names: Iterable[str]) -> str:
+  """Returns the first three names, in order, for a message."""
+  names = sorted(names)
+  return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')

@@ -22,14 +22,17 @@ class Scheme:
   Attributes:
     title: name of the data set, for people.
     pattern: value of `config.data.pattern`, which matches all paths.
-    folders: usual folders of the images below the one that users give; the
-      folder itself is always tried.
+    folders: usual folders of the images below the one that users give.
+    needs_folder: whether the images must be in one of `folders`, because the
+      pattern alone would match the names of others. By default the folder that
+      users give is tried, too.
     ignore_cameras: whether no person is seen by two cameras.
   """
 
   title: str
   pattern: str
   folders: tuple[str, ...] = ()
+  needs_folder: bool = False
   ignore_cameras: bool = False
 
   def matches(self, names: Iterable[str]) -> bool:
@@ -61,7 +64,7 @@ SCHEMES = (
   ),
   Scheme(
     'i-LIDS', r'^(?P<pid>\d{4})\d{3}\.jpg$',
-    ('Persons', 'i-LIDS_Pedestrian/Persons'),
+    ('Persons', 'i-LIDS_Pedestrian/Persons'), needs_folder=True,
   ),
   # Image 0000 stands for people of the gallery who are in no probe.
   Scheme(
@@ -74,13 +77,11 @@ SCHEMES = (
     r'^image_(?P<split>train|query|test)/(?P<pid>\d+)_c(?P<camid>\d+)_',
     ('VeRi', 'VeRi_with_plate'),
   ),
+  # A person is in a single sequence. The folders of splits share people, so
+  # that splits are made by identity.
   Scheme(
     'MOT17, cropped',
-    r'bounding_box_(?P<split>train|test)/(?P<pid>\d+)_(?P<camid>MOT17-\d+)-',
-    ignore_cameras=True,
-  ),
-  Scheme(
-    'MOT17, cropped', r'^(?P<pid>\d+)_(?P<camid>MOT17-\d+)-',
+    r'^((bounding_box_(train|test)|query)/)?(?P<pid>\d+)_MOT17-\d+-',
     ignore_cameras=True,
   ),
 )  # fmt: skip
@@ -90,11 +91,14 @@ def recognise(base: pathlib.Path) -> tuple[Scheme, pathlib.Path] | None:
   """Finds the scheme that the images at or below a folder follow.
 
   Returns:
-    The scheme and the folder of the images; None if there is no known scheme.
+    The scheme and the folder of the images; None if there is no known scheme,
+    or if a CSV file lists the images.
   """
+  if any(path.suffix.lower() == '.csv' for path in base.iterdir()):
+    return None
   samples = {}  # paths of a few images, by folder
   for scheme in SCHEMES:
-    for name in ('', *scheme.folders):
+    for name in (*([] if scheme.needs_folder else ['']), *scheme.folders):
       root = base / name
       if root not in samples and root.is_dir():
         samples[root] = list(itertools.islice(_names_below(root), SAMPLE))

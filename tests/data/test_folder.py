@@ -300,6 +300,13 @@ def test_one_camera_cannot_be_tested(tmp_path):
   assert len({image.camid for image in splits['query']}) == 2
 
 
+@pytest.mark.parametrize('names', ['1/a.jpg 001/b.jpg 2/c.jpg'])
+def test_two_names_of_one_number_are_a_question(tmp_path, names):
+  images(tmp_path, *names.split())
+  with pytest.raises(ValueError, match='001 and 1 are different names of one'):
+    LAYOUT.read(tmp_path)
+
+
 def test_identity_0_of_a_csv_file_is_a_person(tmp_path):
   people_file(tmp_path, range(4))
   dataset = LAYOUT.read(tmp_path)

@@ -150,9 +150,11 @@ KNOWN = {
     'image_test/0007_c002_00_0.jpg',
   ],
   'MOT17, cropped': [
-    f'bounding_box_{split}/000000{n}_MOT17-02-FRCNN_000000{i}_acc_data.bmp'
-    for n, split in enumerate(('train', 'train', 'test', 'test'), 1)
-    for i in range(2)
+    f'{folder}/000000{n}_MOT17-02-FRCNN_000000{i}_acc_data.bmp'
+    for i, folder in enumerate(
+      ('bounding_box_train', 'bounding_box_test', 'query')
+    )
+    for n in range(4)
   ],
 }
 
@@ -172,6 +174,20 @@ def test_the_doctor_knows_schemes(tmp_path, title):
   assert found.images.has_cameras == (title not in ('i-LIDS', 'MOT17, cropped'))
   distractors = {'PRID2011, single shot': 1, 'GRID': 1}.get(title, 0)
   assert found.counts['gallery'].distractors == distractors
+
+
+def test_numbers_alone_are_no_scheme(tmp_path):
+  """Images of i-LIDS are named like the frames of any film."""
+  images(tmp_path, *(f'frames/000{n}00{i}.jpg' for n in '123' for i in '12'))
+  assert schemes.recognise(tmp_path / 'frames') is None
+  assert schemes.recognise(tmp_path) is None
+
+
+def test_a_list_counts_more_than_names(tmp_path):
+  images(tmp_path, *KNOWN['VIPeR'])
+  assert schemes.recognise(tmp_path)
+  (tmp_path / 'people.csv').touch()
+  assert schemes.recognise(tmp_path) is None
 
 
 def test_vehicle_id_gets_a_command_that_lists_it(tmp_path):
@@ -199,6 +215,23 @@ def test_vehicle_id_gets_a_command_that_lists_it(tmp_path):
 @pytest.mark.parametrize(
   ('names', 'pattern'),
   [
+    (
+      [
+        f'{c}/{n}.jpg'
+        for c in ('cam_left', 'Camera entrance', 'view-b', 'misc')
+        for n in 'xyz'
+      ],
+      r'^(?P<camid>[^/]+)/(?P<pid>[^/]+)\.\w+$',
+    ),
+    (  # each sees only two of three people
+      [
+        f'{place}/p_{n}.jpg'
+        for i, place in enumerate(('door', 'gate', 'hall'))
+        for n in range(9)
+        if n % 3 != i
+      ],
+      r'^(?P<camid>[^/]+)/[^/\d]*(?P<pid>\d+)[^/]*$',
+    ),
     (
       [f'{c}/{n}.jpg' for c in ('cam1', 'Camera_2', 'c3') for n in 'xyz'],
       r'^(?P<camid>[^/]+)/(?P<pid>[^/]+)\.\w+$',
@@ -250,6 +283,7 @@ def test_two_folders_of_cameras_are_named_before_the_lack_of_people(tmp_path):
     [f'{who}/{n}.jpg' for who in ('anna', 'ben', 'cem') for n in range(3)],
     [f'{who}/{n}.jpg' for who in ('c1', 'ben', 'cem') for n in range(3)],
     [f'{who}/{n}.jpg' for who in ('anna', 'ben', 'cem') for n in range(10)],
+    [f'{who}/{n}.jpg' for who in ('camilla', 'viewer', 'cem') for n in 'xy'],
     [f'{who}/{who}_{n}.jpg' for who in ('1', '2', '3') for n in range(9)],
   ],
 )

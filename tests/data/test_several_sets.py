@@ -83,10 +83,16 @@ def test_each_set_is_a_benchmark(feed):
   [
     ('market,market1501', 'a,b', 'config.data.name=.* names a data set twice'),
     ('market,mars', 'a,b', "config.data.name='mars' is not one of"),
+    ('market,duke', 'a,b,c', 'config.data.dir is given 3 times for 2 data set'),
     (
-      'market,duke',
-      'a,b,c',
-      'config.data.dir=.* has 3 folders for 2 data sets',
+      'duke,occluded_duke',
+      'a,b',
+      'dukemtmc_reid and occluded_duke show the sa',
+    ),
+    (
+      'cuhk03,cuhk03/labeled',
+      'a',
+      'detected and .*labeled show the same peopl',
     ),
   ],
 )
@@ -95,6 +101,18 @@ def test_wrong_lists_of_sets(config, name, directory, message):
   data.update(name=name, dir=directory)
   with pytest.raises(ValueError, match=message):
     datasets.single_sets(data)
+
+
+def test_two_names_of_one_folder_are_refused(config):
+  config = config.copy_and_resolve_references()
+  config.data.dir = config.data.dir.split(',')[0]
+  with pytest.raises(ValueError, match='two data sets have the same images'):
+    pipeline.load(config)
+
+
+def test_a_pattern_needs_own_images(config):
+  with pytest.raises(ValueError, match='--pattern=.* is for own images'):
+    targets.choose(config, ['duke'], ['here'], pattern='(?P<pid>.)')
 
 
 def test_one_folder_may_have_all_sets(config):
