@@ -191,20 +191,18 @@ def _average_queries(
       ' are unknown. Evaluate single queries.',
     )
   layout = datasets.find(config.data.name).configured(config.data)
-  keys = {(image.pid, image.camid) for image in dataset.splits['query']}
-  # An image that is in both folders has the same name there, and counts once.
-  images = {image.path.name: image for image in dataset.splits['query']}
-  more = layout.more_queries(dataset)
+  own = dataset.splits['query']
+  keys = {(image.pid, image.camid) for image in own}
+  more = [
+    image
+    for image in layout.more_queries(dataset)
+    if (image.pid, image.camid) in keys
+  ]
+  images = query
   if more:
-    images |= {
-      image.path.name: image
-      for image in more
-      if (image.pid, image.camid) in keys and image.path.name not in images
-    }
-    images = records.from_files(list(images.values()))
-    images = records.make_split(images, config.data.image_size)
-  else:
-    images = query
+    images = records.make_split(
+      records.from_files([*own, *more]), config.data.image_size
+    )
   grouped = multi_query.group(query, images)
   averaged, queries = len(grouped.averaged.owners), len(grouped.pids)
   note = f'  multi-query: {averaged:,} images averaged into {queries:,} queries'

@@ -331,7 +331,7 @@ class Layout(abc.ABC):
   def more_queries(self, dataset: RawDataset) -> list[RawImage]:
     """Lists images that multi-query averages, beside those of the query split.
 
-    The base class has none.
+    They may show other people, too. The base class has none.
 
     Args:
       dataset: the data set that this layout has read.
@@ -399,7 +399,9 @@ class MarketLayout(Layout):
         f' the folder {self.more_queries_folder} of {self.title} there, or'
         ' evaluate single queries.',
       )
-    return images
+    # An image that is in both folders has the same name there.
+    queries = {image.path.name for image in dataset.splits['query']}
+    return [image for image in images if image.path.name not in queries]
 
 
 def missing_folders(

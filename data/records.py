@@ -21,7 +21,7 @@ from apnet_jax.errors import FieldError
 from apnet_jax.feed import Split
 from apnet_jax.parallel.batch_layout import shard_positions
 from apnet_jax.training import profiling
-from data import bad_images, decoding, pk_sampler, raw
+from data import bad_images, decoding, encoding, pk_sampler, raw
 from data.prepare import damage_error
 
 RECORDS_PER_READ = 64
@@ -114,7 +114,9 @@ def from_files(images: Sequence[raw.RawImage]) -> Records:
   images = sorted(images, key=lambda image: image.name)
   decoding.check_readable(images)
   return Records(
-    encoded=to_variable([image.read() for image in images]),
+    encoded=to_variable(
+      [encoding.to_stored(image.read()).encoded for image in images]
+    ),
     pids=np.array([image.pid for image in images]),
     camids=np.array([image.camid for image in images]),
     paths=np.array([image.name for image in images]),

@@ -48,6 +48,19 @@ class FolderLayout(raw.Layout):
       return [] if root.is_dir() else ['folder of images']
     return [] if _form(root) else ['images in any layout']
 
+  def more_queries(self, dataset: raw.RawDataset) -> list[raw.RawImage]:
+    """Lists the test images of which only the first became a query."""
+    queries = dataset.splits['query']
+    chosen = {image.name for image in queries}
+    gallery = dataset.splits['gallery']
+    tested = {image.name for image in gallery}
+    keys = {(i.pid, i.camid) for i in queries if i.name in tested}
+    return [
+      image
+      for image in gallery
+      if (image.pid, image.camid) in keys and image.name not in chosen
+    ]
+
   def read_root(self, root: pathlib.Path) -> raw.RawDataset:
     if self.pattern:
       images, notes = pattern.read(root, self.pattern)

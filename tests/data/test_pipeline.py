@@ -263,6 +263,27 @@ def test_multi_query_averages_the_images_of_gt_bbox(
     pipeline.open_benchmark(images, config)
 
 
+def test_multi_query_of_own_images_averages_all_tested_ones(
+  tmp_path, prepared, make_config
+):
+  names = [f'{who}_{c}_{i}.webp' for who in 'ab' for c in '01' for i in '012']
+  for seed, name in enumerate(names):
+    pixels = np.random.default_rng(seed).integers(0, 256, (32, 16, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / name, lossless=True)
+  config = make_config(tmp_path, prepared)
+  config.data.update(
+    name='folder', test_fraction=1.0, pattern=r'(?P<pid>.)_(?P<camid>.)'
+  )
+  config.eval.multi_query = True
+  query = pipeline.open_benchmark(prepare.prepare(config.data), config).query
+  assert list(query.paths) == [
+    f'{who}_{c}_0.webp' for who in 'ab' for c in '01'
+  ]
+  assert list(query.averaged.images.paths) == names
+  assert query.averaged.owners.tolist() == np.repeat(range(4), 3).tolist()
+  np.testing.assert_array_equal(all_images(query.averaged.images)[-1], pixels)
+
+
 def test_multi_query_of_single_images_is_said(config, drawn):
   config = config.copy_and_resolve_references()
   config.data.name, config.eval.multi_query = 'dukemtmc_reid', True
