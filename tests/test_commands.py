@@ -74,12 +74,12 @@ def run(preloaded):
   return run
 
 
-def start(*arguments):
+def start(*arguments, devices=1):
   """Starts a command in an interpreter of its own."""
   return subprocess.Popen(
     [sys.executable, *map(str, arguments)],
     cwd=ROOT,
-    env=dict(os.environ, XLA_FLAGS=xla_flags()),
+    env=dict(os.environ, XLA_FLAGS=xla_flags(devices)),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
@@ -87,8 +87,8 @@ def start(*arguments):
 
 
 def run_anew(*arguments, code=0):
-  """Like `run`, in an interpreter of its own."""
-  process = start(*arguments)
+  """Like `run`, in an interpreter of its own; train.py has eight devices."""
+  process = start(*arguments, devices=8 if arguments[0] == 'train.py' else 1)
   out, err = process.communicate(timeout=280)
   assert process.returncode == code, err[-3000:]
   return out, err
@@ -132,7 +132,8 @@ def pretrained(tmp_path_factory):
 def test_readme_commands_run(run, own, pretrained, benchmarks, tmp_path):
   """Runs them in their order, with flags that make them small.
 
-  The first train.py and the first eval.py have an interpreter of their own.
+  The first train.py and the first eval.py have an interpreter of their own. A
+  checkpoint of eight devices is evaluated, searched and exported on one.
   """
   begun = set()
   small = dict(part.split('=', 1) for part in (*own, *SMOKE))
