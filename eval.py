@@ -64,6 +64,12 @@ PATTERN = flags.DEFINE_string(
   'Regular expression that finds identity, camera and split in the paths of own'
   ' images (config.data.pattern). Default: as in training on own images.',
 )
+FOLDERS_ARE_PEOPLE = flags.DEFINE_bool(
+  'folders_are_people',
+  None,
+  'Accepts a folder for each identity although the folders look like cameras,'
+  ' for own images. Default: as in training on own images.',
+)
 IGNORE_CAMERAS = flags.DEFINE_bool(
   'ignore_cameras',
   None,
@@ -126,6 +132,7 @@ def main(argv):
     configs = targets.choose(
       config, DATASET.value, DATA_DIR.value, ALLOW_OTHER_COUNTS.value,
       TEST_FRACTION.value, PATTERN.value, IGNORE_CAMERAS.value,
+      FOLDERS_ARE_PEOPLE.value,
     )  # fmt: skip
     devices.keep_compiled_programs(config.compilation_cache_dir)
     run = run_files.load_run(CKPT.value)

@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 
 from apnet_jax.config import check
-from apnet_jax.errors import FieldError, UserError
+from apnet_jax.errors import UserError
 from apnet_jax.feed import Benchmark, Feed, Split
 from apnet_jax.parallel import processes
 from apnet_jax.retrieval import multi_query
@@ -184,12 +184,6 @@ def _average_queries(
     UserError: cameras are unknown, or images are missing or cannot be read.
   """
   dataset = prepared.dataset
-  if not dataset.has_cameras:
-    raise FieldError(
-      'eval.multi_query',
-      '=True averages the images of one identity and camera, but the cameras'
-      ' are unknown. Evaluate single queries.',
-    )
   layout = datasets.find(config.data.name).configured(config.data)
   own = dataset.splits['query']
   keys = {(image.pid, image.camid) for image in own}

@@ -119,7 +119,8 @@ class Doubt:
       ' are cameras, set\n'
       f'--config.data.pattern={shlex.quote(self.pattern)}\n'
       'which says where a path has the camera and the person. If each folder is'
-      ' one person, set --config.data.folders_are_people.',
+      ' one person, set --config.data.folders_are_people (eval.py and the'
+      ' doctor: --folders_are_people).',
       doubt=self,
     )
 
@@ -337,9 +338,15 @@ class Layout(abc.ABC):
       dataset: the data set that this layout has read.
 
     Raises:
-      UserError: the images belong to the data set, and are missing.
+      UserError: cameras are unknown, without which no images can be averaged;
+        or the images belong to the data set, and are missing.
     """
-    del dataset
+    if not dataset.has_cameras:
+      raise FieldError(
+        'eval.multi_query',
+        '=True averages the images of one identity and camera, but in'
+        f' {dataset.root} the cameras are unknown. Evaluate single queries.',
+      )
     return []
 
   @abc.abstractmethod
@@ -386,6 +393,7 @@ class MarketLayout(Layout):
     return RawDataset(root, splits, notes=market_notes(splits))
 
   def more_queries(self, dataset: RawDataset) -> list[RawImage]:
+    super().more_queries(dataset)  # checks that cameras are known
     if not self.more_queries_folder:
       return []
     folder = dataset.root / self.more_queries_folder

@@ -16,6 +16,8 @@ FLAGS = {
   'data.test_fraction': '--test_fraction',
   'data.allow_other_counts': '--allow_other_counts',
   'data.pattern': '--pattern',
+  'data.folders_are_people': '--folders_are_people',
+  'data.ignore_cameras': '--ignore_cameras',
 }
 
 
@@ -27,6 +29,7 @@ def choose(
   test_fraction: float | None = None,
   pattern: str | None = None,
   ignore_cameras: bool | None = None,
+  folders_are_people: bool | None = None,
 ) -> dict[str, ml_collections.ConfigDict]:
   """Returns a configuration for each data set to evaluate on, by name.
 
@@ -44,6 +47,9 @@ def choose(
       training on its own data set, and is '' on other data sets.
     ignore_cameras: value of --ignore_cameras. None keeps the value of the
       training on its own data set, and is False on other data sets.
+    folders_are_people: value of --folders_are_people, for own images. None
+      keeps the value of the training on own images, and is False if it was on
+      other data sets.
 
   Returns:
     Whole configurations, by the names in `names`.
@@ -74,14 +80,17 @@ def choose(
         allow_other_counts=False,
         test_fraction=1.0,
         pattern='',
+        folders_are_people=False,
         ignore_cameras=False,
       )
     if directories:
       data.dir = directories[i]
+    own = full[i] == 'folder'
     flags = {
       'allow_other_counts': allow_other_counts,
       'test_fraction': test_fraction,
-      'pattern': pattern if full[i] == 'folder' else None,
+      'pattern': pattern if own else None,
+      'folders_are_people': folders_are_people if own else None,
       'ignore_cameras': ignore_cameras,
     }
     data.update({k: v for k, v in flags.items() if v is not None})
@@ -98,7 +107,13 @@ def prepare_all(
 
   Raises:
     UserError: see `data.prepare.prepare`; the message names flags of eval.py.
+      Or images for `config.eval.multi_query` are missing.
     OSError: prepared files cannot be written.
   """
   with naming_flags(FLAGS), processes.first_before_others():
-    return {name: prepare(config.data) for name, config in configs.items()}
+    prepared = {name: prepare(one.data) for name, one in configs.items()}
+    for name, config in configs.items():
+      if config.eval.multi_query:
+        layout = datasets.find(config.data.name).configured(config.data)
+        layout.more_queries(prepared[name].dataset)
+    return prepared

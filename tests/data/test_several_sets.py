@@ -1,5 +1,7 @@
 """Tests of a training on several data sets at once."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -138,3 +140,47 @@ def test_evaluation_knows_the_sets_of_the_training(config):
     True,
     False,
   ]
+
+
+def test_own_folders_are_people_in_evaluation_too(config):
+  here = ['here', 'there']
+
+  def chosen(trained, value):
+    made = targets.choose(
+      trained, ['folder', 'msmt17'], here, folders_are_people=value
+    )
+    return [one.data.folders_are_people for one in made.values()]
+
+  assert chosen(config, None) == [False, False]
+  assert chosen(config, True) == [True, False]
+  own = config.copy_and_resolve_references()
+  own.data.update(name='folder', folders_are_people=True)
+  assert chosen(own, None) == [True, False]
+  assert chosen(own, False) == [False, False]
+
+
+def test_flags_of_evaluation_set_what_they_name(config):
+  source = (pathlib.Path(__file__).parents[2] / 'eval.py').read_text()
+  for field, flag in targets.FLAGS.items():
+    section, name = field.split('.')
+    assert name in config[section]
+    assert f"'{flag.removeprefix('--')}'" in source
+    if name not in ('dir', 'name'):
+      assert flag == f'--{name}'
+  assert targets.FLAGS['data.folders_are_people'] == '--folders_are_people'
+
+
+def test_missing_images_of_multi_query_are_said_before_any_evaluation(config):
+  chosen = targets.choose(
+    config, ['duke', 'market'], config.data.dir.split(',')[::-1]
+  )
+  for one in chosen.values():
+    one.eval.multi_query = True
+  with pytest.raises(ValueError, match='multi_query=True .*gt_bbox, which hol'):
+    targets.prepare_all(chosen)
+  nowhere = targets.choose(
+    config, ['duke'], [config.data.dir.split(',')[1]], ignore_cameras=True
+  )
+  nowhere['duke'].eval.multi_query = True
+  with pytest.raises(ValueError, match='duke the cameras are unknown'):
+    targets.prepare_all(nowhere)
