@@ -138,8 +138,8 @@ def check_readable(images: Iterable[raw.RawImage]) -> None:
   if warnings:
     text = (
       f'The EXIF of {len(warnings)} of {len(images)} images cannot be parsed:'
-      ' they are read as they are stored, perhaps lying.\n'
-      + raw.format_lines(warnings)
+      ' they are read as they are stored, which may be on their side or'
+      ' upside down.\n' + raw.format_lines(warnings)
     )
     # Standard output is redirected while TFDS prepares.
     print(printable(text), file=sys.stderr)

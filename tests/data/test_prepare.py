@@ -261,6 +261,7 @@ def test_images_are_prepared_as_they_are_read_elsewhere(
   builder = prepare.prepare(config).builder
   warning = capsys.readouterr().err
   assert 'EXIF of 3 of 39 images cannot be parsed' in warning
+  assert 'which may be on their side or upside down' in warning
   assert str(tmp_path / 'anna' / 'damaged.jpg') in warning
   read = 0
   for split in ('train', 'gallery'):
