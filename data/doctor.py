@@ -7,7 +7,7 @@ and gives advice on each. No file is changed.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import dataclasses
 import json
 import os
@@ -35,6 +35,7 @@ examples:
   python -m data.doctor datasets --dataset=msmt17/train
   python -m data.doctor photos --decode --samples=/tmp/photos.png
   python -m data.doctor photos/people.csv --json=- | jq .findings
+  python -m data.doctor photos --folders_are_people
   python -m data.doctor photos --pattern='cam(?P<camid>\\d)/(?P<pid>\\w+)/'
 
 exit codes:
@@ -68,7 +69,7 @@ class Report:
     findings: all findings, problems first.
     checks: result of checking each image file.
     decoded: whether the images were decoded in full.
-    pattern: the regular expression that the user gave (--pattern), or ''.
+    settings: values of `folders.SETTINGS` that the user gave, as --pattern.
   """
 
   path: pathlib.Path
@@ -77,7 +78,7 @@ class Report:
   findings: list[Finding]
   checks: dict[images.Source, images.ImageCheck]
   decoded: bool
-  pattern: str = ''
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def with_severity(self, severity: str) -> list[Finding]:
     """Returns the findings of a severity, `problem` or `note`."""
@@ -112,7 +113,7 @@ class Report:
       return [c for one in self.datasets for c in one.train_commands()]
     again = ['python -m data.doctor', shlex.quote(str(self.path))]
     again += [f'--dataset={self.name}'] if self.name else []
-    again += [f'--pattern={shlex.quote(self.pattern)}'] if self.pattern else []
+    again += folders.setting_flags(self.settings)
     again += ['--decode'] if self.decoded else []
     return [' '.join(again)]
 
@@ -121,7 +122,7 @@ class Report:
 
 
 def examine(
-  path: pathlib.Path, name: str = '', decode: bool = False, pattern: str = ''
+  path: pathlib.Path, name: str = '', decode: bool = False, **settings: Any
 ) -> Report:
   """Examines the images and all other files in and below a folder.
 
@@ -129,14 +130,14 @@ def examine(
     path: a folder, or a CSV file.
     name: name of the data set that the folder should hold, or ''.
     decode: whether to decode every image in full.
-    pattern: regular expression that finds labels in paths, or ''.
+    **settings: values of `folders.SETTINGS`; others have their defaults.
 
   Raises:
     UserError: there is no data set of this name.
     OSError: a folder cannot be read.
   """
   base = _base_folder(path)
-  found, other_folders = folders.find_datasets(path, name, pattern)
+  found, other_folders = folders.find_datasets(path, name, **settings)
   files, hidden = _files_below(found[0].folder if found else base)
   sources = dict.fromkeys(
     images.source_of(image)
@@ -166,7 +167,7 @@ def examine(
       findings.several_datasets(base, found[0].root, other_folders)
     )
   results.sort(key=lambda finding: finding.severity != findings.PROBLEM)
-  return Report(path, name, found, results, checks, decode, pattern)
+  return Report(path, name, found, results, checks, decode, settings)
 
 
 def _base_folder(path: pathlib.Path) -> pathlib.Path:
@@ -238,6 +239,7 @@ def _file_findings(
     yield findings.not_checked(len(inside), inside[0].path)
   used = {image.path for image in listed if not isinstance(image, MatImage)}
   used |= {path for facts in all_facts for path in facts.found.misnamed}
+  used |= {path for facts in all_facts for path in facts.found.more_queries()}
   if not all_facts or not all(facts.found.images for facts in all_facts):
     used |= {*checks}  # which images are used is unknown
   yield from findings.other_file_findings(base, used, files)
@@ -400,6 +402,16 @@ def make_parser() -> Parser:
     ' split in their paths, by groups named pid, camid and split',
   )  # fmt: skip
   parser.add_argument(
+    '--folders_are_people', action='store_true',
+    help='for own images: each folder is one person, although the folders look'
+    ' like cameras',
+  )  # fmt: skip
+  parser.add_argument(
+    '--ignore_cameras', action='store_true',
+    help='compare each query with all images except itself, whatever their'
+    ' cameras',
+  )  # fmt: skip
+  parser.add_argument(
     '--decode', action='store_true', help='decode every image in full'
   )
   parser.add_argument(
@@ -485,9 +497,8 @@ def main(arguments: list[str] | None = None) -> int:
   except UserError as error:
     parser.error(str(error))
   try:
-    report = examine(
-      options.path, options.dataset, options.decode, options.pattern
-    )
+    settings = {name: getattr(options, name) for name in folders.SETTINGS}
+    report = examine(options.path, options.dataset, options.decode, **settings)
     if options.samples:
       draw_samples(report, options.samples, options.seed)
     if options.json:

@@ -265,7 +265,8 @@ def _folders_of_cameras(facts: Facts) -> Iterator[Finding]:
       'if the folders are cameras, say by a pattern where a path has the camera'
       ' and the person:\n'
       f'python -m data.doctor {root} --pattern={pattern}\n'
-      'If each folder is one person: --config.data.folders_are_people',
+      'If each folder is one person: --config.data.folders_are_people (eval.py'
+      ' and this command: --folders_are_people)',
     )  # fmt: skip
 
 
@@ -375,7 +376,8 @@ def image_findings(
     ),
     (
       'damaged_exif', NOTE, 'with EXIF that cannot be parsed',
-      'look at them: they are read as they are stored, perhaps lying',
+      'look at them: they are read as they are stored, which may be on their'
+      ' side or upside down',
       '{exif_fault}', lambda x: x.exif_fault,
     ),
   )  # fmt: skip
@@ -442,22 +444,32 @@ def _unmatched_queries(facts: Facts) -> Iterator[Finding]:
   query = splits['query']
   unmatched = [i for i in query if not cameras[i.pid] - {i.camid}]
   if unmatched and splits['gallery']:
+    none_left = len(unmatched) == len(query)
+    advice = 'add one, or delete these queries; evaluation leaves them out'
+    if none_left:
+      advice = 'add some: evaluation needs a query with a match'
+    if none_left and facts.found.images.has_cameras:
+      advice += (
+        '. Or compare each query with all other images, whatever their cameras:'
+        ' --config.data.ignore_cameras (eval.py and this command:'
+        ' --ignore_cameras)'
+      )
     own = facts.found.expected is None or facts.found.is_as_published
     has_cameras = facts.found.images.has_cameras
     yield Finding(
       'unmatched_queries',
-      NOTE if own and len(unmatched) < len(query) else PROBLEM,
+      NOTE if own and not none_left else PROBLEM,
       f'{len(unmatched):,} of {quantity(len(query), "query", "queries")}'
       ' without a match: the gallery has no other image of the identity'
       + (' by another camera' if has_cameras else ''),
-      'add one, or delete these queries; evaluation leaves them out',
+      advice,
       facts.names(unmatched),
     )  # fmt: skip
 
 
 def _unknown_cameras(facts: Facts) -> Iterator[Finding]:
   expected = facts.found.expected
-  if not expected or facts.found.is_as_published:
+  if not expected or facts.found.is_as_published or facts.found.ignore_cameras:
     return
   unknown = datasets.unknown_cameras(expected, facts.splits)
   if unknown:
@@ -496,7 +508,8 @@ def _poor_identities(facts: Facts) -> Iterator[Finding]:
       ' identity (config.train.K), some of theirs are repeated',
       identities=tuple(sorted(few)),
     )  # fmt: skip
-  if one_camera and facts.found.counts['train'].cameras > 1:
+  has_cameras = one_camera and facts.found.images.has_cameras
+  if has_cameras and facts.found.counts['train'].cameras > 1:
     yield Finding(
       'one_camera', NOTE,
       f'{len(one_camera):,} of {total} seen by one camera only',

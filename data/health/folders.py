@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 import re
 import shlex
+from typing import Any
 
 from apnet_jax.errors import UserError
 from data import datasets, raw
@@ -35,6 +36,14 @@ HINTS = {
 }  # fmt: skip
 
 
+# Fields of config.data that the doctor has flags for, with their defaults.
+SETTINGS = {
+  'pattern': '',
+  'folders_are_people': False,
+  'ignore_cameras': False,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class FoundDataset:
   """A data set, or one variant of it, that was found in a folder.
@@ -51,6 +60,9 @@ class FoundDataset:
     exact: layout of the published data set with exactly these counts, if any.
     expected: layout of the published data set that this should be, if any.
     because: evidence for `expected`, for messages, as 'the layout says'.
+    ignore_cameras: whether the user wants each query to be compared with all
+      other images. `counts` has the cameras nevertheless, since published
+      counts have them.
   """
 
   layout: raw.Layout
@@ -66,6 +78,7 @@ class FoundDataset:
   exact: raw.Layout | None = None
   expected: raw.Layout | None = None
   because: str = ''
+  ignore_cameras: bool = False
 
   @property
   def splits(self) -> raw.Splits:
@@ -95,6 +108,14 @@ class FoundDataset:
     """The published counts to compare with; empty if there are none."""
     layout = self.expected or self.exact
     return layout.published if layout else {}
+
+  def more_queries(self) -> list[pathlib.Path]:
+    """Returns the images that the data set has for multi-query alone."""
+    # Of own images, which have neither, multi-query takes the queries only.
+    layout = self.expected or self.exact
+    name = getattr(layout, 'more_queries_folder', '')
+    folder = self.root / name
+    return raw.list_images(folder) if name and folder.is_dir() else []
 
   @property
   def first_camera(self) -> int:
@@ -136,18 +157,38 @@ class FoundDataset:
     if self.is_as_published:
       if self.exact.variant and self.shares_layout:
         # This is the folder `labeled` or `detected`; users give its parent.
-        return [train_command(self.exact, self.root.resolve().parent)]
-      return [train_command(self.exact, self.root)]
+        return [self._train_command(self.exact, self.root.resolve().parent)]
+      return [self._train_command(self.exact, self.root)]
     layout = self.layout
     if not layout.published:
-      return [train_command(layout, self.root)]
+      return [self._train_command(layout, self.root)]
     if self.shares_layout and self.expected and not self.expected.variant:
       layout = self.expected
     allowed = '--config.data.allow_other_counts=True'
-    commands = [f'{train_command(layout, self.root)} {allowed}']
+    commands = [f'{self._train_command(layout, self.root)} {allowed}']
     if self.shares_layout:
-      commands.insert(0, train_command(datasets.find('folder'), self.root))
+      own = datasets.find('folder')
+      commands.insert(0, self._train_command(own, self.root))
     return commands
+
+  def _train_command(self, layout: raw.Layout, directory: pathlib.Path) -> str:
+    if self.ignore_cameras:
+      layout = dataclasses.replace(layout, ignore_cameras=True)
+    return train_command(layout, directory)
+
+
+def setting_flags(settings: Mapping[str, Any], prefix: str = '--') -> list[str]:
+  """Returns the flags that change settings from their defaults, for a shell.
+
+  Args:
+    settings: values of fields of `SETTINGS`.
+    prefix: text before the name of a field.
+  """
+  return [
+    f'{prefix}{name}' + ('' if value is True else f'={shlex.quote(value)}')
+    for name, value in settings.items()
+    if value != SETTINGS[name]
+  ]
 
 
 def train_command(layout: raw.Layout, directory: pathlib.Path) -> str:
@@ -165,22 +206,19 @@ def train_command(layout: raw.Layout, directory: pathlib.Path) -> str:
   ]
   if layout.variant:
     words.append(f'--config.data.name={layout.name}')
-  if isinstance(layout, FolderLayout) and layout.pattern:
-    words.append(f'--config.data.pattern={shlex.quote(layout.pattern)}')
-  if layout.ignore_cameras:
-    words.append('--config.data.ignore_cameras')
-  return ' '.join(words)
+  settings = {name: getattr(layout, name, SETTINGS[name]) for name in SETTINGS}
+  return ' '.join([*words, *setting_flags(settings, '--config.data.')])
 
 
 def find_datasets(
-  base: pathlib.Path, name: str, pattern: str = ''
+  base: pathlib.Path, name: str, **settings: Any
 ) -> tuple[list[FoundDataset], list[pathlib.Path]]:
   """Finds and reads a data set in or below a folder.
 
   Args:
     base: a folder, or a CSV file.
     name: name of the data set that the folder should hold, or ''.
-    pattern: regular expression that finds labels in paths, or ''.
+    **settings: values of fields of `SETTINGS`; others have their defaults.
 
   Returns:
     The variants of the first data set, empty if there is none; and the folders
@@ -189,12 +227,13 @@ def find_datasets(
   Raises:
     UserError: there is no data set of this name.
   """
-  if pattern:
-    own = dataclasses.replace(datasets.find('folder'), pattern=pattern)
+  settings = SETTINGS | settings
+  own = dataclasses.replace(datasets.find('folder'), **settings)
+  if settings['pattern']:
     return [_with_expectation(_read(own, base), base, '')], []
   if not name and base.is_dir() and (known := schemes.recognise(base)):
     scheme, root = known
-    found = _read(_scheme_layout(scheme), root)
+    found = _read(_scheme_layout(scheme, settings['ignore_cameras']), root)
     return [_with_expectation(found, base, '')], []
   named = _layouts_named(name) if name else []
   # These layouts are distinct; data sets with the same layout as Market-1501
@@ -203,20 +242,36 @@ def find_datasets(
   matches = _complete(base, named, named)
   matches = matches or _complete(base, distinct, datasets.LAYOUTS)
   matches = matches or _incomplete(base, named) or _own_images(base)
-  found = [_read(x, root) for root, layouts in matches[:1] for x in layouts]
-  return (
-    [_with_expectation(dataset, base, name) for dataset in found],
-    [root for root, _ in matches[1:]],
-  )
+  found = []
+  for layout in matches[0][1] if matches else ():
+    # Other layouts are told apart by counts, which include those of cameras.
+    layout = own if isinstance(layout, FolderLayout) else layout
+    dataset = _with_expectation(_read(layout, matches[0][0]), base, name)
+    if settings['ignore_cameras']:
+      dataset = _without_cameras(dataset)
+    found.append(dataset)
+  return found, [root for root, _ in matches[1:]]
 
 
-def _scheme_layout(scheme: schemes.Scheme) -> raw.Layout:
-  """Returns the layout that reads a known data set by its pattern."""
+def _without_cameras(found: FoundDataset) -> FoundDataset:
+  images = found.images
+  if images and images.has_cameras:
+    images = raw.without_cameras(images)
+  return dataclasses.replace(found, images=images, ignore_cameras=True)
+
+
+def _scheme_layout(scheme: schemes.Scheme, ignore_cameras: bool) -> raw.Layout:
+  """Returns the layout that reads a known data set by its pattern.
+
+  Args:
+    scheme: names of the images of the data set.
+    ignore_cameras: whether the user wants cameras to be ignored.
+  """
   return dataclasses.replace(
     datasets.find('folder'),
     title=f'images of {scheme.title}, read by a pattern',
     pattern=scheme.pattern,
-    ignore_cameras=scheme.ignore_cameras,
+    ignore_cameras=ignore_cameras or scheme.ignore_cameras,
   )
 
 
@@ -314,6 +369,8 @@ def _read(layout: raw.Layout, root: pathlib.Path) -> FoundDataset:
       )  # fmt: skip
     except (UserError, OSError) as failure:
       error = str(failure)
+  if isinstance(layout, FolderLayout) and layout.pattern:
+    return FoundDataset(layout, root, None, error)
   for below in (layout.variant, ''):
     if any((root / below / name).is_dir() for name in MARKET_HINTS):
       images, misnamed = _read_market_folders(root, below)

@@ -412,6 +412,17 @@ def test_other_files(copied):
   assert find(report, 'unused_images').files == ('gt_bbox/b.jpg',)
 
 
+def test_images_for_multi_query_are_of_market(copied, publish):
+  publish(market1501=counts_of('market', copied))
+  (copied / 'gt_bbox').mkdir()
+  image = copied / 'gt_bbox' / '0001_c1s1_000000_00.jpg'
+  image.write_bytes(encoded())
+  assert kinds(doctor.examine(copied)) == {}
+  (copied / 'other').mkdir()
+  image.rename(copied / 'other' / image.name)
+  assert kinds(doctor.examine(copied)) == {'unused_images': findings.NOTE}
+
+
 def test_hidden_files_are_one_note(copied):
   names = [
     f'{TRAIN}/._0001_c1s1.jpg', f'{QUERY}/.DS_Store', f'{GALLERY}/Desktop.ini',
@@ -542,7 +553,9 @@ def test_turned_images_are_counted(copied, tmp_path):
     finding = find(report, 'turned_images')
     assert finding.files == tuple(f'{TRAIN}/{path.name}' for path in turned)
     assert all(line.endswith(': 64 x 128') for line in finding.lines)
-    assert find(report, 'damaged_exif').files == (f'{TRAIN}/{damaged.name}',)
+    finding = find(report, 'damaged_exif')
+    assert finding.files == (f'{TRAIN}/{damaged.name}',)
+    assert 'on their side or upside down' in finding.advice
     assert report.sizes()['width']['max'] == 64  # of the upright images
 
 
@@ -658,6 +671,34 @@ def test_queries_without_a_match(copied, publish):
   finding = find(doctor.examine(copied), 'unmatched_queries')
   assert finding.severity == findings.PROBLEM
   assert '1 of 1 query ' in finding.message
+  assert 'leaves them out' not in finding.advice
+  assert '--config.data.ignore_cameras' in finding.advice
+  assert 'this command: --ignore_cameras' in finding.advice
+  report = doctor.examine(copied, ignore_cameras=True)
+  assert kinds(report) == {}
+  assert report.datasets[0].images.has_cameras is False
+  commands = report.next_commands()
+  assert len(commands) == 2
+  assert all('--config.data.ignore_cameras' in line for line in commands)
+
+
+def test_ignored_cameras_do_not_change_what_a_published_set_is(copied, publish):
+  publish(market1501=counts_of('market', copied))
+  report = doctor.examine(copied, ignore_cameras=True)
+  assert report.healthy and report.datasets[0].is_as_published
+  (command,) = report.next_commands()
+  assert 'configs/market.py' in command
+  assert '--config.data.ignore_cameras' in command
+
+
+def test_without_cameras_a_lonely_query_stays_unmatched(copied):
+  for path in (copied / QUERY).iterdir():
+    path.unlink()
+  (copied / QUERY / '0777_c1s1_000000_00.jpg').write_bytes(encoded())
+  report = doctor.examine(copied, ignore_cameras=True)
+  finding = find(report, 'unmatched_queries')
+  assert finding.severity == findings.PROBLEM
+  assert 'ignore_cameras' not in finding.advice
 
 
 def test_cameras_that_the_data_set_does_not_have(copied):
@@ -699,7 +740,9 @@ def test_folders_of_cameras_are_a_problem(tmp_path):
       file = tmp_path / f'cam_{camera}' / f'p{person}.jpg'
       file.parent.mkdir(exist_ok=True)
       file.write_bytes(encoded(size=(60 + ord(camera), 120 + person)))
-  finding = find(doctor.examine(tmp_path), 'folders_of_cameras')
+  doubted = doctor.examine(tmp_path)
+  finding = find(doubted, 'folders_of_cameras')
+  assert 'this command: --folders_are_people' in finding.advice
   assert 'named like cameras' in finding.message
   pattern = re.search("--pattern='(.*)'", finding.advice)[1]
   report = doctor.examine(tmp_path, pattern=pattern)
@@ -708,6 +751,39 @@ def test_folders_of_cameras_are_a_problem(tmp_path):
   assert counts['train'].cameras == 3
   (command,) = report.next_commands()
   assert f"--config.data.pattern='{pattern}'" in command
+
+
+def test_folders_of_cameras_may_be_people(tmp_path, capsys):
+  for camera in range(5):
+    for person in range(3):
+      file = tmp_path / f'cam{camera}' / f'{person}.jpg'
+      file.parent.mkdir(exist_ok=True)
+      file.write_bytes(encoded(size=(60 + camera, 120 + person)))
+  assert doctor.main([str(tmp_path)]) == 1
+  assert doctor.main([str(tmp_path), '--folders_are_people']) == 0
+  command = capsys.readouterr().out.splitlines()[-1]
+  assert 'configs/folder.py' in command
+  assert '--config.data.folders_are_people' in command
+
+
+def test_settings_are_kept_in_the_next_commands(copied, tmp_path):
+  (copied / TRAIN / 'portrait.jpg').write_bytes(encoded())
+  for settings, flags in (
+    ({'ignore_cameras': True}, ['--ignore_cameras']),
+    ({'folders_are_people': True}, ['--folders_are_people']),
+    ({'pattern': 'a (?P<pid>b)'}, ["--pattern='a (?P<pid>b)'"]),
+    ({'ignore_cameras': False, 'pattern': ''}, []),
+  ):
+    (command,) = doctor.examine(copied, **settings).next_commands()
+    expected = ['python -m data.doctor', str(copied), *flags]
+    assert command == ' '.join(expected)
+
+
+def test_a_pattern_that_matches_nothing_is_not_hidden_by_market(copied):
+  (copied / TRAIN / 'portrait.jpg').write_bytes(encoded())
+  report = doctor.examine(copied, pattern='(?P<pid>person)')
+  assert 'matches none' in find(report, 'unreadable_layout').message
+  assert 'misnamed_images' not in kinds(report)
 
 
 def test_a_batch_is_that_of_the_configuration():
