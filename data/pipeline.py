@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 
 from apnet_jax.config import check
-from apnet_jax.errors import UserError
+from apnet_jax.errors import FieldError, UserError
 from apnet_jax.feed import Benchmark, Feed, Split
 from apnet_jax.parallel import processes
 from apnet_jax.retrieval import multi_query
