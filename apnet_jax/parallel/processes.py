@@ -156,6 +156,21 @@ def check_same(name: str, value: str) -> None:
       )
 
 
+def first_decides(answer: bool) -> bool:
+  """Returns the answer of process 0, in all processes.
+
+  Facts read from a shared disk may differ between processes for a while. If
+  work that needs all processes depends on such a fact, process 0 decides. All
+  processes must call this function; a single process only gets its answer back.
+
+  Args:
+    answer: the answer of this process; only that of process 0 counts.
+  """
+  if jax.process_count() == 1:
+    return answer
+  return bool(multihost_utils.broadcast_one_to_all(np.int32(answer)))
+
+
 _barriers = itertools.count()
 
 

@@ -45,6 +45,9 @@ class Loop:
     self._interruption, self._writer = interruption, writer
     self._profile = profile
     self._state, self._start = start.state, int(start.state.step)
+    self._starts_with_evaluation = (
+      self._start > 0 and run.evaluates(self._start) and not start.evaluated
+    )
     self._timer = profiling.StepTimer(run.config.train.P * run.config.train.K)
     self._watch = CollapseWatch(run.config.train, tqdm.write)
     self._guard = Guard(
@@ -82,7 +85,7 @@ class Loop:
       unit=' steps',
     )
     with progress as self._bar, self._interruption.deferred():
-      if self._start and self._lacks_figures(self._start):
+      if self._starts_with_evaluation:
         outcome = self._evaluate_checkpoint(self._start)
       for step in range(self._start + 1, run.total_steps + 1):
         with self._profile.step(step, on_device):

@@ -13,7 +13,7 @@ import optax
 from apnet_jax.feed import Feed
 from apnet_jax.models import apnet
 from apnet_jax.models.apnet import create_model
-from apnet_jax.parallel import devices
+from apnet_jax.parallel import devices, processes
 from apnet_jax.retrieval import card, collapse, evaluation
 from apnet_jax.retrieval.embed import embed_pixels, make_embed
 from apnet_jax.retrieval.metrics import RetrievalResult
@@ -34,11 +34,14 @@ class StartingPoint(NamedTuple):
     state: state before the next step, on all devices.
     not_finite: number of steps so far that were not finite.
     notes: lines that tell the user where the state comes from.
+    evaluated: whether the checkpoint of the state has its figures, the same in
+      all processes.
   """
 
   state: TrainState
   not_finite: int
   notes: list[str]
+  evaluated: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +104,14 @@ class Run:
     """Restores the last whole checkpoint, or returns the initial state."""
     if checkpoints.latest_step is None:
       state, notes = self.initial_state()
-      return StartingPoint(state, 0, notes)
+      return StartingPoint(state, 0, notes, evaluated=False)
     state, not_finite = checkpoints.restore_latest(self.state_shapes())
     workdir = checkpoints.directory.parent
-    note = f'Resuming after step {int(state.step)} of {workdir}.'
-    return StartingPoint(state, not_finite, [note])
+    step = int(state.step)
+    note = f'Resuming after step {step} of {workdir}.'
+    # All processes evaluate together, or none does.
+    evaluated = processes.first_decides(checkpoints.figures(step) is not None)
+    return StartingPoint(state, not_finite, [note], evaluated)
 
   def describe(self, state: TrainState) -> str:
     """Returns lines about the network and the length of the run."""

@@ -79,8 +79,7 @@ def train(
       print('\n'.join([run.describe(start.state), *start.notes]), flush=True)
       done = int(start.state.step)
       profile = profiling.Profile(profile_steps, workdir, done, run.total_steps)
-      evaluated = checkpoints.figures(done) is not None
-      with profile, open_writer(workdir, done, evaluated) as writer:
+      with profile, open_writer(workdir, done, start.evaluated) as writer:
         loop = Loop(run, start, checkpoints, interruption, writer, profile)
         state, metrics, outcome = loop.run_steps()
       checkpoint = card.checkpoint_entry(

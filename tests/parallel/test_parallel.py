@@ -70,6 +70,10 @@ def test_processes_share_rows(two):
       assert values == [2.0 * i for i in range(int(rows))]
 
 
+def test_the_first_process_decides(two):
+  assert [found['decide'] for found in two] == [[True, False]] * 2
+
+
 def test_the_first_process_prepares_before_others(two):
   assert [found['prepare'] for found in two] == ['01', '01']
 

@@ -91,6 +91,10 @@ def main(folder):
     'is_first': processes.is_first(),
     'train': train(),
     'embed': {rows: embed(rows) for rows in (1, 2, 5)},
+    'decide': [
+      processes.first_decides(answer == jax.process_index())
+      for answer in (0, 1)
+    ],
     'prepare': prepare(pathlib.Path(folder)),
     'check': [
       check(**{'train.P': 3}),

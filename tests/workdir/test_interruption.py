@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,6 +140,29 @@ def test_a_signal_ends_an_evaluation_at_once(whole, tmp_path, monkeypatch):
     assert records(tmp_path) == [*before, evaluations(workdir)[0][-1]]
   with Checkpoints(tmp_path, read_only=True) as checkpoints:
     assert checkpoints.figures(9)['mAP'] == summary.card['figures']['mAP']
+
+
+@pytest.mark.parametrize('has_figures', [True, False])
+def test_the_first_process_decides_what_to_evaluate(
+  has_figures, whole, tmp_path, monkeypatch
+):
+  """A process may not see the files as process 0 does, which decides once."""
+  config, feed, workdir, _ = whole
+  shutil.copytree(workdir, tmp_path / 'run')
+  seen, added = [], []
+  if has_figures:
+    monkeypatch.setattr(Checkpoints, 'figures', lambda *_: None)
+  monkeypatch.setattr(
+    run.processes, 'first_decides', lambda own: seen.append(own) or has_figures
+  )
+  monkeypatch.setattr(
+    Checkpoints, 'add_figures', lambda self, step, _: added.append(step)
+  )
+  trainer.train(config, feed, tmp_path / 'run')
+  assert seen == [not has_figures]
+  assert added == ([] if has_figures else [9])
+  # The record of a repeated evaluation replaces the first one.
+  assert records(tmp_path / 'run') == records(workdir)
 
 
 def test_without_steps_to_finish_a_signal_ends_at_once():
