@@ -88,7 +88,7 @@ NO_GALLERY = (
 SUSPICIOUS = (
   f'a similarity above {collapse.COLLAPSED} says little by itself: a network'
   ' that embeds all images alike gives it to strangers, too. --gallery=FOLDER'
-  f' tells. {gallery_pairs.CAUSES}'
+  f' tells. {collapse.describe_causes()}'
 )
 
 

@@ -4,6 +4,9 @@ The cosine similarities of strangers tell: pairs of images of different
 identities. A trained network spreads them widely.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 # Size of the sample. Its median lies within about two percentiles of the median
@@ -62,17 +65,38 @@ def median_stranger_similarity(
   return float(np.median(found)) if len(found) else None
 
 
-def describe(median: float | None) -> str:
+def describe(
+  median: float | None, pairs: str = 'images of different persons'
+) -> str:
   """Returns a sentence if a network has collapsed, else ''.
 
   Args:
     median: the result of `median_stranger_similarity`.
+    pairs: name of the pairs whose median it is, in the plural.
   """
   if median is None or median <= COLLAPSED:
     return ''
   return (
-    'The network embeds all images alike: images of different persons have a'
-    f' median similarity of {median:.4f}.'
+    f'the network embeds all images alike: {pairs} have a median similarity of'
+    f' {median:.4f}.'
+  )
+
+
+def describe_causes(train: Mapping[str, Any] | None = None) -> str:
+  """Returns a sentence with the likely causes of a collapse.
+
+  Args:
+    train: the `train` part of a configuration, whose values are named; None if
+      it is unknown.
+  """
+
+  def value(field):
+    return '' if train is None else f' (config.train.{field}={train[field]:g})'
+
+  return (
+    'Likely causes: too few training steps; too high a learning rate'
+    f'{value("learning_rate")} or too short a warm-up{value("warmup_epochs")};'
+    f' too few images of each identity{value("K")}; wrong labels.'
   )
 
 

@@ -11,10 +11,6 @@ import numpy as np
 from apnet_jax.retrieval import collapse
 
 MIN_PAIRS = 20  # different pairs, of 7 images; fewer give no scale
-CAUSES = (
-  'Likely causes: too few training steps; too high a learning rate or too short'
-  ' a warm-up; too few images of each identity; wrong labels.'
-)
 
 
 def sample(embeddings: np.ndarray) -> np.ndarray:
@@ -82,12 +78,12 @@ def describe_collapse(pairs: np.ndarray) -> str:
   Args:
     pairs: the result of `sample`.
   """
-  if not len(pairs) or np.median(pairs) <= collapse.COLLAPSED:
-    return ''
-  return (
-    'the network embeds all images alike: pairs of gallery images, whose'
-    f' identities are unknown, have a median similarity of'
-    f' {np.median(pairs):.4f}. Similarities then do not tell persons apart.'
-    f' {CAUSES} (If the gallery shows one person only, the network may be'
-    ' sound.)'
+  found = collapse.describe(
+    float(np.median(pairs)) if len(pairs) else None,
+    'pairs of gallery images, whose identities are unknown,',
+  )
+  return found and (
+    f'{found} Similarities then do not tell persons apart.'
+    f' {collapse.describe_causes()} (If the gallery shows one person only, the'
+    ' network may be sound.)'
   )

@@ -64,13 +64,5 @@ class CollapseWatch:
   def _warn(self, kind: str, text: str) -> None:
     if kind not in self._said:
       self._said.add(kind)
-      self._write(f'warning: {text} {self._causes()}')
-
-  def _causes(self) -> str:
-    config = self._config
-    return (
-      'Likely causes: too few steps so far; too high a learning rate'
-      f' (config.train.learning_rate={config.learning_rate:g}) or too short a'
-      f' warm-up (config.train.warmup_epochs={config.warmup_epochs}); too few'
-      f' images of each identity (config.train.K={config.K}); wrong labels.'
-    )
+      causes = collapse.describe_causes(self._config)
+      self._write(f'warning: {text} {causes}')

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from apnet_jax.retrieval import gallery_pairs
+from apnet_jax.retrieval import collapse, gallery_pairs
 
 
 def test_the_share_is_of_pairs_that_are_less_similar():
@@ -11,6 +11,20 @@ def test_the_share_is_of_pairs_that_are_less_similar():
   assert found == shares
   assert gallery_pairs.place(0.97) == 'above 97.0% of pairs'
   assert gallery_pairs.place(gallery_pairs.share_below(pairs[:0], 1)) == ''
+
+
+@pytest.mark.parametrize(('offset', 'collapsed'), [(0, False), (1e-4, True)])
+def test_training_and_search_have_one_threshold(offset, collapsed):
+  similarity = collapse.COLLAPSED + offset
+  pairs = np.full(collapse.PAIRS, similarity)
+  in_search = gallery_pairs.describe_collapse(pairs)
+  in_training = collapse.describe(similarity)
+  assert bool(in_search) == bool(in_training) == collapsed
+  if collapsed:
+    subject, _, end = in_training.partition(': ')
+    assert in_search.startswith(f'{subject}: pairs of gallery images')
+    assert end.partition(' have ')[2] in in_search
+    assert collapse.describe_causes() in in_search
 
 
 def test_an_image_is_no_pair_with_itself():

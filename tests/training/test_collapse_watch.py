@@ -52,5 +52,5 @@ def test_strangers_that_are_alike_are_said_once():
   for step, median in enumerate((None, 0.5, collapse.COLLAPSED, 0.97, 0.99)):
     watch.see_evaluation(step, median)
   (text,) = said
-  assert 'step 3: The network embeds all images alike' in text
+  assert 'step 3: the network embeds all images alike' in text
   assert 'median similarity of 0.9700' in text and 'Likely causes' in text

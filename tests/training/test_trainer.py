@@ -169,7 +169,7 @@ def test_a_finished_run_is_only_evaluated(whole_run, capsys, monkeypatch):
   assert records(workdir) == before
   out = capsys.readouterr().out
   assert 'Rank-1' in out
-  assert 'warning: step 12: The network embeds all images alike' in out
+  assert 'warning: step 12: the network embeds all images alike' in out
 
 
 @pytest.mark.parametrize('number', [4, 1])
