@@ -51,6 +51,7 @@ def result_card(
   reranked: RetrievalResult | None = None,
   verification: Mapping | None = None,
   diagnosis: Mapping | None = None,
+  reranked_warning: str = '',
 ) -> dict:
   """Makes a result card, ready for JSON; docs/evaluation.md lists its fields.
 
@@ -62,6 +63,7 @@ def result_card(
     reranked: figures after re-ranking, if any.
     verification: the result of `PairVerifier.verify`, if any.
     diagnosis: the result of `diagnosis.diagnose`, if any.
+    reranked_warning: the result of `evaluation.small_gallery_warning`.
   """
   rules, ap = config.eval, config.eval.ap
   per_query = result.query_figures(ap)
@@ -79,6 +81,7 @@ def result_card(
         rules.rerank_k1, rules.rerank_k2, rules.rerank_lambda
       ),
       'figures': all_figures(reranked, ap),
+      'warning': reranked_warning or None,
     },
     'protocol': protocol(config, benchmark),
     'network': {

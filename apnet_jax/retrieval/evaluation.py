@@ -250,12 +250,17 @@ def rerank(evaluation: Evaluation, benchmark: Benchmark) -> RetrievalResult:
 
 
 def small_gallery_warning(evaluation: Evaluation) -> str:
-  """Returns a warning if re-ranking needs more images than there are, or ''."""
+  """Returns a warning if the gallery is too small for re-ranking, or ''.
+
+  Args:
+    evaluation: an evaluation, which `rerank` may re-rank.
+  """
   k1, images = evaluation.rules.rerank_k1, len(evaluation.gallery_rows)
   if images >= k1:
     return ''
   return (
     f'Warning: config.eval.rerank_k1={k1}, but the gallery has only {images}'
-    ' images. All of them are neighbours of each other, so that the re-ranked'
+    f' images. Re-ranking looks for {k1} neighbours of each image among queries'
+    ' and gallery together: more than the whole gallery, so that the re-ranked'
     ' figures mean little. Choose a smaller value.'
   )

@@ -68,7 +68,7 @@ class Evaluator:
     if not processes.is_first():
       return None
     self.results[name] = evaluated.result
-    reranked = None
+    reranked, warning = None, ''
     if self._reranks:
       if warning := evaluation.small_gallery_warning(evaluated):
         print(warning)
@@ -85,5 +85,6 @@ class Evaluator:
       reranked,
       verified,
       diagnosed,
+      reranked_warning=warning,
     )
     return evaluated

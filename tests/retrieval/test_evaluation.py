@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import apnet_jax
 from apnet_jax.config import check_section
 from apnet_jax.feed import Benchmark
 from apnet_jax.retrieval import card, diagnosis, evaluation, rerank
+from apnet_jax.retrieval.evaluator import Evaluator
 from apnet_jax.retrieval.metrics import evaluate_scores
 from apnet_jax.retrieval.scores import Labels
 from configs import common
@@ -109,6 +111,21 @@ def test_a_gallery_with_too_few_neighbours_is_said(benchmark):
     warning = evaluation.small_gallery_warning(evaluated)
     assert bool(warning) == bool(expected) and expected in warning
   assert f'only {images} images' in warning
+  assert 'among queries and gallery together' in warning
+
+
+def test_a_card_warns_of_too_few_neighbours(benchmark, capsys):
+  config = common.get_config()
+  verifier = types.SimpleNamespace(verify=lambda *_: None)
+  images = int((benchmark.gallery.pids != -1).sum())
+  warnings = {}
+  for k1 in (images, images + 1):
+    config.eval = rules(rerank_k1=k1)
+    evaluator = Evaluator(embed, {}, {}, verifier, reranks=True)
+    evaluator.evaluate('a', config, benchmark)
+    warnings[k1] = evaluator.cards['a']['reranked']['warning']
+  assert warnings[images] is None
+  assert warnings[images + 1] in capsys.readouterr().out
 
 
 def result_of(valid, skipped):
