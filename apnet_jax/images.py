@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 import contextlib
+import itertools
+import os
 import pathlib
 from typing import BinaryIO
 import warnings
@@ -55,18 +57,43 @@ def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
   path = pathlib.Path(path)
   if path.is_file():
     return [path]
-  found = sorted(
-    p
-    for p in path.rglob('*')
-    if p.suffix.lower() in SUFFIXES
-    and p.is_file()
-    and not any(map(is_hidden, p.relative_to(path).parts))
-  )
+  found = sorted(image for image in images_below(path) if image.is_file())
   if not found:
     if not path.is_dir():
       raise UserError(f'{path} does not exist.')
     raise UserError(f'{path} has no image ({", ".join(SUFFIXES)}) below it.')
   return found
+
+
+def images_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields the image files in and below a folder, as `files_below` does."""
+  return filter(is_image, files_below(folder))
+
+
+def files_below(
+  folder: pathlib.Path, hidden: bool = False
+) -> Iterator[pathlib.Path]:
+  """Yields the files in and below a folder, in name order within each folder.
+
+  Links to folders are not followed. Folders that cannot be read are omitted.
+
+  Args:
+    folder: the folder.
+    hidden: whether to yield files that are hidden or in a hidden folder
+      (`is_hidden`), too.
+  """
+  for parent, folders, names in os.walk(folder):
+    if not hidden:
+      folders[:] = itertools.filterfalse(is_hidden, folders)
+      names = itertools.filterfalse(is_hidden, names)
+    folders.sort()
+    for name in sorted(names):
+      yield pathlib.Path(parent, name)
+
+
+def is_image(path: pathlib.Path) -> bool:
+  """Returns whether a name is that of an image, and not hidden."""
+  return path.suffix.lower() in SUFFIXES and not is_hidden(path.name)
 
 
 def is_hidden(name: str) -> bool:

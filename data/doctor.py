@@ -18,7 +18,7 @@ import textwrap
 from typing import Any
 
 from apnet_jax.errors import UserError, naming_flags
-from apnet_jax.images import is_hidden
+from apnet_jax.images import files_below
 from apnet_jax.printing import printable
 from data import datasets, raw
 from data.cuhk03_np.layout import MatImage
@@ -138,7 +138,8 @@ def examine(
   """
   base = _base_folder(path)
   found, other_folders = folders.find_datasets(path, name, **settings)
-  files, hidden = _files_below(found[0].folder if found else base)
+  folder = found[0].folder if found else base
+  files = list(files_below(folder))
   sources = dict.fromkeys(
     images.source_of(image)
     for dataset in found
@@ -146,7 +147,8 @@ def examine(
     if decode or not isinstance(image, MatImage)
   )
   # A list may name a hidden file, which is then an image like others.
-  hidden = [file for file in hidden if file not in sources]
+  known = {*files, *sources}
+  hidden = [f for f in files_below(folder, hidden=True) if f not in known]
   if not found or any(dataset.error for dataset in found):
     # Which images belong to the data set is unknown, so that all are checked.
     sources |= dict.fromkeys(
@@ -178,20 +180,6 @@ def _base_folder(path: pathlib.Path) -> pathlib.Path:
 def _images(dataset: folders.FoundDataset) -> Iterator[raw.RawImage]:
   for split in raw.SPLITS:
     yield from dataset.splits[split]
-
-
-def _files_below(
-  folder: pathlib.Path,
-) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-  """Returns all files in and below a folder: those of the user, and hidden."""
-  files, hidden = [], []
-  for parent, _, names in os.walk(folder):
-    parts = pathlib.Path(parent).relative_to(folder).parts
-    inside = any(map(is_hidden, parts))
-    for name in names:
-      kind = hidden if inside or is_hidden(name) else files
-      kind.append(pathlib.Path(parent, name))
-  return files, hidden
 
 
 def _dataset_findings(all_facts: list[findings.Facts]) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ Nothing here needs TensorFlow, so that the doctor starts quickly.
 """
 
 import abc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 import hashlib
 import os
@@ -15,7 +15,7 @@ import stat
 from typing import Any
 
 from apnet_jax.errors import FieldError, UserError
-from apnet_jax.images import SUFFIXES, is_hidden
+from apnet_jax.images import SUFFIXES, is_image
 
 SPLITS = ('train', 'query', 'gallery')
 IMAGE_SUFFIXES = SUFFIXES
@@ -496,25 +496,7 @@ def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
 
   Hidden files and those of the system (`is_hidden`) are omitted.
   """
-  return sorted(
-    path
-    for path in folder.iterdir()
-    if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name)
-  )
-
-
-def visible_folders(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields a folder and all folders below it that are not hidden."""
-  for parent, folders, _ in os.walk(folder):
-    folders[:] = sorted(name for name in folders if not is_hidden(name))
-    yield pathlib.Path(parent)
-
-
-def images_below(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the images in a folder and its subfolders, in path order."""
-  return sorted(
-    path for parent in visible_folders(folder) for path in list_images(parent)
-  )
+  return sorted(filter(is_image, folder.iterdir()))
 
 
 class ListedFiles:

@@ -41,6 +41,25 @@ def test_files_and_folders_are_found(folder):
     images.find_images(folder / 'empty')
 
 
+def test_hidden_files_are_walked_only_when_asked_for(folder):
+  (folder / 'link.jpg').symlink_to(folder / 'nowhere')
+  (folder / 'loop').symlink_to(folder)
+  walked = {
+    hidden: [
+      path.relative_to(folder).as_posix()
+      for path in images.files_below(folder, hidden)
+    ]
+    for hidden in (False, True)
+  }
+  visible = ['a.png', 'b.jpg', 'link.jpg', 'notes.txt', 'below/c.JPG']
+  assert walked[False] == visible
+  assert sorted({*walked[True]} - {*visible}) == [
+    '._b.jpg', '.hidden/d.jpg', 'below/.f.png', 'below/__MACOSX/e.jpg',
+  ]  # fmt: skip
+  below = {path.name for path in images.images_below(folder)}
+  assert below == {'a.png', 'b.jpg', 'link.jpg', 'c.JPG'}
+
+
 def test_a_split_reads_its_rows_in_batches(folder):
   paths = images.find_images(folder)
   split = images.make_split(paths, (16, 8))

@@ -11,6 +11,7 @@ import pathlib
 import re
 
 from apnet_jax.errors import FieldError, UserError
+from apnet_jax.images import images_below
 from data import raw
 from data.folder.entries import (
   DISTRACTOR,
@@ -76,7 +77,7 @@ def read(
   """
   compiled = compile_pattern(pattern)
   images, others = [], []
-  for path in raw.images_below(root):
+  for path in sorted(images_below(root)):
     name = path.relative_to(root).as_posix()
     match = compiled.search(name)
     image = match and _named(root, name, path, match)

@@ -10,7 +10,7 @@ import pathlib
 import re
 import shlex
 
-from data import raw
+from apnet_jax.images import images_below
 
 SAMPLE = 50  # images that tell whether a scheme is worth a full look
 
@@ -110,9 +110,8 @@ def recognise(base: pathlib.Path) -> tuple[Scheme, pathlib.Path] | None:
 
 def _names_below(root: pathlib.Path) -> Iterator[str]:
   """Yields the paths of images below a folder, relative to the folder."""
-  for parent in raw.visible_folders(root):
-    for path in raw.list_images(parent):
-      yield path.relative_to(root).as_posix()
+  for path in images_below(root):
+    yield path.relative_to(root).as_posix()
 
 
 # Patterns for folders of cameras, tried in this order. The person is a folder
