@@ -9,6 +9,12 @@ import dataclasses
 
 import numpy as np
 
+# The way out, for messages, if no person is seen by two cameras.
+IGNORE_CAMERAS = (
+  'To compare each image with all others, whatever their cameras, set'
+  ' --config.data.ignore_cameras (eval.py: --ignore_cameras).'
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:

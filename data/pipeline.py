@@ -11,7 +11,7 @@ from apnet_jax.errors import FieldError, UserError
 from apnet_jax.feed import Benchmark, Feed, Split
 from apnet_jax.parallel import processes
 from apnet_jax.retrieval import multi_query
-from data import datasets, pk_sampler, records
+from data import datasets, pk_sampler, raw, records
 from data.prepare import Prepared, prepare
 
 
@@ -149,9 +149,9 @@ def _few_images(counts: np.ndarray, K: int) -> list[str]:
   """
   if counts.max() < 2:
     raise UserError(
-      f'each of the {len(counts)} training identities has one image only. A'
-      ' network learns from two or more images of a person: add some, or check'
-      ' the identities with python -m data.doctor.'
+      f'each of the {len(counts)} training identities has one image only:'
+      f' {raw.TWO_IMAGES}. Add some, or check the identities with python -m'
+      ' data.doctor.'
     )
   few, single = (counts < K).sum(), (counts == 1).sum()
   if not few:

@@ -29,6 +29,9 @@ MARKET_FOLDERS = {
 JUNK_PID = -1
 DISTRACTOR_PID = 0
 MAX_ID = 2**31 - 1
+# The reason, for messages, to refuse training images of which each shows
+# somebody else.
+TWO_IMAGES = 'a network learns from two or more images of a person'
 MAX_FILE_BYTES = 64 * 2**20  # no image of a person is larger
 
 

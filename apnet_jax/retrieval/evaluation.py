@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 
 from apnet_jax.errors import UserError
-from apnet_jax.feed import Benchmark, Split
+from apnet_jax.feed import IGNORE_CAMERAS, Benchmark, Split
 from apnet_jax.parallel import processes
 from apnet_jax.retrieval import multi_query
 from apnet_jax.retrieval.metrics import RetrievalResult, evaluate_scores
@@ -80,9 +80,7 @@ def check_benchmark(benchmark: Benchmark) -> int:
       )
     raise UserError(
       f'none of the {skipped} queries can be evaluated: the gallery shows none'
-      ' of their identities under another camera. To compare each query with'
-      ' all other images, whatever their cameras, set'
-      ' --config.data.ignore_cameras (eval.py: --ignore_cameras).'
+      f' of their identities under another camera. {IGNORE_CAMERAS}'
     )
   return skipped
 

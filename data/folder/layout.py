@@ -9,6 +9,7 @@ from typing import Any
 
 from apnet_jax.config import check_section
 from apnet_jax.errors import UserError
+from apnet_jax.feed import IGNORE_CAMERAS
 from apnet_jax.images import is_hidden
 from data import raw
 from data.folder import csv_file, identity_folders, pattern, schemes
@@ -209,8 +210,7 @@ def _choose_queries(
   if people and max(cameras.values()) == 1:
     raise UserError(
       f'{root}: none of the {len(cameras)} identities to test on is seen by two'
-      ' cameras. To compare each image with all others, whatever their cameras,'
-      ' set --config.data.ignore_cameras (eval.py: --ignore_cameras).'
+      f' cameras. {IGNORE_CAMERAS}'
     )
   return [image for image in first.values() if cameras[image.pid] > 1]
 

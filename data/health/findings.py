@@ -494,8 +494,7 @@ def _poor_identities(facts: Facts) -> Iterator[Finding]:
   if camids_of and len(single) == len(camids_of):
     yield Finding(
       'single_images', PROBLEM,
-      f'{total}, each with one image: a network learns from two or more images'
-      ' of a person',
+      f'{total}, each with one image: {raw.TWO_IMAGES}',
       'add images, or check how identities are read: the lines above say so',
       identities=tuple(sorted(single)),
     )  # fmt: skip
