@@ -10,7 +10,7 @@ import numpy as np
 from apnet_jax.errors import UserError
 from apnet_jax.feed import IGNORE_CAMERAS, Benchmark, Split
 from apnet_jax.parallel import processes
-from apnet_jax.retrieval import multi_query
+from apnet_jax.retrieval import collapse, multi_query
 from apnet_jax.retrieval.metrics import RetrievalResult, evaluate_scores
 from apnet_jax.retrieval.rerank import KReciprocal
 from apnet_jax.retrieval.scores import (
@@ -169,6 +169,24 @@ def label_and_score(
     query_embeddings, gallery_embeddings, labels.kept, rules.distance
   )
   return labels, scores
+
+
+def stranger_similarity(
+  evaluation: Evaluation, benchmark: Benchmark
+) -> float | None:
+  """Returns the median similarity of strangers in the ranked gallery.
+
+  Args:
+    evaluation: an evaluation of the benchmark.
+    benchmark: queries and gallery.
+
+  Returns:
+    See `collapse.median_stranger_similarity`.
+  """
+  return collapse.median_stranger_similarity(
+    evaluation.gallery_embeddings,
+    benchmark.gallery.pids[evaluation.gallery_rows],
+  )
 
 
 @dataclasses.dataclass(frozen=True)

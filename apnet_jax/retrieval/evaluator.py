@@ -6,7 +6,7 @@ import ml_collections
 
 from apnet_jax.feed import Benchmark
 from apnet_jax.parallel import processes
-from apnet_jax.retrieval import card, diagnosis, evaluation
+from apnet_jax.retrieval import card, collapse, diagnosis, evaluation
 from apnet_jax.retrieval.embed import embed_pixels
 from apnet_jax.retrieval.threshold import PairVerifier
 
@@ -68,6 +68,9 @@ class Evaluator:
     if not processes.is_first():
       return None
     self.results[name] = evaluated.result
+    median = evaluation.stranger_similarity(evaluated, benchmark)
+    if collapsed := collapse.describe(median):
+      print(f'Warning: {collapsed} {collapse.describe_causes(config.train)}')
     reranked, warning = None, ''
     if self._reranks:
       if warning := evaluation.small_gallery_warning(evaluated):

@@ -14,7 +14,7 @@ from apnet_jax.feed import Feed
 from apnet_jax.models import apnet
 from apnet_jax.models.apnet import create_model
 from apnet_jax.parallel import devices, processes
-from apnet_jax.retrieval import card, collapse, evaluation
+from apnet_jax.retrieval import card, evaluation
 from apnet_jax.retrieval.embed import embed_pixels, make_embed
 from apnet_jax.retrieval.metrics import RetrievalResult
 from apnet_jax.training import optim, pretrained
@@ -163,10 +163,7 @@ class Run:
         self._embed, variables, benchmark, self.config.eval
       )
       results[name] = evaluated.result
-      similarity = collapse.median_stranger_similarity(
-        evaluated.gallery_embeddings,
-        benchmark.gallery.pids[evaluated.gallery_rows],
-      )
+      similarity = evaluation.stranger_similarity(evaluated, benchmark)
       similarities += [] if similarity is None else [similarity]
     return Outcome(results, max(similarities, default=None))
 

@@ -128,6 +128,21 @@ def test_a_card_warns_of_too_few_neighbours(benchmark, capsys):
   assert warnings[images + 1] in capsys.readouterr().out
 
 
+def test_a_collapsed_network_is_said(benchmark, capsys):
+  def alike(variables, split, rows):
+    return 1 + 0.01 * embed(variables, split, rows)
+
+  config = common.get_config()
+  config.eval = rules()
+  verifier = types.SimpleNamespace(verify=lambda *_: None)
+  for function, is_said in ((embed, False), (alike, True)):
+    Evaluator(function, {}, {}, verifier).evaluate('a', config, benchmark)
+    said = 'Warning: the network embeds all images alike' in (
+      capsys.readouterr().out
+    )
+    assert said == is_said
+
+
 def result_of(valid, skipped):
   """Each valid query finds its match first."""
   people = np.arange(valid + skipped)
