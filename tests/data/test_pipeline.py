@@ -264,13 +264,13 @@ def test_multi_query_averages_the_images_of_gt_bbox(
 
 
 def test_multi_query_of_own_images_averages_all_tested_ones(
-  tmp_path, prepared, make_config
+  tmp_path, make_config
 ):
   names = [f'{who}_{c}_{i}.webp' for who in 'ab' for c in '01' for i in '012']
   for seed, name in enumerate(names):
     pixels = np.random.default_rng(seed).integers(0, 256, (32, 16, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / name, lossless=True)
-  config = make_config(tmp_path, prepared)
+  config = make_config(tmp_path, tmp_path / '.prepared')
   config.data.update(
     name='folder', test_fraction=1.0, pattern=r'(?P<pid>.)_(?P<camid>.)'
   )
