@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from apnet_jax.images import read_image
 from data import datasets, pipeline, targets
 from data.synthetic import draw
 
@@ -51,23 +52,13 @@ def test_a_batch_has_people_of_both_sets(feed):
 
 
 def test_images_of_a_batch_are_those_of_its_names(feed, config):
-  """Compares with a training on the second set alone."""
-  alone = config.copy_and_resolve_references()
-  alone.data = datasets.single_sets(config.data)['dukemtmc_reid']
-  alone.train.P = 4
-  single = pipeline.load(alone)
-  images = {}
-  for step in range(4 * single.steps_per_epoch):
-    batch = next(single.batches(step))['image']
-    images |= dict(zip(single.batch_names(step), batch))
-  found = 0
+  folders = dict(zip(feed.benchmarks, config.data.dir.split(',')))
   batch = next(feed.batches(0))['image']
-  for name, image in zip(feed.batch_names(0), batch):
+  for name, image in zip(feed.batch_names(0), batch, strict=True):
     dataset, _, path = name.partition('/')
-    if dataset == 'dukemtmc_reid' and path in images:
-      np.testing.assert_array_equal(image, images[path])
-      found += 1
-  assert found
+    expected = read_image(f'{folders[dataset]}/{path}', (32, 16))
+    # Pillow and TensorFlow differ by one grey level at most.
+    assert np.abs(image.astype(int) - expected).max() <= 1, name
 
 
 def test_each_set_is_a_benchmark(feed):
