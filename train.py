@@ -76,7 +76,7 @@ def main(argv):
   config.data.prepared_dir = absolute(config.data.prepared_dir)
 
   with lock.held(workdir):
-    with Interruption():
+    with Interruption() as interruption, interruption.at_once():
       from data import pipeline
 
       feed = pipeline.load(config)

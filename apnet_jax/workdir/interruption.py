@@ -58,11 +58,18 @@ class Interruption:
 
   @contextlib.contextmanager
   def at_once(self) -> Iterator[None]:
-    """Raises `Interrupted` for a signal recorded before or within the block."""
+    """Raises `Interrupted` for a signal recorded before or within the block.
+
+    The signal's handler raises in the middle of any code. A library may catch
+    this and raise another error, which counts as the signal, too.
+    """
     before, self._deferred = self._deferred, False
     try:
       self.stop_if_received('nothing more was saved')
       yield
+    except Exception:
+      self.stop_if_received('nothing more was saved')
+      raise
     finally:
       self._deferred = before
 

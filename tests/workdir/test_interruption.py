@@ -108,6 +108,20 @@ def test_a_signal_before_an_evaluation_does_not_wait_for_it(whole, tmp_path):
   assert evaluations(tmp_path) == evaluations(workdir)
 
 
+def test_a_library_may_replace_the_interruption_by_an_error():
+  with pytest.raises(Interrupted, match='SIGTERM') as caught:
+    with Interruption() as interruption, interruption.at_once():
+      try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+      except Interrupted:
+        raise ValueError('an extension has lost the exception') from None
+  assert caught.value.code == 143
+  with pytest.raises(ValueError, match='a mistake'):
+    with Interruption() as interruption, interruption.at_once():
+      raise ValueError('a mistake')
+
+
 def test_a_signal_ends_an_evaluation_at_once(whole, tmp_path, monkeypatch):
   """The last step is saved; the next runs evaluate it and train no more."""
   config, feed, workdir, summary = whole
