@@ -32,6 +32,9 @@ LONGEST = (
   'test_trainer.py',
   'test_not_finite.py',
   'test_apnet.py',
+  'test_processes.py',  # waits for most of its time
+  'test_kills.py',
+  'test_devices.py',
 )
 
 
