@@ -41,11 +41,9 @@ def load(config: ml_collections.ConfigDict) -> Feed:
     raise FieldError(
       'data.dir', f'={config.data.dir!r}: two data sets have the same images.'
     )
-  benchmarks = {}
-  for name, one in prepared.items():
-    single = config.copy_and_resolve_references()
-    single.data = parts[name]
-    benchmarks[name] = open_benchmark(one, single)
+  benchmarks = {
+    name: open_benchmark(one, config) for name, one in prepared.items()
+  }
   train = _read_train(prepared, config)
   identities, labels = np.unique(train.pids, return_inverse=True)
   first = next(iter(benchmarks.values()))
@@ -110,7 +108,7 @@ def open_benchmark(
 
   Args:
     prepared: the data set.
-    config: the whole configuration, of this data set alone.
+    config: the whole configuration.
 
   Raises:
     UserError: a prepared file is missing or damaged; or images for
@@ -184,12 +182,11 @@ def _average_queries(
     UserError: cameras are unknown, or images are missing or cannot be read.
   """
   dataset = prepared.dataset
-  layout = datasets.find(config.data.name).configured(config.data)
   own = dataset.splits['query']
   keys = {(image.pid, image.camid) for image in own}
   more = [
     image
-    for image in layout.more_queries(dataset)
+    for image in prepared.layout.more_queries(dataset)
     if (image.pid, image.camid) in keys
   ]
   images = query

@@ -36,6 +36,7 @@ class Prepared:
 
   Attributes:
     builder: TFDS builder that reads the prepared files.
+    layout: the layout, with its settings, that has read the original images.
     dataset: the original images with their labels.
     as_published: whether the counts of images, identities and cameras are the
       published ones; None if none are published.
@@ -43,6 +44,7 @@ class Prepared:
   """
 
   builder: tfds.core.DatasetBuilder
+  layout: raw.Layout
   dataset: raw.RawDataset
   as_published: bool | None
   fingerprint: str
@@ -89,7 +91,7 @@ def prepare(config: ml_collections.ConfigDict) -> Prepared:
   if dataset.splits_made and not splits.exists():
     csv_file.write(dataset, splits)
   as_published = not differences if layout.published else None
-  return Prepared(builder, dataset, as_published, fingerprint)
+  return Prepared(builder, layout, dataset, as_published, fingerprint)
 
 
 def prepared_root(directory: str) -> pathlib.Path:

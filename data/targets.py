@@ -114,6 +114,5 @@ def prepare_all(
     prepared = {name: prepare(one.data) for name, one in configs.items()}
     for name, config in configs.items():
       if config.eval.multi_query:
-        layout = datasets.find(config.data.name).configured(config.data)
-        layout.more_queries(prepared[name].dataset)
+        prepared[name].layout.more_queries(prepared[name].dataset)
     return prepared

@@ -131,7 +131,7 @@ def encode(image, kind, **options):
 
 
 def upright(encoded):
-  """What Pillow's own function makes of an image."""
+  """Returns an image file's pixels, turned by `PIL.ImageOps.exif_transpose`."""
   with Image.open(io.BytesIO(encoded)) as image:
     return ImageOps.exif_transpose(image).convert('RGB')
 

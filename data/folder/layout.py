@@ -64,14 +64,13 @@ class FolderLayout(raw.Layout):
 
   def read_root(self, root: pathlib.Path) -> raw.RawDataset:
     if self.pattern:
-      images, notes = pattern.read(root, self.pattern)
-    elif _form(root) == CSV:
-      images, notes = csv_file.read(_csv_file(root))
-    elif _form(root) == MARKET:
+      return self._numbered(root, *pattern.read(root, self.pattern))
+    form = _form(root)
+    if form == CSV:
+      return self._numbered(root, *csv_file.read(_csv_file(root)))
+    if form == MARKET:
       return self._dataset(root, *_read_market_folders(root))
-    else:
-      return self._read_identity_folders(root)
-    return self._numbered(root, images, notes)
+    return self._read_identity_folders(root)
 
   def _read_identity_folders(self, root: pathlib.Path) -> raw.RawDataset:
     images, notes = identity_folders.read(root)

@@ -47,8 +47,8 @@ class ImageCheck:
     width: width in pixels, of the upright image; 0 if it is unknown.
     height: height in pixels, of the upright image; 0 if it is unknown.
     digest: hash of the file; empty if the image has a fault.
-    turned: whether its EXIF orientation says that it is stored lying, upside
-      down or mirrored.
+    turned: whether its EXIF orientation says that it is stored on its side,
+      upside down or mirrored.
     exif_fault: why EXIF is ignored, or ''.
   """
 
