@@ -347,6 +347,7 @@ def _batches(
     starts = range(0, len(rows), batch_size)
     return (records.decoded[rows[i : i + batch_size]] for i in starts)
 
+  @tf.autograph.experimental.do_not_convert  # has no Python to convert
   def read(row):
     encoded = tf.gather(records.encoded, row)
     return decoding.resize(decoding.decode(encoded), image_size)
