@@ -337,7 +337,7 @@ def _finding_lines(number: int, finding: Finding) -> list[str]:
 
 
 def _wrap(text: str, first: str, indent: int) -> list[str]:
-  """Wraps text at 80 columns, except lines that are Python commands.
+  """Wraps text at 80 columns, except lines that are commands.
 
   Args:
     text: one or more lines.
@@ -346,7 +346,7 @@ def _wrap(text: str, first: str, indent: int) -> list[str]:
   """
   lines = []
   for line in text.split('\n'):
-    if line.startswith('python '):
+    if line.startswith(('python ', 'cd ')):
       lines.append(f'{" " * indent}{line}')
     else:
       lines += textwrap.wrap(

@@ -107,8 +107,6 @@ def no_layout(base: pathlib.Path, name: str) -> Finding:
   wanted = datasets.find(name or 'folder')
   advice = wanted.how_to_get
   names = [path.name for path in base.iterdir()] if base.is_dir() else []
-  if command := schemes.vehicle_id_command(base):
-    advice = f'this seems to be VehicleID: list it in a CSV file\n{command}'
   packed = [name for name in names if name.lower().endswith(ARCHIVES)]
   inner = (*raw.MARKET_FOLDERS.values(), *sum(msmt17.VERSIONS, ()))
   if base.resolve().name in inner:
@@ -165,10 +163,10 @@ def layout_findings(facts: Facts) -> Iterator[Finding]:
   yield from explained
   incomplete = found.layout.missing(found.root)
   if found.error and not explained and not incomplete:
-    yield Finding(
-      'unreadable_layout', PROBLEM, found.error,
-      'correct this, then run the doctor again',
-    )  # fmt: skip
+    advice = 'correct this, then run the doctor again'
+    if command := schemes.vehicle_id_command(facts.base):
+      advice = f'this seems to be VehicleID: list it in a CSV file\n{command}'
+    yield Finding('unreadable_layout', PROBLEM, found.error, advice)
 
 
 def _missing_parts(facts: Facts) -> Iterator[Finding]:
