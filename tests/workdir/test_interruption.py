@@ -16,7 +16,7 @@ from apnet_jax import cli
 from apnet_jax.training import run, trainer
 from apnet_jax.workdir.checkpoints import Checkpoints
 from apnet_jax.workdir.interruption import SIGNALS, Interrupted, Interruption
-from tests.fakes import make_feed
+from tests.fakes import make_feed, sending
 from tests.tiny import tiny_config, tiny_model
 
 
@@ -33,18 +33,6 @@ def whole(tmp_path_factory):
   config = tiny_config(epochs=3, eval_every_epochs=1)
   feed, workdir = make_feed(config), tmp_path_factory.mktemp('whole')
   return config, feed, workdir, trainer.train(config, feed, workdir)
-
-
-def sending(batches, signum, count):
-  """Yields the same batches, and sends a signal before number `count`."""
-
-  def send(*args):
-    for i, batch in enumerate(batches(*args)):
-      if i == count:
-        os.kill(os.getpid(), signum)
-      yield batch
-
-  return send
 
 
 def steps_saved(workdir):
