@@ -61,9 +61,10 @@ def main(argv):
 
   from apnet_jax.parallel import devices
   from apnet_jax.training import checks, profiling, trainer
-  from apnet_jax.workdir import lock
+  from apnet_jax.training.programs import Programs
+  from apnet_jax.workdir import lock, run_files
   from apnet_jax.workdir.interruption import Interruption
-  from data import datasets
+  from data import datasets, listing
 
   devices.keep_compiled_programs(config.compilation_cache_dir)
   profile_steps = profiling.parse_steps(PROFILE_STEPS.value)
@@ -77,10 +78,16 @@ def main(argv):
 
   with lock.held(workdir):
     with Interruption() as interruption, interruption.at_once():
+      # While TFDS is imported, it replaces `__import__` for all threads.
       from data import pipeline
 
-      feed = pipeline.load(config)
-    trainer.train(config, feed, workdir, profile_steps)
+      listings = listing.read_to_train(config)
+      programs = Programs(
+        config, *listing.training_size(listings, config.train)
+      )
+      programs.compile_ahead(run_files.last_step(workdir))
+      feed = pipeline.load(config, listings)
+    trainer.train(config, feed, workdir, profile_steps, programs)
 
 
 if __name__ == '__main__':

@@ -17,7 +17,7 @@ from apnet_jax.models.apnet import create_model
 from apnet_jax.parallel import devices
 from apnet_jax.parallel.devices import AXIS
 from apnet_jax.retrieval.embed import make_embed_batch
-from apnet_jax.training import optim, run
+from apnet_jax.training import optim, programs
 from apnet_jax.training.train_step import create_state
 from benchmarks import measuring
 from benchmarks.work import Work, compiler_figures
@@ -47,7 +47,7 @@ class Network:
   def __init__(self, config):
     self.config = config
     config.train.learning_rate = 4e-6  # random images teach nothing
-    model, optimizer, self.train = run.make_step(
+    model, optimizer, self.train = programs.make_step(
       config, CLASSES, optim.learning_rate_schedule(config.train, 100)
     )
     self.state = devices.replicate(

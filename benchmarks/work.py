@@ -11,7 +11,7 @@ import optax
 from apnet_jax.models import counting
 from apnet_jax.models.apnet import create_model, variable_shapes
 from apnet_jax.retrieval.embed import make_embed_batch
-from apnet_jax.training import run
+from apnet_jax.training import programs
 from apnet_jax.training.train_step import first_state
 
 
@@ -25,7 +25,7 @@ class Work:
 
   def __init__(self, config, classes: int):
     self._size = tuple(config.data.image_size)
-    _, optimizer, step = run.make_step(
+    _, optimizer, step = programs.make_step(
       config, classes, optax.constant_schedule(config.train.learning_rate)
     )
     model = create_model(config.model, classes)

@@ -7,15 +7,19 @@ import ml_collections
 import numpy as np
 
 from apnet_jax.config import check
-from apnet_jax.errors import FieldError, UserError
+from apnet_jax.errors import UserError
 from apnet_jax.feed import Benchmark, Feed, Split
 from apnet_jax.parallel import processes
 from apnet_jax.retrieval import multi_query
-from data import datasets, pk_sampler, raw, records
-from data.prepare import Prepared, prepare
+from data import listing, pk_sampler, raw, records
+from data.listing import Listing
+from data.prepare import Prepared, prepare_listed
 
 
-def load(config: ml_collections.ConfigDict) -> Feed:
+def load(
+  config: ml_collections.ConfigDict,
+  listings: Mapping[str, Listing] | None = None,
+) -> Feed:
   """Opens the data sets of a configuration, for training and evaluation.
 
   At first use, a data set is prepared: its images are checked and written into
@@ -23,6 +27,8 @@ def load(config: ml_collections.ConfigDict) -> Feed:
 
   Args:
     config: the whole configuration.
+    listings: the result of `listing.read_to_train`, if the raw folders have
+      been listed before.
 
   Raises:
     UserError: a raw folder is missing, has another layout or holds images that
@@ -30,17 +36,10 @@ def load(config: ml_collections.ConfigDict) -> Feed:
     OSError: the prepared files cannot be written.
   """
   check(config)  # preparing takes minutes
-  parts = datasets.single_sets(config.data)
+  if listings is None:
+    listings = listing.read_to_train(config)
   with processes.first_before_others():
-    prepared = {name: prepare(part) for name, part in parts.items()}
-  for one in prepared.values():
-    if not one.dataset.splits['train']:
-      raise UserError(f'{one.dataset.root} has no images to train on.')
-  roots = [one.dataset.root.resolve() for one in prepared.values()]
-  if len(set(roots)) < len(roots):
-    raise FieldError(
-      'data.dir', f'={config.data.dir!r}: two data sets have the same images.'
-    )
+    prepared = {name: prepare_listed(one) for name, one in listings.items()}
   benchmarks = {
     name: open_benchmark(one, config) for name, one in prepared.items()
   }

@@ -23,31 +23,23 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from apnet_jax.errors import UserError, first_line
-from data import datasets, raw
+from data import listing, raw
 from data.folder import csv_file
+from data.listing import Listing
 
 # Bytes that a record takes beside its image, estimated from above.
 BYTES_PER_RECORD = 1_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
+class Prepared(Listing):
   """A prepared data set.
 
   Attributes:
     builder: TFDS builder that reads the prepared files.
-    layout: the layout, with its settings, that has read the original images.
-    dataset: the original images with their labels.
-    as_published: whether the counts of images, identities and cameras are the
-      published ones; None if none are published.
-    fingerprint: hash of the names, sizes and labels of the original images.
   """
 
   builder: tfds.core.DatasetBuilder
-  layout: raw.Layout
-  dataset: raw.RawDataset
-  as_published: bool | None
-  fingerprint: str
 
 
 def prepare(config: ml_collections.ConfigDict) -> Prepared:
@@ -57,26 +49,24 @@ def prepare(config: ml_collections.ConfigDict) -> Prepared:
     config: the `data` part of a configuration.
 
   Raises:
-    UserError: there is no such data set; its raw folder is missing, has another
-      layout or other counts, or holds images that cannot be read; its labels
-      are probably wrong; or the prepared files are damaged.
+    UserError: see `listing.read` and `prepare_listed`.
+    OSError: the prepared files cannot be written.
+  """
+  return prepare_listed(listing.read(config))
+
+
+def prepare_listed(listed: Listing) -> Prepared:
+  """Prepares the images of a raw folder at first use.
+
+  Args:
+    listed: the images.
+
+  Raises:
+    UserError: images cannot be read, or the prepared files are damaged.
     OSError: the prepared files cannot be written.
   """
   tf.config.set_visible_devices([], 'GPU')  # JAX uses them
-  layout = datasets.find(config.name).configured(config)
-  dataset = layout.read(config.dir)
-  differences = datasets.check_counts(
-    layout, dataset, config.allow_other_counts
-  )
-  fingerprint = dataset.fingerprint()
-  folder = prepared_root(config.prepared_dir) / f'reid-{fingerprint}'
-  lines = [f'{layout.name} from {dataset.root}, prepared in {folder}']
-  lines += [f'  {note}' for note in dataset.notes]
-  if dataset.splits_made:
-    lines.append(f'  these splits as a list: {folder / "splits.csv"}')
-  print('\n'.join([*lines, differences] if differences else lines), flush=True)
-  if dataset.doubt:
-    raise dataset.doubt.error()
+  layout, dataset, folder = listed.layout, listed.dataset, listed.folder
   builder = _open(layout, folder, dataset)
   if not builder.data_path.exists():
     if _older_versions(builder):
@@ -90,18 +80,7 @@ def prepare(config: ml_collections.ConfigDict) -> Prepared:
   splits = folder / 'splits.csv'
   if dataset.splits_made and not splits.exists():
     csv_file.write(dataset, splits)
-  as_published = not differences if layout.published else None
-  return Prepared(builder, layout, dataset, as_published, fingerprint)
-
-
-def prepared_root(directory: str) -> pathlib.Path:
-  """Returns the folder that holds all prepared data sets.
-
-  Args:
-    directory: `config.data.prepared_dir`; '' means the default folder of TFDS.
-  """
-  default = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
-  return pathlib.Path(directory or default).expanduser()
+  return Prepared(**vars(listed), builder=builder)
 
 
 def _open(

@@ -20,7 +20,8 @@ from apnet_jax import cli
 from apnet_jax.errors import UserError
 from configs import common
 from data import datasets, raw
-from data.prepare import make_builder, prepare, prepared_root
+from data.listing import prepared_root
+from data.prepare import make_builder, prepare
 
 COLUMNS = ('train IDs', 'train images', 'test IDs', 'test images', 'cameras')
 

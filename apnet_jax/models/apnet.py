@@ -256,16 +256,36 @@ def initialize(
     The value of `make(variables)`: by default a dict of 'params' and
     'batch_stats'.
   """
+  return lower_initialize(model, image_size, make).compile()(
+    jax.random.key(seed)
+  )
+
+
+def lower_initialize(
+  model: nn.Module,
+  image_size: tuple[int, int],
+  make: Callable[[Mapping], Any] = lambda variables: variables,
+) -> jax.stages.Lowered:
+  """Lowers the program of `initialize`, so that it can be compiled elsewhere.
+
+  Args:
+    model: see `initialize`.
+    image_size: see `initialize`.
+    make: see `initialize`.
+
+  Returns:
+    A lowered function of a random key.
+  """
   # The program runs once. On the CPU, full optimisation would take longer than
   # it saves.
   fast = {'xla_backend_optimization_level': 1}
   on_cpu = jax.default_backend() == 'cpu'
 
   @partial(jax.jit, compiler_options=fast if on_cpu else None)
-  def init(key, images):
-    return make(model.init(key, images))
+  def init(key):
+    return make(model.init(key, jnp.zeros((1, *image_size, 3))))
 
-  return init(jax.random.key(seed), jnp.zeros((1, *image_size, 3)))
+  return init.lower(jax.random.key(0))
 
 
 def variable_shapes(model: nn.Module, image_size: tuple[int, int]) -> Mapping:

@@ -43,6 +43,23 @@ def pmap_step(step: Callable) -> Callable:
   )
 
 
+def lower_step(step: Callable, state_shapes, batch) -> jax.stages.Lowered:
+  """Lowers a mapped step before its state exists.
+
+  After `compile()`, the first call of the step finds the compiled program. With
+  several processes pmap lowers arrays only, so that zeros stand for the state.
+
+  Args:
+    step: function that `pmap_step` returned.
+    state_shapes: tree with the shapes and types of the state.
+    batch: arrays [devices, images, ...] of the shapes and types of a batch.
+  """
+  zeros = jax.tree.map(
+    lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), state_shapes
+  )
+  return step.lower(replicate(zeros), batch)
+
+
 def pmap_batch(function: Callable) -> Callable:
   """Maps `function(state, batch) -> values` over the devices of this process.
 

@@ -129,7 +129,7 @@ class Loop:
     run = self._run
     metrics = {k: float(v) for k, v in on_device.items() if not v.ndim}
     metrics |= {
-      'learning_rate': float(run.learning_rate(step - 1)),
+      'learning_rate': float(run.programs.learning_rate(step - 1)),
       'epoch': step / run.feed.steps_per_epoch,
       **self._timer.figures(),
       **profiling.memory(),

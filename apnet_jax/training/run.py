@@ -1,29 +1,21 @@
-"""The model, training step and evaluation of a configuration and data set."""
+"""The initial state, training step and evaluation of a run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
-from functools import partial
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import ml_collections
-import optax
 
 from apnet_jax.feed import Feed
 from apnet_jax.models import apnet
-from apnet_jax.models.apnet import create_model
 from apnet_jax.parallel import devices, processes
 from apnet_jax.retrieval import card, evaluation
 from apnet_jax.retrieval.embed import embed_pixels, make_embed
 from apnet_jax.retrieval.metrics import RetrievalResult
-from apnet_jax.training import optim, pretrained
-from apnet_jax.training.train_step import (
-  TrainState,
-  create_state,
-  state_shapes,
-  train_step,
-)
+from apnet_jax.training import pretrained
+from apnet_jax.training.programs import Programs
+from apnet_jax.training.train_step import TrainState
 from apnet_jax.workdir.checkpoints import Checkpoints
 
 
@@ -59,53 +51,48 @@ class Outcome:
 
 
 class Run:
-  """The model, the training step and the evaluation of a configuration.
+  """The programs of a run with its data: start, evaluation, result cards.
 
   Args:
     config: the whole configuration.
     feed: data to train and evaluate on.
+    programs: programs for this configuration and data, if they were made
+      before the data were prepared.
 
   Attributes:
+    programs: the network, its training step and its initial state.
     total_steps: number of steps from the beginning to the end.
-    model: the network.
-    step: `step(state, batch) -> state, metrics` on all devices.
-    learning_rate: learning rate as a function of the step.
+    step: see `Programs.step`.
+
+  Raises:
+    ValueError: `programs` are for other numbers of identities or batches.
   """
 
-  def __init__(self, config: ml_collections.ConfigDict, feed: Feed):
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    feed: Feed,
+    programs: Programs | None = None,
+  ):
     self.config, self.feed = config, feed
-    self.total_steps = (
-      config.train.steps or config.train.epochs * feed.steps_per_epoch
-    )
-    schedule = optim.learning_rate_schedule(config.train, feed.steps_per_epoch)
-    self.learning_rate = jax.jit(schedule)  # one program instead of six
-    self.model, optimizer, self.step = make_step(
-      config, feed.num_classes, schedule
-    )
-    self._embed = make_embed(self.model, config.eval)
-    network = (self.model, optimizer, tuple(config.data.image_size))
-    self._create_state = partial(create_state, *network, config.seed)
-    self._state_shapes = partial(state_shapes, *network)
-
-  def random_state(self) -> TrainState:
-    """Returns a state with random weights, a function of the seed alone."""
-    return devices.replicate(self._create_state())
+    size = (feed.num_classes, feed.steps_per_epoch)
+    self.programs = programs or Programs(config, *size)
+    if self.programs.size != size:
+      raise ValueError(f'programs for {self.programs.size}, data of {size}')
+    self.total_steps, self.step = self.programs.total_steps, self.programs.step
+    self._embed = make_embed(self.programs.model, config.eval)
 
   def initial_state(self) -> tuple[TrainState, list[str]]:
     """Returns the state before the first step, and notes on its weights."""
-    state, model = self.random_state(), self.config.model
+    state, model = self.programs.random_state(), self.config.model
     return start_from(model, state) if model.pretrained else (state, [])
-
-  def state_shapes(self) -> TrainState:
-    """Returns the shapes, types and sharding of a state; computes nothing."""
-    return devices.replicated_shapes(self._state_shapes())
 
   def starting_point(self, checkpoints: Checkpoints) -> StartingPoint:
     """Restores the last whole checkpoint, or returns the initial state."""
     if checkpoints.latest_step is None:
       state, notes = self.initial_state()
       return StartingPoint(state, 0, notes, evaluated=False)
-    state, not_finite = checkpoints.restore_latest(self.state_shapes())
+    state, not_finite = checkpoints.restore_latest(self.programs.state_shapes())
     workdir = checkpoints.directory.parent
     step = int(state.step)
     note = f'Resuming after step {step} of {workdir}.'
@@ -175,7 +162,7 @@ class Run:
       parameters, and in the order of the leaves of the parameter tree.
     """
     size = tuple(self.config.data.image_size)
-    names = apnet.parameter_names(self.model, size)
+    names = apnet.parameter_names(self.programs.model, size)
     return names, sorted(names, key=lambda name: name.split('/'))
 
   def figures(self, outcome: Outcome) -> dict[str, float]:
@@ -234,34 +221,6 @@ class Run:
         ).result
       rows[f'{start}trained network'] = outcome.results[name]
     return card.format_table(rows, self.config.eval.ap)
-
-
-def make_step(
-  config: ml_collections.ConfigDict, num_classes: int, schedule: optax.Schedule
-) -> tuple[nn.Module, optax.GradientTransformation, Callable]:
-  """Makes the model, the optimiser and the training step of a configuration.
-
-  Args:
-    config: the whole configuration.
-    num_classes: number of identities of the classifier.
-    schedule: learning rate as a function of the step.
-
-  Returns:
-    The model, the optimiser, and `step(state, batch) -> state, metrics` on all
-    devices.
-  """
-  model = create_model(
-    config.model, num_classes, devices.AXIS, config.train.rematerialize
-  )
-  optimizer = optim.create_optimizer(config.train, schedule)
-  step = partial(
-    train_step,
-    model=model,
-    optimizer=optimizer,
-    config=config,
-    axis_name=devices.AXIS,
-  )
-  return model, optimizer, devices.pmap_step(step)
 
 
 def describe_micro_batches(config: ml_collections.ConfigDict) -> str:

@@ -11,7 +11,11 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from apnet_jax.models.apnet import initialize, variable_shapes
+from apnet_jax.models.apnet import (
+  initialize,
+  lower_initialize,
+  variable_shapes,
+)
 from apnet_jax.parallel.batch_layout import shard_positions
 from apnet_jax.training import losses, optim
 from apnet_jax.training.augment import augment
@@ -36,6 +40,16 @@ def create_state(
   """Returns the initial state; its random weights depend on `seed` alone."""
   make = partial(first_state, optimizer=optimizer)
   return initialize(model, image_size, seed, make)
+
+
+def lower_create_state(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  image_size: tuple[int, int],
+) -> jax.stages.Lowered:
+  """Lowers the program of `create_state`, a function of a random key."""
+  make = partial(first_state, optimizer=optimizer)
+  return lower_initialize(model, image_size, make)
 
 
 def state_shapes(

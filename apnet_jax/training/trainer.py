@@ -15,6 +15,7 @@ from apnet_jax.retrieval.metrics import describe_queries, few_queries_warning
 from apnet_jax.training import pretrained, profiling
 from apnet_jax.training.checks import check
 from apnet_jax.training.loop import Loop
+from apnet_jax.training.programs import Programs
 from apnet_jax.training.run import Run
 from apnet_jax.training.train_step import TrainState
 from apnet_jax.workdir import json_files, lock, run_files
@@ -44,6 +45,7 @@ def train(
   feed: Feed,
   workdir: str | os.PathLike,
   profile_steps: tuple[int, int] | None = None,
+  programs: Programs | None = None,
 ) -> Summary:
   """Trains a network, or resumes its training, and evaluates the network.
 
@@ -55,6 +57,8 @@ def train(
     workdir: folder for checkpoints and logs; made if needed.
     profile_steps: the first and the last step to trace with the profiler, into
       the workdir; None for no trace.
+    programs: programs of this run, if they were made before the data were
+      prepared.
 
   Raises:
     UserError: the configuration does not fit the data, the devices or the
@@ -73,8 +77,9 @@ def train(
     print(feed.summary)
     for name, benchmark in feed.by_set.items():
       _print_queries(name, len(benchmark.query.pids), skipped[name])
-    run = Run(config, feed)
+    run = Run(config, feed, programs)
     with Checkpoints(workdir, is_scheduled=run.saves) as checkpoints:
+      run.programs.compile_ahead(checkpoints.latest_step)
       start = run.starting_point(checkpoints)
       print('\n'.join([run.describe(start.state), *start.notes]), flush=True)
       done = int(start.state.step)

@@ -88,7 +88,13 @@ def _check_same_run(workdir, config, run) -> None:
 
 def can_resume(workdir: str | os.PathLike) -> bool:
   """Returns whether a workdir holds a checkpoint to resume from."""
-  return bool(checkpoint_folders(pathlib.Path(workdir) / 'checkpoints'))
+  return last_step(workdir) is not None
+
+
+def last_step(workdir: str | os.PathLike) -> int | None:
+  """Returns the step of the last whole checkpoint of a workdir, if any."""
+  folders = checkpoint_folders(pathlib.Path(workdir) / 'checkpoints')
+  return max((int(folder.name) for folder in folders), default=None)
 
 
 def checkpoint_folders(directory: pathlib.Path) -> list[pathlib.Path]:

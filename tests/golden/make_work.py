@@ -106,11 +106,11 @@ def measure_run(steps: int) -> dict:
     state = trainer.train(config, feed, workdir).state
   programs = dict(sorted(programs.items()))
   batch = devices.shard_batch(next(feed.batches(0)))
-  embed = make_embed_batch(runs[0].model, config.eval)
+  embed = make_embed_batch(runs[0].programs.model, config.eval)
   variables = {'params': state.params, 'batch_stats': state.batch_stats}
   return {
     'programs': programs,
-    'train': compiler_figures(runs[0].step.lower(state, batch)),
+    'train': compiler_figures(runs[0].programs.lower_step()),
     'embed': compiler_figures(embed.lower(variables, batch['image'])),
   }
 

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from apnet_jax.training import checks, losses, run, trainer
+from apnet_jax.training import checks, losses, programs, run, trainer
 from apnet_jax.training.train_step import train_step
 from apnet_jax.workdir.checkpoints import Checkpoints
 from apnet_jax.workdir.interruption import Interrupted
@@ -34,7 +34,7 @@ def poison(monkeypatch):
     return loss + jnp.sqrt(jnp.where(bad, 0 * logits.sum(), 1)) - (1 - bad)
 
   monkeypatch.setattr(losses, 'cross_entropy', poisoned)
-  monkeypatch.setattr(run, 'create_model', tiny_model)
+  monkeypatch.setattr(programs, 'create_model', tiny_model)
 
 
 def make_config(**train):
@@ -101,7 +101,7 @@ def test_stop_says_what_was_bad_and_keeps_the_checkpoint(
     assert f'5_{i}.jpg' in str(error.value)
   with Checkpoints(tmp_path) as checkpoints:
     assert checkpoints.latest_step == 3
-    state = run.Run(config, make_feed(config)).random_state()
+    state = run.Run(config, make_feed(config)).programs.random_state()
     assert is_finite(checkpoints.restore(3, state))
 
 
@@ -122,7 +122,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     params = jax.tree.map(lambda x: x / 0, state.params)
     return state.replace(params=params), metrics
 
-  monkeypatch.setattr(run, 'train_step', step_to_infinity)
+  monkeypatch.setattr(programs, 'train_step', step_to_infinity)
   with pytest.raises(FloatingPointError, match='weights after step 1 are not'):
     trainer.train(config, feed_with(config, {}), tmp_path)
   assert not any((tmp_path / 'checkpoints').iterdir())

@@ -32,7 +32,7 @@ def source(tmp_path_factory):
   config = small_config()
   config.seed = 1
   feed = make_feed(config)
-  state = draw_state(run.Run(config, feed).state_shapes(), seed=1)
+  state = draw_state(run.Run(config, feed).programs.state_shapes(), seed=1)
   run_files.claim_workdir(
     workdir, config, trainer.run_facts(feed, config, workdir)
   )
@@ -45,7 +45,7 @@ def source(tmp_path_factory):
 def initial():
   """The random initial state of a run on more people."""
   config = small_config()
-  shapes = run.Run(config, other_people(config)).state_shapes()
+  shapes = run.Run(config, other_people(config)).programs.state_shapes()
   return draw_state(shapes, seed=0)
 
 

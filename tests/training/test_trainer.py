@@ -15,7 +15,7 @@ from apnet_jax.models.torch_weights import to_state_dict
 from apnet_jax.models.weight_files import write_weights
 from apnet_jax.retrieval import collapse, evaluation
 from apnet_jax.retrieval.embed import make_embed
-from apnet_jax.training import checks, collapse_watch, run, trainer
+from apnet_jax.training import checks, collapse_watch, programs, run, trainer
 from apnet_jax.training.train_step import state_shapes
 from apnet_jax.workdir import restore, run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
@@ -47,7 +47,7 @@ STEPS = 12
 def small_network():
   """Runs train a network of two layers, whatever the configuration says."""
   with pytest.MonkeyPatch.context() as patch:
-    for module in (run, restore):
+    for module in (programs, restore):
       patch.setattr(module, 'create_model', tiny_model)
     yield
 
@@ -143,14 +143,14 @@ def test_a_stopped_run_goes_on_to_the_same_end(
 ):
   config, whole, summary = whole_run
   feed = make_feed(config)
-  traces, train_step = [], run.train_step
+  traces, train_step = [], programs.train_step
 
   @functools.wraps(train_step)
   def traced(*args, **kwargs):
     traces.append(None)
     return train_step(*args, **kwargs)
 
-  monkeypatch.setattr(run, 'train_step', traced)
+  monkeypatch.setattr(programs, 'train_step', traced)
   with pytest.raises(Stopped):
     trainer.train(config, stopping_after(feed, 8), tmp_path)
   resumed = trainer.train(config, feed, tmp_path)

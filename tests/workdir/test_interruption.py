@@ -13,7 +13,7 @@ import chex
 import pytest
 
 from apnet_jax import cli
-from apnet_jax.training import run, trainer
+from apnet_jax.training import programs, run, trainer
 from apnet_jax.workdir.checkpoints import Checkpoints
 from apnet_jax.workdir.interruption import SIGNALS, Interrupted, Interruption
 from tests.fakes import make_feed, sending
@@ -23,7 +23,7 @@ from tests.tiny import tiny_config, tiny_model
 @pytest.fixture(scope='module', autouse=True)
 def tiny():
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(run, 'create_model', tiny_model)
+    patch.setattr(programs, 'create_model', tiny_model)
     yield
 
 
