@@ -29,6 +29,7 @@ SECTION_OF_MODULE = {
   'apnet_jax/training/not_finite.py': 'train',
   'apnet_jax/training/optim.py': 'train',
   'apnet_jax/training/train_step.py': 'train',
+  'data/listing.py': 'data',
   'data/prepare.py': 'data',
   'data/records.py': 'data',
 }

@@ -100,8 +100,8 @@ class Programs:
     """Returns a state with random weights, a function of the seed alone."""
     if not self._compiled_init:
       self._compiled_init = background.start(self._lower_init().compile)
-    init = self._compiled_init.result()
-    return devices.replicate(init(jax.random.key(self._config.seed)))
+    init, config = self._compiled_init.result(), self._config
+    return devices.replicate(init(jax.random.key(config.seed)))
 
   def state_shapes(self) -> TrainState:
     """Returns the shapes, types and sharding of a state; computes nothing."""

@@ -11,9 +11,6 @@ and their moments; and one stage of the network, which mostly processes maps.
 The programs that a run compiles also depend on the version of JAX.
 """
 
-import collections
-from collections.abc import Iterator
-import contextlib
 import json
 import pathlib
 import tempfile
@@ -29,10 +26,10 @@ from apnet_jax.retrieval.embed import make_embed_batch
 from apnet_jax.training import trainer
 from apnet_jax.workdir.checkpoints import Checkpoints
 from benchmarks.work import Work, compiler_figures
+from tests.compilation import counting
 from tests.fakes import make_feed, small_config
 
 FILE = pathlib.Path(__file__).with_name('work.json')
-COMPILED = '/jax/core/compile/backend_compile_duration'
 BATCH = 8
 
 
@@ -113,23 +110,6 @@ def measure_run(steps: int) -> dict:
     'train': compiler_figures(runs[0].programs.lower_step()),
     'embed': compiler_figures(embed.lower(variables, batch['image'])),
   }
-
-
-@contextlib.contextmanager
-def counting() -> Iterator[collections.Counter]:
-  """Counts the programs that are compiled, by name."""
-  programs = collections.Counter()
-
-  def listen(event, seconds, fun_name='', **_):
-    del seconds
-    if event == COMPILED:
-      programs[fun_name] += 1
-
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  try:
-    yield programs
-  finally:
-    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def main() -> None:

@@ -61,6 +61,7 @@ def test_a_step_sees_the_images_of_all_processes(two):
       'images': [float(i) for i in range(8)],
       'devices': 4,
       'whole': 56.0,
+      'compiled': 1,
     }
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from apnet_jax.parallel import devices, processes
 from apnet_jax.training import checks
+from tests.compilation import counting
 from tests.fakes import small_config
 
 
@@ -28,17 +29,26 @@ def step(state, batch):
 
 
 def train():
-  """Runs two steps with the share of a batch that this process reads."""
+  """Runs two steps with the share of a batch that this process reads.
+
+  The step is compiled before its state exists.
+  """
   share = np.arange(8.0).reshape(2, 4)[jax.process_index()]
-  state, mapped = devices.replicate(np.float32(0)), devices.pmap_step(step)
-  for _ in range(2):
-    state, metrics = mapped(state, devices.shard_batch(share))
+  batch, mapped = devices.shard_batch(share), devices.pmap_step(step)
+  with counting() as compiled:
+    devices.lower_step(
+      mapped, jax.ShapeDtypeStruct((), np.float32), np.zeros_like(batch)
+    ).compile()
+    state = devices.replicate(np.float32(0))
+    for _ in range(2):
+      state, metrics = mapped(state, batch)
   whole = devices.as_global_arrays(state)
   return {
     'state': float(state),
     'images': metrics['images'].tolist(),
     'devices': len(whole.sharding.device_set),
     'whole': float(whole),
+    'compiled': compiled['jit(_fun)'],
   }
 
 

@@ -13,8 +13,8 @@ import pytest
 from apnet_jax.parallel import devices
 from apnet_jax.training import programs
 from apnet_jax.training.programs import Programs
+from tests.compilation import counting
 from tests.fakes import CLASSES, make_feed
-from tests.golden.make_work import counting
 from tests.tiny import tiny_config, tiny_model
 
 STEPS_PER_EPOCH = 3
