@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from apnet_jax.images import read_image
-from data import datasets, pipeline, targets
+from data import datasets, listing, pipeline, targets
 from data.synthetic import draw
 
 
@@ -43,6 +43,14 @@ def test_identities_are_kept_apart_by_set(feed):
     'market1501', 'dukemtmc_reid',
   }  # fmt: skip
   assert len({*label_of.values()}) == len(label_of)
+
+
+def test_the_size_is_known_before_the_images_are_prepared(feed, config):
+  alone = config.copy_and_resolve_references()
+  alone.data.prepared_dir += '_later'
+  size = listing.training_size(listing.read_to_train(alone), alone.train)
+  assert size == (feed.num_classes, feed.steps_per_epoch)
+  assert not pathlib.Path(alone.data.prepared_dir).exists()
 
 
 def test_a_batch_has_people_of_both_sets(feed):
