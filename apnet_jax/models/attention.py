@@ -146,6 +146,23 @@ class SharedChannelAttention(nn.Module):
     return attention.reshape(batch, 1, 1, channels)
 
 
+def attend(x: jax.Array, attention: jax.Array) -> jax.Array:
+  """Multiplies features by attention, the product of Eq. (3).
+
+  The product, and the sum over positions or channels in its gradient, are
+  computed in at least float32.
+
+  Args:
+    x: features [batch, height, width, channels].
+    attention: an array that broadcasts against `x`.
+
+  Returns:
+    An array of the shape and type of `x`.
+  """
+  dtype = jnp.promote_types(x.dtype, jnp.float32)
+  return (attention.astype(dtype) * x.astype(dtype)).astype(x.dtype)
+
+
 def average(x: jax.Array) -> jax.Array:
   """Averages a map over its positions, in at least float32.
 

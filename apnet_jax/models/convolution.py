@@ -1,14 +1,18 @@
 """2-D convolution with faster algorithms for CPUs.
 
-On CPUs, large 3x3 convolutions use Winograd's algorithm (`winograd.py`). The
-gradient with respect to any other kernel is one matrix product, because XLA's
-CPU backend takes up to twice as long for it as a convolution of two maps, and
-three times as long in the first layer of a network.
+On CPUs, large 3x3 convolutions use Winograd's algorithm (`winograd.py`). A 1x1
+convolution is a matrix product: as a convolution, XLA's CPU backend computes
+its input twice and copies it into another layout for the gradient of the
+kernel. The gradient with respect to any other kernel is one matrix product,
+because XLA's CPU backend takes up to twice as long for it as a convolution of
+two maps, and three times as long in the first layer of a network.
 
-Other devices use XLA's convolution. `counting.py` counts its multiply-adds on
-every device.
+Other devices use XLA's convolution. There it adds the gradient of a shortcut in
+the same pass (cuDNN), and XLA merges it with the normalisation around it.
+`counting.py` counts its multiply-adds on every device.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -34,10 +38,13 @@ def convolve(
     [batch, height', width', out], where a size n becomes
     (n + 2 * padding - kernel size) // stride + 1.
   """
-  direct = partial(_convolve, stride=stride, padding=padding)
-  winograd_fits = _use_winograd(x, kernel, stride, padding)
-  fast = winograd.convolve if winograd_fits else direct
-  return lax.platform_dependent(x, kernel, cpu=fast, default=direct)
+  options = {'stride': stride, 'padding': padding}
+  return lax.platform_dependent(
+    x,
+    kernel,
+    cpu=partial(_cpu_form(x, kernel, **options), **options),
+    default=partial(_convolve, **options),
+  )
 
 
 def _forward(x, kernel, stride, padding):
@@ -55,23 +62,27 @@ def _backward(stride, padding, saved, gradient):
     gradient: gradient with respect to the output.
   """
   x, kernel = saved
-  direct = partial(_convolve, stride=stride, padding=padding)
+  options = {'stride': stride, 'padding': padding}
+  form = _cpu_form(x, kernel, **options)
 
-  def input_gradient(kernel, gradient):
-    return jax.linear_transpose(lambda x: direct(x, kernel), x)(gradient)[0]
+  def input_gradient(kernel, gradient, form=_convolve):
+    linear = partial(form, kernel=kernel, **options)
+    return jax.linear_transpose(linear, x)(gradient)[0]
 
   def kernel_gradient(x, gradient):
-    return jax.linear_transpose(partial(direct, x), kernel)(gradient)[0]
+    linear = partial(_convolve, x, **options)
+    return jax.linear_transpose(linear, kernel)(gradient)[0]
 
   def kernel_gradient_by_matmul(x, gradient):
     patches = _extract_patches(x, kernel.shape[:2], stride, padding)
     product = patches.T @ gradient.reshape(-1, gradient.shape[-1])
     return product.reshape(kernel.shape)
 
-  if _use_winograd(x, kernel, stride, padding):
+  if form is _convolve_by_winograd:
     cpu_input, cpu_kernel = winograd.input_gradient, winograd.kernel_gradient
   else:
-    cpu_input, cpu_kernel = input_gradient, kernel_gradient_by_matmul
+    cpu_input = partial(input_gradient, form=form)
+    cpu_kernel = kernel_gradient_by_matmul
   return (
     lax.platform_dependent(
       kernel, gradient, cpu=cpu_input, default=input_gradient
@@ -85,9 +96,13 @@ def _backward(stride, padding, saved, gradient):
 convolve.defvjp(_forward, _backward)
 
 
-def _use_winograd(x, kernel, stride, padding) -> bool:
-  """Returns whether CPUs use Winograd's algorithm for a convolution."""
-  return stride == 1 and padding == (1, 1) and winograd.suits(x, kernel)
+def _cpu_form(x, kernel, stride, padding) -> Callable:
+  """Returns the function that computes a convolution on CPUs."""
+  if stride == 1 and padding == (1, 1) and winograd.suits(x, kernel):
+    return _convolve_by_winograd
+  if kernel.shape[:2] == (1, 1) and padding == (0, 0):
+    return _convolve_by_matmul
+  return _convolve
 
 
 def _convolve(x, kernel, stride, padding):
@@ -99,6 +114,20 @@ def _convolve(x, kernel, stride, padding):
     padding=[(pad, pad) for pad in padding],
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
+
+
+def _convolve_by_winograd(x, kernel, stride, padding):
+  """Computes a 3x3 convolution, of stride 1 and padding 1."""
+  del stride, padding
+  return winograd.convolve(x, kernel)
+
+
+def _convolve_by_matmul(x, kernel, stride, padding):
+  """Computes a 1x1 convolution without padding as one matrix product."""
+  del padding
+  x = x[:, ::stride, ::stride]
+  y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+  return y.reshape(*x.shape[:-1], -1)
 
 
 def _extract_patches(x, size, stride, padding):

@@ -12,7 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from apnet_jax.models.layers import Conv, max_pool
+from apnet_jax.models.layers import Conv
+from apnet_jax.models.pooling import max_pool
 
 BLOCK_LAYERS = {'densenet169': (6, 12, 32, 32)}  # layers of the dense blocks
 STEM_WIDTH = 64  # channels after the stem

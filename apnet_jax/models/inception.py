@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from apnet_jax.errors import UserError
-from apnet_jax.models.layers import Conv, max_pool
+from apnet_jax.models.layers import Conv
 from apnet_jax.models.normalization import MEAN, STD
+from apnet_jax.models.pooling import max_pool
 
 # Least height and width of images in pixels: the output of Mixed_7a may be
 # empty for smaller images.

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from apnet_jax.errors import UserError
-from apnet_jax.models.attention import average
+from apnet_jax.models.attention import attend, average
 
 
 class SplitError(UserError):
@@ -130,11 +130,11 @@ class AttentionPyramid(nn.Module):
       attention = self.attention if parts == 1 else self.split_attention
       scores = attention(parts=parts, name=f'level{level}')(seen, train)
       all_scores.append(scores)
-      seen = scores.astype(seen.dtype) * seen
+      seen = attend(seen, scores)
       if parts > 1 and self.norm_after_split:
         seen = self.norm_after_split(name=f'norm{level}')(seen, train)
     if averaged and all_scores:
-      return math.prod(all_scores).astype(x.dtype) * x
+      return attend(x, math.prod(all_scores))
     return seen if all_scores else x
 
   def _check_split(self, x: jax.Array, parts: int, level: int) -> None:

@@ -11,7 +11,9 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from apnet_jax.models.layers import Conv, max_pool
+from apnet_jax.models.attention import attend
+from apnet_jax.models.layers import Conv
+from apnet_jax.models.pooling import max_pool
 
 # Number of bottleneck blocks in each stage.
 STAGE_BLOCKS = {
@@ -81,7 +83,7 @@ class Bottleneck(nn.Module):
     )
     x = self.norm(name='bn3')(self.conv(features, name='conv3')(x), train)
     if self.attention:
-      x = self.attention(name='se')(x, train).astype(x.dtype) * x
+      x = attend(x, self.attention(name='se')(x, train))
     if self.project:
       shortcut = Downsample(
         features, self.stride, self.conv, self.norm, name='downsample'

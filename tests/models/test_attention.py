@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from apnet_jax.models import attention
 from apnet_jax.models.attention import (
   ChannelAttention,
   GroupedDense,
@@ -364,3 +365,22 @@ def test_the_local_branch_by_hand():
   np.testing.assert_allclose(found.feature, feature, rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(embedding, normalized, rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(found.logits, logits, rtol=1e-4, atol=1e-7)
+
+
+def test_bfloat16_attention_is_multiplied_and_summed_in_float32():
+  """Rounding to bfloat16 happens once, at the end."""
+  keys = jax.random.split(jax.random.key(0), 3)
+  x = jax.random.normal(keys[0], (2, 48, 24, 8)).astype(jnp.bfloat16)
+  scores = jax.random.uniform(keys[1], (2, 1, 1, 8))
+  gradient = jax.random.normal(keys[2], x.shape).astype(jnp.bfloat16)
+  y, back = jax.vjp(attention.attend, x, scores)
+  wide = np.asarray(x, np.float64)
+  assert y.dtype == jnp.bfloat16
+  exact = wide * np.asarray(scores, np.float64)
+  np.testing.assert_array_equal(y, jnp.asarray(exact, jnp.bfloat16))
+  d_x, d_scores = back(gradient)
+  assert (d_x.dtype, d_scores.dtype) == (jnp.bfloat16, jnp.float32)
+  expected = (wide * np.asarray(gradient, np.float64)).sum(
+    (1, 2), keepdims=True
+  )
+  np.testing.assert_allclose(d_scores, expected, rtol=1e-4, atol=1e-4)
