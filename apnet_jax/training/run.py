@@ -1,6 +1,6 @@
 """The model, training step and evaluation of a configuration and data set."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from functools import partial
 from typing import NamedTuple
@@ -237,7 +237,10 @@ class Run:
 
 
 def make_step(
-  config: ml_collections.ConfigDict, num_classes: int, schedule: optax.Schedule
+  config: ml_collections.ConfigDict,
+  num_classes: int,
+  schedule: optax.Schedule,
+  on: Sequence[jax.Device] | None = None,
 ) -> tuple[nn.Module, optax.GradientTransformation, Callable]:
   """Makes the model, the optimiser and the training step of a configuration.
 
@@ -245,6 +248,7 @@ def make_step(
     config: the whole configuration.
     num_classes: number of identities of the classifier.
     schedule: learning rate as a function of the step.
+    on: devices to compile the step for; None for those of all processes.
 
   Returns:
     The model, the optimiser, and `step(state, batch) -> state, metrics` on all
@@ -261,7 +265,7 @@ def make_step(
     config=config,
     axis_name=devices.AXIS,
   )
-  return model, optimizer, devices.pmap_step(step)
+  return model, optimizer, devices.pmap_step(step, on)
 
 
 def describe_micro_batches(config: ml_collections.ConfigDict) -> str:

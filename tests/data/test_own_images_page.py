@@ -8,6 +8,7 @@ import pathlib
 import re
 import shlex
 
+import jax
 import numpy as np
 from PIL import Image
 import pytest
@@ -72,7 +73,7 @@ def train(arguments):
     section[field] = value if text else ast.literal_eval(value)
   config.data.update(prepared_dir='prepared', image_size=(32, 16))
   try:
-    checks._check_batch(config)
+    checks.check_batch(config, jax.device_count())
     print(pipeline.load(config).summary)
   except UserError as error:
     print(f'error: {error}')
