@@ -30,7 +30,6 @@ from apnet_jax import cli
 from apnet_jax.accelerators import topology
 from apnet_jax.accelerators.fit import Fit
 from apnet_jax.accelerators.targets import find_target
-from apnet_jax.errors import UserError
 from apnet_jax.workdir.json_files import write_json
 
 WIDTH = 80
@@ -68,8 +67,6 @@ def command() -> Callable:
 
   def main(argv):
     cli.no_more_arguments(argv)
-    if device.value is None:
-      raise UserError('--device is missing, as --device=v5e:2x4.')
     target = find_target(device.value)
     topology.use_no_device()
     devices = topology.open_compiler(target)
@@ -149,12 +146,12 @@ def describe_program(
     lines += textwrap.wrap(reason, WIDTH, initial_indent='  ')
   if not figures['memory']:
     return '\n'.join(lines)
-  if figures['compiled_batch'] != figures['batch']:
-    lines.append(f'  Compiled with {figures["compiled_batch"]} images instead:')
-  lines.append(
-    f'  {figures["compiled_batch"]} images compile, in'
-    f' {figures["seconds"]:.0f} s'
+  instead = (
+    f'{figures["compiled_batch"]} images instead, '
+    if figures['compiled_batch'] != figures['batch']
+    else ''
   )
+  lines.append(f'  {instead}compiled in {figures["seconds"]:.0f} s')
   return '\n'.join(
     [
       *lines,
