@@ -41,7 +41,7 @@ class Network:
 
   def __init__(self, config, classes: int):
     self.known = {}
-    self._programs = Programs(config, classes)
+    self._programs = Programs.of(config, classes)
 
   def bytes(self, batch: int) -> int:
     """Returns the memory of a step in bytes; compiles a new batch size."""

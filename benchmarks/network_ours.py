@@ -95,7 +95,7 @@ class Network:
     without = self.config.copy_and_resolve_references()
     without.model.levels = 0
     whole, rest = (
-      Programs(config, CLASSES).multiply_adds(program, images) / images
+      Programs.of(config, CLASSES).multiply_adds(program, images) / images
       for config in (self.config, without)
     )
     return {'image': whole, 'pyramid': whole - rest}

@@ -110,7 +110,7 @@ class Fit:
       `operations`, `bytes` and `bytes_from`, as in `ProgramCost`; the
       `roofline`; `largest_batch`, an estimate; `seconds` of compiling.
     """
-    programs = Programs(self.config, self._num_classes, self.devices)
+    programs = Programs.of(self.config, self._num_classes, self.devices)
     asked = self._images(program, programs.devices[program])
     result: dict[str, Any] = {
       'batch': asked * programs.devices[program],
@@ -138,33 +138,11 @@ class Fit:
   def compile(
     self, programs: Programs, program: str, images: int
   ) -> ProgramCost:
-    """Compiles a program of a configuration, and returns its cost.
-
-    Args:
-      programs: the programs of the configuration.
-      program: 'train' or 'embed'.
-      images: number of images of each device.
-
-    Raises:
-      DoesNotCompileError: the compiler refuses it.
-    """
-    devices = programs.devices[program]
+    """Compiles a program as `compile_and_count` does, and says so meanwhile."""
     name = {'train': 'training step', 'embed': 'embedding'}[program]
-    with self._watch(f'Compiling the {name} of {images * devices} images'):
-      start = time.perf_counter()
-      compiled = compile_for(self.target, programs.lower(program, images))
-      seconds = time.perf_counter() - start
-      moved, source = program_cost.bytes_accessed(compiled)
-      inputs = program_cost.size_of(programs.inputs(program, images)) // devices
-      return ProgramCost(
-        images=images,
-        devices=devices,
-        memory=program_cost.memory_of(compiled, inputs),
-        operations=2 * programs.multiply_adds(program, images),
-        bytes=moved,
-        bytes_from=source,
-        seconds=seconds,
-      )
+    whole = images * programs.devices[program]
+    with self._watch(f'Compiling the {name} of {whole} images'):
+      return compile_and_count(self.target, programs, program, images)
 
   def alternatives(self) -> Iterator[tuple[str, 'Fit']]:
     """Yields settings that change the memory of a training step.
@@ -225,7 +203,7 @@ class Fit:
     unit, gradients = cost.devices, 0
     if program == 'train':
       unit = math.lcm(train.K, cost.devices * train.accumulate)
-      gradients = program_cost.size_of(programs.state.params)
+      gradients = program_cost.size_of(programs.states['train'].params)
     return {
       'fits': cost.images == asked and cost.memory.total <= chip.available,
       'compiled_batch': cost.images * cost.devices,
@@ -239,6 +217,37 @@ class Fit:
       ),
       'seconds': cost.seconds,
     }
+
+
+def compile_and_count(
+  target: Target, programs: Programs, program: str, images: int
+) -> ProgramCost:
+  """Compiles a program and returns its cost.
+
+  Args:
+    target: machine to compile for.
+    programs: programs on its devices.
+    program: 'train' or 'embed'.
+    images: number of images of each device.
+
+  Raises:
+    DoesNotCompileError: the compiler refuses it.
+  """
+  start = time.perf_counter()
+  compiled = compile_for(target, programs.lower(program, images))
+  seconds = time.perf_counter() - start
+  devices = programs.devices[program]
+  inputs = program_cost.size_of(programs.inputs(program, images)) // devices
+  moved, source = program_cost.bytes_accessed(compiled)
+  return ProgramCost(
+    images=images,
+    devices=devices,
+    memory=program_cost.memory_of(compiled, inputs),
+    operations=2 * programs.multiply_adds(program, images),
+    bytes=moved,
+    bytes_from=source,
+    seconds=seconds,
+  )
 
 
 def compile_for(

@@ -4,7 +4,8 @@ They are traced with shapes instead of arrays, so that no weight is computed and
 the devices need not exist.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,40 +21,60 @@ STEPS_PER_EPOCH = 100  # any number: it does not change what is computed
 
 
 class Programs:
-  """The training step ('train') and the embedding ('embed') of a configuration.
-
-  They are those of `train.py` and `eval.py`. The training step runs on all
-  devices; the embedding, on those of one process, without the others.
+  """The training step ('train') and the embedding ('embed') of a network.
 
   Args:
-    config: the whole configuration.
-    num_classes: number of identities of the classifier.
-    on: devices to compile for; None for the first of this process.
-
-  Attributes:
-    devices: number of devices of each program, by name.
-    state: shapes of the training state.
+    functions: the mapped function of each program, by name. A function takes a
+      state, and images (and labels) [devices, images, ...].
+    states: shapes of the state of each program.
+    devices: number of devices of each program.
+    image_size: height and width of the images in pixels.
   """
 
   def __init__(
     self,
+    functions: Mapping[str, Callable],
+    states: Mapping[str, Any],
+    devices: Mapping[str, int],
+    image_size: tuple[int, int],
+  ):
+    self._functions, self._size = functions, tuple(image_size)
+    self.states, self.devices = states, devices
+
+  @classmethod
+  def of(
+    cls,
     config: ml_collections.ConfigDict,
     num_classes: int,
     on: Sequence[jax.Device] | None = None,
-  ):
+  ) -> 'Programs':
+    """Returns the programs that `train.py` and `eval.py` run.
+
+    The training step runs on all devices; the embedding, on those of one
+    process, without the others.
+
+    Args:
+      config: the whole configuration.
+      num_classes: number of identities of the classifier.
+      on: devices to compile for; None for the first of this process.
+    """
     on = jax.local_devices()[:1] if on is None else on
-    of_process = [d for d in on if d.process_index == on[0].process_index]
-    self._size = tuple(config.data.image_size)
+    of_process = devices_of_process(on)
+    size = tuple(config.data.image_size)
     schedule = optim.learning_rate_schedule(config.train, STEPS_PER_EPOCH)
     _, optimizer, step = run.make_step(config, num_classes, schedule, on)
     model = create_model(config.model, num_classes)
-    variables = variable_shapes(model, self._size)
-    self.state = jax.eval_shape(
+    variables = variable_shapes(model, size)
+    state = jax.eval_shape(
       lambda variables: first_state(variables, optimizer), variables
     )
     embed = make_embed_batch(model, config.eval, of_process)
-    self._programs = {'train': (step, self.state), 'embed': (embed, variables)}
-    self.devices = {'train': len(on), 'embed': len(of_process)}
+    return cls(
+      {'train': step, 'embed': embed},
+      {'train': state, 'embed': variables},
+      {'train': len(on), 'embed': len(of_process)},
+      size,
+    )
 
   def lower(self, program: str, images: int) -> jax.stages.Lowered:
     """Returns the program 'train' or 'embed' before it is compiled.
@@ -62,13 +83,15 @@ class Programs:
       program: name of the program.
       images: number of images of each device.
     """
-    function, state = self._programs[program]
-    return function.lower(state, self.inputs(program, images))
+    inputs = self.inputs(program, images)
+    return self._functions[program].lower(self.states[program], inputs)
 
   def trace(self, program: str, images: int):
     """Returns the jaxpr of a program; see `lower`."""
-    function, state = self._programs[program]
-    return jax.make_jaxpr(function)(state, self.inputs(program, images))
+    inputs = self.inputs(program, images)
+    return jax.make_jaxpr(self._functions[program])(
+      self.states[program], inputs
+    )
 
   def multiply_adds(self, program: str, images: int) -> int:
     """Counts a device's multiply-adds in convolutions and matrix products.
@@ -91,3 +114,8 @@ class Programs:
     label = jax.ShapeDtypeStruct(shape, jnp.int32)
     batch = {'image': pixels, 'label': label}
     return batch if program == 'train' else pixels
+
+
+def devices_of_process(on: Sequence[jax.Device]) -> Sequence[jax.Device]:
+  """Returns the devices of the process that has the first of some devices."""
+  return [d for d in on if d.process_index == on[0].process_index]

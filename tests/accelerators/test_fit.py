@@ -34,9 +34,13 @@ class FakeFit(Fit):
 
 
 class FakePrograms:
-  def __init__(self, config, num_classes, on):
-    self.devices = {'train': len(on), 'embed': len(on) // 2}
-    self.state = types.SimpleNamespace(params=np.zeros(0, np.float32))
+  @classmethod
+  def of(cls, config, num_classes, on):
+    fake = cls()
+    fake.devices = {'train': len(on), 'embed': len(on) // 2}
+    state = types.SimpleNamespace(params=np.zeros(0, np.float32))
+    fake.states = {'train': state}
+    return fake
 
 
 @pytest.fixture

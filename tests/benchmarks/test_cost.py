@@ -190,7 +190,7 @@ def test_work_is_that_of_the_complexity_command():
     parser.parse_args(['--backbone=resnet14', '--image-size', '64', '32'])
   )
   counted = counting.count(create_model(config.model, 1), (64, 32))
-  embedding = Programs(config, classes=10).multiply_adds('embed', 3)
+  embedding = Programs.of(config, num_classes=10).multiply_adds('embed', 3)
   assert embedding == 3 * 2 * counted.multiply_adds
 
 

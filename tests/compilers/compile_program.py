@@ -29,11 +29,11 @@ def main(device: str, program: str, folder: pathlib.Path) -> None:
   config.model.update(levels=2, dtype='bfloat16')
   config.data.image_size = (128, 64)
   config.augment.update(pad=10, erase=0.5)
-  programs = Programs(config, 751, devices)
+  programs = Programs.of(config, 751, devices)
   compiled = fit.compile_for(target, programs.lower(program, IMAGES))
   (folder / 'program.txt').write_text(compiled.as_text())
   inputs = program_cost.size_of(programs.inputs(program, IMAGES))
-  state = programs.state
+  state = programs.states['train']
   kernels = [
     leaf
     for path, leaf in jax.tree.leaves_with_path(state.params)

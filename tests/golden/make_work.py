@@ -41,7 +41,7 @@ def count_multiply_adds() -> dict[str, int]:
   """Counts the multiply-adds of a batch, by ResNet-14 with APNet-C_2."""
   config = small_config()
   config.model.levels = 2
-  work = Programs(config, classes=751)
+  work = Programs.of(config, num_classes=751)
   return {what: work.multiply_adds(what, BATCH) for what in ('train', 'embed')}
 
 
