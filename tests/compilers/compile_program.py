@@ -45,7 +45,6 @@ def main(device: str, program: str, folder: pathlib.Path) -> None:
     if path[-1].key == 'var'
   ]
   facts = {
-    'platform': target.chip.platform,
     'devices': len(devices),
     'hosts': len({d.process_index for d in devices}),
     'state': program_cost.size_of(state),
