@@ -165,7 +165,7 @@ CHIPS = {
   chip.name: chip
   for chip in (
     # Both cores of a v4 work as one device ("megacore").
-    _tpu('v4', 'TPU v4', 32, 1228, 275, description='megacore'),
+    _tpu('v4', 'TPU v4', 32, 1200, 275, description='megacore'),
     _tpu('v5e', 'TPU v5e', 16, 819, 197),
     _tpu('v5p', 'TPU v5p', 95, 2765, 459),
     _tpu('v6e', 'TPU v6e', 32, 1638, 918),

@@ -1,13 +1,13 @@
 """Tells whether a configuration fits an accelerator, without having one.
 
   python -m apnet_jax fits --config=configs/market.py --device=v5e:2x4
-  python -m apnet_jax fits --config=configs/market.py --device=h100 \
-    --config.model.dtype=bfloat16
+  python -m apnet_jax fits --device=h100 --config.model.dtype=bfloat16
 
 The command compiles the training step and the embedding by XLA's compiler for
 the device, which runs on any x86-64 Linux machine. It prints the memory of a
 device, the largest batch, an upper bound of the speed, and the host cores that
-the input needs at that speed. Nothing is run.
+the input needs at that speed. Nothing is run. For GPUs, the bytes are those of
+all operands and results, of which a cache may save a part.
 
 Devices are slices of TPUs (v4:2x2x1, v5e:2x4, v5p:2x2x1, v6e:2x4) and GPUs
 (h100, a100, l4, rtx4090; h100:8 for eight, h100:2x8 for two machines of eight).
@@ -18,6 +18,7 @@ a TPU takes minutes to compile.
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import pathlib
+import shlex
 import sys
 import textwrap
 import threading
@@ -71,7 +72,7 @@ def command() -> Callable:
     topology.use_no_device()
     devices = topology.open_compiler(target)
     fit = Fit(config.value, num_classes.value, target, devices, watching)
-    result = {'target': fit.facts()}
+    result = {'command': shlex.join(sys.argv), 'target': fit.facts()}
     print(describe_target(result['target']))
     for program in TITLES:
       result[program] = fit.measure(program)
