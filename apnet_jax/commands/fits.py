@@ -72,26 +72,55 @@ def command() -> Callable:
     topology.use_no_device()
     devices = topology.open_compiler(target)
     fit = Fit(config.value, num_classes.value, target, devices, watching)
-    result = {'command': shlex.join(sys.argv), 'target': fit.facts()}
-    print(describe_target(result['target']))
-    for program in TITLES:
-      result[program] = fit.measure(program)
-      print('\n' + describe_program(program, result[program], fit.facts()))
-    line = result['train']['roofline']
-    if line:
-      result['input'] = fit.input_cores(line['images_per_second'])
-      print('\n' + describe_input(result['input'], fit))
+    result = measure(fit)
     if alternatives.value:
-      print('\nLargest batch in training, estimates')
-      result['alternatives'] = {}
-      print(describe_alternative('as configured', result['train']))
-      for flag, other in fit.alternatives():
-        result['alternatives'][flag] = other.measure('train')
-        print(describe_alternative(flag, result['alternatives'][flag]))
+      result['alternatives'] = measure_alternatives(fit, result['train'])
     if json.value:
-      write_json(pathlib.Path(json.value), result)
+      command = f'{sys.argv[0]} {shlex.join(sys.argv[1:])}'
+      write_json(pathlib.Path(json.value), {'command': command} | result)
 
   return main
+
+
+def measure(fit: Fit) -> dict[str, Any]:
+  """Compiles the programs of a configuration, and prints their figures.
+
+  Returns:
+    `target`, `train`, `embed` and `input`: results of the methods of `Fit`;
+    `input` is missing if the training step does not compile.
+  """
+  result = {'target': fit.facts()}
+  print(describe_target(result['target']), flush=True)
+  for program in TITLES:
+    result[program] = fit.measure(program)
+    text = describe_program(program, result[program], result['target'])
+    print('\n' + text, flush=True)
+  line = result['train']['roofline']
+  if line:
+    result['input'] = fit.input_cores(line['images_per_second'])
+    print('\n' + describe_input(result['input'], fit), flush=True)
+  return result
+
+
+def measure_alternatives(
+  fit: Fit, train: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+  """Compiles the training step with other settings, and prints a line for each.
+
+  Args:
+    fit: the configuration.
+    train: result of `Fit.measure` for its training step.
+
+  Returns:
+    The results of `Fit.measure` by the flag that makes the setting.
+  """
+  print('\nLargest batch in training, estimates')
+  print(describe_alternative('as configured', train), flush=True)
+  results = {}
+  for flag, other in fit.alternatives():
+    results[flag] = other.measure('train')
+    print(describe_alternative(flag, results[flag]), flush=True)
+  return results
 
 
 @contextlib.contextmanager
