@@ -85,6 +85,15 @@ def test_ratios_stand_beside_the_figures():
   assert 'no room' in refused
 
 
+def test_the_documented_table_is_that_of_the_record():
+  page = (accelerators.ROOT / 'docs/performance.md').read_text()
+  known = json.loads(accelerators.RECORD.read_text())['cases']
+  chosen = [Case(*key.split()) for key in known]
+  head, _, *rows = accelerators.format_table(chosen, known).splitlines()
+  shown = page[page.index(head) :].split('\n\n')[0].splitlines()[2:]
+  assert shown and set(shown) <= set(rows)
+
+
 @pytest.fixture
 def compiled(monkeypatch):
   """The cases that are compiled, by a compiler that only pretends."""

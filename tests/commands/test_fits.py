@@ -1,5 +1,7 @@
 """What `fits` prints of its figures; tests/compilers runs the command."""
 
+import json
+import pathlib
 import types
 
 import pytest
@@ -7,6 +9,8 @@ import pytest
 from apnet_jax.commands import fits
 from configs import common
 
+ROOT = pathlib.Path(__file__).parents[2]
+RECORD = ROOT / 'docs/records/benchmarks/fits_h100.json'
 FACTS = {
   'title': 'TPU v5e',
   'devices': 8,
@@ -120,3 +124,18 @@ def test_progress_is_shown_and_removed(capsys):
   shown = capsys.readouterr().err
   assert 'Compiling: 00:00' in shown
   assert shown.split('\r')[-2].strip() == ''
+
+
+def test_the_documented_output_is_that_of_the_record():
+  page = (ROOT / 'docs/performance.md').read_text()
+  record = json.loads(RECORD.read_text())
+  texts = [fits.describe_target(record['target'])]
+  for program in fits.TITLES:
+    texts.append(
+      fits.describe_program(program, record[program], record['target'])
+    )
+  rows = {'as configured': record['train']} | record['alternatives']
+  assert len(rows) == 3
+  texts += [fits.describe_alternative(*row) for row in rows.items()]
+  for text in texts:
+    assert text in page
