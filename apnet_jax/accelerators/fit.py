@@ -111,7 +111,7 @@ class Fit:
       `roofline`; `largest_batch`, an estimate; `seconds` of compiling.
     """
     programs = Programs.of(self.config, self._num_classes, self.devices)
-    asked = self._images(program, programs.devices[program])
+    asked = self._images(program)
     result: dict[str, Any] = {
       'batch': asked * programs.devices[program],
       'reason': None,
@@ -147,27 +147,32 @@ class Fit:
   def alternatives(self) -> Iterator[tuple[str, 'Fit']]:
     """Yields settings that change the memory of a training step.
 
+    Settings that the configuration has, or that do not fit its batch, are left
+    out.
+
     Yields:
       The flag that makes the setting, and the configuration with it.
     """
     config = self.config
-    parts = config.train.P * config.train.K / len(self.devices)
-    divisors = [n for n in (4, 2) if parts % n == 0]
-    for section, field, values in (
-      ('train', 'rematerialize', [True]),
-      ('train', 'accumulate', divisors if config.train.accumulate == 1 else []),
-      ('model', 'dtype', ['bfloat16']),
+    images = config.train.P * config.train.K // len(self.devices)
+    parts = next((n for n in (4, 2) if images % n == 0), 1)
+    for section, field, value in (
+      ('train', 'rematerialize', True),
+      ('train', 'accumulate', max(parts, config.train.accumulate)),
+      ('model', 'dtype', 'bfloat16'),
     ):
-      if values and config[section][field] != values[0]:
-        changed = config.copy_and_resolve_references()
-        changed[section][field] = values[0]
-        flag = f'--config.{section}.{field}'
-        yield (
-          flag if values[0] is True else f'{flag}={values[0]}',
-          Fit(
-            changed, self._num_classes, self.target, self.devices, self._watch
-          ),
+      changed = config.copy_and_resolve_references()
+      changed[section][field] = value
+      if changed == config:
+        continue
+      try:
+        fit = Fit(
+          changed, self._num_classes, self.target, self.devices, self._watch
         )
+      except UserError:  # micro-batches do not fit groups of images
+        continue
+      flag = f'--config.{section}.{field}'
+      yield flag if value is True else f'{flag}={value}', fit
 
   def input_cores(self, images_per_second: float) -> dict[str, Any]:
     """Estimates the cores of each host that the input pipeline needs.
@@ -182,7 +187,7 @@ class Fit:
       'decoded_pays': input_rate.recommends_decoded(cores),
     }
 
-  def _images(self, program: str, devices: int) -> int:
+  def _images(self, program: str) -> int:
     """Returns the number of images of each device in a batch."""
     if program == 'train':
       return self.config.train.P * self.config.train.K // len(self.devices)

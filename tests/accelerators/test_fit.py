@@ -116,6 +116,15 @@ def test_alternatives_are_what_the_configuration_does_not_have(make):
   assert flags(fit) == ['train.rematerialize']
 
 
+def test_micro_batches_that_do_not_fit_groups_are_left_out(make):
+  fit = make(P=12)  # 6 images of a device, or 3 and 3
+  for group, expected in ((2, False), (6, True)):
+    fit.config.model.batch_norm_group = group
+    flags = [flag for flag, _ in fit.alternatives()]
+    assert ('--config.train.accumulate=2' in flags) == expected
+    assert '--config.model.dtype=bfloat16' in flags
+
+
 def test_alternatives_leave_the_configuration_alone(make):
   fit = make()
   for _, other in fit.alternatives():
