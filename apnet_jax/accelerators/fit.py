@@ -19,8 +19,17 @@ from apnet_jax.accelerators.targets import Target
 from apnet_jax.errors import FieldError, UserError, first_line
 from apnet_jax.training.checks import check_batch
 
-# Timing kernels against each other needs the card.
-COMPILER_OPTIONS = {'cuda': {'xla_gpu_autotune_level': 0}, 'tpu': {}}
+# Timing kernels against each other needs the card. Without it, the compiler for
+# CUDA finds none for some products that are fused with a transposition; cuBLAS
+# then computes all products.
+COMPILER_OPTIONS = {
+  'tpu': [{}],
+  'cuda': [
+    {'xla_gpu_autotune_level': 0},
+    {'xla_gpu_autotune_level': 0, 'xla_gpu_enable_triton_gemm': False},
+  ],
+}
+NO_KERNEL = 'Failed to get configs'
 Watch = Callable[[str], contextlib.AbstractContextManager]
 
 
@@ -218,7 +227,7 @@ class Fit:
       'bytes_from': cost.bytes_from,
       'roofline': dataclasses.asdict(line) | {'bound': line.bound},
       'largest_batch': program_cost.largest_batch(
-        cost, gradients, chip.available, unit
+        cost, gradients, chip.budget, unit
       ),
       'seconds': cost.seconds,
     }
@@ -263,8 +272,11 @@ def compile_for(
   Raises:
     DoesNotCompileError: the compiler refuses it.
   """
-  options = COMPILER_OPTIONS[target.chip.platform]
-  try:
-    return lowered.compile(compiler_options=options)
-  except jax.errors.JaxRuntimeError as error:
-    raise DoesNotCompileError(error) from error
+  for options in COMPILER_OPTIONS[target.chip.platform]:
+    try:
+      return lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+      refusal = error
+      if NO_KERNEL not in str(error):
+        break
+  raise DoesNotCompileError(refusal) from refusal

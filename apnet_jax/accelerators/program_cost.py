@@ -14,10 +14,6 @@ import jax
 from apnet_jax.accelerators.program_text import ProgramText
 from apnet_jax.accelerators.targets import Chip
 
-# Share of the memory that the largest batch leaves free, for fragments and for
-# kernels whose work space the compiler does not know.
-RESERVE = 0.05
-
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
@@ -144,18 +140,17 @@ def roofline(cost: ProgramCost, chip: Chip, dtype: str) -> Roofline:
 
 
 def largest_batch(
-  cost: ProgramCost, gradients: int, available: int, unit: int
+  cost: ProgramCost, gradients: int, budget: int, unit: int
 ) -> int:
   """Estimates the largest batch of all devices whose program fits.
 
   State, gradients and code do not grow with the batch; the images and all other
-  temporary memory grow in proportion. A part of the memory stays free
-  (`RESERVE`).
+  temporary memory grow in proportion.
 
   Args:
     cost: cost of the program at some batch.
     gradients: bytes of the gradients, which are temporary; 0 for an embedding.
-    available: bytes of memory that the program may use.
+    budget: bytes that the program may fill; see `Chip.budget`.
     unit: the batch is a multiple of this number.
 
   Returns:
@@ -165,7 +160,7 @@ def largest_batch(
   gradients = min(gradients, memory.temporary)
   fixed = memory.state + memory.code + gradients
   growing = memory.temporary - gradients + memory.images + memory.results
-  room = available * (1 - RESERVE) - fixed
+  room = budget - fixed
   images = math.floor(room * cost.images * cost.devices / growing)
   return max(images, 0) // unit * unit
 

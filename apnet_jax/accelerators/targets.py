@@ -51,6 +51,15 @@ class Chip:
     """
     return int(self.memory * {'tpu': 0.96, 'cuda': 0.75}[self.platform])
 
+  @property
+  def budget(self) -> int:
+    """Bytes that the estimate of the largest batch may fill.
+
+    The rest of `available` is for fragments. It is larger on a GPU, where other
+    kernels are chosen when the card is there, and at other sizes.
+    """
+    return int(self.available * {'tpu': 0.95, 'cuda': 0.9}[self.platform])
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:

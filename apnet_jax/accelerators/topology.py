@@ -26,6 +26,8 @@ def use_no_device() -> None:
   """
   jax.config.update('jax_platforms', 'cpu')
   os.environ.setdefault('CUDA_VISIBLE_DEVICES', '-1')
+  # Errors come as exceptions; the compilers would print them, too.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   # libtpu would ask Google Cloud which TPU this machine has, and lock it.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')

@@ -148,3 +148,34 @@ def test_a_type_without_figures_is_a_mistake(make):
     fit.config.model.dtype = 'float64'
     with pytest.raises(UserError, match="dtype='float64': accelerators"):
       Fit(fit.config, 751, fit.target, fit.devices)
+
+
+@pytest.mark.parametrize(
+  ('device', 'errors', 'tries', 'refused'),
+  [
+    ('h100', [], 1, False),
+    ('h100', ['INTERNAL: Failed to get configs for: 4'], 2, False),
+    ('h100', ['INTERNAL: Failed to get configs for: 4'] * 2, 2, True),
+    ('h100', ['INTERNAL: a fault'], 1, True),
+    ('v5e:2x4', ['INTERNAL: a fault'], 1, True),
+  ],
+)
+def test_cublas_computes_products_without_a_kernel(
+  device, errors, tries, refused
+):
+  options = []
+
+  class Lowered:
+    def compile(self, compiler_options):
+      options.append(compiler_options)
+      if len(options) <= len(errors):
+        raise jax.errors.JaxRuntimeError(errors[len(options) - 1])
+      return 'compiled'
+
+  if refused:
+    with pytest.raises(DoesNotCompileError, match='INTERNAL'):
+      fit_module.compile_for(find_target(device), Lowered())
+  else:
+    assert fit_module.compile_for(find_target(device), Lowered()) == 'compiled'
+  assert len(options) == tries
+  assert ('xla_gpu_enable_triton_gemm' in options[-1]) == (tries == 2)

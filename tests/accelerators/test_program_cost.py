@@ -80,16 +80,13 @@ def memory_at(images, gradients):
 
 
 @pytest.mark.parametrize('gradients', [0, 100])
-@pytest.mark.parametrize('available', [700, 1000, 5000])
+@pytest.mark.parametrize('budget', [700, 1000, 5000])
 @pytest.mark.parametrize('unit', [4, 12])
-def test_the_largest_batch_fits_and_the_next_does_not(
-  gradients, available, unit
-):
-  found = program_cost.largest_batch(COST, gradients, available, unit)
-  room = available * (1 - program_cost.RESERVE)
+def test_the_largest_batch_fits_and_the_next_does_not(gradients, budget, unit):
+  found = program_cost.largest_batch(COST, gradients, budget, unit)
   assert found % unit == 0
-  assert memory_at(found / COST.devices, gradients) <= room
-  assert memory_at((found + unit) / COST.devices, gradients) > room
+  assert memory_at(found / COST.devices, gradients) <= budget
+  assert memory_at((found + unit) / COST.devices, gradients) > budget
 
 
 def test_no_batch_fits_into_less_memory_than_the_state():

@@ -19,6 +19,8 @@ def test_figures_are_of_the_right_size():
     assert chip.peak['bfloat16'] / chip.peak['float32'] in (
       [1] if chip.platform == 'tpu' else [pytest.approx(2, rel=0.02)]
     )
+    assert 0.6 < chip.budget / chip.memory < 0.95
+    assert chip.budget < chip.available
     assert chip.source
 
 
