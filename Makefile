@@ -6,28 +6,34 @@ VENV := .venv
 BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 INSTALLED := $(VENV)/installed-$(VERSION)
+# With XLA's compilers for TPU and CUDA, which take gigabytes.
+COMPILERS := .venv-accelerators
+COMPILERS_INSTALLED := $(COMPILERS)/installed-$(VERSION)
 
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile \
   --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-all lint format clean
+.PHONY: help demo test test-faults test-all test-accelerators lint format clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
-	  awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	  awk -F'\t' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 demo: $(INSTALLED)  ## train and evaluate on drawn people (minutes on a laptop CPU)
 	$(BIN)/python train.py --config=configs/synthetic.py
 	$(BIN)/python eval.py --ckpt=runs/synthetic --report=runs/synthetic/report
 
 test: $(INSTALLED)  ## run the tests
-	$(PYTEST) --ignore=tests/faults $(PYTEST_FLAGS)
+	$(PYTEST) --ignore=tests/faults --ignore=tests/compilers $(PYTEST_FLAGS)
 
 test-faults: $(INSTALLED)  ## kill runs, fuzz readers, count devices and processes
 	$(PYTEST) --numprocesses=3 tests/faults $(PYTEST_FLAGS)  # some tests only wait
 
 test-all: test test-faults  ## run both
+
+test-accelerators: $(COMPILERS_INSTALLED)  ## compile for TPU and CUDA (needs neither)
+	$(COMPILERS)/bin/python -m pytest tests/compilers $(PYTEST_FLAGS)
 
 lint: $(INSTALLED)  ## check the style
 	$(BIN)/ruff check .
@@ -37,15 +43,24 @@ format: $(INSTALLED)  ## rewrite files in this style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(INSTALLED): pyproject.toml constraints.txt
+comma := ,
+# $(call install,FOLDER,EXTRAS) makes an environment.
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'Python 3.11 or newer is needed: make PYTHON=python3.11 ...'; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 	  { echo 'The venv module is missing: apt-get install python3-venv'; exit 1; }
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint constraints.txt --editable '.[dev]'
+	$(PYTHON) -m venv --clear $(1)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[$(2)]'
 	@touch $@
+endef
 
-clean:  ## remove the environment and caches, but not datasets/ and runs/
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+$(INSTALLED): pyproject.toml constraints.txt
+	$(call install,$(VENV),dev)
+
+$(COMPILERS_INSTALLED): pyproject.toml constraints.txt
+	$(call install,$(COMPILERS),dev$(comma)tpu$(comma)cuda)
+
+clean:  ## remove the environments and caches, but not datasets/ and runs/
+	rm -rf $(VENV) $(COMPILERS) .pytest_cache .ruff_cache .hypothesis

@@ -16,6 +16,7 @@ COMMANDS = {
   'complexity': 'apnet_jax.commands.complexity',
   'explain': 'apnet_jax.commands.explain',
   'export-weights': 'apnet_jax.commands.export_weights',
+  'fits': 'apnet_jax.commands.fits',
   'search': 'apnet_jax.commands.search',
 }
 

@@ -21,10 +21,10 @@ from tqdm import tqdm
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this also runs as a file
 
+from apnet_jax.accelerators.traced_programs import TracedPrograms  # noqa: E402
 from apnet_jax.errors import UserError  # noqa: E402
 from apnet_jax.models.apnet import create_model, variable_shapes  # noqa: E402
 from benchmarks import command, measuring, network_ours  # noqa: E402
-from benchmarks.work import Work  # noqa: E402
 from configs import common  # noqa: E402
 
 
@@ -41,7 +41,7 @@ class Network:
 
   def __init__(self, config, classes: int):
     self.known = {}
-    self._work = Work(config, classes)
+    self._programs = TracedPrograms.of(config, classes)
 
   def bytes(self, batch: int) -> int:
     """Returns the memory of a step in bytes; compiles a new batch size."""
@@ -57,7 +57,7 @@ class Network:
 
   def lower(self, batch: int) -> jax.stages.Lowered:
     """Returns the training step for one device, before compilation."""
-    return self._work.lower('train', batch)
+    return self._programs.lower('train', batch)
 
 
 def largest_batch(network: Network, limit: float, unit: int, first: int) -> int:

@@ -12,6 +12,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from apnet_jax.accelerators.traced_programs import TracedPrograms
 from apnet_jax.errors import UserError
 from apnet_jax.models.apnet import create_model
 from apnet_jax.parallel import devices
@@ -20,7 +21,7 @@ from apnet_jax.retrieval.embed import make_embed_batch
 from apnet_jax.training import optim, programs
 from apnet_jax.training.train_step import create_state
 from benchmarks import measuring
-from benchmarks.work import Work, compiler_figures
+from benchmarks.work import compiler_figures
 from configs import common
 
 CLASSES = 751  # identities of Market-1501
@@ -94,7 +95,7 @@ class Network:
     without = self.config.copy_and_resolve_references()
     without.model.levels = 0
     whole, rest = (
-      Work(config, CLASSES).multiply_adds(program, images) / images
+      TracedPrograms.of(config, CLASSES).multiply_adds(program, images) / images
       for config in (self.config, without)
     )
     return {'image': whole, 'pyramid': whole - rest}

@@ -10,7 +10,7 @@ training step, `on_any_device` and the functions of `processes` need the other
 processes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import functools
 import pathlib
 
@@ -25,7 +25,9 @@ from apnet_jax.parallel import batch_layout
 AXIS = 'batch'
 
 
-def pmap_step(step: Callable) -> Callable:
+def pmap_step(
+  step: Callable, on: Sequence[jax.Device] | None = None
+) -> Callable:
   """Maps `step(state, batch) -> state, metrics` over all devices.
 
   The old state is donated, so that its memory is used again. The results of
@@ -33,13 +35,19 @@ def pmap_step(step: Callable) -> Callable:
 
   Args:
     step: function of the state and the images of one device.
+    on: devices to compile for; None for those of all processes.
 
   Returns:
     A function of the replicated state and the batch of this process, [devices,
     images, ...]. It returns the replicated state and metrics.
   """
   return jax.pmap(
-    step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0
+    step,
+    axis_name=AXIS,
+    in_axes=(None, 0),
+    out_axes=None,
+    donate_argnums=0,
+    devices=on,
   )
 
 
@@ -60,13 +68,16 @@ def lower_step(step: Callable, state_shapes, batch) -> jax.stages.Lowered:
   return step.lower(replicate(zeros), batch)
 
 
-def pmap_batch(function: Callable) -> Callable:
+def pmap_batch(
+  function: Callable, on: Sequence[jax.Device] | None = None
+) -> Callable:
   """Maps `function(state, batch) -> values` over the devices of this process.
 
   No other process takes part.
 
   Args:
     function: function of the state and the images of one device.
+    on: devices to compile for; None for those of this process.
 
   Returns:
     A function of the replicated state and a batch [devices, images, ...]. It
@@ -76,7 +87,7 @@ def pmap_batch(function: Callable) -> Callable:
     function,
     axis_name=AXIS,
     in_axes=(None, 0),
-    devices=jax.local_devices(),
+    devices=jax.local_devices() if on is None else on,
   )
 
 

@@ -1,6 +1,6 @@
 """Embeds the images of a data split on all devices."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import functools
 
 import flax.linen as nn
@@ -53,7 +53,9 @@ def make_embed(
 
 
 def make_embed_batch(
-  model: nn.Module, rules: ml_collections.ConfigDict
+  model: nn.Module,
+  rules: ml_collections.ConfigDict,
+  on: Sequence[jax.Device] | None = None,
 ) -> Callable[[Mapping, np.ndarray], jax.Array]:
   """Makes the compiled function that embeds a batch on all devices.
 
@@ -63,6 +65,7 @@ def make_embed_batch(
       embedding. With `flip`, embeddings are averages over an image and its
       mirror image (Section IV.B). If `distance` is 'cosine', embeddings are
       then divided by their lengths.
+    on: devices to compile for; None for those of this process.
 
   Returns:
     `embed_batch(variables, images)`: from uint8 images [devices, images,
@@ -72,7 +75,6 @@ def make_embed_batch(
   def apply(variables, images):
     return getattr(model.apply(variables, images, train=False), rules.feature)
 
-  @devices.pmap_batch
   def embed_batch(variables, images):
     images = normalize(images)
     embeddings = apply(variables, images)
@@ -82,7 +84,7 @@ def make_embed_batch(
       embeddings /= jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
     return embeddings
 
-  return embed_batch
+  return devices.pmap_batch(embed_batch, on)
 
 
 def _shared_among_processes(embed: Callable) -> Callable:

@@ -33,7 +33,7 @@ def check(
   """
   config_fields.check(config)
   processes.check_processes()
-  _check_batch(config)
+  check_batch(config, jax.device_count())
   size = tuple(config.data.image_size)
   shapes = variable_shapes(create_model(config.model, num_classes=1), size)
   if config.model.pretrained and not run_files.can_resume(workdir):
@@ -45,15 +45,19 @@ def check(
       ) from error
 
 
-def _check_batch(config: ml_collections.ConfigDict) -> None:
+def check_batch(config: ml_collections.ConfigDict, devices: int) -> None:
   """Checks that a batch divides evenly into micro-batches and among devices.
 
   Each micro-batch must also fit the groups of batch normalisation.
 
+  Args:
+    config: the whole configuration.
+    devices: number of devices of all processes.
+
   Raises:
     UserError: the batch does not divide, or a group does not fit.
   """
-  images, devices = config.train.P * config.train.K, jax.device_count()
+  images = config.train.P * config.train.K
   micro_batches = config.train.accumulate
   parts = micro_batches * devices
   if images % parts:

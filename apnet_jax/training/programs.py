@@ -1,6 +1,6 @@
 """The network of a run and its programs, which are made before the data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -109,7 +109,10 @@ class Programs:
 
 
 def make_step(
-  config: ml_collections.ConfigDict, num_classes: int, schedule: optax.Schedule
+  config: ml_collections.ConfigDict,
+  num_classes: int,
+  schedule: optax.Schedule,
+  on: Sequence[jax.Device] | None = None,
 ) -> tuple[nn.Module, optax.GradientTransformation, Callable]:
   """Makes the model, the optimiser and the training step of a configuration.
 
@@ -117,6 +120,7 @@ def make_step(
     config: the whole configuration.
     num_classes: number of identities of the classifier.
     schedule: learning rate as a function of the step.
+    on: devices to compile the step for; None for those of all processes.
 
   Returns:
     The model, the optimiser, and `step(state, batch) -> state, metrics` on all
@@ -133,4 +137,4 @@ def make_step(
     config=config,
     axis_name=devices.AXIS,
   )
-  return model, optimizer, devices.pmap_step(step)
+  return model, optimizer, devices.pmap_step(step, on)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from apnet_jax import create_model
+from apnet_jax.accelerators.traced_programs import TracedPrograms
 from apnet_jax.models import counting
 from apnet_jax.parallel.devices import AXIS
 from benchmarks import (
@@ -20,7 +21,6 @@ from benchmarks import (
   scaling,
   versus,
 )
-from benchmarks.work import Work
 
 
 class FakeProcess:
@@ -190,7 +190,9 @@ def test_work_is_that_of_the_complexity_command():
     parser.parse_args(['--backbone=resnet14', '--image-size', '64', '32'])
   )
   counted = counting.count(create_model(config.model, 1), (64, 32))
-  embedding = Work(config, classes=10).multiply_adds('embed', 3)
+  embedding = TracedPrograms.of(config, num_classes=10).multiply_adds(
+    'embed', 3
+  )
   assert embedding == 3 * 2 * counted.multiply_adds
 
 

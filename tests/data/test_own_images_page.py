@@ -25,7 +25,7 @@ import pytest
 
 from apnet_jax import __main__, cli
 from apnet_jax.parallel import processes
-from apnet_jax.training import checks, run, trainer
+from apnet_jax.training import checks, programs, trainer
 from apnet_jax.workdir import restore
 from data import doctor
 import data.pipeline  # noqa: F401 - defines flags, which `execute` must keep
@@ -97,8 +97,10 @@ def machine(tmp_path, monkeypatch, compilation_cache):
     cli.app, 'run', lambda main, flags_parser: main(flags_parser(sys.argv))
   )
   monkeypatch.setattr(processes, 'start', lambda *_: None)  # JAX has started
-  for module in (checks, restore, run):
+  for module in (checks, restore, programs):
     monkeypatch.setattr(module, 'create_model', tiny_model)
+  # A failing command would end this process while a thread compiles.
+  monkeypatch.setattr(programs.Programs, 'compile_ahead', lambda *_: None)
   verbosity = logging.get_verbosity()
   yield
   logging.set_verbosity(verbosity)

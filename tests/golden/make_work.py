@@ -20,12 +20,13 @@ from tests import conftest  # noqa: F401 - the devices and flags of the tests
 
 import jax  # isort: skip
 
+from apnet_jax.accelerators.traced_programs import TracedPrograms
 from apnet_jax.models.apnet import APNet, create_model, variable_shapes
 from apnet_jax.parallel import devices
 from apnet_jax.retrieval.embed import make_embed_batch
 from apnet_jax.training import trainer
 from apnet_jax.workdir.checkpoints import Checkpoints
-from benchmarks.work import Work, compiler_figures
+from benchmarks.work import compiler_figures
 from tests.compilation import counting
 from tests.fakes import make_feed, small_config
 
@@ -37,7 +38,7 @@ def count_multiply_adds() -> dict[str, int]:
   """Counts the multiply-adds of a batch, by ResNet-14 with APNet-C_2."""
   config = small_config()
   config.model.levels = 2
-  work = Work(config, classes=751)
+  work = TracedPrograms.of(config, num_classes=751)
   return {what: work.multiply_adds(what, BATCH) for what in ('train', 'embed')}
 
 

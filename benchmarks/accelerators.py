@@ -1,0 +1,243 @@
+"""Compares this project's programs with plain Flax, compiled for accelerators.
+
+No accelerator is needed, and nothing is run: XLA's compilers for TPU and CUDA
+report the memory of a device and the bytes that it reads and writes, which are
+what a training step costs there. The images/s are those of the roofline, an
+upper bound. Plain Flax is a ResNet-50 with the same losses
+(`benchmarks/plain_flax.py`).
+
+A case is a device, a network, a type and a program. Each is written into the
+record when it is done. The same command goes on where it was stopped: cases in
+the record are not compiled again, unless --again is given.
+
+  pip install '.[tpu,cuda]'
+  python benchmarks/accelerators.py
+  python benchmarks/accelerators.py --devices h100 --networks plain apnet_c0 \\
+    --dtypes bfloat16 --programs train
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping
+import dataclasses
+import datetime
+import pathlib
+import sys
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # this also runs as a file
+
+from apnet_jax.accelerators import (  # noqa: E402
+  fit,
+  program_cost,
+  targets,
+  topology,
+)
+from apnet_jax.accelerators.traced_programs import TracedPrograms  # noqa: E402
+from apnet_jax.errors import UserError  # noqa: E402
+from apnet_jax.paper import variants  # noqa: E402
+from apnet_jax.workdir.json_files import read_json, write_json  # noqa: E402
+from benchmarks.plain_flax import plain_programs  # noqa: E402
+from configs import common, market  # noqa: E402
+
+RECORD = ROOT / 'docs/records/benchmarks/accelerators.json'
+DEVICES = ('v5e:2x2', 'v6e:2x2', 'v4:2x2x1', 'h100', 'a100')
+PLAIN, PLAIN_SMALL = 'plain', 'plain_256x128'
+OURS = (
+  'apnet_c0', 'apnet_c1', 'apnet_c2', 'apnet_c3', 'se_resnet50', 'apnet_s2',
+  'official',
+)  # fmt: skip
+NETWORKS = (PLAIN, PLAIN_SMALL, *OURS)
+DTYPES = ('bfloat16', 'float32')
+PROGRAMS = ('train', 'embed')
+CLASSES = 751  # identities of Market-1501
+BATCH = 80  # the paper's
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A program to compile.
+
+  Attributes:
+    device: name of the target.
+    network: one of `NETWORKS`.
+    dtype: type of the convolutions.
+    program: 'train' or 'embed'.
+  """
+
+  device: str
+  network: str
+  dtype: str
+  program: str
+
+  @property
+  def key(self) -> str:
+    """The name of the case in the record."""
+    return ' '.join(dataclasses.astuple(self))
+
+  @property
+  def plain(self) -> 'Case':
+    """The case of plain Flax that this one is compared with."""
+    small = self.network in (PLAIN_SMALL, 'apnet_s2')
+    return dataclasses.replace(self, network=PLAIN_SMALL if small else PLAIN)
+
+
+def make_config(network: str, dtype: str):
+  """Returns the configuration of a network.
+
+  Args:
+    network: one of `NETWORKS`; plain networks read its `data`, `augment` and
+      `train` parts.
+    dtype: type of the convolutions.
+  """
+  if network == 'official':
+    config = market.get_config('official')
+  else:
+    config = common.get_config()
+    if network in variants.VARIANTS:
+      variant = variants.VARIANTS[network]
+      config.model = variants.apply(variant, config.model)
+      config.data.image_size = variant.image_size
+    elif network == PLAIN_SMALL:
+      config.data.image_size = variants.SPATIAL_SIZE
+  config.model.dtype = dtype
+  return config
+
+
+def compile_case(case: Case) -> dict[str, Any]:
+  """Compiles a program, and returns its figures for the record.
+
+  Returns:
+    The figures of `ProgramCost`, with `memory` by kind, and the images/s of the
+    roofline; or `reason`, why the compiler refuses it.
+  """
+  target = targets.find_target(case.device)
+  devices = topology.open_compiler(target)
+  config = make_config(case.network, case.dtype)
+  make = (
+    plain_programs
+    if case.network in (PLAIN, PLAIN_SMALL)
+    else TracedPrograms.of
+  )
+  programs = make(config, CLASSES, devices)
+  images = BATCH // programs.devices[case.program]
+  head = {'date': datetime.date.today().isoformat(), 'jax': jax.__version__}
+  try:
+    cost = fit.compile_and_count(target, programs, case.program, images)
+  except fit.DoesNotCompileError as error:
+    return head | {'reason': str(error)}
+  line = program_cost.roofline(cost, target.chip, case.dtype)
+  figures = dataclasses.asdict(cost) | {
+    'memory': dict(program_cost.as_dict(cost.memory)),
+    'seconds': round(cost.seconds, 1),
+    'images/s at most': round(line.images_per_second),
+    'bound by': line.bound,
+  }
+  return head | figures
+
+
+def cases(args: argparse.Namespace) -> Iterator[Case]:
+  """Yields the cases that the flags choose."""
+  for device in args.devices:
+    for program in args.programs:
+      for dtype in args.dtypes:
+        for network in args.networks:
+          yield Case(device, network, dtype, program)
+
+
+def format_table(chosen: list[Case], record: Mapping[str, Any]) -> str:
+  """Formats the cases as a table, with their ratios to plain Flax.
+
+  Args:
+    chosen: cases to show.
+    record: figures by the key of a case.
+  """
+  lines = [
+    '| device | program | type | network | GB | of plain | temporary GB |'
+    ' of plain | images/s at most | bound by |',
+    '|---' * 10 + '|',
+  ]
+  for case in chosen:
+    row = [case.device, case.program, case.dtype, case.network]
+    figures = record.get(case.key)
+    plain = record.get(case.plain.key) or {}
+    if not figures:
+      row += ['not run'] + [''] * 5
+    elif 'reason' in figures:
+      row += [figures['reason']] + [''] * 5
+    else:
+      row += _with_ratio(figures, plain, lambda f: f['bytes'])
+      row += _with_ratio(figures, plain, lambda f: f['memory']['temporary'])
+      row += [f'{figures["images/s at most"]:,}', figures['bound by']]
+    lines.append('| ' + ' | '.join(row) + ' |')
+  return '\n'.join(lines)
+
+
+def _with_ratio(figures, plain, read) -> list[str]:
+  """Returns the cells of a number of bytes, and of its ratio to plain Flax."""
+  known = plain and 'reason' not in plain
+  ratio = f'{read(figures) / read(plain):.2f}' if known else ''
+  return [f'{read(figures) / 1e9:.2f}', ratio]
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+  """Reads the command line; a mistake ends the program with code 2."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  add = parser.add_argument
+  add('--devices', nargs='+', default=DEVICES, help='targets (%(default)s)')
+  for name, choices in (
+    ('networks', NETWORKS), ('dtypes', DTYPES), ('programs', PROGRAMS),
+  ):  # fmt: skip
+    add(
+      f'--{name}', nargs='+', choices=choices, default=choices,
+      help='%(default)s',
+    )  # fmt: skip
+  add(
+    '--record', type=pathlib.Path, default=RECORD, metavar='FILE',
+    help='file of the record, which is extended',
+  )  # fmt: skip
+  add('--again', action='store_true', help='compiles known cases again, too')
+  args = parser.parse_args(arguments)
+  try:
+    for device in args.devices:
+      target = targets.find_target(device)
+      if not topology.is_installed(target.chip.platform):
+        topology.open_compiler(target)  # says what is missing
+  except UserError as error:
+    parser.error(str(error))
+  return args
+
+
+def main(arguments: list[str] | None = None) -> int:
+  topology.use_no_device()
+  args = parse(arguments)
+  record = {'cases': {}}
+  if args.record.exists():
+    record = read_json(args.record)
+  known = {} if args.again else record['cases']
+  chosen = list(cases(args))
+  left = [case for case in chosen if case.key not in known]
+  with tqdm(left, unit=' programs', disable=None) as bar:
+    for case in bar:
+      bar.set_description(case.key)
+      record['cases'][case.key] = compile_case(case)
+      write_json(
+        args.record,
+        {
+          'command': 'python benchmarks/accelerators.py',
+          'batch': BATCH,
+          'num_classes': CLASSES,
+          'cases': dict(sorted(record['cases'].items())),
+        },
+      )
+  print(format_table(chosen, record['cases']))
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,147 @@
+"""The comparison with plain Flax, without a compiler for accelerators."""
+
+import json
+
+import jax
+import pytest
+
+from apnet_jax.accelerators.traced_programs import TracedPrograms
+from apnet_jax.models.resnet import STAGE_BLOCKS
+from benchmarks import accelerators, plain_flax
+from benchmarks.accelerators import Case
+
+FIGURES = {
+  'bytes': 30 * 10**9,
+  'memory': {'temporary': 2 * 10**9},
+  'images/s at most': 2180,
+  'bound by': 'bytes',
+}
+
+
+def test_plain_flax_has_the_same_network(monkeypatch):
+  """Level 0 has as many weights, statistics and multiply-adds.
+
+  Here each stage has one block, as in ResNet-14, to be fast.
+  """
+  blocks = tuple(number for _, number, _ in plain_flax.STAGES)
+  assert blocks == STAGE_BLOCKS['resnet50']
+  stages = [(width, 1, stride) for width, _, stride in plain_flax.STAGES]
+  monkeypatch.setattr(plain_flax, 'STAGES', stages)
+  config = accelerators.make_config('apnet_c0', 'bfloat16')
+  config.model.backbone = 'resnet14'
+  config.data.image_size = (64, 32)
+  ours, plain = (
+    make(config, num_classes=10)
+    for make in (TracedPrograms.of, plain_flax.plain_programs)
+  )
+
+  def sizes(tree):
+    leaves = jax.tree.leaves_with_path(tree)
+    kept = [x for path, x in leaves if path[-1].key != 'bias']
+    return sorted(x.shape for x in kept)
+
+  for part in ('params', 'batch_stats'):
+    assert sizes(ours.states['embed'][part]) == sizes(
+      plain.states['embed'][part]
+    )
+  counts = [p.multiply_adds('embed', 2) for p in (ours, plain)]
+  assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize('network', accelerators.NETWORKS)
+def test_each_network_is_that_of_its_name(network):
+  config = accelerators.make_config(network, 'bfloat16')
+  small = network in ('apnet_s2', accelerators.PLAIN_SMALL)
+  assert tuple(config.data.image_size) == ((256, 128) if small else (384, 192))
+  assert config.model.dtype == 'bfloat16'
+  if network.startswith('apnet_'):
+    assert config.model.attention == {'s': 'spatial', 'c': 'channel'}.get(
+      network[6] if network[-1] != '0' else '', 'none'
+    )
+  assert config.model.se_blocks == (network == 'se_resnet50')
+  assert (config.model.split_attention == 'shared') == (network == 'official')
+
+
+def test_a_network_is_compared_with_plain_flax_at_its_size():
+  assert Case('h100', 'apnet_c2', 'float32', 'embed').plain.network == 'plain'
+  small = Case('h100', 'apnet_s2', 'float32', 'embed').plain
+  assert small == Case('h100', 'plain_256x128', 'float32', 'embed')
+
+
+def test_ratios_stand_beside_the_figures():
+  ours, plain = (
+    Case('v5e:2x2', network, 'bfloat16', 'train')
+    for network in ('apnet_c0', 'plain')
+  )
+  other = FIGURES | {'bytes': 25 * 10**9, 'memory': {'temporary': 10**9}}
+  record = {ours.key: FIGURES, plain.key: other}
+  row = accelerators.format_table([ours], record).splitlines()[-1]
+  assert '| 30.00 | 1.20 | 2.00 | 2.00 | 2,180 | bytes |' in row
+  alone = accelerators.format_table([ours], {ours.key: FIGURES})
+  assert '| 30.00 |  | 2.00 |  |' in alone
+  missing = accelerators.format_table([plain], {})
+  assert 'not run' in missing
+  refused = accelerators.format_table([ours], {ours.key: {'reason': 'no room'}})
+  assert 'no room' in refused
+
+
+def test_the_documented_table_is_that_of_the_record():
+  page = (accelerators.ROOT / 'docs/performance.md').read_text()
+  known = json.loads(accelerators.RECORD.read_text())['cases']
+  chosen = [Case(*key.split()) for key in known]
+  head, _, *rows = accelerators.format_table(chosen, known).splitlines()
+  shown = page[page.index(head) :].split('\n\n')[0].splitlines()[2:]
+  assert shown and set(shown) <= set(rows)
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+  """The cases that are compiled, by a compiler that only pretends."""
+  done = []
+
+  def compile_case(case):
+    if len(done) == 2:
+      raise KeyboardInterrupt
+    done.append(case.network)
+    return FIGURES
+
+  monkeypatch.setattr(accelerators, 'compile_case', compile_case)
+  monkeypatch.setattr(accelerators.topology, 'is_installed', lambda _: True)
+  monkeypatch.setattr(accelerators.topology, 'use_no_device', lambda: None)
+  return done
+
+
+def test_a_run_goes_on_where_it_was_stopped(compiled, tmp_path, capsys):
+  file = tmp_path / 'record.json'
+  flags = [
+    '--devices', 'h100', '--dtypes', 'bfloat16', '--programs', 'train',
+    '--networks', 'plain', 'apnet_c0', 'apnet_c2', f'--record={file}',
+  ]  # fmt: skip
+  with pytest.raises(KeyboardInterrupt):
+    accelerators.main(flags)
+  assert compiled == ['plain', 'apnet_c0']
+  compiled.clear()
+  assert accelerators.main(flags) == 0
+  assert compiled == ['apnet_c2']
+  assert len(json.loads(file.read_text())['cases']) == 3
+  compiled.clear()
+  with pytest.raises(KeyboardInterrupt):
+    accelerators.main([*flags, '--again'])
+  assert compiled == ['plain', 'apnet_c0']
+
+
+@pytest.mark.parametrize(
+  ('flag', 'message'),
+  [('--devices=h200', "'h200' is not one of"), ('--networks=vgg', 'vgg')],
+)
+def test_mistakes_are_messages(flag, message, capsys):
+  with pytest.raises(SystemExit, match='2'):
+    accelerators.parse([flag])
+  assert message in capsys.readouterr().err
+
+
+def test_a_missing_compiler_is_a_mistake(monkeypatch, capsys):
+  monkeypatch.setattr(accelerators.topology, 'is_installed', lambda _: False)
+  with pytest.raises(SystemExit, match='2'):
+    accelerators.parse(['--devices=h100'])
+  assert "pip install '.[cuda]'" in capsys.readouterr().err
