@@ -124,8 +124,8 @@ class FolderLayout(raw.Layout):
     test = _test_identities(people, self.split_seed, self.test_fraction)
     if not test or (self.test_fraction < 1 and len(people - test) < 2):
       raise UserError(
-        f'{root}: {len(people)} identities are too few to make splits: at least'
-        ' 3 are needed, or config.data.test_fraction=1 to evaluate only.'
+        f'{root}: to make splits, at least 3 identities are needed, not'
+        f' {len(people)}; or set config.data.test_fraction=1 to evaluate only.'
       )
     train = people - test
     note = (
