@@ -45,7 +45,7 @@ class FakePrograms:
 
 @pytest.fixture
 def make(monkeypatch):
-  monkeypatch.setattr(fit_module, 'Programs', FakePrograms)
+  monkeypatch.setattr(fit_module, 'TracedPrograms', FakePrograms)
   chips = [types.SimpleNamespace(process_index=i // 4) for i in range(8)]
 
   def make(devices=chips, **train):
