@@ -8,8 +8,8 @@ if several values share it, to one of them or in parts to each, by device.
 - TPU: XLA's windowed maximum, which has instructions of its own. It reads and
   writes each map once.
 - GPU: XLA's windowed maximum, and a gradient that each input collects from its
-  windows. XLA's own gradient scatters by atomic additions, in an order that
-  varies from run to run.
+  windows. XLA's own gradient is a scatter, whose order of additions is not
+  fixed.
 """
 
 from functools import partial

@@ -34,11 +34,12 @@ def main(device: str, program: str, folder: pathlib.Path) -> None:
   (folder / 'program.txt').write_text(compiled.as_text())
   inputs = program_cost.size_of(programs.inputs(program, IMAGES))
   state = programs.states['train']
-  kernels = [
+  convolutions = [
     leaf
     for path, leaf in jax.tree.leaves_with_path(state.params)
-    if path[-1].key == 'kernel' and leaf.ndim == 4 and leaf.shape[0] > 1
+    if path[-1].key == 'kernel' and leaf.ndim == 4
   ]
+  kernels = [leaf for leaf in convolutions if leaf.shape[0] > 1]
   norms = [
     path
     for path, _ in jax.tree.leaves_with_path(state.batch_stats)
@@ -51,6 +52,8 @@ def main(device: str, program: str, folder: pathlib.Path) -> None:
     'arrays of the state': len(jax.tree.leaves(state)),
     'kernels': len(kernels),
     'bytes of kernels': program_cost.size_of(kernels),
+    'convolutions': len(convolutions),
+    'bytes of convolutions': program_cost.size_of(convolutions),
     'batch normalisations': len(norms),
     'memory': program_cost.as_dict(
       program_cost.memory_of(compiled, inputs // programs.devices[program])
