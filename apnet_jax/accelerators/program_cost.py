@@ -120,7 +120,7 @@ class Roofline:
 
   @property
   def bound(self) -> str:
-    """What takes longer: 'operations' or 'bytes'."""
+    """The kind that takes longer and limits the speed: operations or bytes."""
     longer = self.operations_seconds >= self.bytes_seconds
     return 'operations' if longer else 'bytes'
 

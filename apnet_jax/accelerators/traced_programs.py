@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import ml_collections
 
 from apnet_jax.models import counting
-from apnet_jax.models.apnet import create_model, variable_shapes
+from apnet_jax.models.apnet import create_model
 from apnet_jax.retrieval.embed import make_embed_batch
 from apnet_jax.training import optim, programs
-from apnet_jax.training.train_step import first_state
+from apnet_jax.training.train_step import state_shapes
 
 STEPS_PER_EPOCH = 100  # any number: it does not change what is computed
 
@@ -64,10 +64,8 @@ class TracedPrograms:
     schedule = optim.learning_rate_schedule(config.train, STEPS_PER_EPOCH)
     _, optimizer, step = programs.make_step(config, num_classes, schedule, on)
     model = create_model(config.model, num_classes)
-    variables = variable_shapes(model, size)
-    state = jax.eval_shape(
-      lambda variables: first_state(variables, optimizer), variables
-    )
+    state = state_shapes(model, optimizer, size)
+    variables = {'params': state.params, 'batch_stats': state.batch_stats}
     embed = make_embed_batch(model, config.eval, of_process)
     return cls(
       {'train': step, 'embed': embed},

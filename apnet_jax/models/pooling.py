@@ -34,10 +34,11 @@ def max_pool(x: jax.Array, stride: int = 2, padding: int = 1) -> jax.Array:
     [batch, height', width', channels]; by default half the height and width,
     rounded up.
   """
-  forms = {'cpu': _by_slices, 'default': _by_windows}
   options = {'stride': stride, 'padding': padding}
   return lax.platform_dependent(
-    x, **{name: partial(form, **options) for name, form in forms.items()}
+    x,
+    cpu=partial(_by_slices, **options),
+    default=partial(_by_windows, **options),
   )
 
 

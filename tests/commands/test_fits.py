@@ -1,4 +1,7 @@
-"""What `fits` prints of its figures; tests/compilers runs the command."""
+"""Tests of the text that `fits` prints, with figures that are made up.
+
+The command itself runs in tests/compilers.
+"""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""What can break on an accelerator and not on a CPU, told from the programs.
+"""Tests of compiled programs for faults that accelerators have and CPUs do not.
 
 XLA's compilers for TPU and CUDA compile a small network (ResNet-14, level 2,
 bfloat16) by `pmap`, as `train.py` does. Nothing is run. Each program is

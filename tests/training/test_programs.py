@@ -41,7 +41,7 @@ def run_steps(made, config, steps=2):
 
 @pytest.fixture(scope='module')
 def expected():
-  """The same steps with programs that are compiled when they are called."""
+  """State and metrics of two steps without compiling ahead."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(programs, 'create_model', tiny_model)
     return run_steps(*make_programs())
