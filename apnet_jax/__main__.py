@@ -17,6 +17,7 @@ COMMANDS = {
   'explain': 'apnet_jax.commands.explain',
   'export-weights': 'apnet_jax.commands.export_weights',
   'fits': 'apnet_jax.commands.fits',
+  'pack': 'apnet_jax.commands.pack',
   'search': 'apnet_jax.commands.search',
 }
 

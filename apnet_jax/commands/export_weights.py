@@ -19,9 +19,7 @@ from apnet_jax.training.pretrained import read_workdir
 
 def command() -> Callable:
   """Defines the absl flags of this command, and returns its `main(argv)`."""
-  ckpt = flags.DEFINE_string(
-    'ckpt', None, 'Workdir of train.py.', required=True
-  )
+  ckpt = flags.DEFINE_string('ckpt', None, cli.CKPT_HELP, required=True)
   output = flags.DEFINE_string('output', None, 'File to write.', required=True)
   which = cli.define_which()
 

@@ -22,8 +22,11 @@ from absl import flags
 
 from apnet_jax import cli, images
 from apnet_jax.errors import UserError
+from apnet_jax.inference import image_files
+from apnet_jax.inference.embedder import Embedder
 from apnet_jax.printing import printable
-from apnet_jax.retrieval import gallery_pairs, trained_network
+from apnet_jax.retrieval import gallery_pairs, nearest
+from apnet_jax.retrieval.threshold import OTHER_PERSON, verdict
 from apnet_jax.workdir import json_files
 
 
@@ -46,7 +49,7 @@ def command() -> Callable:
       raise UserError('no query is given: name at least one image or folder.')
     items = images.find_images(gallery.value)
     cli.quieten()
-    network = trained_network.open_network(ckpt.value, which.value, given.value)
+    network = Embedder.load(ckpt.value, which.value, given.value)
     print(network.about, file=sys.stderr)
     results = search_files(
       network, queries, items, top.value, named, strict.value
@@ -58,7 +61,7 @@ def command() -> Callable:
 
 
 def search_files(
-  network: trained_network.Network,
+  network: Embedder,
   queries: list,
   gallery: list,
   top: int,
@@ -84,20 +87,22 @@ def search_files(
       gallery image.
   """
   optional = set() if strict else {*queries, *gallery} - {*named}
-  query, item = network.embed(queries, gallery, optional=optional)
+  query, item = image_files.embed_files(
+    network, queries, gallery, optional=optional
+  )
   pairs = gallery_pairs.sample(item.embeddings)
   if network.threshold is None:
     print(gallery_pairs.legend(pairs), file=sys.stderr)
   results = []
   for path, (rows, cosines) in zip(
     query.paths,
-    trained_network.search(query.embeddings, item.embeddings, top),
+    nearest.search(query.embeddings, item.embeddings, top),
   ):
     found = [
       {
         'image': str(item.paths[row]),
         'similarity': round(float(cosine), 6),
-        'verdict': trained_network.verdict(cosine, network.threshold) or None,
+        'verdict': verdict(cosine, network.threshold) or None,
         'share_of_pairs_below': gallery_pairs.share_below(pairs, cosine),
       }
       for row, cosine in zip(rows, cosines)
@@ -105,7 +110,7 @@ def search_files(
     results.append({'query': str(path), 'found': found})
     print(printable('\n'.join(_lines(path, found))))
   cli.warn(gallery_pairs.describe_collapse(pairs))
-  cli.warn(trained_network.describe_unreadable([query, item]))
+  cli.warn(image_files.describe_unreadable([query, item]))
   unreadable = query.unreadable | item.unreadable
   return {
     'threshold': network.threshold,
@@ -119,5 +124,5 @@ def _lines(query, found) -> Iterator[str]:
   for rank, one in enumerate(found, 1):
     note = one['verdict'] or gallery_pairs.place(one['share_of_pairs_below'])
     yield f'{rank:5} {one["similarity"]:7.3f}  {note:21}  {one["image"]}'
-  if found[0]['verdict'] == trained_network.OTHER_PERSON:
+  if found[0]['verdict'] == OTHER_PERSON:
     yield '      By the threshold, the person is not among these images.'

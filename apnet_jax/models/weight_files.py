@@ -1,7 +1,7 @@
 """Reads and writes files of PyTorch weights as dicts of numpy arrays.
 
-The libraries for these files are optional. The extra `weights` installs
-safetensors and huggingface_hub; the extra `torch` installs PyTorch for .pth.
+Two libraries are optional. The extra `weights` installs huggingface_hub; the
+extra `torch` installs PyTorch for .pth.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,6 +13,7 @@ import re
 import zipfile
 
 import numpy as np
+import safetensors.numpy
 
 from apnet_jax.errors import UserError, first_line
 
@@ -87,8 +88,7 @@ def write_weights(path: str | os.PathLike, state_dict: Mapping) -> None:
   if suffix == '.npz':
     np.savez(partial, **state_dict)
   elif suffix == '.safetensors':
-    safetensors = _import_optional('safetensors.numpy', 'weights')
-    safetensors.save_file(dict(state_dict), partial)
+    safetensors.numpy.save_file(dict(state_dict), partial)
   else:
     torch = _import_optional('torch', 'torch')
     # An array with two names becomes one tensor, which is stored once.
@@ -142,9 +142,8 @@ def _read_npz(path: pathlib.Path) -> Mapping:
 
 
 def _read_safetensors(path: pathlib.Path) -> Mapping:
-  safetensors = _import_optional('safetensors.numpy', 'weights')
   try:
-    return safetensors.load_file(path)
+    return safetensors.numpy.load_file(path)
   except Exception as error:  # safetensors raises a class of its own
     raise _damaged(path, error) from error
 
