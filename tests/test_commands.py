@@ -214,6 +214,7 @@ EXPECTED = {
   'compare': 'same person',
   'explain': 'Layer by layer',
   'export-weights': 'arrays after step 1',
+  'pack': 'after step 1',
 }
 
 
