@@ -14,6 +14,7 @@ from apnet_jax import cli
 COMMANDS = {
   'compare': 'apnet_jax.commands.compare',
   'complexity': 'apnet_jax.commands.complexity',
+  'embed': 'apnet_jax.commands.embed',
   'explain': 'apnet_jax.commands.explain',
   'export-weights': 'apnet_jax.commands.export_weights',
   'fits': 'apnet_jax.commands.fits',

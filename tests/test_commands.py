@@ -215,6 +215,7 @@ EXPECTED = {
   'explain': 'Layer by layer',
   'export-weights': 'arrays after step 1',
   'pack': 'after step 1',
+  'embed': 'embeddings of 2,048 features',
 }
 
 

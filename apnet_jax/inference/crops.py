@@ -4,6 +4,7 @@ import collections
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 import dataclasses
+import math
 import os
 
 import numpy as np
@@ -100,69 +101,77 @@ def _check_boxes(boxes, name: str) -> np.ndarray:
   return boxes
 
 
-def clip(
-  boxes: np.ndarray, size: tuple[int, int], name: str
-) -> list[tuple[int, int, int, int]]:
-  """Clips boxes to a frame, and widens them to whole pixels.
+def crop(
+  image: Image.Image, box: np.ndarray, image_size: tuple[int, int], name: str
+) -> np.ndarray:
+  """Crops an image to a box and resizes the crop.
 
   Args:
-    boxes: float [boxes, 4], x1, y1, x2, y2.
-    size: width and height of the frame in pixels.
-    name: the frame for messages.
+    image: image of mode RGB.
+    box: float [4], x1, y1, x2, y2; clipped to the image and widened to whole
+      pixels.
+    image_size: height and width of the result, in pixels.
+    name: the box for messages.
+
+  Returns:
+    uint8 [height, width, 3].
 
   Raises:
-    UserError: a box has no pixel in the frame.
+    UserError: the box has no pixel in the image.
   """
-  limits = np.array([*size, *size])
-  outward = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], 1)
-  clipped = outward.clip(0, limits).astype(int)
-  for i in np.flatnonzero((boxes[:, :2] >= boxes[:, 2:]).any(1)):
+  (width, height), (x1, y1, x2, y2) = image.size, box.tolist()
+  if x1 >= x2 or y1 >= y2:
     raise UserError(
-      f'box {i} of {name} is empty: {boxes[i].tolist()}. Boxes are x1, y1, x2,'
-      ' y2, with x1 < x2 and y1 < y2.'
+      f'{name} is empty: {box.tolist()}. Boxes are x1, y1, x2, y2, with x1 < x2'
+      ' and y1 < y2.'
     )
-  for i in np.flatnonzero((clipped[:, :2] >= clipped[:, 2:]).any(1)):
+  left, top = max(0, math.floor(x1)), max(0, math.floor(y1))
+  right, bottom = min(width, math.ceil(x2)), min(height, math.ceil(y2))
+  if left >= right or top >= bottom:
     raise UserError(
-      f'box {i} of {name} lies outside of it: {boxes[i].tolist()} in'
-      f' {size[0]} x {size[1]} pixels.'
+      f'{name} lies outside of it: {box.tolist()} in {width} x {height} pixels.'
     )
-  return [tuple(box) for box in clipped.tolist()]
+  return images.resize(image.crop((left, top, right, bottom)), image_size)
 
 
-def read(frame: Frame, image_size: tuple[int, int]) -> np.ndarray:
+def _decode(frame: Frame) -> Image.Image:
+  """Returns the image of a frame in its own size, upright and of mode RGB."""
+  if isinstance(frame.image, np.ndarray):
+    return Image.fromarray(np.ascontiguousarray(frame.image))
+  if not isinstance(frame.image, Image.Image):
+    return images.read_upright(frame.image)
+  try:
+    return images.upright(frame.image)
+  except Exception as error:  # Pillow's readers raise errors of many classes
+    raise UserError(f'{frame.name} cannot be read: {error}') from error
+
+
+def read(
+  frame: Frame, image_size: tuple[int, int]
+) -> list[np.ndarray | UserError]:
   """Reads a frame, crops it to its boxes and resizes the crops.
 
   Args:
     frame: the frame.
-    image_size: height and width of the result, in pixels.
+    image_size: height and width of the crops, in pixels.
 
   Returns:
-    uint8 [len(frame), height, width, 3], RGB.
-
-  Raises:
-    UserError: the image cannot be read, or a box has no pixel in it.
+    For the image or each box uint8 [height, width, 3], RGB; or an error, if the
+    image cannot be read or the box has no pixel in it.
   """
-  image = frame.image
-  if isinstance(image, np.ndarray):
-    image = Image.fromarray(np.ascontiguousarray(image))
-  elif isinstance(image, Image.Image):
-    image = _decode(image, frame.name)
-  else:
-    image = images.read_upright(image)
-  if frame.boxes is None:
-    return images.resize(image, image_size)[None]
-  crops = [
-    images.resize(image.crop(box), image_size)
-    for box in clip(frame.boxes, image.size, frame.name)
-  ]
-  return np.array(crops, np.uint8).reshape(-1, *image_size, 3)
-
-
-def _decode(image: Image.Image, name: str) -> Image.Image:
   try:
-    return images.upright(image)
-  except Exception as error:  # Pillow's readers raise errors of many classes
-    raise UserError(f'{name} cannot be read: {error}') from error
+    image = _decode(frame)
+    if frame.boxes is None:
+      return [images.resize(image, image_size)]
+  except UserError as error:
+    return [error] * len(frame)
+  crops = []
+  for i, box in enumerate(frame.boxes):
+    try:
+      crops.append(crop(image, box, image_size, f'box {i} of {frame.name}'))
+    except UserError as error:
+      crops.append(error)
+  return crops
 
 
 def iterate(
@@ -175,28 +184,32 @@ def iterate(
   Args:
     given: the frames.
     image_size: height and width of the crops, in pixels.
-    on_error: `on_error(i, error)` is called, from several threads, for a frame
-      `i` that cannot be read. Its crops are then black, unless the call raises
-      an error. By default the error itself is raised.
+    on_error: `on_error(row, error)` is called for a crop that cannot be read,
+      counted over all frames. The crop is then black, unless the call raises an
+      error. By default the error itself is raised.
 
   Yields:
     uint8 [height, width, 3], RGB.
   """
+  row = 0
+  for found in _read_ahead(given, image_size):
+    for crop in found:
+      if isinstance(crop, UserError):
+        if on_error is None:
+          raise crop
+        on_error(row, crop)
+        crop = np.zeros((*image_size, 3), np.uint8)
+      yield crop
+      row += 1
 
-  def read_one(i: int) -> np.ndarray:
-    try:
-      return read(given[i], image_size)
-    except UserError as error:
-      if on_error is None:
-        raise
-      on_error(i, error)
-      return np.zeros((len(given[i]), *image_size, 3), np.uint8)
 
+def _read_ahead(given, image_size) -> Iterator[list]:
+  """Yields the results of `read` in order, `WINDOW` of them read ahead."""
   pending = collections.deque()
   with futures.ThreadPoolExecutor() as pool:
-    for i in range(len(given)):
-      pending.append(pool.submit(read_one, i))
+    for frame in given:
+      pending.append(pool.submit(read, frame, image_size))
       if len(pending) == WINDOW:
-        yield from pending.popleft().result()
+        yield pending.popleft().result()
     while pending:
-      yield from pending.popleft().result()
+      yield pending.popleft().result()

@@ -130,9 +130,9 @@ class Embedder:
         pixels and clipped to the image. None embeds whole images.
       order: order of the channels of arrays: 'rgb', or 'bgr' as in OpenCV.
         Files and images of Pillow need none.
-      on_error: `on_error(i, error)` is called, from several threads, if image
-        `i` of a sequence cannot be read. Its embeddings then mean nothing,
-        unless the call raises an error. By default the error itself is raised.
+      on_error: `on_error(row, error)` is called if the image or box of a row of
+        the result cannot be read. The row then means nothing, unless the call
+        raises an error. By default the error itself is raised.
       progress: whether to show a progress bar if it takes longer than a second.
 
     Returns:

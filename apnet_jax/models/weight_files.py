@@ -5,7 +5,6 @@ extra `torch` installs PyTorch for .pth.
 """
 
 from collections.abc import Iterator, Mapping
-import importlib
 import os
 import pathlib
 import pickle
@@ -16,6 +15,7 @@ import numpy as np
 import safetensors.numpy
 
 from apnet_jax.errors import UserError, first_line
+from apnet_jax.optional import import_optional
 
 FORMATS = ('.pth', '.pt', '.bin', '.safetensors', '.npz')
 HUB = 'hf://'
@@ -90,7 +90,7 @@ def write_weights(path: str | os.PathLike, state_dict: Mapping) -> None:
   elif suffix == '.safetensors':
     safetensors.numpy.save_file(dict(state_dict), partial)
   else:
-    torch = _import_optional('torch', 'torch')
+    torch = import_optional('torch', 'torch')
     # An array with two names becomes one tensor, which is stored once.
     tensors = {id(v): torch.tensor(v) for v in state_dict.values()}
     torch.save(
@@ -149,7 +149,7 @@ def _read_safetensors(path: pathlib.Path) -> Mapping:
 
 
 def _read_torch(path: pathlib.Path, max_bytes: int) -> Mapping:
-  torch = _import_optional('torch', 'torch')
+  torch = import_optional('torch', 'torch')
   try:
     content = torch.load(path, map_location='cpu', weights_only=True)
   except pickle.UnpicklingError as error:
@@ -205,8 +205,8 @@ def _to_numpy(content: Mapping) -> Mapping:
 
 def _download(source: str) -> str:
   """Downloads a file of the Hugging Face Hub; returns its path in the cache."""
-  hub = _import_optional('huggingface_hub', 'weights')
-  no_such_file = _import_optional(
+  hub = import_optional('huggingface_hub', 'weights')
+  no_such_file = import_optional(
     'huggingface_hub.errors', 'weights'
   ).EntryNotFoundError
   match = HUB_SOURCE.fullmatch(source)
@@ -228,25 +228,6 @@ def _download(source: str) -> str:
     f'{source} cannot be downloaded from the Hugging Face Hub:'
     f' {first_line(problem)}'
   ) from problem
-
-
-def _import_optional(name: str, extra: str):
-  """Imports a module of an optional library.
-
-  Args:
-    name: full name of the module.
-    extra: extra of this package that installs the library.
-
-  Raises:
-    UserError: the library is not installed. The message names the extra.
-  """
-  try:
-    return importlib.import_module(name)
-  except ImportError as error:
-    raise UserError(
-      f'this needs {name.split(".")[0]}, which is not installed. Install it'
-      f" with pip install '.[{extra}]'."
-    ) from error
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> UserError:

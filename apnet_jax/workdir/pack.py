@@ -18,7 +18,7 @@ from flax import traverse_util
 import jax
 import numpy as np
 import safetensors
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from apnet_jax.config import get_config
 from apnet_jax.errors import UserError, first_line
@@ -65,11 +65,10 @@ def write(
   texts['apnet'] = VERSION
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(f'{path.name}.part')
+  digest = _digest(arrays, texts)
   try:
-    save_file(arrays, part, {**texts, 'digest': _digest(arrays, texts)})
+    part.write_bytes(save(arrays, {**texts, 'digest': digest}))
     part.replace(path)
-  except safetensors.SafetensorError as error:  # e.g. a full disk
-    raise OSError(f'{path} cannot be written: {first_line(error)}') from error
   finally:
     part.unlink(missing_ok=True)
 
