@@ -75,7 +75,7 @@ def test_bad_rows_are_counted_from_the_first(folder):
   found = rows.find(['boxes.csv'])
   found.embed(Pixels(), 1, 5, errors.__setitem__)
   assert [*errors] == [1, 3, 4]
-  assert 'box 0 of a.png lies outside' in str(errors[1])
+  assert 'box 0 of ./a.png lies outside' in str(errors[1])
   assert 'b.png cannot be read' in str(errors[4])
 
 
