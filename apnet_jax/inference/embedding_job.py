@@ -143,6 +143,7 @@ def _join(output, files, embedder, source, dtype, resumed: int) -> Outcome:
   info = {
     'fingerprint': embedder.fingerprint,
     'settings': embedder.settings,
+    'threshold': embedder.threshold,
     'unreadable': errors,
   }
   columns = {name: column[kept] for name, column in source.columns.items()}
