@@ -16,7 +16,10 @@ from apnet_jax.errors import UserError
 from apnet_jax.parallel import background, processes
 from apnet_jax.printing import printable
 
-CKPT_HELP = 'Workdir of train.py, or a file that the command pack wrote.'
+CKPT_HELP = (
+  'Workdir of train.py, or a file that the command pack wrote, or hf://OWNER/NAME'
+  ' of such a file on the Hugging Face Hub.'
+)
 
 # `--help` then shows flags defined here as flags of the command itself.
 flags.disclaim_key_flags()

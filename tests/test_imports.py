@@ -48,7 +48,10 @@ def test_the_package_imports_neither_configs_nor_data(path):
 
 # Rooms of the library; each may import those before it, and itself.
 ROOMS = (
-  ('config', 'errors', 'feed', 'images', 'optional', 'printing', 'version'),
+  (
+    'config', 'errors', 'feed', 'hub', 'images', 'optional', 'printing',
+    'version',
+  ),
   ('models',), ('parallel',), ('paper',), ('workdir',), ('retrieval',),
   ('inference',), ('training',), ('accelerators',), ('visualize',),
   ('cli', 'commands', '__main__'),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from absl import flags
 
-from apnet_jax import cli
+from apnet_jax import cli, hub
 from apnet_jax.models.torch_weights import released_copies
 from apnet_jax.models.weight_files import write_weights
 from apnet_jax.paper.variants import is_released
@@ -26,7 +26,8 @@ def command() -> Callable:
   def main(argv):
     cli.no_more_arguments(argv)
     cli.quieten()
-    config, step, state_dict = read_workdir(ckpt.value, which.value)
+    source = hub.find_network(ckpt.value)
+    config, step, state_dict = read_workdir(source, which.value)
     released = is_released(config.model)
     if released:
       state_dict |= released_copies(state_dict)

@@ -15,6 +15,7 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
+from apnet_jax import hub
 from apnet_jax.errors import UserError
 from apnet_jax.inference import crops
 from apnet_jax.parallel import devices
@@ -89,13 +90,15 @@ class Embedder:
     the configuration names.
 
     Args:
-      source: workdir of `train.py`, or a file that the command `pack` wrote.
+      source: workdir of `train.py`; or a file that the command `pack` wrote, or
+        `hf://OWNER/NAME`, where such a file is on the Hugging Face Hub.
       which: checkpoint to load, 'last' or 'best'.
       threshold: threshold to use; None for the stored one.
 
     Raises:
       UserError: the network or its threshold cannot be read.
     """
+    source = hub.find_network(source)
     with open_for_reading(source) as checkpoints:
       config = run_files.load_config(source)
       devices.keep_compiled_programs(config.compilation_cache_dir)

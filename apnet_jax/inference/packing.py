@@ -2,6 +2,7 @@
 
 import os
 
+from apnet_jax import hub
 from apnet_jax.models import normalization
 from apnet_jax.retrieval import threshold as thresholds
 from apnet_jax.workdir import pack, restore, run_files
@@ -18,7 +19,8 @@ def pack_network(
   and the result card if they belong to the checkpoint.
 
   Args:
-    source: workdir of `train.py`, or another packed network.
+    source: workdir of `train.py`, or another packed network; see
+      `hub.find_network`.
     output: file to write, whose name ends in .apnet.
     which: checkpoint to pack, 'last' or 'best'.
 
@@ -29,6 +31,7 @@ def pack_network(
     UserError: the network cannot be read, or the name of the file is wrong.
   """
   pack.check_name(output)
+  source = hub.find_network(source)
   with open_for_reading(source) as checkpoints:
     config, run = run_files.load_config(source), run_files.load_run(source)
     step, _, variables = restore.restore_model(

@@ -8,20 +8,16 @@ from collections.abc import Iterator, Mapping
 import os
 import pathlib
 import pickle
-import re
 import zipfile
 
 import numpy as np
 import safetensors.numpy
 
+from apnet_jax import hub
 from apnet_jax.errors import UserError, first_line
 from apnet_jax.optional import import_optional
 
 FORMATS = ('.pth', '.pt', '.bin', '.safetensors', '.npz')
-HUB = 'hf://'
-HUB_SOURCE = re.compile(
-  r'hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?'
-)
 # Default limit on the size of weights, more than any network here needs.
 # `import_weights` sets a tighter one for its network.
 MAX_BYTES = 4 * 2**30
@@ -52,7 +48,7 @@ def read_weights(source, max_bytes: int = MAX_BYTES) -> Mapping:
     return source
   source = os.fspath(source)
   path = pathlib.Path(
-    _download(source) if source.startswith(HUB) else source
+    hub.download(source, HUB_FILES) if hub.is_source(source) else source
   ).expanduser()
   if not path.is_file():
     raise UserError(f'the weights {source} are not a file.')
@@ -201,33 +197,6 @@ def _to_numpy(content: Mapping) -> Mapping:
         value.float() if value.is_floating_point() else value
       ).numpy()
   return arrays
-
-
-def _download(source: str) -> str:
-  """Downloads a file of the Hugging Face Hub; returns its path in the cache."""
-  hub = import_optional('huggingface_hub', 'weights')
-  no_such_file = import_optional(
-    'huggingface_hub.errors', 'weights'
-  ).EntryNotFoundError
-  match = HUB_SOURCE.fullmatch(source)
-  if not match:
-    raise UserError(
-      f'{source} does not have the form hf://OWNER/NAME[@REVISION][/FILE].'
-    )
-  for file in [match['file']] if match['file'] else HUB_FILES:
-    try:
-      return hub.hf_hub_download(
-        match['repository'], file, revision=match['revision']
-      )
-    except no_such_file as error:
-      problem = error
-    except Exception as error:  # no network, no repository, or no access
-      problem = error
-      break
-  raise UserError(
-    f'{source} cannot be downloaded from the Hugging Face Hub:'
-    f' {first_line(problem)}'
-  ) from problem
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> UserError:

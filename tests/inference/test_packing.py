@@ -13,6 +13,7 @@ from apnet_jax.retrieval import threshold
 from apnet_jax.training import pretrained
 from apnet_jax.workdir import json_files, pack, run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
+from tests import hub_server
 from tests.inference import networks
 
 IMAGE = np.random.default_rng(1).integers(0, 256, (50, 20, 3), np.uint8)
@@ -53,6 +54,17 @@ def test_a_packed_network_replaces_its_workdir(run, packed):
   again = packed.with_name('again.apnet')
   pack_network(packed, again)
   assert Embedder.load(again).fingerprint == ours.fingerprint
+
+
+def test_a_packed_network_comes_from_the_hub(packed, tmp_path, monkeypatch):
+  file = tmp_path / 'network.apnet'
+  file.write_bytes(packed.read_bytes())
+  files = {'owner/name': [file]}
+  with hub_server.serving(files, tmp_path / 'cache', monkeypatch):
+    embedder = Embedder.load('hf://owner/name')
+    with pytest.raises(UserError, match='owner/other cannot be downloaded'):
+      Embedder.load('hf://owner/other')
+  assert embedder.fingerprint == Embedder.load(packed).fingerprint
 
 
 def test_places_stay_behind(packed):
