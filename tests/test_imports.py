@@ -50,7 +50,7 @@ def test_the_package_imports_neither_configs_nor_data(path):
 ROOMS = (
   ('config', 'errors', 'feed', 'images', 'optional', 'printing', 'version'),
   ('models',), ('parallel',), ('paper',), ('workdir',), ('retrieval',),
-  ('inference',), ('training',), ('accelerators',), ('visualize',),
+  ('inference',), ('index',), ('training',), ('accelerators',), ('visualize',),
   ('cli', 'commands', '__main__'),
 )  # fmt: skip
 
