@@ -19,6 +19,7 @@ COMMANDS = {
   'explain': 'apnet_jax.commands.explain',
   'export-weights': 'apnet_jax.commands.export_weights',
   'fits': 'apnet_jax.commands.fits',
+  'index': 'apnet_jax.commands.index',
   'pack': 'apnet_jax.commands.pack',
   'search': 'apnet_jax.commands.search',
 }
