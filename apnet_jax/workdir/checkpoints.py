@@ -31,6 +31,7 @@ from tqdm import tqdm
 from apnet_jax.errors import UserError, first_line
 from apnet_jax.parallel import devices, processes
 from apnet_jax.workdir.json_files import write_json
+from apnet_jax.workdir.pack import PackedCheckpoint, is_pack
 from apnet_jax.workdir.run_files import CONFIG_FILE, checkpoint_folders
 
 
@@ -203,6 +204,10 @@ class Checkpoints:
     """The step of the last scheduled checkpoint, None if there is none."""
     steps = filter(self._is_scheduled, self._manager.all_steps())
     return max(steps, default=None)
+
+  def chosen(self, which: str) -> str:
+    """Returns how a checkpoint is chosen, 'last' or 'best': as asked for."""
+    return which
 
   def step(self, which: str) -> int | None:
     """Returns the step of the 'last' or the 'best' checkpoint.
@@ -440,13 +445,21 @@ def _all_damaged(
   )
 
 
-def open_for_reading(workdir: str | os.PathLike) -> Checkpoints:
+def open_for_reading(
+  workdir: str | os.PathLike,
+) -> Checkpoints | PackedCheckpoint:
   """Opens the checkpoints of a finished or running workdir.
 
+  Args:
+    workdir: workdir of a run, or packed network.
+
   Raises:
-    UserError: the folder is no workdir, or holds no whole checkpoint.
+    UserError: the folder is no workdir, or holds no whole checkpoint; or the
+      packed network is damaged.
   """
   path = pathlib.Path(workdir)
+  if is_pack(path):
+    return PackedCheckpoint(path)
   if not (path / CONFIG_FILE).is_file():
     raise UserError(
       f'--ckpt={workdir} is not a workdir of train.py: it has no config.json.'
