@@ -34,9 +34,9 @@ def _model() -> ml_collections.ConfigDict:
   # resnet50, or resnet101, densenet169, inception_v3 (Table V); or resnet14,
   # which has one block in each stage and is meant for CPUs.
   model.backbone = 'resnet50'
-  # Initial weights: a file (.pth, .safetensors, .npz),
-  # hf://timm/resnet50.tv_in1k, or the workdir of another run, to fine-tune it;
-  # '' is random. The paper starts from ImageNet.
+  # Initial weights: a file (.pth, .safetensors, .npz) of ImageNet or of people
+  # (LUPerson), hf://timm/resnet50.tv_in1k, or the workdir of another run, to
+  # fine-tune it; '' is random. The paper starts from ImageNet.
   model.pretrained = ''
   model.last_stride = 1  # Section IV.B
   model.stem_relu = True  # the released code lacks this ReLU by mistake
