@@ -134,6 +134,10 @@ def _train() -> ml_collections.ConfigDict:
   train.epochs = 160
   train.steps = 0  # ends the run after this many steps; 0 for all epochs
   train.learning_rate = 4e-4
+  # Decay of the learning rate: step, at the milestones (Section IV.B); or
+  # cosine, from the warm-up to 0 at the end of all epochs (Loshchilov and
+  # Hutter, arXiv:1608.03983).
+  train.schedule = 'step'
   train.milestones = (40, 80, 120)  # epochs
   train.decay_factor = 0.1  # of the learning rate at each milestone
   # Paper: silent; here: the warm-up of the released recipe.
@@ -142,6 +146,9 @@ def _train() -> ml_collections.ConfigDict:
   # Paper: silent; here: as in the recipe it follows (Luo et al., 2019). The
   # released code uses 1e-3.
   train.weight_decay = 5e-4
+  # Largest norm of the gradient of all parameters; a longer one is scaled down
+  # (Pascanu et al., arXiv:1211.5063). 0 does not limit it, as in the paper.
+  train.clip_norm = 0.0
   train.margin = 0.3  # m of Eq. (6)
   train.label_smoothing = 0.1  # epsilon of Eq. (8)
   # K of Eq. (8); 0 is the number of identities. Released code: always 751.
@@ -198,6 +205,7 @@ CHOICES = {
   'model.last_stride': (1, 2),
   'model.dtype': ('float32', 'bfloat16', 'float64'),
   'data.cache': ('encoded', 'decoded'),
+  'train.schedule': ('step', 'cosine'),
   'train.not_finite': ('stop', 'skip', 'roll_back'),
   'eval.feature': ('embedding', 'feature', 'logits'),
   'eval.distance': ('cosine', 'euclidean'),
@@ -217,6 +225,7 @@ AT_LEAST = {
   'train.epochs': 1,
   'train.steps': 0,
   'train.warmup_epochs': 0,
+  'train.clip_norm': 0,
   'train.not_finite_limit': 0,
   'train.log_every_steps': 1,
   'train.eval_every_epochs': 0,

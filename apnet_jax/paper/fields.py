@@ -142,6 +142,10 @@ def _imagenet(config) -> str:
   return config.model.pretrained or 'ImageNet'
 
 
+def _decays_by_steps(config) -> bool:
+  return config.train.schedule == 'step'
+
+
 def _is_cuhk03(config) -> bool:
   return config.data.name.startswith('cuhk03')
 
@@ -262,12 +266,17 @@ TRAIN = (
   Field('train.epochs', _by_attention(160, 150), 160, 'IV.B'),
   Field('train.steps', 0, 0, 'IV.B'),
   Field('train.learning_rate', _by_attention(4e-4, 8e-4), 4e-4, 'IV.B'),
+  Field('train.schedule', 'step', 'step', 'IV.B'),
   Field(
     'train.milestones',
     _by_attention((40, 80, 120), tuple(range(20, 91, 10))),
     (40, 80, 120), 'IV.B',
+    when=_decays_by_steps,
   ),
-  Field('train.decay_factor', _by_attention(0.1, 0.5), 0.1, 'IV.B'),
+  Field(
+    'train.decay_factor', _by_attention(0.1, 0.5), 0.1, 'IV.B',
+    when=_decays_by_steps,
+  ),
   Field('train.warmup_epochs', _by_attention(SILENT, 5), 10),
   Field(
     'train.warmup_factor', _by_attention(SILENT, 0.01), 0.01,
@@ -280,6 +289,7 @@ TRAIN = (
       ' it is added to the gradient of every parameter'
     },
   ),
+  Field('train.clip_norm', 0.0, 0.0, 'IV.B'),
   Field('train.margin', 0.3, 0.3, 'IV.B'),
   Field('train.label_smoothing', 0.1, 0.1, 'IV.B'),
   Field(

@@ -30,7 +30,7 @@ MAY_CHANGE = (
   'data.dir',  # the fingerprint in run.json tells whether the images changed
   'data.prepared_dir',
   'eval.',
-  'train.epochs',
+  'train.epochs',  # except with a schedule that depends on it
   'train.rematerialize',
   'train.steps',
   'train.not_finite',  # and not_finite_limit
@@ -112,8 +112,20 @@ def _differences(
     f'  config.{name}: {saved.get(name, "absent")!r} there,'
     f' {given.get(name, "absent")!r} here'
     for name in sorted(saved.keys() | given.keys())
-    if saved.get(name) != given.get(name) and not name.startswith(MAY_CHANGE)
+    if saved.get(name) != given.get(name) and not _may_change(name, given)
   ]
+
+
+def _may_change(name: str, given: Mapping[str, Any]) -> bool:
+  """Returns whether a run may resume with another value of a field.
+
+  Args:
+    name: path of the field.
+    given: all fields of the configuration to resume with, by path.
+  """
+  if name == 'train.epochs' and given['train.schedule'] == 'cosine':
+    return False
+  return name.startswith(MAY_CHANGE)
 
 
 def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
