@@ -154,6 +154,11 @@ def _train() -> ml_collections.ConfigDict:
   # K of Eq. (8); 0 is the number of identities. Released code: always 751.
   train.smooth_k = 0
   train.triplet_weight = 1.0  # lambda of Eq. (9); the paper gives no value
+  # Weight of the circle loss (Sun et al., CVPR 2020), beside the triplet loss
+  # or in its place (triplet_weight=0). 0 leaves it out, as the paper does.
+  train.circle_weight = 0.0
+  train.circle_margin = 0.25  # m, as in that paper for persons
+  train.circle_scale = 128.0  # gamma, as in that paper for persons
   # When a loss or a gradient is not finite: stop the run; skip the update; or
   # roll_back to the weights of the last checkpoint and use other batches.
   train.not_finite = 'stop'
@@ -226,6 +231,8 @@ AT_LEAST = {
   'train.steps': 0,
   'train.warmup_epochs': 0,
   'train.clip_norm': 0,
+  'train.circle_weight': 0,
+  'train.circle_scale': 0,
   'train.not_finite_limit': 0,
   'train.log_every_steps': 1,
   'train.eval_every_epochs': 0,
@@ -236,6 +243,7 @@ AT_LEAST = {
   'eval.rerank_k2': 1,
 }
 PROBABILITIES = ('augment.flip', 'augment.erase')
+FRACTIONS = ('train.circle_margin', 'eval.rerank_lambda')  # from 0 to 1
 
 
 def check_section(section: str, values: Mapping) -> None:
@@ -256,7 +264,7 @@ def check_section(section: str, values: Mapping) -> None:
       raise FieldError(field, f'={value} must be at least {AT_LEAST[field]}.')
     if field in PROBABILITIES and not 0 <= value <= 1:
       raise FieldError(field, f'={value} is not a probability.')
-    if field == 'eval.rerank_lambda' and not 0 <= value <= 1:
+    if field in FRACTIONS and not 0 <= value <= 1:
       raise FieldError(field, f'={value} must be from 0 to 1.')
     if field == 'data.test_fraction' and not 0 < value <= 1:
       raise FieldError(field, f'={value} must be above 0 and at most 1.')

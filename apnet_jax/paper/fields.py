@@ -146,6 +146,10 @@ def _decays_by_steps(config) -> bool:
   return config.train.schedule == 'step'
 
 
+def _has_circle_loss(config) -> bool:
+  return config.train.circle_weight > 0
+
+
 def _is_cuhk03(config) -> bool:
   return config.data.name.startswith('cuhk03')
 
@@ -301,6 +305,15 @@ TRAIN = (
     when=lambda config: config.train.label_smoothing > 0,
   ),
   Field('train.triplet_weight', SILENT, 1.0),
+  Field('train.circle_weight', 0.0, 0.0, 'Eq. (9)'),
+  Field(
+    'train.circle_margin', SILENT, None, when=_has_circle_loss,
+    because={0.25: 'the value of Sun et al. for persons'},
+  ),
+  Field(
+    'train.circle_scale', SILENT, None, when=_has_circle_loss,
+    because={128.0: 'the value of Sun et al. for persons'},
+  ),
   Field('train.not_finite', SILENT, None, matters=False),
   Field('train.not_finite_limit', SILENT, None, matters=False),
   Field('train.log_every_steps', SILENT, None, matters=False),

@@ -241,7 +241,8 @@ def reid_loss(
 
   Hard triplets are mined in the global batch. The triplet loss is the mean over
   branches, and the cross-entropy is the mean over all classifiers, as in
-  fast-reid's `MGN`. Distances in the metrics are those of the global branch.
+  fast-reid's `MGN`. A circle loss with a weight is added; it is the mean over
+  branches, too. Distances in the metrics are those of the global branch.
 
   Args:
     output: a `ReidOutput` for the images of this device.
@@ -271,9 +272,14 @@ def reid_loss(
   )
   hardest = all_hardest[0]
   loss = cross_entropy + config.triplet_weight * triplet
+  added = {}
+  if config.circle_weight > 0:
+    added['circle'] = _circle_loss(output, labels, config, axis_name)
+    loss += config.circle_weight * added['circle']
   violations = hardest.positive + config.margin > hardest.negative
   return loss, {
     'loss': loss,
+    **added,
     'cross_entropy': cross_entropy,
     'triplet': triplet,
     'accuracy': (output.logits.argmax(-1) == labels).mean(),
@@ -281,3 +287,22 @@ def reid_loss(
     'hardest_negative': hardest.negative.mean(),
     'active_triplets': violations.mean(),
   }
+
+
+def _circle_loss(output, labels, config, axis_name: str) -> jax.Array:
+  """Returns the circle loss of this device's images, averaged over branches."""
+  gather = partial(lax.all_gather, axis_name=axis_name, tiled=True)
+  own = lax.axis_index(axis_name) * len(labels) + jnp.arange(len(labels))
+  of_branches = [
+    losses.circle(
+      branch.feature,
+      labels,
+      gather(branch.feature),
+      gather(labels),
+      own,
+      config.circle_margin,
+      config.circle_scale,
+    )
+    for branch in output.branches
+  ]
+  return sum(of_branches) / len(of_branches)
