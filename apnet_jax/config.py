@@ -159,6 +159,10 @@ def _train() -> ml_collections.ConfigDict:
   train.circle_weight = 0.0
   train.circle_margin = 0.25  # m, as in that paper for persons
   train.circle_scale = 128.0  # gamma, as in that paper for persons
+  # Weight of the centre loss (Wen et al., ECCV 2016). 0 leaves it out, as the
+  # paper does; the recipe it follows (Luo et al., 2019) has 5e-4.
+  train.center_weight = 0.0
+  train.center_rate = 0.5  # alpha, the rate at which centres move
   # When a loss or a gradient is not finite: stop the run; skip the update; or
   # roll_back to the weights of the last checkpoint and use other batches.
   train.not_finite = 'stop'
@@ -233,6 +237,7 @@ AT_LEAST = {
   'train.clip_norm': 0,
   'train.circle_weight': 0,
   'train.circle_scale': 0,
+  'train.center_weight': 0,
   'train.not_finite_limit': 0,
   'train.log_every_steps': 1,
   'train.eval_every_epochs': 0,
@@ -243,7 +248,9 @@ AT_LEAST = {
   'eval.rerank_k2': 1,
 }
 PROBABILITIES = ('augment.flip', 'augment.erase')
-FRACTIONS = ('train.circle_margin', 'eval.rerank_lambda')  # from 0 to 1
+FRACTIONS = (  # from 0 to 1
+  'train.circle_margin', 'train.center_rate', 'eval.rerank_lambda',
+)  # fmt: skip
 
 
 def check_section(section: str, values: Mapping) -> None:

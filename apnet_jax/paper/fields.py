@@ -314,6 +314,12 @@ TRAIN = (
     'train.circle_scale', SILENT, None, when=_has_circle_loss,
     because={128.0: 'the value of Sun et al. for persons'},
   ),
+  Field('train.center_weight', 0.0, 0.0, 'Eq. (9)'),
+  Field(
+    'train.center_rate', SILENT, None,
+    when=lambda config: config.train.center_weight > 0,
+    because={0.5: 'the value of Wen et al.'},
+  ),
   Field('train.not_finite', SILENT, None, matters=False),
   Field('train.not_finite_limit', SILENT, None, matters=False),
   Field('train.log_every_steps', SILENT, None, matters=False),

@@ -1,6 +1,6 @@
 """Label-smoothed cross-entropy and batch-hard triplet loss (Section III.C).
 
-The circle loss is not of the paper.
+The circle loss and the centre loss are not of the paper.
 
 Losses are computed in float32 (or float64), at the highest precision of the
 backend.
@@ -125,6 +125,44 @@ def circle(
 
   total = log_sum_exp(positive, same & ~itself) + log_sum_exp(negative, ~same)
   return jax.nn.softplus(total).mean()
+
+
+def center(
+  features: jax.Array, labels: jax.Array, centers: jax.Array
+) -> jax.Array:
+  """Mean centre loss: half the squared distance to the centre of the identity.
+
+  Wen et al., A Discriminative Feature Learning Approach for Deep Face
+  Recognition, ECCV 2016, Eq. (2), divided by the number of images.
+
+  Args:
+    features: [batch, features], not normalised.
+    labels: int [batch], identities.
+    centers: [identities, features].
+  """
+  chex.assert_rank([features, labels, centers], [2, 1, 2])
+  return jnp.square(features - centers[labels]).sum(1).mean() / 2
+
+
+def moved_centers(
+  centers: jax.Array, features: jax.Array, labels: jax.Array, rate: float
+) -> jax.Array:
+  """Moves the centres of the identities of a batch towards their images.
+
+  Wen et al., Eq. (4) and line 6 of Algorithm 1. Other centres stay.
+
+  Args:
+    centers: [identities, features].
+    features: [batch, features], of the whole batch.
+    labels: int [batch], identities.
+    rate: alpha, from 0 to 1.
+
+  Returns:
+    The new centres, [identities, features].
+  """
+  sums = jnp.zeros_like(centers).at[labels].add(features - centers[labels])
+  counts = jnp.zeros_like(centers[:, :1]).at[labels].add(1)
+  return centers + rate * sums / (1 + counts)
 
 
 def _unit(features: jax.Array) -> jax.Array:

@@ -146,6 +146,32 @@ def test_circle_loss_is_finite_where_exponents_are_large():
   assert value > 100 and jnp.isfinite(value) and jnp.isfinite(gradient).all()
 
 
+def test_center_loss_and_its_gradient_are_those_of_its_paper():
+  """Wen et al., Eq. (2) and (3), per image."""
+  rng = np.random.default_rng(4)
+  x, centers = rng.normal(size=(4, 3)), rng.normal(size=(5, 3))
+  labels = np.array([2, 0, 2, 4])
+  value, gradient = jax.jit(jax.value_and_grad(losses.center))(
+    jnp.float32(x), labels, centers
+  )
+  expected = sum(((x[i] - centers[labels[i]]) ** 2).sum() / 2 for i in range(4))
+  np.testing.assert_allclose(value, expected / 4, rtol=1e-5)
+  np.testing.assert_allclose(gradient, (x - centers[labels]) / 4, rtol=1e-5)
+
+
+def test_centers_move_as_in_their_paper():
+  """Wen et al., Eq. (4): identities that a batch lacks stay."""
+  centers = np.array([[1.0, 0.0], [4.0, 4.0], [0.0, 8.0]])
+  x, labels = np.array([[3.0, 0.0], [0.0, 2.0], [2.0, 1.0]]), [0, 2, 0]
+  moved = losses.moved_centers(
+    jnp.array(centers), jnp.array(x), jnp.array(labels), 0.5
+  )
+  # delta of 0: ((1, 0) - (3, 0) + (1, 0) - (2, 1)) / (1 + 2) = (-1, -1/3)
+  # delta of 2: ((0, 8) - (0, 2)) / (1 + 1) = (0, 3)
+  expected = [[1.5, 0.5 / 3], [4.0, 4.0], [0.0, 6.5]]
+  np.testing.assert_allclose(moved, expected, rtol=1e-6)
+
+
 def test_loss_of_two_branches_on_two_devices_by_hand():
   """Eq. (9): the mean over branches, mined in the batch of both devices."""
   rng = np.random.default_rng(0)
