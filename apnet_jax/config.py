@@ -34,9 +34,9 @@ def _model() -> ml_collections.ConfigDict:
   # resnet50, or resnet101, densenet169, inception_v3 (Table V); or resnet14,
   # which has one block in each stage and is meant for CPUs.
   model.backbone = 'resnet50'
-  # Initial weights: a file (.pth, .safetensors, .npz),
-  # hf://timm/resnet50.tv_in1k, or the workdir of another run, to fine-tune it;
-  # '' is random. The paper starts from ImageNet.
+  # Initial weights: a file (.pth, .safetensors, .npz) of ImageNet or of people
+  # (LUPerson), hf://timm/resnet50.tv_in1k, or the workdir of another run, to
+  # fine-tune it; '' is random. The paper starts from ImageNet.
   model.pretrained = ''
   # Stride of the last stage; 1 keeps its map as large as the one before.
   model.last_stride = 1
@@ -137,8 +137,11 @@ def _train() -> ml_collections.ConfigDict:
   train.epochs = 160  # an epoch takes no chunk of K images twice
   train.steps = 0  # ends the run after this many steps; 0 for all epochs
   train.learning_rate = 4e-4  # of Adam, after the warm-up
-  # Epochs at which the learning rate falls.
-  train.milestones = (40, 80, 120)
+  # Decay of the learning rate: step, at the milestones (Section IV.B); or
+  # cosine, from the warm-up to 0 at the end of all epochs (Loshchilov and
+  # Hutter, arXiv:1608.03983).
+  train.schedule = 'step'
+  train.milestones = (40, 80, 120)  # epochs at which the learning rate falls
   train.decay_factor = 0.1  # factor of the learning rate at each milestone
   # Epochs of linear warm-up. Paper: silent; here: as in the released recipe.
   train.warmup_epochs = 10
@@ -146,12 +149,24 @@ def _train() -> ml_collections.ConfigDict:
   # L2 penalty added to the gradient. Paper: silent; here: as in the recipe it
   # follows (Luo et al., 2019). The released code uses 1e-3.
   train.weight_decay = 5e-4
+  # Largest norm of the gradient of all parameters; a longer one is scaled down
+  # (Pascanu et al., arXiv:1211.5063). 0 does not limit it, as in the paper.
+  train.clip_norm = 0.0
   train.margin = 0.3  # of the triplet loss, m of Eq. (6)
   train.label_smoothing = 0.1  # epsilon of Eq. (8)
   # K of Eq. (8); 0 is the number of identities. Released code: always 751.
   train.smooth_k = 0
   # Weight of the triplet loss, lambda of Eq. (9); the paper gives no value.
   train.triplet_weight = 1.0
+  # Weight of the circle loss (Sun et al., CVPR 2020), beside the triplet loss
+  # or in its place (triplet_weight=0). 0 leaves it out, as the paper does.
+  train.circle_weight = 0.0
+  train.circle_margin = 0.25  # m, as in that paper for persons
+  train.circle_scale = 128.0  # gamma, as in that paper for persons
+  # Weight of the centre loss (Wen et al., ECCV 2016). 0 leaves it out, as the
+  # paper does; the recipe it follows (Luo et al., 2019) has 5e-4.
+  train.center_weight = 0.0
+  train.center_rate = 0.5  # alpha, the rate at which centres move
   # When a loss or a gradient is not finite: stop the run; skip the update; or
   # roll_back to the weights of the last checkpoint and use other batches.
   train.not_finite = 'stop'
@@ -206,6 +221,7 @@ CHOICES = {
   'model.last_stride': (1, 2),
   'model.dtype': ('float32', 'bfloat16', 'float64'),
   'data.cache': ('encoded', 'decoded'),
+  'train.schedule': ('step', 'cosine'),
   'train.not_finite': ('stop', 'skip', 'roll_back'),
   'eval.feature': ('embedding', 'feature', 'logits'),
   'eval.distance': ('cosine', 'euclidean'),
@@ -225,6 +241,10 @@ AT_LEAST = {
   'train.epochs': 1,
   'train.steps': 0,
   'train.warmup_epochs': 0,
+  'train.clip_norm': 0,
+  'train.circle_weight': 0,
+  'train.circle_scale': 0,
+  'train.center_weight': 0,
   'train.not_finite_limit': 0,
   'train.log_every_steps': 1,
   'train.eval_every_epochs': 0,
@@ -235,6 +255,9 @@ AT_LEAST = {
   'eval.rerank_k2': 1,
 }
 PROBABILITIES = ('augment.flip', 'augment.erase')
+FRACTIONS = (  # from 0 to 1
+  'train.circle_margin', 'train.center_rate', 'eval.rerank_lambda',
+)  # fmt: skip
 
 
 def check_section(section: str, values: Mapping) -> None:
@@ -255,7 +278,7 @@ def check_section(section: str, values: Mapping) -> None:
       raise FieldError(field, f'={value} must be at least {AT_LEAST[field]}.')
     if field in PROBABILITIES and not 0 <= value <= 1:
       raise FieldError(field, f'={value} is not a probability.')
-    if field == 'eval.rerank_lambda' and not 0 <= value <= 1:
+    if field in FRACTIONS and not 0 <= value <= 1:
       raise FieldError(field, f'={value} must be from 0 to 1.')
     if field == 'data.test_fraction' and not 0 < value <= 1:
       raise FieldError(field, f'={value} must be above 0 and at most 1.')

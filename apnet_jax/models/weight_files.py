@@ -52,7 +52,8 @@ def read_weights(source, max_bytes: int = MAX_BYTES) -> Mapping:
   ).expanduser()
   if not path.is_file():
     raise UserError(f'the weights {source} are not a file.')
-  suffix = path.suffix.lower()
+  # MoCo's files are called .pth.tar, and are no archives of tar.
+  suffix = pathlib.Path(path.name.lower().removesuffix('.tar')).suffix
   _check_format(suffix, source)
   _check_size(_unpacked_size(path), path, max_bytes)
   if suffix == '.npz':

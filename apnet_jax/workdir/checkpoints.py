@@ -102,13 +102,14 @@ class Checkpoints:
 
     Args:
       step: number of steps that led to the state.
-      state: a pytree of arrays.
+      state: a pytree of arrays. If it is a dataclass, fields that are None are
+        not saved, so that a field that is new changes no checkpoint.
       not_finite: number of steps of the run so far whose loss or gradient was
         not finite.
     """
     self._finish()
     self._saving = step
-    state = devices.as_global_arrays(state)
+    state = devices.as_global_arrays(_present(state))
     try:
       self._manager.save(
         step,
@@ -301,7 +302,9 @@ class Checkpoints:
     Raises:
       UserError: the checkpoint cannot be read.
     """
-    return self._read(step, ocp.args.StandardRestore(_abstract(state)))
+    present = _present(state)
+    found = self._read(step, ocp.args.StandardRestore(_abstract(present)))
+    return found if present is state else dataclasses.replace(state, **found)
 
   def restore_latest(self, state):
     """Restores the last state that can be read.
@@ -407,6 +410,18 @@ class Checkpoints:
         f'{self.directory / str(step)} cannot be read; it is damaged or of'
         f' another model: {_reason(error)}'
       ) from error
+
+
+def _present(state):
+  """Returns the fields of a dataclass that are not None, by name.
+
+  Args:
+    state: a pytree; one that is no dataclass is returned unchanged.
+  """
+  if not dataclasses.is_dataclass(state):
+    return state
+  values = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+  return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclasses.dataclass

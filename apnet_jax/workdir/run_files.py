@@ -33,7 +33,7 @@ MAY_CHANGE = (
   'data.dir',  # the fingerprint in run.json tells whether the images changed
   'data.prepared_dir',
   'eval.',
-  'train.epochs',
+  'train.epochs',  # except with a schedule that depends on it
   'train.rematerialize',
   'train.steps',
   'train.not_finite',  # and not_finite_limit
@@ -115,7 +115,7 @@ def _differences(
     f'  config.{name}: {saved.get(name, "absent")!r} there,'
     f' {given.get(name, "absent")!r} here'
     for name in sorted(saved.keys() | given.keys())
-    if saved.get(name) != given.get(name) and not name.startswith(MAY_CHANGE)
+    if saved.get(name) != given.get(name) and not _may_change(name, given)
   ]
 
 
@@ -144,6 +144,18 @@ def _read_required(source: str | os.PathLike, name: str) -> dict[str, Any]:
   if content is None:
     raise UserError(f'{pathlib.Path(source, name)} is missing.')
   return content
+
+
+def _may_change(name: str, given: Mapping[str, Any]) -> bool:
+  """Returns whether a run may resume with another value of a field.
+
+  Args:
+    name: path of the field.
+    given: all fields of the configuration to resume with, by path.
+  """
+  if name == 'train.epochs' and given['train.schedule'] == 'cosine':
+    return False
+  return name.startswith(MAY_CHANGE)
 
 
 def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:

@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from apnet_jax.models import weight_files
 from apnet_jax.models.weight_files import (
   FORMATS,
   read_weights,
@@ -57,6 +58,15 @@ def test_pth_of_pytorch(tmp_path):
   torch.save([1, 2], path)
   with pytest.raises(ValueError, match='contain a list, not a state_dict'):
     read_weights(path)
+
+
+def test_pth_tar_of_moco_is_a_file_of_pytorch(tmp_path, monkeypatch):
+  path = tmp_path / 'moco_v2_800ep_pretrain.PTH.tar'
+  path.touch()
+  monkeypatch.setattr(weight_files, '_read_torch', lambda *_: WEIGHTS)
+  assert read_weights(path) is WEIGHTS
+  with pytest.raises(ValueError, match='do not end in one of'):
+    write_weights(path, WEIGHTS)
 
 
 class Harm:
