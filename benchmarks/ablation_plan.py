@@ -101,9 +101,7 @@ def relevant_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
   configurations of the same network have the same hash.
   """
   network = effective_fields(config.model)
-  hidden = {
-    f'model.{name}' for name in NETWORK_FIELDS if name not in network
-  }
+  hidden = {f'model.{name}' for name in NETWORK_FIELDS if name not in network}
   return {
     name: value
     for name, value in _leaves(config.to_dict())

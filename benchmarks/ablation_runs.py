@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -86,9 +87,7 @@ class Results:
       for line in self.read()
     )
 
-  def missing(
-    self, run: Run, targets: Sequence[Target]
-  ) -> list[Target | None]:
+  def missing(self, run: Run, targets: Sequence[Target]) -> list[Target | None]:
     """Returns what a run has no result on; None means its own images."""
     return [one for one in (None, *targets) if not self.has(run, one)]
 
@@ -257,7 +256,7 @@ def shown(command: Sequence[str]) -> str:
     if word.startswith('--config.model.pretrained=/'):
       word = '--config.model.pretrained=WORKDIR'
     words.append(re.sub(FOLDERS, r'\1=DIR', word))
-  return ' '.join(['python', *words[1:]])
+  return shlex.join(['python', *words[1:]])
 
 
 def do_run(run: Run, targets: Sequence[Target], results: Results) -> str:
@@ -364,7 +363,9 @@ def without_paths(card: Mapping[str, Any]) -> dict[str, Any]:
 
   The diagnosis lists the hardest queries by the names of their images.
   """
-  kept = {k: v for k, v in card.items() if k not in ('diagnosis', 'verification')}
+  kept = {
+    k: v for k, v in card.items() if k not in ('diagnosis', 'verification')
+  }
   checkpoint = dict(kept['checkpoint'])
   source = checkpoint.get('started_from')
   if source and 'workdir' in source:

@@ -414,9 +414,7 @@ def draw_dataset(
     1, train_identities=train_identities, test_identities=test_identities
   )
   if not 0 <= occluded_queries <= 1:
-    raise UserError(
-      f'occluded_queries must be from 0 to 1: {occluded_queries}'
-    )
+    raise UserError(f'occluded_queries must be from 0 to 1: {occluded_queries}')
   if train_identities + test_identities > MAX_PID:
     raise UserError(
       f'train_identities + test_identities must be at most {MAX_PID}: '
