@@ -1,4 +1,4 @@
-"""Plans the training runs of a table: one for each of its networks and seeds."""
+"""Plans the training runs of a table, one for each network and seed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses

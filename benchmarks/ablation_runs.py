@@ -255,6 +255,7 @@ def shown(command: Sequence[str]) -> str:
       continue
     if word.startswith('--config.model.pretrained=/'):
       word = '--config.model.pretrained=WORKDIR'
+    word = word.replace(f'--config={ROOT}/', '--config=')
     words.append(re.sub(FOLDERS, r'\1=DIR', word))
   return shlex.join(['python', *words[1:]])
 

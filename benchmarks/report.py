@@ -1,7 +1,7 @@
 """Makes Markdown tables of the results of `python -m benchmarks.ablations`.
 
-  python -m benchmarks.report runs/ablations/results.jsonl
-  python -m benchmarks.report --published
+  python -m benchmarks.report table2 --results=runs/ablations/results.jsonl
+  python -m benchmarks.report --update=docs/reproducing.md
 
 A table holds results of one recipe on one set of images by one protocol.
 Results that differ in any of these stand in tables of their own, and the
@@ -12,8 +12,13 @@ Differences are those to the row that the paper compares with, which is level 0
 in Table II. Two kinds of chance stand side by side. The interval is a paired
 bootstrap over the queries, of the mean over the seeds: it tells what other
 queries might give. The differences of the single seeds tell what other
-trainings might give. A star marks an interval without zero, if all of at least
-two seeds agree in sign.
+trainings might give. A star marks an interval without zero, if at least two
+seeds were run and all agree in sign.
+
+--update writes the tables of a page anew. A table stands between the lines
+`<!-- report: TABLE IMAGES TARGET -->` and `<!-- end of report -->`. Without
+IMAGES it shows the paper's figures, with "not run" where there is no result on
+the published images.
 """
 
 import argparse
@@ -22,27 +27,28 @@ from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
+import re
 import statistics
 import sys
 from typing import Any
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # this also runs as a file
+from apnet_jax.errors import UserError
+from apnet_jax.paper.tables import COLUMNS, TABLES, Row, Table, first_name
+from apnet_jax.paper.variants import VARIANTS
+from apnet_jax.retrieval import comparison
+from apnet_jax.workdir.json_files import read_json
+from benchmarks.ablation_runs import RESULTS_FILE, read_lines
+from benchmarks.ablations import COUNTS_FILE
+from benchmarks.command import ROOT
 
-from apnet_jax.errors import UserError  # noqa: E402
-from apnet_jax.paper.tables import (  # noqa: E402
-  COLUMNS,
-  TABLES,
-  Row,
-  Table,
-  first_name,
-)
-from apnet_jax.retrieval import comparison  # noqa: E402
-from benchmarks.ablation_runs import read_lines  # noqa: E402
-
+RECORDS = ROOT / 'docs/records/ablations'
 NOT_RUN = 'not run'
+MARK_OF_END = '<!-- end of report -->'
+MARKED = re.compile(
+  rf'<!-- report: ([\w.\- ]+?) -->\n(?:(?!<!-- report).*\n)*?{MARK_OF_END}'
+)
 LEVEL, SAMPLES, SEED = 0.95, 10_000, 0  # of the bootstrap
 Line = Mapping[str, Any]  # a line of results.jsonl
 
@@ -186,15 +192,21 @@ def format_group(table: Table, results: Group) -> list[str]:
   key = results.published_key
   has_paper = any(key in row.published for row in table.rows)
   head = ['network', *(f'paper: {c}' for c in COLUMNS[:2] if has_paper)]
-  head += [*COLUMNS[:2], 'seeds', 'mAP against', '95% interval', 'by seed']
-  lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
+  head += [*COLUMNS[:2], 'seeds', *_difference_heads(table)]
+  lines = _head(head)
   for row in table.rows:
     cells = [row.title]
     if has_paper:
       cells += _published(row, key)[:2]
     cells += _figure_cells(results, row) + _difference_cells(results, row)
-    lines.append('| ' + ' | '.join(cells) + ' |')
+    lines.append(_row(cells))
   return lines
+
+
+def _difference_heads(table: Table) -> list[str]:
+  against = {row.against for row in table.rows} - {''}
+  title = VARIANTS[against.pop()].title if len(against) == 1 else 'its baseline'
+  return [f'mAP minus {title}', 'interval over queries', 'by seed']
 
 
 def _published(row: Row, key: str) -> list[str]:
@@ -250,23 +262,48 @@ def heading(table: Table, results: Group) -> str:
   )
 
 
-def published_table(table: Table) -> list[str]:
-  """Returns a Markdown table of the paper's figures, with what to run.
+def published_table(table: Table, groups: Sequence[Group]) -> list[str]:
+  """Returns a Markdown table of the paper's figures, with ours beside them.
 
   Args:
     table: table of the paper.
+    groups: results. Only those on the published images are shown, each recipe
+      in a column of its own.
   """
   keys = list(dict.fromkeys(key for row in table.rows for key in row.published))
-  head = ['network', *keys, 'fields', 'here']
-  lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
-  for row in table.rows:
-    figures = [
-      ' '.join(f'{value:.1f}' for value in row.published.get(key, ()))
-      for key in keys
+  head, columns = ['network'], []
+  for key in keys:
+    ours = [one for one in groups if one.published_key == key]
+    several = len(ours) > 1
+    head += [key] + [
+      f'here, recipe {one.any["recipe"]}' if several else 'here'
+      for one in ours or [None]
     ]
-    cells = [row.title, *figures, _fields(row), NOT_RUN]
-    lines.append('| ' + ' | '.join(cells) + ' |')
+    columns.append((key, ours))
+  lines = _head([*head, 'fields of `config.model`'])
+  for row in table.rows:
+    cells = [row.title]
+    for key, ours in columns:
+      figures = row.published.get(key, ())
+      cells.append(' '.join(f'{value:.1f}' for value in figures))
+      cells += [_ours(one, row) for one in ours] or [NOT_RUN]
+    lines.append(_row([*cells, _fields(row)]))
   return lines
+
+
+def _ours(results: Group, row: Row) -> str:
+  columns = [results.figures(row.variant, name) for name in COLUMNS]
+  if not columns[0]:
+    return NOT_RUN
+  return ', '.join(map(mean_and_spread, columns))
+
+
+def _head(cells: Sequence[str]) -> list[str]:
+  return [_row(cells), '|' + '---|' * len(cells)]
+
+
+def _row(cells: Sequence[str]) -> str:
+  return '| ' + ' | '.join(cells) + ' |'
 
 
 def _fields(row: Row) -> str:
@@ -278,20 +315,135 @@ def _fields(row: Row) -> str:
   return ', '.join(f'`{name}={value}`' for name, value in changes.items())
 
 
-def report(table: Table, lines: Sequence[Line]) -> str:
-  """Returns all Markdown tables of a table of the paper.
+def counts_table(table: Table, counts: Mapping[str, Any]) -> list[str]:
+  """Returns a Markdown table of operations, in units of 10^9.
 
   Args:
     table: table of the paper.
-    lines: lines of results.jsonl. Networks of other tables are left out.
+    counts: content of complexity.json.
+  """
+  found = {entry['network']: entry for entry in counts['networks']}
+  lines = _head(
+    ['network', 'paper', 'multiply-adds', 'as PyTorch-OpCounter counts']
+  )
+  for row in table.rows:
+    entry = found[row.variant]
+    at_224 = entry['at_224']
+    figures = [f'{entry["paper_gflops"]:.2f}'] + [
+      f'{at_224[name] / 1e9:.3f}' for name in ('multiply_adds', 'operations')
+    ]
+    lines.append(_row([row.title, *figures]))
+  return lines
+
+
+def select(
+  table: Table, lines: Sequence[Line], images: str, target: str
+) -> list[Group]:
+  """Returns the results that belong to a table.
+
+  Args:
+    table: table of the paper.
+    lines: lines of results.jsonl.
+    images: name of the folder of the training images; '' for any.
+    target: name of the folder of the target; '' for the test images of the
+      training set, or for any target if the table is across data sets.
   """
   variants = {first_name(row.variant) for row in table.rows}
-  chosen = [line for line in lines if first_name(line['variant']) in variants]
-  parts = []
-  for results in group(chosen):
-    across = results.any['target'] is not None
-    if across == table.across:
-      parts.append('\n'.join(
-        [heading(table, results), '', *format_group(table, results)]
-      ))  # fmt: skip
-  return '\n\n'.join(parts)
+  return group(
+    line
+    for line in lines
+    if first_name(line['variant']) in variants
+    and images in ('', line['images'])
+    and (
+      line['target'] == target
+      if target
+      else (line['target'] is not None) == table.across
+    )
+  )
+
+
+def make_tables(
+  table: Table, lines: Sequence[Line], images: str = '', target: str = ''
+) -> str:
+  """Returns the Markdown tables of results; for the arguments see `select`."""
+  return '\n\n'.join(
+    '\n'.join([heading(table, one), '', *format_group(table, one)])
+    for one in select(table, lines, images, target)
+  )
+
+
+def update(page: str, records: pathlib.Path = RECORDS) -> str:
+  """Returns a page with its tables made anew.
+
+  Args:
+    page: text of the page.
+    records: folder with results.jsonl and complexity.json.
+
+  Raises:
+    UserError: a mark names no table, or there are no results for it.
+  """
+  lines = read_lines(records / RESULTS_FILE)
+
+  def block(match: re.Match) -> str:
+    name, *words = match[1].split()
+    if name not in TABLES or len(words) > 2:
+      raise UserError(f'<!-- report: {match[1]} -->: there is no such table.')
+    table = TABLES[name]
+    if table.counted:
+      text = counts_table(table, read_json(records / COUNTS_FILE))
+    elif not words:
+      text = published_table(table, select(table, lines, '', ''))
+    else:
+      text = [make_tables(table, lines, *words)]
+    if not any(text):
+      raise UserError(f'<!-- report: {match[1]} -->: there are no results.')
+    return '\n'.join([f'<!-- report: {match[1]} -->', *text, MARK_OF_END])
+
+  return MARKED.sub(block, page)
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """Returns the parser of the command line."""
+  parser = argparse.ArgumentParser(
+    prog='python -m benchmarks.report',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add('table', nargs='?', choices=list(TABLES), help='table of the paper')
+  add(
+    '--results', type=pathlib.Path, action='append', metavar='FILE',
+    help='results of ablations; repeat it for more'
+    ' (docs/records/ablations/results.jsonl)',
+  )  # fmt: skip
+  add('--images', default='', help='folder name of the training images (any)')
+  add('--target', default='', help='folder name of the target')
+  add(
+    '--update', type=pathlib.Path, metavar='PAGE',
+    help='writes the tables of this page anew, from docs/records/ablations',
+  )  # fmt: skip
+  return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the command and returns its exit code."""
+  parser = make_parser()
+  args = parser.parse_args(arguments)
+  if bool(args.table) == bool(args.update):
+    parser.error('give a table, or a page by --update.')
+  try:
+    if args.update:
+      args.update.write_text(update(args.update.read_text()))
+      return 0
+    files = args.results or [RECORDS / RESULTS_FILE]
+    lines = [line for file in files for line in read_lines(file)]
+    text = make_tables(TABLES[args.table], lines, args.images, args.target)
+    print(text or f'{args.table}: {NOT_RUN}')
+  except (UserError, OSError) as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
