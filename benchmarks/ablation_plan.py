@@ -32,6 +32,8 @@ NO_RESULT = (
   'train.log_every_steps',
   'train.eval_every_epochs',
   'train.checkpoint_every_epochs',
+  'eval.batch_size',
+  'eval.pixel_baseline',
 )
 # Fields of `config.model` that the rows of a table set, or that depend on them.
 SET_BY_ROWS = (
@@ -98,17 +100,23 @@ def relevant_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Returns the fields that change the result of a run, by dotted name.
 
   Fields without an effect on the network are left out, so that two
-  configurations of the same network have the same hash.
+  configurations of the same network have the same hash. So are defaults: the
+  hash stays the same when a later version adds fields.
   """
   network = effective_fields(config.model)
-  hidden = {f'model.{name}' for name in NETWORK_FIELDS if name not in network}
-  return {
+  values = {
     name: value
     for name, value in _leaves(config.to_dict())
-    if name not in hidden and not name.startswith(NO_RESULT)
-  } | {
-    **{f'model.{name}': _plain(value) for name, value in network.items()},
-    'model.pretrained': _weights(config.model.pretrained),
+    if not name.startswith(NO_RESULT)
+  }
+  for name in NETWORK_FIELDS:
+    values[f'model.{name}'] = _plain(network.get(name))
+  values['model.pretrained'] = _weights(config.model.pretrained)
+  default = dict(_leaves(config_fields.get_config().to_dict()))
+  return {
+    name: value
+    for name, value in values.items()
+    if value not in (None, default[name])
   }
 
 

@@ -64,14 +64,19 @@ class Group:
   lines: Mapping[str, Mapping[int, Line]]
 
   @property
-  def any(self) -> Line:
+  def all(self) -> list[Line]:
+    """All results."""
+    return [line for found in self.lines.values() for line in found.values()]
+
+  @property
+  def sample(self) -> Line:
     """One of the results, for what all have in common."""
-    return next(iter(next(iter(self.lines.values())).values()))
+    return self.all[0]
 
   @property
   def published_key(self) -> str:
     """Name of the paper's figures for these images, or '' for other images."""
-    card = self.any['card']
+    card = self.sample['card']
     trained, evaluated = card['checkpoint']['trained_on'], card['dataset']
     if not card.get('as_published'):
       return ''
@@ -190,7 +195,7 @@ def format_group(table: Table, results: Group) -> list[str]:
     results: results of one protocol.
   """
   key = results.published_key
-  has_paper = any(key in row.published for row in table.rows)
+  has_paper = any(row.published.get(key) for row in table.rows)
   head = ['network', *(f'paper: {c}' for c in COLUMNS[:2] if has_paper)]
   head += [*COLUMNS[:2], 'seeds', *_difference_heads(table)]
   lines = _head(head)
@@ -249,17 +254,23 @@ def heading(table: Table, results: Group) -> str:
     table: table of the paper.
     results: results of one protocol.
   """
-  line, card = results.any, results.any['card']
-  queries, network = card['queries'], card['network']
-  height, width = network['image_size']
+  line, card = results.sample, results.sample['card']
+  networks = [one['card']['network'] for one in results.all]
+  backbones = _listed(network['backbone'] for network in networks)
+  sizes = _listed('{}x{}'.format(*n['image_size']) for n in networks)
+  steps = _listed(one['card']['checkpoint']['step'] for one in results.all)
   images = line['target'] or line['images']
   trained = f', trained on {line["images"]}' if line['target'] else ''
   other = '' if card['as_published'] else ', not the published images'
   return (
-    f'**{table.title}, {images}** ({card["dataset"]}{other};'
-    f' {queries["valid"]} queries{trained}; {network["backbone"]},'
-    f' {height}x{width} pixels, step {card["checkpoint"]["step"]})'
+    f'**{table.title}, {images}** ({card["dataset"]}{other}{trained};'
+    f' {card["queries"]["valid"]} queries; {backbones}, {sizes} pixels,'
+    f' {steps} steps)'
   )
+
+
+def _listed(values: Iterable) -> str:
+  return ' and '.join(dict.fromkeys(map(str, values)))
 
 
 def published_table(table: Table, groups: Sequence[Group]) -> list[str]:
@@ -276,7 +287,7 @@ def published_table(table: Table, groups: Sequence[Group]) -> list[str]:
     ours = [one for one in groups if one.published_key == key]
     several = len(ours) > 1
     head += [key] + [
-      f'here, recipe {one.any["recipe"]}' if several else 'here'
+      f'here, recipe {one.sample["recipe"]}' if several else 'here'
       for one in ours or [None]
     ]
     columns.append((key, ours))

@@ -99,6 +99,15 @@ def test_a_hash_tells_what_changes_the_result():
   assert hash_of('model.radix=4', row=0) == hash_of(row=0)
 
 
+def test_a_hash_does_not_depend_on_defaults():
+  """A later version may add fields, whose defaults change no result."""
+  config = ablation_plan.read_config([f'--config={CONFIG}'])
+  fields = ablation_plan.relevant_fields(config)
+  assert fields == {'data.name': 'market1501'}
+  config.model.levels = 1
+  assert ablation_plan.relevant_fields(config) == fields | {'model.levels': 1}
+
+
 def test_a_network_of_two_tables_is_one_run():
   by_name = {run.variant: run for run in plan('figure5')}
   assert 'radix2' not in by_name

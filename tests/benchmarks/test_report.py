@@ -2,12 +2,13 @@
 
 import json
 import pathlib
+import re
 
 import pytest
 
 from apnet_jax.errors import UserError
 from apnet_jax.paper.tables import TABLES, Row, Table
-from benchmarks import report
+from benchmarks import ablation_runs, report
 from tests.benchmarks.ablation_lines import make_line
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -177,6 +178,27 @@ def test_the_pages_tables_are_those_of_the_records():
   page = (ROOT / 'docs/reproducing.md').read_text()
   assert page.count('<!-- report: ') == page.count(report.MARK_OF_END) > 5
   assert report.update(page) == page
+
+
+def strings(value):
+  if isinstance(value, dict):
+    return [text for one in value.values() for text in strings(one)]
+  if isinstance(value, list):
+    return [text for one in value for text in strings(one)]
+  return [value] if isinstance(value, str) else []
+
+
+def test_records_say_how_they_were_made_and_not_where():
+  lines = ablation_runs.read_lines(report.RECORDS / 'results.jsonl')
+  assert lines
+  for line in lines:
+    fields = ('command', 'commit', 'hardware', 'date', 'configuration')
+    assert all(line[name] for name in fields), line['configuration']
+    assert line['seconds'] > 0
+    assert re.fullmatch('[0-9a-f]{12}', line['commit'])  # without changes
+    assert line['card']['queries']['figures']['mAP']
+    assert not [text for text in strings(line) if re.search(r'(^|[ =])/', text)]
+  assert len({(x['configuration'], x['target']) for x in lines}) == len(lines)
 
 
 def test_command_line(tmp_path, capsys):
