@@ -116,7 +116,7 @@ def relevant_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return {
     name: value
     for name, value in values.items()
-    if value not in (None, default[name])
+    if value not in (None, default.get(name))
   }
 
 

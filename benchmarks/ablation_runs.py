@@ -3,10 +3,11 @@
 A results folder holds a workdir for each run, and the file results.jsonl with a
 line for each evaluation. The folder is all that machines need to share: a run
 is claimed by a lock in its workdir, which the training process inherits, so
-that the claim lasts as long as either process.
+that the claim lasts as long as either process. (NFS does not inherit locks.
+There, train.py's own lock keeps a second training out of the workdir.)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import datetime
@@ -29,7 +30,7 @@ from benchmarks.ablation_plan import Run
 from benchmarks.command import ROOT, hardware
 
 RESULTS_FILE = 'results.jsonl'
-CLAIM_FILE, SESSIONS_FILE, LOG_FILE = 'claim.lock', 'sessions.jsonl', 'log.txt'
+CLAIM_FILE, LOG_FILE = 'claim.lock', 'log.txt'
 # Exit codes of train.py and eval.py after a signal.
 INTERRUPTED = (130, 143)
 # Flags whose values are folders of this machine.
@@ -178,10 +179,8 @@ class Interrupted(KeyboardInterrupt):
     self.code = code
 
 
-def execute(
-  command: Sequence[str], log: pathlib.Path, claimed: IO
-) -> subprocess.CompletedProcess:
-  """Runs a command; signals to this process are passed on to it.
+def execute(command: Sequence[str], log: pathlib.Path, claimed: IO) -> int:
+  """Runs a command, passes signals on to it, and returns its exit code.
 
   Args:
     command: the command.
@@ -204,7 +203,7 @@ def execute(
       code = process.wait()
   if code in INTERRUPTED:
     raise Interrupted(code)
-  return subprocess.CompletedProcess(command, code)
+  return code
 
 
 @contextlib.contextmanager
@@ -270,31 +269,50 @@ def do_run(run: Run, targets: Sequence[Target], results: Results) -> str:
   Raises:
     Interrupted: a signal ended the run; the same call resumes it.
   """
-  workdir = results.workdir(run)
   if not results.missing(run, targets):
     return 'done'
-  with claim(workdir) as claimed:
+  with claim(results.workdir(run)) as claimed:
     if claimed is None:
       return 'claimed'
-    for target in results.missing(run, targets):
-      card = workdir / 'result.json'
-      command = train_command(run, workdir)
-      if target:
-        card = workdir / 'evaluations' / f'{target.label}.json'
-        command = evaluate_command(target, workdir, card)
-      sessions = workdir / f'{target.label if target else "train"}-sessions'
-      with timed(sessions.with_suffix('.jsonl'), workdir) as seconds:
-        code = execute(command, workdir / LOG_FILE, claimed).returncode
-      if code:
-        return 'failed'
-      results.append(
-        result_line(run, target, command, workdir, card, seconds())
-      )
-  return 'finished'
+    missing = results.missing(run, targets)  # another may just have done it
+    if not missing:
+      return 'done'
+    finished = all(_evaluate(run, one, results, claimed) for one in missing)
+    return 'finished' if finished else 'failed'
+
+
+def _evaluate(
+  run: Run, target: Target | None, results: Results, claimed: IO
+) -> bool:
+  """Makes the result of a claimed run on its own images, or on a target.
+
+  Args:
+    run: the run.
+    target: other images, for a run that is trained; None trains the run.
+    results: where the result is added.
+    claimed: the locked file of the run.
+
+  Returns:
+    Whether the command succeeded.
+  """
+  workdir = results.workdir(run)
+  card = workdir / 'result.json'
+  command, name = train_command(run, workdir), 'train'
+  if target:
+    name = target.label
+    card = workdir / 'evaluations' / f'{name}.json'
+    command = evaluate_command(target, workdir, card)
+  with timed(workdir / f'{name}-sessions.jsonl', workdir) as seconds:
+    code = execute(command, workdir / LOG_FILE, claimed)
+  if code == 0:
+    results.append(result_line(run, target, command, workdir, card, seconds()))
+  return code == 0
 
 
 @contextlib.contextmanager
-def timed(sessions: pathlib.Path, workdir: pathlib.Path):
+def timed(
+  sessions: pathlib.Path, workdir: pathlib.Path
+) -> Iterator[Callable[[], int]]:
   """Counts the time of a command over all sessions that worked on it.
 
   A session that was killed has left no end. It counts until the last change of
