@@ -166,7 +166,7 @@ def plan(
   """Lists the runs of a table: all its networks with the first seed, and so on.
 
   So the networks can be compared before all seeds are done. A network that
-  stands in two rows is run once.
+  stands in two tables is one run, with one name and one hash.
 
   Args:
     table: the table.
@@ -180,7 +180,7 @@ def plan(
   changed = [f'--config.{override}' for override in overrides]
   base = read_config([f'--config={config_file}', *changed])
   recipe = recipe_hash(base)
-  runs: dict[str, Run] = {}
+  runs = []
   for seed in seeds:
     for row in table.rows:
       words = [
@@ -190,9 +190,8 @@ def plan(
         f'--config.seed={seed}',
       ]
       name = first_name(row.variant)
-      run = Run(name, seed, tuple(words), read_config(words), recipe)
-      runs.setdefault(run.hash, run)
-  return list(runs.values())
+      runs.append(Run(name, seed, tuple(words), read_config(words), recipe))
+  return runs
 
 
 def _file_of(row: Row, config_file: str) -> str:
