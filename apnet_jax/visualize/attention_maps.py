@@ -227,8 +227,8 @@ class Explainer:
   def _falls(self, image, measured, moved, targets, value) -> Iterator[tuple]:
     """Yields how far the target falls with each map's region, and by chance.
 
-    The random regions have the shape of the region of the map `moved`, and stand
-    for those of all maps.
+    The random regions have the shape of the region of the map `moved`. They
+    are the same for all maps.
     """
     size = image.shape[:2]
     regions = [faithfulness.attended_region(x.values, size) for x in measured]
@@ -394,6 +394,7 @@ COLUMNS = {
   'attended_fall': 'attended',
   'random_fall': 'random',
   'faithful': 'faithful',
+  'defined': 'images',
 }
 
 
@@ -415,5 +416,7 @@ def table(rows: Mapping[str, Mapping]) -> list[str]:
   return lines
 
 
-def _cell(value: float | None) -> str:
-  return f'{"-":>10}' if value is None else f'{value:10.3f}'
+def _cell(value: float | int | None) -> str:
+  if value is None:
+    return f'{"-":>10}'
+  return f'{value:10,}' if isinstance(value, int) else f'{value:10.3f}'

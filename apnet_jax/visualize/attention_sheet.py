@@ -12,7 +12,7 @@ from apnet_jax.visualize.heat_colours import colour, overlay
 # All sizes are in pixels.
 HEIGHT = 256  # height of a drawn image
 WIDTH, GAP = 150, 10  # least width of a column; the space between columns
-TITLE, CAPTION, LINE = 20, 48, 15  # heights of texts
+TITLE, CAPTION, LINE = 24, 48, 15  # heights of texts
 STRIP, BARS = 14, 52  # heights of the channels' weights and of the bars
 BLUE, GREY = '#2c7bb6', '#555555'
 
@@ -100,7 +100,7 @@ def _parts(level: Level, width: int) -> Image.Image:
     strip = Image.fromarray(np.ascontiguousarray(strip))
     picture.paste(strip.resize((width, STRIP), Image.Resampling.BOX))
     for edge in edges[1:-1]:
-      draw.line([(edge, 0), (edge, STRIP)], 'white', 2)
+      draw.line([(edge, 0), (edge, STRIP)], 'black', 2)
   base = STRIP + 2 + BARS
   for start, stop, weight in zip(edges, edges[1:], parts.tolist()):
     top = base - round((BARS - LINE) * min(weight, 1))
@@ -135,8 +135,8 @@ def _figures(measured: Measured) -> Iterator[str]:
     return
   yield f'entropy {measured.entropy:.2f}, area {100 * measured.area:.0f}%'
   if measured.attended_fall is not None:
-    falls = f'{measured.attended_fall:.2f}, {measured.random_fall:.2f}'
-    yield f'ROAD {falls} random'
+    random = f'random {measured.random_fall:.2f}'
+    yield f'ROAD {measured.attended_fall:.2f} ({random})'
 
 
 def _shown(measured: Measured, image: Image.Image, low: float) -> np.ndarray:
