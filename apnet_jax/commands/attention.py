@@ -164,13 +164,18 @@ def draw(
     label: identity whose logit is explained; see `explain_identity`.
     match: image whose similarity to the others is explained instead, or None.
     folder: existing folder to write to.
+
+  Raises:
+    UserError: a picture would replace one of the images.
   """
-  for path, name in zip(paths, file_names(paths)):
+  names = file_names(paths)
+  check_targets(folder, names, [*paths, match] if match else paths)
+  for path, name in zip(paths, names):
     image = images.read_image(path, size)
     if match:
-      names = [pathlib.Path(file).name for file in (path, match)]
+      titles = [pathlib.Path(file).name for file in (path, match)]
       other = images.read_image(match, size)
-      rows = list(zip(names, explainer.explain_pair(image, other)))
+      rows = list(zip(titles, explainer.explain_pair(image, other)))
     else:
       (explained,) = explainer.explain_identity(image[None], label)
       rows = [(path.name, explained)]
@@ -238,6 +243,25 @@ def file_names(paths: Sequence[pathlib.Path]) -> list[str]:
     taken.add(name)
     names.append(name)
   return names
+
+
+def check_targets(
+  folder: pathlib.Path, names: Sequence[str], inputs: Sequence
+) -> None:
+  """Raises UserError if a picture would replace an image that it shows.
+
+  Args:
+    folder: folder to write to.
+    names: names of the pictures.
+    inputs: paths of the images.
+  """
+  targets = {(folder / f'{name}.png').resolve() for name in names}
+  for path in inputs:
+    if pathlib.Path(path).resolve() in targets:
+      raise UserError(
+        f'--output={folder}: a picture would replace the image {path}. Choose'
+        ' another folder.'
+      )
 
 
 def write_whole(path: pathlib.Path, write: Callable) -> None:
