@@ -42,6 +42,7 @@ def test_a_folder_becomes_a_file(embedder, source, tmp_path):
   assert columns['path'].tolist() == kept
   assert info['fingerprint'] == embedder.fingerprint
   assert info['settings'] == embedder.settings
+  assert info['threshold'] == embedder.threshold
   assert info['unreadable'] == outcome.errors and len(outcome.errors) == 1
   assert '3.png cannot be read' in outcome.errors[0]
   np.testing.assert_allclose(embeddings, embedder(kept), atol=1e-5)
@@ -54,7 +55,7 @@ def killed_after(embedder, parts):
 
   class Killed:
     fingerprint, settings = embedder.fingerprint, embedder.settings
-    dimensions = embedder.dimensions
+    dimensions, threshold = embedder.dimensions, embedder.threshold
 
     def __call__(self, *args, **kwargs):
       if next(calls, None) is None:
