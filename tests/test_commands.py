@@ -162,6 +162,10 @@ def test_readme_commands_run(run, own, pretrained, benchmarks, tmp_path):
       flags['--ckpt'] = workdirs[flags['--ckpt']]
     if '--gallery' in flags:
       flags['--gallery'] = f'{places["DIR"]}/query'
+    if '--index' in flags:
+      flags['--index'] = tmp_path / 'out' / flags['--index']
+    if '--add' in flags:
+      flags['--add'] = outputs[flags['--add']]
     if '--choose_threshold' in flags:
       flags['--choose_threshold'] = 0.5  # of few pairs
     if '--data_dir' in flags:
@@ -215,6 +219,9 @@ EXPECTED = {
   'compare': 'same person',
   'explain': 'Layer by layer',
   'export-weights': 'arrays after step 1',
+  'pack': 'after step 1',
+  'embed': 'embeddings of 2,048 features',
+  'index': 'embeddings of 2,048 features',
 }
 
 

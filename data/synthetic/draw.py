@@ -30,6 +30,7 @@ SCENE = (1024, CANVAS[1] + 48)  # size of a camera's view; images are crops
 TRAIN, QUERY, GALLERY = 'bounding_box_train', 'query', 'bounding_box_test'
 DISTRACTOR, JUNK = 0, -1  # Market-1501's two special pids
 MAX_PID = 9999  # file names have four digits
+OCCLUDED = 0.18  # share of images with an occluder
 
 # First numbers of random seeds, one for each purpose, after those of person.py.
 PLAN, SHOT, VIEW = range(2, 5)
@@ -280,12 +281,13 @@ def stranger(rng):
   return MAX_PID + int(rng.integers(1000))
 
 
-def draw_shot(seed, shot):
+def draw_shot(seed, shot, occluded=OCCLUDED):
   """Draws one image, which depends on the arguments alone.
 
   Args:
     seed: seed of the data set.
     shot: `Shot` with the identity, camera and numbers of the image.
+    occluded: probability of an occluder.
   """
   rng = np.random.default_rng(
     [SHOT, seed, shot.pid + 1, shot.camera, shot.frame]
@@ -299,7 +301,7 @@ def draw_shot(seed, shot):
   if rng.random() >= empty:
     pose = make_pose(rng, camera, cut=shot.pid == JUNK)
     person.draw_person(canvas, person.make_look(seed, index), pose)
-  if rng.random() < 0.18:
+  if rng.random() < occluded:
     draw_occluder(canvas, rng, seed)
   return photograph(canvas, camera, rng)
 
@@ -382,6 +384,7 @@ def draw_dataset(
   test_identities=100,
   distractors=150,
   junk=100,
+  occluded_queries=OCCLUDED,
   progress=True,
 ):
   """Draws a data set into a new folder.
@@ -399,6 +402,8 @@ def draw_dataset(
       at least 1.
     distractors: number of images with pid 0 in bounding_box_test.
     junk: number of images with pid -1 in bounding_box_test.
+    occluded_queries: share of queries with an occluder, 0 to 1. All other
+      images stay the same.
     progress: whether to show a progress bar.
 
   Raises:
@@ -408,6 +413,8 @@ def draw_dataset(
   check_least(
     1, train_identities=train_identities, test_identities=test_identities
   )
+  if not 0 <= occluded_queries <= 1:
+    raise UserError(f'occluded_queries must be from 0 to 1: {occluded_queries}')
   if train_identities + test_identities > MAX_PID:
     raise UserError(
       f'train_identities + test_identities must be at most {MAX_PID}: '
@@ -425,7 +432,8 @@ def draw_dataset(
       (part / name).mkdir(parents=True)
     for shot in tqdm(shots, 'Drawing', disable=not progress, unit='image'):
       path = part / shot.folder / shot.name
-      draw_shot(seed, shot).save(path, quality=90)
+      occluded = occluded_queries if shot.folder == QUERY else OCCLUDED
+      draw_shot(seed, shot, occluded).save(path, quality=90)
     if root.exists():
       root.rmdir()
     part.rename(root)
@@ -454,6 +462,10 @@ def main(arguments=None):
   )
   for flag, default, text in numbers:
     parser.add_argument(flag, type=int, default=default, help=text)
+  parser.add_argument(
+    '--occluded-queries', type=float, default=OCCLUDED,
+    help='share of queries with an occluder',
+  )  # fmt: skip
   parser.add_argument(
     '--no-progress', dest='progress', action='store_false',
     default=argparse.SUPPRESS, help='show no progress bar',

@@ -106,6 +106,16 @@ def test_more_identities_keep_the_first(root, tmp_path):
   assert {name: more[name] for name in files} == files
 
 
+@pytest.mark.parametrize('share', [0, 1])
+def test_occluders_in_queries_change_queries_only(root, tmp_path, share):
+  changed = read_bytes(draw_small(tmp_path / 'set', occluded_queries=share))
+  files = read_bytes(root)
+  assert changed.keys() == files.keys()
+  different = {name for name in files if changed[name] != files[name]}
+  queries = {name for name in files if name.startswith(f'{draw.QUERY}/')}
+  assert different and different <= queries
+
+
 def test_neighbouring_identities_differ_in_clothes():
   size = len(person.UPPERS) * len(person.LOWERS)
   for number in range(3):
@@ -122,7 +132,7 @@ def test_fills_an_empty_folder_only(tmp_path):
 
 
 def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
-  def interrupt(seed, shot):
+  def interrupt(*_):
     raise KeyboardInterrupt
 
   monkeypatch.setattr(draw, 'draw_shot', interrupt)
@@ -139,6 +149,7 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
     ('test_identities', 0),
     ('distractors', -1),
     ('junk', -1),
+    ('occluded_queries', 1.5),
     ('train_identities', 10_000),
   ],
 )

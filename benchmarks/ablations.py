@@ -1,0 +1,296 @@
+"""Trains the networks of a table of the paper, each with several seeds.
+
+  python -m benchmarks.ablations table2 --config=configs/market.py \\
+    --override=data.dir=DIR --seeds=0,1,2 --results=runs/table2
+
+Tables are table2 (attention pyramids), figure5 (radix), table3 (complexity,
+which only counts), table4 (CUHK03-NP), table5 (backbones), table6 (occlusion)
+and table7 (across data sets). Any data set and configuration will do;
+--override changes a field of it for all networks.
+
+The same command goes on after any end: a run resumes from its last checkpoint,
+and finished runs are not done again. A run that stands in two tables is done
+once. Several machines share the work if they share the results folder.
+`python -m benchmarks.report` makes tables of its file results.jsonl.
+
+Exit codes: 2, a mistake of the user or a run that failed; 130 and 143, a
+signal, after a checkpoint.
+"""
+
+import argparse
+from collections.abc import Sequence
+import contextlib
+import io
+import pathlib
+import sys
+
+from apnet_jax.commands import complexity
+from apnet_jax.errors import UserError
+from apnet_jax.paper.tables import TABLES, Table, first_name
+from apnet_jax.workdir import run_files
+from apnet_jax.workdir.json_files import write_json
+from benchmarks import ablation_plan, ablation_runs
+from benchmarks.ablation_plan import Run
+from benchmarks.ablation_runs import Results, Target
+
+COUNTS_FILE = 'complexity.json'
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """Returns the parser of the command line."""
+  parser = argparse.ArgumentParser(
+    prog='python -m benchmarks.ablations',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add('table', choices=list(TABLES), help='table or figure of the paper')
+  add(
+    '--config', default='configs/market.py',
+    help='configuration of all networks (%(default)s)',
+  )  # fmt: skip
+  add(
+    '--override', action='append', default=[], metavar='FIELD=VALUE',
+    help='changes a field of the configuration, as train.epochs=60; repeat it'
+    ' for more',
+  )  # fmt: skip
+  add(
+    '--seeds', default='0,1,2', help='seeds, separated by commas (%(default)s)'
+  )
+  add(
+    '--rows', default='', metavar='NAMES',
+    help='networks of the table, separated by commas, as apnet_c0,apnet_c2'
+    ' (all)',
+  )  # fmt: skip
+  add(
+    '--target', action='append', default=[], metavar='DATASET=DIR',
+    help='also evaluates each network on the images in DIR, as duke=DIR; repeat'
+    ' it for more',
+  )  # fmt: skip
+  add(
+    '--results', type=pathlib.Path, default=pathlib.Path('runs/ablations'),
+    metavar='FOLDER', help='folder of all runs (%(default)s)',
+  )  # fmt: skip
+  add(
+    '--dry-run', '--dry_run', action='store_true',
+    help='prints the runs and how far they are, and does none',
+  )  # fmt: skip
+  add(
+    '--device', default='',
+    help='with --dry-run: also compiles each network for this device, as h100'
+    ' or v5e:2x4, and prints its memory and the least hours',
+  )  # fmt: skip
+  return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the command and returns its exit code."""
+  args = make_parser().parse_args(arguments)
+  try:
+    if TABLES[args.table].counted:
+      return count(args)
+    return dry_run(args) if args.dry_run else train(args)
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  except ablation_runs.Interrupted as error:
+    print('interrupted; the same command goes on', file=sys.stderr)
+    return error.code
+
+
+def runs_of(args: argparse.Namespace) -> list[Run]:
+  """Returns the runs that the command line asks for.
+
+  Raises:
+    UserError: the configuration is not valid, or a value has a wrong form.
+  """
+  if args.device and not args.dry_run:
+    raise UserError('--device needs --dry-run.')
+  return ablation_plan.plan(
+    chosen_rows(TABLES[args.table], args.rows),
+    args.config,
+    ablation_plan.absolute_folders(args.override),
+    read_seeds(args.seeds),
+  )
+
+
+def chosen_rows(table: Table, names: str) -> Table:
+  """Returns a table with some of its rows.
+
+  Args:
+    table: the table.
+    names: names of networks, separated by commas; '' for all.
+
+  Raises:
+    UserError: the table has no such network.
+  """
+  wanted = [name.strip() for name in names.split(',') if name.strip()]
+  known = [row.variant for row in table.rows]
+  if unknown := [name for name in wanted if name not in known]:
+    raise UserError(
+      f'--rows={names}: {", ".join(unknown)} not in {", ".join(known)}.'
+    )
+  rows = [row for row in table.rows if not wanted or row.variant in wanted]
+  return Table(table.title, tuple(rows), table.across, table.counted)
+
+
+def read_seeds(text: str) -> list[int]:
+  """Parses numbers that commas separate; raises UserError if it cannot."""
+  try:
+    seeds = [int(word) for word in text.split(',')]
+  except ValueError:
+    seeds = []
+  if not seeds or min(seeds) < 0:
+    raise UserError(f'--seeds={text}: give numbers from 0, as 0,1,2.')
+  return seeds
+
+
+def read_targets(texts: Sequence[str], allow_other_counts: bool):
+  """Parses the values of --target.
+
+  Args:
+    texts: the values, as 'duke=DIR'.
+    allow_other_counts: `config.data.allow_other_counts` of the training, which
+      is also that of the targets.
+
+  Raises:
+    UserError: a value has another form, its folder is missing, or two folders
+      have the same name.
+  """
+  targets = []
+  for text in texts:
+    dataset, equals, folder = text.partition('=')
+    path = pathlib.Path(folder).expanduser().absolute()
+    if not dataset or not equals or not path.is_dir():
+      raise UserError(
+        f'--target={text}: give a data set and the folder of its images, as'
+        ' duke=DIR.'
+      )
+    targets.append(Target(dataset, path, allow_other_counts))
+  labels = [target.label for target in targets]
+  if len(set(labels)) < len(labels):
+    raise UserError(
+      '--target: two folders have the same name, which tells their results'
+      ' apart.'
+    )
+  return targets
+
+
+def train(args: argparse.Namespace) -> int:
+  """Does all runs that no other process works on."""
+  runs, results = runs_of(args), Results(args.results.absolute())
+  data = runs[0].config.data
+  targets = read_targets(args.target, data.allow_other_counts)
+  if TABLES[args.table].across and not targets:
+    raise UserError(
+      f'{args.table} evaluates networks on other images: give --target.'
+    )
+  check_images(runs[0], results)
+  outcomes = []
+  for number, run in enumerate(runs, 1):
+    print(f'{number}/{len(runs)} {run.name}', flush=True)
+    outcomes.append(ablation_runs.do_run(run, targets, results))
+    note = {'failed': f': {results.workdir(run) / ablation_runs.LOG_FILE}'}
+    print(f'  {outcomes[-1]}{note.get(outcomes[-1], "")}', flush=True)
+  if 'claimed' in outcomes:
+    print('Other processes work on the claimed runs.')
+  return 2 if 'failed' in outcomes else 0
+
+
+def check_images(run: Run, results: Results) -> None:
+  """Checks that the results of a recipe were trained on the present images.
+
+  Raises:
+    UserError: they were trained on others, or the images cannot be listed.
+  """
+  if ',' in run.config.data.name:
+    return  # each run's workdir tells
+  from data import listing
+
+  with contextlib.redirect_stdout(io.StringIO()):
+    now = listing.read(run.config.data).fingerprint
+  for line in results.read():
+    before = line['card']['checkpoint']['trained_on']['fingerprint']
+    if line['recipe'] == run.recipe and before != now:
+      raise UserError(
+        f'--results={results.folder} has runs that were trained on other images'
+        f' ({before}, now {now}): give another folder.'
+      )
+
+
+def dry_run(args: argparse.Namespace) -> int:
+  """Prints the runs, how far they are, and what a device would need."""
+  runs, results = runs_of(args), Results(args.results.absolute())
+  data = runs[0].config.data
+  targets = read_targets(args.target, data.allow_other_counts)
+  common = set.intersection(*(set(run.words) for run in runs))
+  words = [word for word in runs[0].words if word in common]
+  print(f'All runs: {ablation_runs.shown(["python", "train.py", *words])}')
+  for run in runs:
+    own = [word for word in run.words if word not in common]
+    print(f'\n{run.name}: {progress(run, targets, results)}')
+    print(f'  {" ".join(own)}')
+  if args.device:
+    print_costs(runs, args.device)
+  return 0
+
+
+def progress(run: Run, targets: Sequence[Target], results: Results) -> str:
+  """Returns how far a run is: to do, a step, being done, or done."""
+  if not results.missing(run, targets):
+    return 'done'
+  workdir = results.workdir(run)
+  if ablation_runs.is_claimed(workdir):
+    return 'being done'
+  step = run_files.last_step(workdir)
+  return 'to do' if step is None else f'stopped after step {step}'
+
+
+def print_costs(runs: Sequence[Run], device: str) -> None:
+  """Prints the memory and the least hours of all runs on a device.
+
+  Each network is compiled once for all its seeds.
+
+  Args:
+    runs: the runs.
+    device: name of the machine.
+  """
+  from benchmarks import ablation_cost
+
+  compile_for = ablation_cost.compiler(device)
+  costs = {}
+  print(f'\nOn {device}, each run:')
+  for run in runs:
+    if run.variant not in costs:
+      costs[run.variant] = compile_for(run.config)
+      print(f'  {run.variant:24}{costs[run.variant]}', flush=True)
+  hours = ablation_cost.total_hours([costs[run.variant] for run in runs])
+  print(
+    f'  {len(runs)} runs take at least {hours:.1f} h of training steps, by the'
+    ' roofline. Evaluation, start-up and input come on top.'
+  )
+
+
+def count(args: argparse.Namespace) -> int:
+  """Counts the operations of the networks of a table."""
+  overrides = [f'--config.{override}' for override in args.override]
+  config = ablation_plan.read_config([f'--config={args.config}', *overrides])
+  rows = chosen_rows(TABLES[args.table], args.rows).rows
+  if args.dry_run:
+    print(*(f'{first_name(row.variant)}: counted' for row in rows), sep='\n')
+    return 0
+  counts = [complexity.measure(row.variant, config.model) for row in rows]
+  print(complexity.format_table(counts))
+  write_json(
+    args.results / COUNTS_FILE,
+    {
+      'command': f'python -m benchmarks.ablations {args.table}',
+      'commit': ablation_runs.commit(),
+      'networks': counts,
+    },
+  )
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,460 @@
+"""Makes Markdown tables of the results of `python -m benchmarks.ablations`.
+
+  python -m benchmarks.report table2 --results=runs/ablations/results.jsonl
+  python -m benchmarks.report --update=docs/reproducing.md
+
+A table holds results of one recipe on one set of images by one protocol.
+Results that differ in any of these stand in tables of their own, and the
+paper's figures stand only beside results on the published images. A figure is
+the mean over the seeds, with the standard deviation between them.
+
+Differences are those to the row that the paper compares with, which is level 0
+in Table II. Two kinds of chance stand side by side. The interval is a paired
+bootstrap over the queries, of the mean over the seeds: it tells what other
+queries might give. The differences of the single seeds tell what other
+trainings might give. A star marks an interval without zero, if at least two
+seeds were run and all agree in sign.
+
+--update writes the tables of a page anew. A table stands between the lines
+`<!-- report: TABLE IMAGES TARGET -->` and `<!-- end of report -->`. Without
+IMAGES it shows the paper's figures, with "not run" where there is no result on
+the published images.
+"""
+
+import argparse
+import collections
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import json
+import pathlib
+import re
+import statistics
+import sys
+from typing import Any
+
+import numpy as np
+
+from apnet_jax.errors import UserError
+from apnet_jax.paper.tables import COLUMNS, TABLES, Row, Table, first_name
+from apnet_jax.paper.variants import VARIANTS
+from apnet_jax.retrieval import comparison
+from apnet_jax.workdir.json_files import read_json
+from benchmarks.ablation_runs import RESULTS_FILE, read_lines
+from benchmarks.ablations import COUNTS_FILE
+from benchmarks.command import ROOT
+
+RECORDS = ROOT / 'docs/records/ablations'
+NOT_RUN = 'not run'
+MARK_OF_END = '<!-- end of report -->'
+MARKED = re.compile(
+  rf'<!-- report: ([\w.\- ]+?) -->\n(?:(?!<!-- report).*\n)*?{MARK_OF_END}'
+)
+LEVEL, SAMPLES, SEED = 0.95, 10_000, 0  # of the bootstrap
+Line = Mapping[str, Any]  # a line of results.jsonl
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Results that one table may compare.
+
+  Attributes:
+    lines: results by network and seed; see `tables.first_name`.
+  """
+
+  lines: Mapping[str, Mapping[int, Line]]
+
+  @property
+  def all(self) -> list[Line]:
+    """All results."""
+    return [line for found in self.lines.values() for line in found.values()]
+
+  @property
+  def sample(self) -> Line:
+    """One of the results, for what all have in common."""
+    return self.all[0]
+
+  @property
+  def published_key(self) -> str:
+    """Name of the paper's figures for these images, or '' for other images."""
+    card = self.sample['card']
+    trained, evaluated = card['checkpoint']['trained_on'], card['dataset']
+    if not card.get('as_published'):
+      return ''
+    if trained['dataset'] == evaluated:
+      return evaluated
+    return f'{trained["dataset"]} > {evaluated}'
+
+  def figures(self, variant: str, name: str) -> list[float]:
+    """Returns a figure of a network in percent, for each seed."""
+    found = self.lines.get(first_name(variant), {})
+    return [
+      100 * line['card']['figures'][name] for _, line in sorted(found.items())
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+  """The mAP of a network minus that of another, in percent.
+
+  Attributes:
+    seeds: the difference for each seed that both have.
+    interval: lower and upper end of the bootstrap over the queries.
+  """
+
+  seeds: Mapping[int, float]
+  interval: tuple[float, float]
+
+  @property
+  def mean(self) -> float:
+    """The mean over the seeds."""
+    return statistics.mean(self.seeds.values())
+
+  @property
+  def is_clear(self) -> bool:
+    """Whether queries and seeds agree that there is a difference.
+
+    The interval has no zero, and at least two seeds have the same sign.
+    """
+    low, high = self.interval
+    signs = {value > 0 for value in self.seeds.values()}
+    apart = low > 0 or high < 0
+    return apart and len(self.seeds) > 1 and len(signs) == 1
+
+
+def group(lines: Iterable[Line]) -> list[Group]:
+  """Separates results whose figures cannot be compared.
+
+  Args:
+    lines: lines of results.jsonl. Of two that differ in nothing, the last one
+      counts.
+  """
+  groups: dict[str, dict] = {}
+  for line in lines:
+    found = groups.setdefault(_protocol(line), collections.defaultdict(dict))
+    found[first_name(line['variant'])][line['seed']] = line
+  return [Group(lines) for lines in groups.values()]
+
+
+def _protocol(line: Line) -> str:
+  """Returns all that results must have in common, as a text."""
+  card = line['card']
+  queries = {k: card['queries'][k] for k in ('valid', 'skipped', 'names')}
+  shared = {name: card.get(name) for name in comparison.MUST_BE_EQUAL}
+  trained_on = card['checkpoint']['trained_on']
+  which = card['checkpoint']['which']
+  return json.dumps(
+    [shared, queries, trained_on, which, line['recipe']], sort_keys=True
+  )
+
+
+def difference(results: Group, row: Row) -> Difference | None:
+  """Compares a network with the one that the paper compares it with.
+
+  Args:
+    results: results of one protocol.
+    row: row of the network.
+
+  Returns:
+    None if there is nothing to compare with, or no seed that both have.
+
+  Raises:
+    UserError: two results are not of the same queries.
+  """
+  if not row.against:
+    return None
+  ours, theirs = (
+    results.lines.get(first_name(name), {})
+    for name in (row.variant, row.against)
+  )
+  seeds = sorted(ours.keys() & theirs.keys())
+  if not seeds:
+    return None
+  per_query = []
+  for seed in seeds:
+    names, values = comparison.paired_differences(
+      theirs[seed]['card'], ours[seed]['card']
+    )
+    if 'mAP' not in names:
+      raise UserError(
+        f'{row.variant} and {row.against}, seed {seed}: the cards do not have'
+        ' figures of the same queries.'
+      )
+    per_query.append(100 * values[:, names.index('mAP')])
+  interval = comparison.bootstrap_intervals(
+    np.mean(per_query, axis=0)[:, None], LEVEL, SAMPLES, SEED
+  )[0]
+  means = {seed: float(v.mean()) for seed, v in zip(seeds, per_query)}
+  return Difference(means, tuple(interval.tolist()))
+
+
+def format_group(table: Table, results: Group) -> list[str]:
+  """Returns the lines of a Markdown table: a row for each network.
+
+  Args:
+    table: table of the paper.
+    results: results of one protocol.
+  """
+  key = results.published_key
+  has_paper = any(row.published.get(key) for row in table.rows)
+  head = ['network', *(f'paper: {c}' for c in COLUMNS[:2] if has_paper)]
+  head += [*COLUMNS[:2], 'seeds', *_difference_heads(table)]
+  lines = _head(head)
+  for row in table.rows:
+    cells = [row.title]
+    if has_paper:
+      cells += _published(row, key)[:2]
+    cells += _figure_cells(results, row) + _difference_cells(results, row)
+    lines.append(_row(cells))
+  return lines
+
+
+def _difference_heads(table: Table) -> list[str]:
+  against = {row.against for row in table.rows} - {''}
+  title = VARIANTS[against.pop()].title if len(against) == 1 else 'its baseline'
+  return [f'mAP minus {title}', 'interval over queries', 'by seed']
+
+
+def _published(row: Row, key: str) -> list[str]:
+  figures = [f'{value:.1f}' for value in row.published.get(key, ())]
+  return figures + [''] * (len(COLUMNS) - len(figures))
+
+
+def _figure_cells(results: Group, row: Row) -> list[str]:
+  columns = [results.figures(row.variant, name) for name in COLUMNS[:2]]
+  if not columns[0]:
+    return [NOT_RUN, '', '']
+  return [*map(mean_and_spread, columns), str(len(columns[0]))]
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+  """Formats a mean, with the standard deviation of several values."""
+  text = f'{statistics.mean(values):.1f}'
+  if len(values) > 1:
+    text += f' ± {statistics.stdev(values):.1f}'
+  return text
+
+
+def _difference_cells(results: Group, row: Row) -> list[str]:
+  found = difference(results, row)
+  if found is None:
+    return ['', '', '']
+  low, high = found.interval
+  star = ' *' if found.is_clear else ''
+  return [
+    f'{found.mean:+.1f}{star}',
+    f'{low:+.1f} to {high:+.1f}',
+    ', '.join(f'{value:+.1f}' for value in found.seeds.values()),
+  ]
+
+
+def heading(table: Table, results: Group) -> str:
+  """Returns a line that says what a table was measured on.
+
+  Args:
+    table: table of the paper.
+    results: results of one protocol.
+  """
+  line, card = results.sample, results.sample['card']
+  networks = [one['card']['network'] for one in results.all]
+  backbones = _listed(network['backbone'] for network in networks)
+  sizes = _listed('{}x{}'.format(*n['image_size']) for n in networks)
+  steps = _listed(one['card']['checkpoint']['step'] for one in results.all)
+  images = line['target'] or line['images']
+  trained = f', trained on {line["images"]}' if line['target'] else ''
+  other = '' if card['as_published'] else ', not the published images'
+  return (
+    f'**{table.title}, {images}** ({card["dataset"]}{other}{trained};'
+    f' {card["queries"]["valid"]} queries; {backbones}, {sizes} pixels,'
+    f' {steps} steps)'
+  )
+
+
+def _listed(values: Iterable) -> str:
+  return ' and '.join(dict.fromkeys(map(str, values)))
+
+
+def published_table(table: Table, groups: Sequence[Group]) -> list[str]:
+  """Returns a Markdown table of the paper's figures, with ours beside them.
+
+  Args:
+    table: table of the paper.
+    groups: results. Only those on the published images are shown, each recipe
+      in a column of its own.
+  """
+  keys = list(dict.fromkeys(key for row in table.rows for key in row.published))
+  head, columns = ['network'], []
+  for key in keys:
+    ours = [one for one in groups if one.published_key == key]
+    several = len(ours) > 1
+    head += [key] + [
+      f'here, recipe {one.sample["recipe"]}' if several else 'here'
+      for one in ours or [None]
+    ]
+    columns.append((key, ours))
+  lines = _head([*head, 'fields of `config.model`'])
+  for row in table.rows:
+    cells = [row.title]
+    for key, ours in columns:
+      figures = row.published.get(key, ())
+      cells.append(' '.join(f'{value:.1f}' for value in figures))
+      cells += [_ours(one, row) for one in ours] or [NOT_RUN]
+    lines.append(_row([*cells, _fields(row)]))
+  return lines
+
+
+def _ours(results: Group, row: Row) -> str:
+  columns = [results.figures(row.variant, name) for name in COLUMNS]
+  if not columns[0]:
+    return NOT_RUN
+  return ', '.join(map(mean_and_spread, columns))
+
+
+def _head(cells: Sequence[str]) -> list[str]:
+  return [_row(cells), '|' + '---|' * len(cells)]
+
+
+def _row(cells: Sequence[str]) -> str:
+  return '| ' + ' | '.join(cells) + ' |'
+
+
+def _fields(row: Row) -> str:
+  """Returns the fields of `config.model` that a row changes."""
+  changes = dict(row.changes)
+  for name, default in (('attention', 'channel'), ('levels', 2)):
+    if changes.get(name) == default:
+      del changes[name]
+  return ', '.join(f'`{name}={value}`' for name, value in changes.items())
+
+
+def counts_table(table: Table, counts: Mapping[str, Any]) -> list[str]:
+  """Returns a Markdown table of operations, in units of 10^9.
+
+  Args:
+    table: table of the paper.
+    counts: content of complexity.json.
+  """
+  found = {entry['network']: entry for entry in counts['networks']}
+  lines = _head(
+    ['network', 'paper', 'multiply-adds', 'as PyTorch-OpCounter counts']
+  )
+  for row in table.rows:
+    entry = found[row.variant]
+    at_224 = entry['at_224']
+    figures = [f'{entry["paper_gflops"]:.2f}'] + [
+      f'{at_224[name] / 1e9:.3f}' for name in ('multiply_adds', 'operations')
+    ]
+    lines.append(_row([row.title, *figures]))
+  return lines
+
+
+def select(
+  table: Table, lines: Sequence[Line], images: str, target: str
+) -> list[Group]:
+  """Returns the results that belong to a table.
+
+  Args:
+    table: table of the paper.
+    lines: lines of results.jsonl.
+    images: name of the folder of the training images; '' for any.
+    target: name of the folder of the target; '' for the test images of the
+      training set, or for any target if the table is across data sets.
+  """
+  variants = {first_name(row.variant) for row in table.rows}
+  return group(
+    line
+    for line in lines
+    if first_name(line['variant']) in variants
+    and images in ('', line['images'])
+    and (
+      line['target'] == target
+      if target
+      else (line['target'] is not None) == table.across
+    )
+  )
+
+
+def make_tables(
+  table: Table, lines: Sequence[Line], images: str = '', target: str = ''
+) -> str:
+  """Returns the Markdown tables of results; for the arguments see `select`."""
+  return '\n\n'.join(
+    '\n'.join([heading(table, one), '', *format_group(table, one)])
+    for one in select(table, lines, images, target)
+  )
+
+
+def update(page: str, records: pathlib.Path = RECORDS) -> str:
+  """Returns a page with its tables made anew.
+
+  Args:
+    page: text of the page.
+    records: folder with results.jsonl and complexity.json.
+
+  Raises:
+    UserError: a mark names no table, or there are no results for it.
+  """
+  lines = read_lines(records / RESULTS_FILE)
+
+  def block(match: re.Match) -> str:
+    name, *words = match[1].split()
+    if name not in TABLES or len(words) > 2:
+      raise UserError(f'<!-- report: {match[1]} -->: there is no such table.')
+    table = TABLES[name]
+    if table.counted:
+      text = counts_table(table, read_json(records / COUNTS_FILE))
+    elif not words:
+      text = published_table(table, select(table, lines, '', ''))
+    else:
+      text = [make_tables(table, lines, *words)]
+    if not any(text):
+      raise UserError(f'<!-- report: {match[1]} -->: there are no results.')
+    return '\n'.join([f'<!-- report: {match[1]} -->', *text, MARK_OF_END])
+
+  return MARKED.sub(block, page)
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """Returns the parser of the command line."""
+  parser = argparse.ArgumentParser(
+    prog='python -m benchmarks.report',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add('table', nargs='?', choices=list(TABLES), help='table of the paper')
+  add(
+    '--results', type=pathlib.Path, action='append', metavar='FILE',
+    help='results of ablations; repeat it for more'
+    ' (docs/records/ablations/results.jsonl)',
+  )  # fmt: skip
+  add('--images', default='', help='folder name of the training images (any)')
+  add('--target', default='', help='folder name of the target')
+  add(
+    '--update', type=pathlib.Path, metavar='PAGE',
+    help='writes the tables of this page anew, from docs/records/ablations',
+  )  # fmt: skip
+  return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the command and returns its exit code."""
+  parser = make_parser()
+  args = parser.parse_args(arguments)
+  if bool(args.table) == bool(args.update):
+    parser.error('give a table, or a page by --update.')
+  try:
+    if args.update:
+      args.update.write_text(update(args.update.read_text()))
+      return 0
+    files = args.results or [RECORDS / RESULTS_FILE]
+    lines = [line for file in files for line in read_lines(file)]
+    text = make_tables(TABLES[args.table], lines, args.images, args.target)
+    print(text or f'{args.table}: {NOT_RUN}')
+  except (UserError, OSError) as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,464 @@
+"""Runs of a table: plan, claims, kills, results; train.py is pretended."""
+
+import json
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from apnet_jax.errors import UserError
+from apnet_jax.models.network_fields import effective_fields
+from apnet_jax.paper import tables, variants
+from apnet_jax.paper.tables import TABLES
+from apnet_jax.retrieval import comparison
+from benchmarks import ablation_cost, ablation_plan, ablation_runs, ablations
+from benchmarks.ablation_runs import Results, Target
+from tests.benchmarks.ablation_lines import make_line
+
+CONFIG = 'configs/market.py'
+# ml_collections reads configuration files by a deprecated function.
+pytestmark = pytest.mark.filterwarnings('ignore:the load_module')
+TRAINED = [name for name, table in TABLES.items() if not table.counted]
+
+
+def plan(table='table2', *overrides, seeds=(0,), config=CONFIG):
+  return ablation_plan.plan(TABLES[table], config, overrides, seeds)
+
+
+@pytest.fixture(autouse=True)
+def from_the_root(monkeypatch):
+  monkeypatch.chdir(ablation_runs.ROOT)
+
+
+# The plan
+
+
+@pytest.mark.parametrize('table', TRAINED)
+def test_each_row_trains_the_network_of_the_paper(table):
+  for row, run in zip(TABLES[table].rows, plan(table), strict=True):
+    variant = variants.VARIANTS[row.variant]
+    model = variants.apply(variant, run.config.model)
+    assert effective_fields(run.config.model) == effective_fields(model)
+    assert tuple(run.config.data.image_size) == variant.image_size
+
+
+def test_rows_replace_the_network_of_the_configuration():
+  official, ours = plan(config=f'{CONFIG}:spatial'), plan()
+  for theirs, run in zip(official, ours, strict=True):
+    assert theirs.config.model.attention == run.config.model.attention
+    assert theirs.config.model.levels == run.config.model.levels
+
+
+def test_all_networks_come_before_the_second_seed():
+  runs = plan('figure5', seeds=(3, 5))
+  assert [run.seed for run in runs] == [3] * 6 + [5] * 6
+  assert [run.config.seed for run in runs] == [run.seed for run in runs]
+  assert len({run.hash for run in runs}) == 12
+  assert len({run.recipe for run in runs}) == 1
+
+
+def test_overrides_hold_for_all_networks():
+  for run in plan('table2', 'train.epochs=7', 'data.image_size=(64,32)'):
+    assert run.config.train.epochs == 7
+    assert tuple(run.config.data.image_size) == (64, 32)
+
+
+def test_spatial_networks_have_their_own_recipe_where_there_is_one():
+  runs = {run.variant: run for run in plan()}
+  assert runs['apnet_s2'].config.train.epochs == 150
+  assert runs['apnet_c2'].config.train.epochs == 160
+  runs = {run.variant: run for run in plan(config='configs/synthetic.py')}
+  assert runs['apnet_s2'].words[0] == '--config=configs/synthetic.py'
+  assert runs['apnet_s2'].config.model.attention == 'spatial'
+
+
+def test_weights_fit_the_network():
+  weights = f'model.pretrained={tables.RESNET50_WEIGHTS}'
+  runs = plan('table2', weights) + plan('table5', weights)
+  sources = {run.variant: run.config.model.pretrained for run in runs}
+  assert sources['apnet_c2'] == tables.RESNET50_WEIGHTS
+  assert 'seresnet50' in sources['se_resnet50']
+  assert 'densenet169' in sources['densenet169_apnet_c']
+  others = plan('table5', 'model.pretrained=mine.npz')
+  assert {run.config.model.pretrained for run in others} == {'mine.npz'}
+  assert plan()[0].recipe != runs[0].recipe
+
+
+def hash_of(*overrides, row=4):
+  return plan('table2', *overrides)[row].hash
+
+
+def test_a_hash_tells_what_changes_the_result():
+  same = ('data.dir=elsewhere', 'data.cache=decoded', 'train.rematerialize')
+  assert hash_of() == hash_of(*same)
+  for other in ('train.epochs=3', 'eval.flip=False', 'model.reduction=8'):
+    assert hash_of() != hash_of(other)
+  # Level 0 has no radix.
+  assert hash_of('model.radix=4', row=0) == hash_of(row=0)
+
+
+def test_a_hash_does_not_depend_on_defaults():
+  """A later version may add fields, whose defaults change no result."""
+  config = ablation_plan.read_config([f'--config={CONFIG}'])
+  fields = ablation_plan.relevant_fields(config)
+  assert fields == {'data.name': 'market1501'}
+  config.model.levels = 1
+  assert ablation_plan.relevant_fields(config) == fields | {'model.levels': 1}
+
+
+def test_a_network_of_two_tables_is_one_run():
+  by_name = {run.variant: run for run in plan('figure5')}
+  assert 'radix2' not in by_name
+  assert by_name['apnet_c2'].hash == hash_of()
+
+
+def test_folders_become_absolute(monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  given = ['data.dir=a,b', 'train.epochs=3', 'data.allow_other_counts']
+  assert ablation_plan.absolute_folders(given) == [
+    f'data.dir={tmp_path}/a,{tmp_path}/b', *given[1:],
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ('config', 'override', 'message'),
+  [
+    (CONFIG, 'model.foo=3', 'foo'),
+    (CONFIG, 'train.P=x', 'invalid literal'),
+    (CONFIG, 'train.P=1', 'at least 2'),
+    ('configs/none.py', 'train.P=4', 'No such file'),
+  ],
+)
+def test_mistakes_in_the_configuration(config, override, message):
+  with pytest.raises(UserError, match=message):
+    plan('table2', override, config=config)
+
+
+# Runs
+
+
+CARD = make_line()['card'] | {
+  'diagnosis': {'hardest': ['0001_c1.jpg']},
+  'verification': None,
+}
+# Writes what train.py writes, then does as told.
+TRAIN = """
+import json, os, signal, sys, time
+workdir, then = sys.argv[-1].split('=')[1], sys.argv[1]
+with open(workdir + '/count', 'a') as file:
+  file.write('x')
+json.dump({'num_classes': 3, 'fingerprint': 'abc', 'devices': '1 x cpu'},
+          open(workdir + '/run.json', 'w'))
+json.dump(json.loads(sys.argv[2]), open(workdir + '/result.json', 'w'))
+print('trained')
+sys.stdout.flush()
+exec(then)
+"""
+
+
+@pytest.fixture
+def trainer(monkeypatch):
+  """A pretended train.py, whose last deed is the code in `then`."""
+  told = {'then': ''}
+
+  def command(run, workdir):
+    arguments = (told['then'], json.dumps(CARD), f'--workdir={workdir}')
+    return [sys.executable, '-S', '-c', TRAIN, *arguments]
+
+  def evaluate(target, workdir, card):
+    code = (
+      'import os, sys; os.makedirs(os.path.dirname(sys.argv[2]), exist_ok=True)'
+      '; open(sys.argv[2], "w").write(sys.argv[1])'
+    )
+    return [sys.executable, '-S', '-c', code, json.dumps(CARD), str(card)]
+
+  monkeypatch.setattr(ablation_runs, 'train_command', command)
+  monkeypatch.setattr(ablation_runs, 'evaluate_command', evaluate)
+  monkeypatch.setattr(ablation_runs, 'commit', lambda: '1234')
+  return told
+
+
+@pytest.fixture
+def results(tmp_path):
+  return Results(tmp_path / 'results')
+
+
+@pytest.fixture
+def run():
+  return plan('table2')[0]
+
+
+def trainings(run, results):
+  return len((results.workdir(run) / 'count').read_text())
+
+
+def test_a_run_is_done_once(trainer, run, results):
+  assert ablation_runs.do_run(run, [], results) == 'finished'
+  assert ablation_runs.do_run(run, [], results) == 'done'
+  assert trainings(run, results) == 1
+  (line,) = results.read()
+  assert line['variant'] == 'apnet_c0' and line['seed'] == 0
+  assert line['configuration'] == run.hash and line['recipe'] == run.recipe
+  assert line['commit'] == '1234' and '1 x cpu' in line['hardware']
+  assert line['target'] is None and line['seconds'] >= 0
+  assert 'diagnosis' not in line['card']  # it names images
+  assert comparison.table_figures(line['card'])['mAP'] == 0.6
+  assert (results.workdir(run) / 'log.txt').read_text() == 'trained\n'
+
+
+def test_targets_are_evaluated_once(trainer, run, results, tmp_path):
+  targets = [Target('duke', tmp_path / name) for name in ('a', 'b')]
+  assert ablation_runs.do_run(run, [], results) == 'finished'
+  assert ablation_runs.do_run(run, targets[:1], results) == 'finished'
+  assert ablation_runs.do_run(run, targets, results) == 'finished'
+  assert ablation_runs.do_run(run, targets, results) == 'done'
+  assert trainings(run, results) == 1
+  assert [line['target'] for line in results.read()] == [None, 'a', 'b']
+
+
+def test_a_failed_run_has_no_result_and_is_tried_again(trainer, run, results):
+  trainer['then'] = 'sys.exit(3)'
+  assert ablation_runs.do_run(run, [], results) == 'failed'
+  assert results.read() == []
+  trainer['then'] = ''
+  assert ablation_runs.do_run(run, [], results) == 'finished'
+  assert trainings(run, results) == 2
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_passed_on_and_the_run_goes_on_later(
+  trainer, run, results, number
+):
+  before = signal.getsignal(number)
+  trainer['then'] = (
+    f'signal.signal({number:d}, lambda *_: sys.exit(128 + {number:d}))\n'
+    f'os.kill(os.getppid(), {number:d})\n'
+    'time.sleep(20)'
+  )
+  with pytest.raises(ablation_runs.Interrupted) as error:
+    ablation_runs.do_run(run, [], results)
+  assert error.value.code == 128 + number
+  assert signal.getsignal(number) == before
+  assert results.read() == []
+  trainer['then'] = ''
+  assert ablation_runs.do_run(run, [], results) == 'finished'
+  assert len(results.read()) == 1
+
+
+def test_a_claimed_run_is_left_to_its_process(trainer, run, results):
+  workdir = results.workdir(run)
+  with ablation_runs.claim(workdir) as claimed:
+    assert claimed is not None
+    assert ablation_runs.is_claimed(workdir)
+    assert ablation_runs.do_run(run, [], results) == 'claimed'
+  assert not ablation_runs.is_claimed(workdir)
+  assert ablation_runs.do_run(run, [], results) == 'finished'
+
+
+def test_a_training_keeps_the_claim_when_its_starter_is_gone(run, results):
+  """A shell leaves a process behind, which has inherited the locked file."""
+  workdir = results.workdir(run)
+  with ablation_runs.claim(workdir) as claimed:
+    command = ['sh', '-c', f'sleep 20 & echo $! > {workdir}/pid']
+    ablation_runs.execute(command, workdir / 'log.txt', claimed)
+  left = int((workdir / 'pid').read_text())
+  assert ablation_runs.is_claimed(workdir)
+  os.kill(left, signal.SIGKILL)
+  deadline = time.time() + 10
+  while ablation_runs.is_claimed(workdir) and time.time() < deadline:
+    time.sleep(0.01)
+  assert not ablation_runs.is_claimed(workdir)
+
+
+def test_the_time_of_killed_sessions_counts(tmp_path):
+  sessions, file = tmp_path / 'sessions.jsonl', tmp_path / 'metrics.jsonl'
+  for line in ({'start': 100}, {'end': 130}, {'start': 1000}):
+    ablation_runs.append_line(sessions, line)
+  file.touch()
+  os.utime(file, (1012, 1012))
+  os.utime(sessions, (1000, 1000))
+  with ablation_runs.timed(sessions, tmp_path) as seconds:
+    assert seconds() == 42
+
+
+def test_a_line_that_was_cut_off_is_replaced(tmp_path):
+  file = tmp_path / 'results.jsonl'
+  assert ablation_runs.read_lines(file) == []
+  ablation_runs.append_line(file, {'a': 1})
+  with file.open('a') as cut:
+    cut.write('{"a": 2, "b')
+  assert ablation_runs.read_lines(file) == [{'a': 1}]
+  ablation_runs.append_line(file, {'a': 3})
+  assert ablation_runs.read_lines(file) == [{'a': 1}, {'a': 3}]
+  file.write_text('{\n{"a": 1}\n')
+  with pytest.raises(UserError, match='results.jsonl is damaged'):
+    ablation_runs.read_lines(file)
+
+
+def test_results_tell_no_folders(tmp_path):
+  run = plan('table2', 'data.dir=/my/images', 'data.image_size=(64,32)')[0]
+  text = ablation_runs.shown(ablation_runs.train_command(run, tmp_path))
+  assert text.startswith('python train.py --config=configs/market.py ')
+  assert '--config.data.dir=DIR' in text
+  assert "'--config.data.image_size=(64,32)'" in text  # as a shell needs it
+  target = Target('duke', tmp_path / 'duke', allow_other_counts=True)
+  evaluate = ablation_runs.evaluate_command(target, tmp_path, tmp_path / 'a')
+  assert ablation_runs.shown(evaluate) == (
+    'python eval.py --ckpt=DIR --dataset=duke --data_dir=DIR'
+    ' --allow_other_counts'
+  )
+  card = CARD | {'network': {'pretrained': '/my/run'}}
+  card['checkpoint'] = CARD['checkpoint'] | {
+    'started_from': {'workdir': '/my/run', 'step': 3}
+  }
+  kept = json.dumps(ablation_runs.without_paths(card))
+  assert '/my' not in kept and '"step": 3' in kept
+
+
+# The command
+
+
+@pytest.fixture
+def command(trainer, monkeypatch, tmp_path):
+  monkeypatch.setattr(ablations, 'check_images', lambda *_: None)
+  return lambda *words: ablations.main([
+    *words, f'--results={tmp_path}/results', '--seeds=0',
+  ])  # fmt: skip
+
+
+def test_a_dry_run_does_nothing(command, capsys, results):
+  assert command('table6', '--dry_run') == 0
+  printed = capsys.readouterr().out
+  assert 'All runs: python train.py --config=configs/market.py' in printed
+  assert printed.count(': to do') == 2
+  assert '--config.model.levels=1\n' in printed
+  assert not results.folder.exists()
+
+
+def test_a_table_runs_and_then_is_done(command, capsys, results):
+  assert command('table6', '--rows=apnet_c2') == 0
+  assert command('table6', '--dry-run') == 0
+  printed = capsys.readouterr().out
+  assert printed.count(': done') == printed.count(': to do') == 1
+  assert command('table6') == 0
+  assert '2/2' in capsys.readouterr().out
+  assert [line['variant'] for line in results.read()] == [
+    'apnet_c2', 'apnet_c1',
+  ]  # fmt: skip
+
+
+def test_a_failed_run_fails_the_command(command, trainer, capsys):
+  trainer['then'] = 'sys.exit(2)'
+  assert command('table6') == 2
+  assert capsys.readouterr().out.count('failed: ') == 2
+
+
+def test_a_signal_is_the_exit_code(command, trainer, capsys):
+  trainer['then'] = 'sys.exit(143)'
+  assert command('table6') == 143
+  assert 'the same command goes on' in capsys.readouterr().err
+
+
+def test_other_images_are_refused(monkeypatch, tmp_path, capsys):
+  from data import listing
+
+  images = type('Listing', (), {'fingerprint': 'now'})
+  monkeypatch.setattr(listing, 'read', lambda data: images)
+  line = make_line(recipe=plan('table6')[0].recipe)
+  ablation_runs.append_line(tmp_path / 'results.jsonl', line)
+  assert ablations.main(['table6', f'--results={tmp_path}']) == 2
+  assert 'trained on other images (abc, now now)' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ('words', 'message'),
+  [
+    (['table2', '--rows=apnet_c9'], 'apnet_c9 not in apnet_c0, se_resnet50'),
+    (['table2', '--device=h100'], '--device needs --dry-run'),
+    (['table7'], 'give --target'),
+    (['table7', '--target=duke'], 'as duke=DIR'),
+    (['table7', '--target=duke=/none'], 'as duke=DIR'),
+    (['table7', '--target=a=/tmp', '--target=b=/tmp'], 'the same name'),
+    (['table2', '--override=train.K=0'], 'at least 2'),
+  ],
+)
+def test_mistakes(command, capsys, words, message):
+  assert command(*words) == 2
+  assert message in capsys.readouterr().err
+
+
+def test_wrong_seeds(capsys):
+  for seeds in ('', 'x', '-1', '1,,2'):
+    assert ablations.main(['table2', f'--seeds={seeds}', '--dry-run']) == 2
+    assert 'give numbers from 0' in capsys.readouterr().err
+
+
+def test_table_3_is_counted(command, monkeypatch, results):
+  counted = []
+  monkeypatch.setattr(
+    ablations.complexity,
+    'measure',
+    lambda name, model: counted.append(name) or {'network': name},
+  )
+  monkeypatch.setattr(ablations.complexity, 'format_table', lambda rows: '')
+  assert command('table3') == 0
+  assert counted == [row.variant for row in TABLES['table3'].rows]
+  written = json.loads((results.folder / 'complexity.json').read_text())
+  assert [entry['network'] for entry in written['networks']] == counted
+
+
+# The cost
+
+
+class FakeFit:
+  def __init__(self, memory, fits=True):
+    self.memory, self.fits = memory, fits
+
+  def measure(self, program):
+    assert program == 'train'
+    return {
+      'fits': self.fits,
+      'memory': self.memory and {'total': self.memory},
+      'batch': 80,
+      'roofline': {'images_per_second': 400.0},
+    }
+
+
+def test_hours_follow_from_the_roofline():
+  cost = ablation_cost.cost_of(FakeFit(2 * 10**9), steps=36_000)
+  assert cost.hours == pytest.approx(2) and cost.memory == 2 * 10**9
+  assert str(cost) == '2.0 GB; at least 2.00 h'
+  nothing = ablation_cost.cost_of(FakeFit(None, fits=False), steps=1)
+  assert str(nothing) == 'not compiled, does not fit; -'
+  assert ablation_cost.total_hours([cost, cost, nothing]) == pytest.approx(4)
+
+
+def test_the_size_of_a_training_without_images(tmp_path):
+  config = ablation_plan.read_config([f'--config={CONFIG}'])
+  config.data.dir = str(tmp_path / 'none')
+  assert ablation_cost.training_size(config) == (751, 12_936 // 80)
+  assert ablation_cost.steps_of(config, 161) == 160 * 161
+  config.train.steps = 7
+  assert ablation_cost.steps_of(config, 161) == 7
+  config.data.name = 'synthetic'
+  with pytest.raises(UserError, match='is missing'):
+    ablation_cost.training_size(config)
+
+
+def test_a_dry_run_compiles_each_network_once(command, monkeypatch, capsys):
+  compiled = []
+
+  def compiler(device):
+    assert device == 'h100'
+    return lambda config: (
+      compiled.append(config.model.levels)
+      or ablation_cost.cost_of(FakeFit(10**9), steps=18_000)
+    )
+
+  monkeypatch.setattr(ablation_cost, 'compiler', compiler)
+  words = ['table6', '--dry-run', '--device=h100', '--seeds=0,1']
+  assert ablations.main(words) == 0
+  assert compiled == [1, 2]
+  assert '4 runs take at least 4.0 h' in capsys.readouterr().out

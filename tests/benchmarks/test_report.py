@@ -1,0 +1,215 @@
+"""Tables of results: what may stand together, and how sure differences are."""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+from apnet_jax.errors import UserError
+from apnet_jax.paper.tables import TABLES, Row, Table
+from benchmarks import ablation_runs, report
+from tests.benchmarks.ablation_lines import make_line
+
+ROOT = pathlib.Path(__file__).parents[2]
+TABLE = Table('Table', (Row('apnet_c0'), Row('apnet_c2', 'apnet_c0')))
+
+
+def only(lines):
+  (found,) = report.group(lines)
+  return found
+
+
+def cells(text, title):
+  (row,) = [line for line in text.splitlines() if line.startswith(f'| {title}')]
+  return [cell.strip() for cell in row.split('|')[1:-1]]
+
+
+def test_the_interval_is_that_of_the_mean_over_seeds():
+  """Of two queries, a quarter of the draws has only the one, or the other."""
+  results = only([
+    make_line('apnet_c0', 0, (0.2, 0.2)), make_line('apnet_c2', 0, (0.3, 0.5)),
+    make_line('apnet_c0', 1, (0.4, 0.4)), make_line('apnet_c2', 1, (0.3, 0.5)),
+  ])  # fmt: skip
+  found = report.difference(results, TABLE.rows[1])
+  assert found.seeds == pytest.approx({0: 20, 1: 0})
+  assert found.mean == pytest.approx(10)
+  assert found.interval == pytest.approx((0, 20), abs=1e-9)
+
+
+def test_seeds_of_one_network_alone_do_not_count():
+  results = only([
+    make_line('apnet_c0', 0, (0.2, 0.2)), make_line('apnet_c2', 0, (0.3, 0.3)),
+    make_line('apnet_c2', 1, (0.9, 0.9)),
+  ])  # fmt: skip
+  assert report.difference(results, TABLE.rows[1]).seeds.keys() == {0}
+  assert report.difference(results, TABLE.rows[0]) is None
+  assert report.difference(only([make_line('apnet_c2')]), TABLE.rows[1]) is None
+
+
+@pytest.mark.parametrize(
+  ('theirs', 'clear'),
+  [
+    ([0.2, 0.3], True),
+    ([0.2], False),  # one seed
+    ([0.2, 0.61], False),  # the interval has no zero, but the seeds disagree
+    ([0.8, 0.9], True),
+    ([0.6, 0.6], False),
+  ],
+)
+def test_a_star_needs_queries_and_seeds(theirs, clear):
+  lines = [
+    make_line(name, seed, (ap, ap))
+    for seed, other in enumerate(theirs)
+    for name, ap in (('apnet_c0', other), ('apnet_c2', 0.6))
+  ]
+  assert report.difference(only(lines), TABLE.rows[1]).is_clear == clear
+
+
+def test_a_table():
+  text = report.make_tables(
+    TABLES['table2'],
+    [
+      make_line('apnet_c0', 0, (0.2, 0.2)),
+      make_line('apnet_c0', 1, (0.4, 0.4)),
+      make_line('apnet_c2', 0, (0.5, 0.5)),
+      make_line('apnet_c2', 1, (0.5, 0.5)),
+    ],
+  )
+  assert text.startswith('**Table II, photos** (market1501, not the published')
+  assert cells(text, 'APNet-C_0')[1:4] == ['30.0 ± 14.1', '30.0 ± 14.1', '2']
+  assert cells(text, 'APNet-C_2')[3:] == [
+    '2', '+20.0 *', '+20.0 to +20.0', '+30.0, +10.0',
+  ]  # fmt: skip
+  assert cells(text, 'APNet-C_3')[1] == report.NOT_RUN
+  assert 'paper' not in text
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'recipe': 's'},
+    {'card_fingerprint': 'other'},
+    {'card_dataset': 'msmt17'},
+    {'card_protocol': {'ap': 'trapezoid'}},
+    {'card_gallery': {'distractors': 5}},
+    {'card_queries': make_line(ap=(0.5, 0.7, 0.1))['card']['queries']},
+    {
+      'card_checkpoint': {
+        'step': 9,
+        'which': 'last',
+        'trained_on': {'dataset': 'duke', 'fingerprint': 'x'},
+      }
+    },
+  ],
+)
+def test_two_protocols_never_stand_in_one_table(changes):
+  lines = [make_line('apnet_c0'), make_line('apnet_c2', **changes)]
+  assert len(report.group(lines)) == 2
+  text = report.make_tables(TABLES['table2'], lines)
+  assert text.count('**Table II') == 2
+
+
+def test_results_of_other_tables_and_targets_are_left_out():
+  lines = [
+    make_line('apnet_c2'),
+    make_line('apnet_c2', target='duke', card_dataset='dukemtmc_reid'),
+    make_line('resnet101'),
+    make_line('apnet_c1', images='others', card_fingerprint='other'),
+  ]
+  for table, arguments, shown in (
+    ('table2', (), ['photos', 'others']),
+    ('table2', ('others',), ['others']),
+    ('table2', ('photos', 'duke'), ['duke']),
+    ('table7', (), ['duke']),
+    ('table5', (), ['photos']),
+    ('figure5', (), ['photos']),
+  ):
+    text = report.make_tables(TABLES[table], lines, *arguments)
+    titles = [line for line in text.splitlines() if line.startswith('**')]
+    found = [line.split(', ')[1].split('**')[0] for line in titles]
+    assert sorted(found) == sorted(shown), table
+
+
+def test_the_papers_figures_stand_beside_the_published_images_only():
+  for published in (True, False):
+    lines = [make_line('apnet_c2', card_as_published=published)]
+    text = report.make_tables(TABLES['table2'], lines)
+    assert ('paper: mAP' in text) == published
+    assert ('90.5' in text) == published
+    groups = report.group(lines)
+    text = '\n'.join(report.published_table(TABLES['table2'], groups))
+    here = cells(text, 'APNet-C_2')[2]
+    assert here == ('60.0, 50.0, 100.0' if published else report.NOT_RUN)
+    assert cells(text, 'APNet-C_2')[4] == report.NOT_RUN  # DukeMTMC-reID
+
+
+def test_two_recipes_have_columns_of_their_own():
+  lines = [
+    make_line('apnet_c2', card_as_published=True, recipe=recipe, ap=(ap, ap))
+    for recipe, ap in (('r', 0.5), ('s', 0.6))
+  ]
+  groups = report.group(lines)
+  head, _, *rows = report.published_table(TABLES['table2'], groups)
+  assert 'here, recipe r | here, recipe s | dukemtmc_reid' in head
+  row = cells('\n'.join(rows), 'APNet-C_2')
+  assert row[2:4] == ['50.0, 50.0, 100.0', '60.0, 60.0, 100.0']
+
+
+def test_a_page(tmp_path):
+  (tmp_path / 'results.jsonl').write_text(json.dumps(make_line()) + '\n')
+  page = (
+    'Above.\n\n<!-- report: table2 photos -->\nold\n\nlines\n'
+    '<!-- end of report -->\nBetween.\n<!-- report: table4 -->\n'
+    '<!-- end of report -->\nBelow.\n'
+  )
+  once = report.update(page, tmp_path)
+  assert 'old' not in once
+  assert once.startswith('Above.\n\n<!-- report: table2 photos -->\n**Table II')
+  assert '<!-- end of report -->\nBetween.\n<!-- report: table4 -->\n|' in once
+  assert once.endswith('<!-- end of report -->\nBelow.\n')
+  assert report.update(once, tmp_path) == once
+  for wrong in ('table9', 'table2 elsewhere', 'table2 a b c'):
+    with pytest.raises(UserError, match=wrong):
+      report.update(page.replace('table2 photos', wrong), tmp_path)
+
+
+def test_the_pages_tables_are_those_of_the_records():
+  page = (ROOT / 'docs/reproducing.md').read_text()
+  assert page.count('<!-- report: ') == page.count(report.MARK_OF_END) > 5
+  assert report.update(page) == page
+
+
+def strings(value):
+  if isinstance(value, dict):
+    return [text for one in value.values() for text in strings(one)]
+  if isinstance(value, list):
+    return [text for one in value for text in strings(one)]
+  return [value] if isinstance(value, str) else []
+
+
+def test_records_say_how_they_were_made_and_not_where():
+  lines = ablation_runs.read_lines(report.RECORDS / 'results.jsonl')
+  assert lines
+  for line in lines:
+    fields = ('command', 'commit', 'hardware', 'date', 'configuration')
+    assert all(line[name] for name in fields), line['configuration']
+    assert line['seconds'] > 0
+    assert re.fullmatch('[0-9a-f]{12}', line['commit'])  # without changes
+    assert line['card']['queries']['figures']['mAP']
+    assert not [text for text in strings(line) if re.search(r'(^|[ =])/', text)]
+  assert len({(x['configuration'], x['target']) for x in lines}) == len(lines)
+
+
+def test_command_line(tmp_path, capsys):
+  file = tmp_path / 'results.jsonl'
+  file.write_text(json.dumps(make_line()) + '\n')
+  assert report.main(['table2', f'--results={file}']) == 0
+  assert '| APNet-C_2 | 60.0 | 50.0 | 1 |' in capsys.readouterr().out
+  assert report.main(['table5', f'--results={file}']) == 0
+  assert capsys.readouterr().out == 'table5: not run\n'
+  file.write_text('{\n')
+  assert report.main(['table2', f'--results={file}']) == 2
+  assert 'results.jsonl is damaged' in capsys.readouterr().err
+  with pytest.raises(SystemExit):
+    report.main([])
