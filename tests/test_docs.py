@@ -63,6 +63,27 @@ def test_records_say_how_they_were_made(path):
     assert value == round(100 * record['card']['figures'][name], 1)
 
 
+def test_the_table_of_attention_is_that_of_its_record():
+  text = (ROOT / 'docs/attention.md').read_text()
+  record = json.loads((ROOT / 'docs/records/attention/demo.json').read_text())
+  table = text.split('<!-- attention record: demo -->')[1]
+  _, _, *body = re.search(r'(\|.*\n)+', table)[0].strip().splitlines()
+  shown = [line.strip('| ').split(' | ') for line in body]
+  expected = [
+    [
+      name,
+      f'{row["entropy"]:.3f}',
+      f'{100 * row["area"]:.1f}',
+      f'{row["attended_fall"]:.2f}',
+      f'{row["random_fall"]:.2f}',
+      f'{100 * row["faithful"]:.1f}',
+      str(row['defined']),
+    ]
+    for name, row in record['maps'].items()
+  ]
+  assert shown == expected
+
+
 def load_configuration_page():
   path = ROOT / 'docs' / 'configuration_page.py'
   spec = importlib.util.spec_from_file_location('configuration_page', path)

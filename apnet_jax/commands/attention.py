@@ -24,7 +24,7 @@ from absl import flags
 import jax
 import numpy as np
 
-from apnet_jax import cli, images
+from apnet_jax import cli, hub, images
 from apnet_jax.errors import UserError
 from apnet_jax.parallel import devices
 from apnet_jax.printing import printable
@@ -39,9 +39,7 @@ SUMMARY_FILE = 'summary.json'
 
 def command() -> Callable:
   """Defines the absl flags of this command, and returns its `main(argv)`."""
-  ckpt = flags.DEFINE_string(
-    'ckpt', None, 'Workdir of train.py.', required=True
-  )
+  ckpt = flags.DEFINE_string('ckpt', None, cli.CKPT_HELP, required=True)
   which = cli.define_which()
   output = flags.DEFINE_string('output', 'attention', 'Folder to write to.')
   match = flags.DEFINE_string(
@@ -92,10 +90,11 @@ def command() -> Callable:
       if given.value is not None and problem:
         raise UserError(f'--{given.name} and --{name} exclude each other.')
     cli.quieten()
-    with open_for_reading(ckpt.value) as checkpoints:
-      config = run_files.load_config(ckpt.value)
+    source = hub.find_network(ckpt.value)
+    with open_for_reading(source) as checkpoints:
+      config = run_files.load_config(source)
       devices.keep_compiled_programs(config.compilation_cache_dir)
-      classes = run_files.load_run(ckpt.value)['num_classes']
+      classes = run_files.load_run(source)['num_classes']
       step, model, variables = restore_model(
         checkpoints, which.value, config, classes
       )

@@ -379,7 +379,7 @@ def _means(rows: list[dict]) -> dict:
     if row['attended_fall'] is not None
   ]
   faithful = [(np.sign(a - r) + 1) / 2 for a, r in falls]
-  defined = sum(row['entropy'] is not None for row in rows)
+  defined = sum(row['area'] is not None for row in rows)
   return {**means, 'faithful': _mean(faithful), 'defined': defined}
 
 

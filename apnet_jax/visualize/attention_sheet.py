@@ -130,10 +130,11 @@ def _cell(title: str, picture: Image.Image, texts: list[str]) -> Image.Image:
 
 def _figures(measured: Measured) -> Iterator[str]:
   """Yields the figures of a map as lines of text."""
-  if measured.entropy is None:
+  if measured.area is None:
     yield 'raises the target nowhere'
     return
-  yield f'entropy {measured.entropy:.2f}, area {100 * measured.area:.0f}%'
+  entropy = '-' if measured.entropy is None else f'{measured.entropy:.2f}'
+  yield f'entropy {entropy}, area {100 * measured.area:.0f}%'
   if measured.attended_fall is not None:
     random = f'random {measured.random_fall:.2f}'
     yield f'ROAD {measured.attended_fall:.2f} ({random})'

@@ -7,14 +7,14 @@ def entropy(heat: np.ndarray) -> float | None:
   """Returns the entropy of a map over that of a uniform map of its size.
 
   Args:
-    heat: float [height, width], not negative, of at least two positions.
+    heat: float [height, width], not negative.
 
   Returns:
     A value from 0, all at one position, to 1, the same at all positions; None
-    if the map is 0.
+    if the map is 0 or has a single position.
   """
   p = _distribution(heat)
-  if p is None:
+  if p is None or p.size == 1:
     return None
   p = p[p > 0]
   return float(-(p * np.log(p)).sum() / np.log(heat.size))

@@ -31,6 +31,8 @@ def test_the_area_holds_half_of_a_map():
 def test_a_map_of_zeros_has_no_figures():
   assert concentration.entropy(np.zeros((2, 2))) is None
   assert concentration.area(np.zeros((2, 2))) is None
+  assert concentration.entropy(np.ones((1, 1))) is None
+  assert concentration.area(np.ones((1, 1))) == pytest.approx(0.5)
 
 
 def test_the_region_has_the_largest_values():
