@@ -21,7 +21,7 @@ from absl import flags
 import ml_collections
 from ml_collections import config_flags
 
-from apnet_jax import cli
+from apnet_jax import cli, hub
 from apnet_jax.config import check_section, get_config
 from apnet_jax.errors import UserError
 
@@ -30,7 +30,7 @@ CONFIG = config_flags.DEFINE_config_dict(
   ml_collections.ConfigDict({'eval': get_config().eval}),
   'Changes a rule of evaluation, as --config.eval.drop_distractors.',
 )
-CKPT = flags.DEFINE_string('ckpt', None, 'Workdir of train.py.', required=True)
+CKPT = flags.DEFINE_string('ckpt', None, cli.CKPT_HELP, required=True)
 WHICH = cli.define_which()
 DATASET = flags.DEFINE_list(
   'dataset',
@@ -123,27 +123,29 @@ def main(argv):
   from apnet_jax.workdir.checkpoints import open_for_reading
   from data import targets
 
-  with open_for_reading(CKPT.value) as checkpoints:
+  ckpt = hub.find_network(CKPT.value)
+  with open_for_reading(ckpt) as checkpoints:
     changed_rules = config_flags.get_override_values(flags.FLAGS['config'])
-    config = run_files.load_full_config(CKPT.value)
+    config = run_files.load_full_config(ckpt)
     config.update_from_flattened_dict(changed_rules)
     check_section('eval', config.eval)
-    check_flags(config.eval, changed_rules)
+    check_flags(config, changed_rules, ckpt)
     configs = targets.choose(
       config, DATASET.value, DATA_DIR.value, ALLOW_OTHER_COUNTS.value,
       TEST_FRACTION.value, PATTERN.value, IGNORE_CAMERAS.value,
       FOLDERS_ARE_PEOPLE.value,
     )  # fmt: skip
     devices.keep_compiled_programs(config.compilation_cache_dir)
-    run = run_files.load_run(CKPT.value)
+    run = run_files.load_run(ckpt)
     step, model, variables = restore.restore_model(
       checkpoints, WHICH.value, config, run['num_classes']
     )
-  verifier = PairVerifier(CKPT.value, step, config.eval, CHOOSE_THRESHOLD.value)
+    which = checkpoints.chosen(WHICH.value)
+  verifier = PairVerifier(ckpt, step, config.eval, CHOOSE_THRESHOLD.value)
   evaluator = Evaluator(
     make_embed(model, config.eval),
     variables,
-    card.checkpoint_entry(step, WHICH.value, config, run),
+    card.checkpoint_entry(step, which, config, run),
     verifier,
     RERANK.value,
   )
@@ -167,7 +169,7 @@ def main(argv):
   print(card.format_table(evaluator.results, config.eval.ap))
   cards = evaluator.cards
   path = JSON.value or card.default_path(
-    CKPT.value, step, cards, changed_rules, RERANK.value
+    ckpt, step, cards, changed_rules, RERANK.value
   )
   json_files.write_json(
     path, cards if len(cards) > 1 else next(iter(cards.values()))
@@ -177,30 +179,48 @@ def main(argv):
 
 
 def check_flags(
-  rules: ml_collections.ConfigDict, changed: Iterable[str]
+  config: ml_collections.ConfigDict,
+  changed: Iterable[str],
+  ckpt: str | os.PathLike,
 ) -> None:
   """Raises UserError for flags that would fail only after the evaluation.
 
   Args:
-    rules: `config.eval`.
+    config: the whole configuration of the run.
     changed: fields that the command line changes, as 'eval.ap'.
+    ckpt: path of the trained network.
   """
+  from apnet_jax.workdir.pack import is_pack
+
   for field in changed:
     if field.startswith('eval.rerank_') and not RERANK.value:
       raise UserError(f'--config.{field} needs --rerank.')
-  if not JSON.value and not os.access(CKPT.value, os.W_OK):
+  packed = is_pack(ckpt)
+  if packed and not DATA_DIR.value and not config.data.dir:
     raise UserError(
-      f'--ckpt={CKPT.value} is not writable: give another file for the result'
+      f'--ckpt={CKPT.value} is a packed network, which does not know where the'
+      ' images are: give --data_dir.'
+    )
+  if not JSON.value and (packed or not os.access(ckpt, os.W_OK)):
+    problem = 'a packed network' if packed else 'not writable'
+    raise UserError(
+      f'--ckpt={CKPT.value} is {problem}: give another file for the result'
       ' card with --json.'
     )
   if CHOOSE_THRESHOLD.value is None:
     return
+  if packed:
+    raise UserError(
+      '--choose_threshold stores the threshold in a workdir, and --ckpt='
+      f'{CKPT.value} is a packed network: choose the threshold first, then'
+      ' pack.'
+    )
   if len(DATASET.value) > 1:
     raise UserError('--choose_threshold needs exactly one data set.')
-  if rules.distance != 'cosine':
+  if config.eval.distance != 'cosine':
     raise UserError(
       '--choose_threshold needs cosine similarities, but config.eval.distance='
-      f'{rules.distance!r}.'
+      f'{config.eval.distance!r}.'
     )
 
 

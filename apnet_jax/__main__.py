@@ -12,11 +12,16 @@ from apnet_jax import cli
 
 # Each module has `command()`, which defines its flags and returns its main.
 COMMANDS = {
+  'attention': 'apnet_jax.commands.attention',
+  'cluster': 'apnet_jax.commands.cluster',
   'compare': 'apnet_jax.commands.compare',
   'complexity': 'apnet_jax.commands.complexity',
+  'embed': 'apnet_jax.commands.embed',
   'explain': 'apnet_jax.commands.explain',
   'export-weights': 'apnet_jax.commands.export_weights',
   'fits': 'apnet_jax.commands.fits',
+  'index': 'apnet_jax.commands.index',
+  'pack': 'apnet_jax.commands.pack',
   'search': 'apnet_jax.commands.search',
 }
 

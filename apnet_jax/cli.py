@@ -16,6 +16,11 @@ from apnet_jax.errors import UserError
 from apnet_jax.parallel import background, processes
 from apnet_jax.printing import printable
 
+CKPT_HELP = (
+  'Workdir of train.py, or a file that the command pack wrote, or hf://OWNER/NAME'
+  ' of such a file on the Hugging Face Hub.'
+)
+
 # `--help` then shows flags defined here as flags of the command itself.
 flags.disclaim_key_flags()
 
@@ -149,7 +154,7 @@ def define_network() -> tuple[flags.FlagHolder, ...]:
     The flags --ckpt, --which, --threshold and --strict.
   """
   return (
-    flags.DEFINE_string('ckpt', None, 'Workdir of train.py.'),
+    flags.DEFINE_string('ckpt', None, CKPT_HELP),
     define_which(),
     flags.DEFINE_float(
       'threshold',

@@ -126,11 +126,35 @@ def read_image(
     UserError: the file is not a whole image of these formats, or has more than
       `MAX_PIXELS` pixels.
   """
+  return resize(read_upright(path), image_size)
+
+
+def read_upright(path: str | pathlib.Path) -> Image.Image:
+  """Reads an image in its own size and turns it upright.
+
+  Returns:
+    An image of mode RGB.
+
+  Raises:
+    UserError: see `read_image`.
+  """
   try:
     with open_image(path) as image:
-      image = upright(image)
+      return upright(image)
   except Exception as error:  # Pillow's readers raise errors of many classes
     raise UserError(f'{path} cannot be read: {error}') from error
+
+
+def resize(image: Image.Image, image_size: tuple[int, int]) -> np.ndarray:
+  """Resizes an image bilinearly, with antialiasing.
+
+  Args:
+    image: image of mode RGB.
+    image_size: height and width of the result, in pixels.
+
+  Returns:
+    uint8 [height, width, 3].
+  """
   height, width = image_size
   return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 

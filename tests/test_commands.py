@@ -162,6 +162,10 @@ def test_readme_commands_run(run, own, pretrained, benchmarks, tmp_path):
       flags['--ckpt'] = workdirs[flags['--ckpt']]
     if '--gallery' in flags:
       flags['--gallery'] = f'{places["DIR"]}/query'
+    if '--index' in flags:
+      flags['--index'] = tmp_path / 'out' / flags['--index']
+    if '--add' in flags:
+      flags['--add'] = outputs[flags['--add']]
     if '--choose_threshold' in flags:
       flags['--choose_threshold'] = 0.5  # of few pairs
     if '--data_dir' in flags:
@@ -210,10 +214,14 @@ EXPECTED = {
   'data.doctor': 'Market-1501',
   'data.table1': 'other images',
   'complexity': 'APNet-C_2',
+  'attention': 'site 4, level 2, attention',
   'search': 'same person',
   'compare': 'same person',
   'explain': 'Layer by layer',
   'export-weights': 'arrays after step 1',
+  'pack': 'after step 1',
+  'embed': 'embeddings of 2,048 features',
+  'index': 'embeddings of 2,048 features',
 }
 
 
@@ -397,6 +405,11 @@ def test_a_command_that_looks_for_the_network_would_be_seen(
     (
       ['train.py', '--config=configs/synthetic.py', '--num_processes=2'],
       'error: --coordinator_address and --process_id missing',
+    ),
+    (
+      ['-m', 'apnet_jax', 'attention', '--ckpt=x', '--match=y', '--summary']
+      + ['README.md'],
+      'error: --match and --summary exclude each other.',
     ),
     (
       ['eval.py', '--ckpt=nowhere'],

@@ -171,6 +171,13 @@ def test_probabilities_may_be_0_and_1():
     check_section('augment', {'flip': 1.5})
 
 
+def test_fractions_may_be_0_and_1():
+  check_section('train', {'circle_margin': 0.0})
+  check_section('train', {'circle_margin': 1.0})
+  with pytest.raises(ValueError, match='circle_margin=1.5 must be from 0 to 1'):
+    check_section('train', {'circle_margin': 1.5})
+
+
 def test_every_whole_number_has_a_bound():
   config = common.get_config()
   numbers = {

@@ -48,9 +48,12 @@ def test_the_package_imports_neither_configs_nor_data(path):
 
 # Rooms of the library; each may import those before it, and itself.
 ROOMS = (
-  ('config', 'errors', 'feed', 'images', 'printing', 'version'),
+  (
+    'config', 'errors', 'feed', 'hub', 'images', 'optional', 'printing',
+    'version',
+  ),
   ('models',), ('parallel',), ('paper',), ('workdir',), ('retrieval',),
-  ('training',), ('accelerators',), ('visualize',),
+  ('inference',), ('index',), ('training',), ('accelerators',), ('visualize',),
   ('cli', 'commands', '__main__'),
 )  # fmt: skip
 

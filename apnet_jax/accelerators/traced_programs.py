@@ -64,7 +64,7 @@ class TracedPrograms:
     schedule = optim.learning_rate_schedule(config.train, STEPS_PER_EPOCH)
     _, optimizer, step = programs.make_step(config, num_classes, schedule, on)
     model = create_model(config.model, num_classes)
-    state = state_shapes(model, optimizer, size)
+    state = state_shapes(model, optimizer, size, config.train)
     variables = {'params': state.params, 'batch_stats': state.batch_stats}
     embed = make_embed_batch(model, config.eval, of_process)
     return cls(

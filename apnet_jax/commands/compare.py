@@ -27,12 +27,10 @@ from absl import flags
 
 from apnet_jax import cli, images
 from apnet_jax.errors import UserError
-from apnet_jax.retrieval import (
-  collapse,
-  comparison,
-  gallery_pairs,
-  trained_network,
-)
+from apnet_jax.inference import image_files
+from apnet_jax.inference.embedder import Embedder
+from apnet_jax.retrieval import collapse, comparison, gallery_pairs
+from apnet_jax.retrieval.threshold import verdict
 
 
 def compare_files(first: str, second: str, allow_unlike: bool, **bootstrap):
@@ -93,7 +91,7 @@ SUSPICIOUS = (
 
 
 def compare_images(
-  network: trained_network.Network,
+  network: Embedder,
   first: str | os.PathLike,
   second: str | os.PathLike,
   gallery: Sequence = (),
@@ -117,11 +115,11 @@ def compare_images(
   """
   groups = [[first, second], gallery] if gallery else [[first, second]]
   optional = set() if strict else {*gallery} - {first, second}
-  embedded = network.embed(*groups, optional=optional)
+  embedded = image_files.embed_files(network, *groups, optional=optional)
   one, two = embedded[0].embeddings
   similarity = float(one @ two)
   print(network.about, file=sys.stderr)
-  note, warning = trained_network.verdict(similarity, network.threshold), ''
+  note, warning = verdict(similarity, network.threshold), ''
   if gallery:
     pairs = gallery_pairs.sample(embedded[1].embeddings)
     print(gallery_pairs.legend(pairs), file=sys.stderr)
@@ -133,7 +131,7 @@ def compare_images(
     warning = SUSPICIOUS if similarity > collapse.COLLAPSED else ''
   print(f'{similarity:.4f}  {note}')
   cli.warn(warning)
-  cli.warn(trained_network.describe_unreadable(embedded))
+  cli.warn(image_files.describe_unreadable(embedded))
 
 
 def command() -> Callable:
@@ -170,14 +168,12 @@ def command() -> Callable:
       return
     if not ckpt.value:
       raise UserError(
-        'to compare images give --ckpt, a workdir of train.py; to compare'
+        'to compare images give --ckpt, a trained network; to compare'
         ' result cards give two files that end in .json.'
       )
     others = images.find_images(gallery.value) if gallery.value else ()
     cli.quieten()
-    network = trained_network.open_network(
-      ckpt.value, which.value, threshold.value
-    )
+    network = Embedder.load(ckpt.value, which.value, threshold.value)
     first, second = map(pathlib.Path, argv[1:])
     compare_images(network, first, second, others, strict.value)
 

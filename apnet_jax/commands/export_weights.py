@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from absl import flags
 
-from apnet_jax import cli
+from apnet_jax import cli, hub
 from apnet_jax.models.torch_weights import released_copies
 from apnet_jax.models.weight_files import write_weights
 from apnet_jax.paper.variants import is_released
@@ -19,16 +19,15 @@ from apnet_jax.training.pretrained import read_workdir
 
 def command() -> Callable:
   """Defines the absl flags of this command, and returns its `main(argv)`."""
-  ckpt = flags.DEFINE_string(
-    'ckpt', None, 'Workdir of train.py.', required=True
-  )
+  ckpt = flags.DEFINE_string('ckpt', None, cli.CKPT_HELP, required=True)
   output = flags.DEFINE_string('output', None, 'File to write.', required=True)
   which = cli.define_which()
 
   def main(argv):
     cli.no_more_arguments(argv)
     cli.quieten()
-    config, step, state_dict = read_workdir(ckpt.value, which.value)
+    source = hub.find_network(ckpt.value)
+    config, step, state_dict = read_workdir(source, which.value)
     released = is_released(config.model)
     if released:
       state_dict |= released_copies(state_dict)

@@ -2,6 +2,9 @@
 
   python -m apnet_jax search --ckpt=runs/market --gallery=DIR QUERY.jpg ...
 
+With --index=people in place of --gallery it searches an index, made by the
+command index, whose images are not embedded again.
+
 A query is an image, or a folder of images. For each query, the command lists
 the most similar gallery images with their cosine similarities. With a
 threshold, the command also says whether the person is in the gallery at all.
@@ -19,46 +22,80 @@ import pathlib
 import sys
 
 from absl import flags
+import numpy as np
 
 from apnet_jax import cli, images
 from apnet_jax.errors import UserError
+from apnet_jax.index import copies
+from apnet_jax.index.store import Index
+from apnet_jax.inference import image_files
+from apnet_jax.inference.embedder import Embedder
+from apnet_jax.inference.rows import BOX
 from apnet_jax.printing import printable
-from apnet_jax.retrieval import gallery_pairs, trained_network
+from apnet_jax.retrieval import gallery_pairs, nearest
+from apnet_jax.retrieval.threshold import OTHER_PERSON, verdict
 from apnet_jax.workdir import json_files
+
+PLACES = ('frame', 'track', *BOX)  # columns that say where in a file
+SAMPLE = 1000  # embeddings of an index that give the scale of similarities
 
 
 def command() -> Callable:
   """Defines the absl flags of this command, and returns its `main(argv)`."""
   ckpt, which, given, strict = cli.define_network()
   gallery = flags.DEFINE_string(
-    'gallery', None, 'Folder of images to search, or one image.', required=True
+    'gallery', None, 'Folder of images to search, or one image.'
+  )
+  index = flags.DEFINE_string('index', None, 'Index to search.')
+  fast = flags.DEFINE_bool(
+    'fast',
+    False,
+    'Compares binary codes first, and only the closest thousand exactly. The'
+    ' command index says which share of the ten closest images it finds.',
   )
   top = flags.DEFINE_integer('top', 10, 'Images to list for each query.', 1)
   output = flags.DEFINE_string(
     'json', '', 'Also writes the results to this JSON file.'
   )
+  copy_to = flags.DEFINE_string(
+    'copy_to', '', 'Also copies the images that were found to this folder.'
+  )
   flags.mark_flag_as_required('ckpt')
 
   def main(argv):
+    if bool(gallery.value) == bool(index.value):
+      raise UserError('give either --gallery or --index.')
+    if fast.value and not index.value:
+      raise UserError('--fast needs --index.')
+    copies.check_folder(copy_to.value)
     named = [pathlib.Path(name) for name in argv[1:]]
     queries = [path for name in named for path in images.find_images(name)]
     if not queries:
       raise UserError('no query is given: name at least one image or folder.')
-    items = images.find_images(gallery.value)
+    stored = Index(index.value) if index.value else None
+    items = images.find_images(gallery.value) if gallery.value else None
     cli.quieten()
-    network = trained_network.open_network(ckpt.value, which.value, given.value)
+    network = Embedder.load(ckpt.value, which.value, given.value)
     print(network.about, file=sys.stderr)
-    results = search_files(
-      network, queries, items, top.value, named, strict.value
-    )
+    if stored:
+      results = search_index(
+        network, queries, stored, top.value, named, strict.value, fast.value
+      )
+    else:
+      results = search_files(
+        network, queries, items, top.value, named, strict.value
+      )
     if output.value:
       json_files.write_json(output.value, results)
+    if copy_to.value:
+      count = copies.copy_found(results['results'], copy_to.value)
+      print(f'copied {count:,} images to {copy_to.value}')
 
   return main
 
 
 def search_files(
-  network: trained_network.Network,
+  network: Embedder,
   queries: list,
   gallery: list,
   top: int,
@@ -84,33 +121,106 @@ def search_files(
       gallery image.
   """
   optional = set() if strict else {*queries, *gallery} - {*named}
-  query, item = network.embed(queries, gallery, optional=optional)
-  pairs = gallery_pairs.sample(item.embeddings)
+  query, item = image_files.embed_files(
+    network, queries, gallery, optional=optional
+  )
+  found = nearest.search(query.embeddings, item.embeddings, top)
+  return _print_found(
+    network,
+    [query, item],
+    found,
+    lambda row: {'image': str(item.paths[row])},
+    gallery_pairs.sample(item.embeddings),
+  )
+
+
+def search_index(
+  network: Embedder,
+  queries: list,
+  index: Index,
+  top: int,
+  named: Iterable = (),
+  strict: bool = False,
+  fast: bool = False,
+) -> dict:
+  """Prints the images of an index closest to each query, and warnings.
+
+  Args:
+    network: network that embeds the queries, as it embedded the index.
+    queries: paths of the images to search for.
+    index: the index.
+    top: number of images to list for each query.
+    named: see `search_files`.
+    strict: see `search_files`.
+    fast: see `Index.search`.
+
+  Returns:
+    The results, ready for JSON.
+
+  Raises:
+    UserError: another network made the index, the index is empty, or a query
+      that must be readable is not.
+  """
+  index.check_network(network.fingerprint, 'this network')
+  optional = set() if strict else {*queries} - {*named}
+  (query,) = image_files.embed_files(network, queries, optional=optional)
+
+  def describe(row):
+    columns = index.row(row)
+    return {'image': columns.pop('path'), **columns}
+
+  return _print_found(
+    network,
+    [query],
+    index.search(query.embeddings, top, fast),
+    describe,
+    gallery_pairs.sample(index.sample(SAMPLE)),
+  )
+
+
+def _print_found(
+  network: Embedder,
+  embedded: list[image_files.Embedded],
+  found: Iterable,
+  describe: Callable[[int], dict],
+  pairs: np.ndarray,
+) -> dict:
+  """Prints the images that were found, and warnings.
+
+  Args:
+    network: the network.
+    embedded: queries, and the gallery if it was embedded now.
+    found: rows and similarities of the images found for each query.
+    describe: returns the columns of a row, with `image`.
+    pairs: the result of `gallery_pairs.sample`.
+
+  Returns:
+    The results, ready for JSON.
+  """
   if network.threshold is None:
     print(gallery_pairs.legend(pairs), file=sys.stderr)
   results = []
-  for path, (rows, cosines) in zip(
-    query.paths,
-    trained_network.search(query.embeddings, item.embeddings, top),
-  ):
-    found = [
+  for path, (rows, cosines) in zip(embedded[0].paths, found):
+    hits = [
       {
-        'image': str(item.paths[row]),
+        **describe(int(row)),
         'similarity': round(float(cosine), 6),
-        'verdict': trained_network.verdict(cosine, network.threshold) or None,
+        'verdict': verdict(cosine, network.threshold) or None,
         'share_of_pairs_below': gallery_pairs.share_below(pairs, cosine),
       }
       for row, cosine in zip(rows, cosines)
     ]
-    results.append({'query': str(path), 'found': found})
-    print(printable('\n'.join(_lines(path, found))))
+    results.append({'query': str(path), 'found': hits})
+    print(printable('\n'.join(_lines(path, hits))))
   cli.warn(gallery_pairs.describe_collapse(pairs))
-  cli.warn(trained_network.describe_unreadable([query, item]))
-  unreadable = query.unreadable | item.unreadable
+  cli.warn(image_files.describe_unreadable(embedded))
+  unreadable = {}
+  for group in embedded:
+    unreadable |= {str(p): error for p, error in group.unreadable.items()}
   return {
     'threshold': network.threshold,
     'results': results,
-    'unreadable': {str(path): error for path, error in unreadable.items()},
+    'unreadable': unreadable,
   }
 
 
@@ -118,6 +228,10 @@ def _lines(query, found) -> Iterator[str]:
   yield str(query)
   for rank, one in enumerate(found, 1):
     note = one['verdict'] or gallery_pairs.place(one['share_of_pairs_below'])
-    yield f'{rank:5} {one["similarity"]:7.3f}  {note:21}  {one["image"]}'
-  if found[0]['verdict'] == trained_network.OTHER_PERSON:
+    place = ', '.join(
+      f'{name} {one[name]}' for name in PLACES if one.get(name) is not None
+    )
+    image = f'{one["image"]} ({place})' if place else one['image']
+    yield f'{rank:5} {one["similarity"]:7.3f}  {note:21}  {image}'
+  if found[0]['verdict'] == OTHER_PERSON:
     yield '      By the threshold, the person is not among these images.'

@@ -49,7 +49,12 @@ RGA_NAMES = {
 }
 # Names in files of torchvision's first DenseNets, and the names here.
 OLD_DENSENET_NAMES = {r'(denselayer\d+\.(?:norm|conv))\.([12])\.': r'\1\2.'}
-IMAGENET_HEAD = re.compile(r'^(fc|classifier|head|AuxLogits)\.')
+# Files of MoCo hold a query encoder, which is the backbone with a head, and the
+# rest of the pre-training: a momentum encoder, a queue, prototypes.
+QUERY_ENCODER = 'encoder_q.'
+# Heads of files that hold a backbone: the classifier for ImageNet; the
+# projection of MoCo (fc), and those of LUPerson-NL (fc1, fc2, embed_fc).
+HEAD = re.compile(r'^(fc|fc1|fc2|embed_fc|classifier|head|AuxLogits)\.')
 SPATIAL = re.compile(r'\.gg_spatial\.0\.weight\b')
 CLASSIFIER = re.compile(r'^(local\.)?classifier\.')
 MAX_NAMES = 20  # names of each kind that an error lists
@@ -85,9 +90,10 @@ def load_torch_weights(
 
   The weights belong either to a whole network (of the released APNet or RGA
   code, or written by `export-weights`) or to a backbone alone (of torchvision
-  or timm, trained on ImageNet). Names and shapes must equal those of the
-  network or of its backbone. The only exception is a classifier for another
-  number of identities, which is not imported.
+  or timm, trained on ImageNet; or pre-trained on people, such as LUPerson's).
+  Of a file of MoCo the query encoder is taken. Names and shapes must equal
+  those of the network or of its backbone. The only exception is a classifier
+  for another number of identities, which is not imported.
 
   Variables that are not imported are initialised at random, and a warning of
   the `logging` module names them. Weights do not determine all fields of a
@@ -141,7 +147,7 @@ def import_weights(
     UserError: see `load_torch_weights`.
   """
   # Files may also contain copies of the weights, the state of an optimiser, and
-  # a classifier for ImageNet.
+  # heads of pre-training.
   network_bytes = sum(4 * leaf.size for leaf in jax.tree.leaves(variables))
   max_bytes = 8 * network_bytes + 2**26
   state_dict = normalize_names(read_weights(weights, max_bytes))
@@ -157,7 +163,7 @@ def normalize_names(state_dict: Mapping) -> dict[str, np.ndarray]:
 
   Returns:
     A flat dict with the names that `torch_name` returns, without redundant
-    entries and without a classifier for ImageNet.
+    entries and without the heads of pre-training.
 
   Raises:
     UserError: a name is not a string, or a value is not a numeric array.
@@ -179,14 +185,29 @@ def normalize_names(state_dict: Mapping) -> dict[str, np.ndarray]:
     if dtype.kind not in 'fiub' and dtype != jnp.bfloat16:
       raise UserError(f'the weights {name!r} are not an array of numbers.')
   named = {k.removeprefix('module.'): v for k, v in state_dict.items()}
+  named = _query_encoder(named) or named
   named = {k: v for k, v in named.items() if not IGNORED.search(k)}
   is_rga = any(k.startswith('backbone.') for k in named)
   for old, new in (RGA_NAMES if is_rga else OLD_DENSENET_NAMES).items():
     named = {re.sub(old, new, k): v for k, v in named.items()}
   if any(k.startswith('base.') for k in named):
     return named
+  return {f'base.{k}': v for k, v in named.items() if not HEAD.search(k)}
+
+
+def _query_encoder(named: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the weights of MoCo's query encoder, without their prefix.
+
+  Args:
+    named: weights of a file by name.
+
+  Returns:
+    A dict by the names of the backbone; empty if the file is not of MoCo.
+  """
   return {
-    f'base.{k}': v for k, v in named.items() if not IMAGENET_HEAD.search(k)
+    name.removeprefix(QUERY_ENCODER): value
+    for name, value in named.items()
+    if name.startswith(QUERY_ENCODER)
   }
 
 

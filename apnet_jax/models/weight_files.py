@@ -1,26 +1,23 @@
 """Reads and writes files of PyTorch weights as dicts of numpy arrays.
 
-The libraries for these files are optional. The extra `weights` installs
-safetensors and huggingface_hub; the extra `torch` installs PyTorch for .pth.
+Two libraries are optional. The extra `weights` installs huggingface_hub; the
+extra `torch` installs PyTorch for .pth.
 """
 
 from collections.abc import Iterator, Mapping
-import importlib
 import os
 import pathlib
 import pickle
-import re
 import zipfile
 
 import numpy as np
+import safetensors.numpy
 
+from apnet_jax import hub
 from apnet_jax.errors import UserError, first_line
+from apnet_jax.optional import import_optional
 
 FORMATS = ('.pth', '.pt', '.bin', '.safetensors', '.npz')
-HUB = 'hf://'
-HUB_SOURCE = re.compile(
-  r'hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?'
-)
 # Default limit on the size of weights, more than any network here needs.
 # `import_weights` sets a tighter one for its network.
 MAX_BYTES = 4 * 2**30
@@ -51,11 +48,12 @@ def read_weights(source, max_bytes: int = MAX_BYTES) -> Mapping:
     return source
   source = os.fspath(source)
   path = pathlib.Path(
-    _download(source) if source.startswith(HUB) else source
+    hub.download(source, HUB_FILES) if hub.is_source(source) else source
   ).expanduser()
   if not path.is_file():
     raise UserError(f'the weights {source} are not a file.')
-  suffix = path.suffix.lower()
+  # MoCo's files are called .pth.tar, and are no archives of tar.
+  suffix = pathlib.Path(path.name.lower().removesuffix('.tar')).suffix
   _check_format(suffix, source)
   _check_size(_unpacked_size(path), path, max_bytes)
   if suffix == '.npz':
@@ -87,10 +85,9 @@ def write_weights(path: str | os.PathLike, state_dict: Mapping) -> None:
   if suffix == '.npz':
     np.savez(partial, **state_dict)
   elif suffix == '.safetensors':
-    safetensors = _import_optional('safetensors.numpy', 'weights')
-    safetensors.save_file(dict(state_dict), partial)
+    safetensors.numpy.save_file(dict(state_dict), partial)
   else:
-    torch = _import_optional('torch', 'torch')
+    torch = import_optional('torch', 'torch')
     # An array with two names becomes one tensor, which is stored once.
     tensors = {id(v): torch.tensor(v) for v in state_dict.values()}
     torch.save(
@@ -142,15 +139,14 @@ def _read_npz(path: pathlib.Path) -> Mapping:
 
 
 def _read_safetensors(path: pathlib.Path) -> Mapping:
-  safetensors = _import_optional('safetensors.numpy', 'weights')
   try:
-    return safetensors.load_file(path)
+    return safetensors.numpy.load_file(path)
   except Exception as error:  # safetensors raises a class of its own
     raise _damaged(path, error) from error
 
 
 def _read_torch(path: pathlib.Path, max_bytes: int) -> Mapping:
-  torch = _import_optional('torch', 'torch')
+  torch = import_optional('torch', 'torch')
   try:
     content = torch.load(path, map_location='cpu', weights_only=True)
   except pickle.UnpicklingError as error:
@@ -202,52 +198,6 @@ def _to_numpy(content: Mapping) -> Mapping:
         value.float() if value.is_floating_point() else value
       ).numpy()
   return arrays
-
-
-def _download(source: str) -> str:
-  """Downloads a file of the Hugging Face Hub; returns its path in the cache."""
-  hub = _import_optional('huggingface_hub', 'weights')
-  no_such_file = _import_optional(
-    'huggingface_hub.errors', 'weights'
-  ).EntryNotFoundError
-  match = HUB_SOURCE.fullmatch(source)
-  if not match:
-    raise UserError(
-      f'{source} does not have the form hf://OWNER/NAME[@REVISION][/FILE].'
-    )
-  for file in [match['file']] if match['file'] else HUB_FILES:
-    try:
-      return hub.hf_hub_download(
-        match['repository'], file, revision=match['revision']
-      )
-    except no_such_file as error:
-      problem = error
-    except Exception as error:  # no network, no repository, or no access
-      problem = error
-      break
-  raise UserError(
-    f'{source} cannot be downloaded from the Hugging Face Hub:'
-    f' {first_line(problem)}'
-  ) from problem
-
-
-def _import_optional(name: str, extra: str):
-  """Imports a module of an optional library.
-
-  Args:
-    name: full name of the module.
-    extra: extra of this package that installs the library.
-
-  Raises:
-    UserError: the library is not installed. The message names the extra.
-  """
-  try:
-    return importlib.import_module(name)
-  except ImportError as error:
-    raise UserError(
-      f'this needs {name.split(".")[0]}, which is not installed. Install it'
-      f" with pip install '.[{extra}]'."
-    ) from error
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> UserError:

@@ -142,6 +142,14 @@ def _imagenet(config) -> str:
   return config.model.pretrained or 'ImageNet'
 
 
+def _decays_by_steps(config) -> bool:
+  return config.train.schedule == 'step'
+
+
+def _has_circle_loss(config) -> bool:
+  return config.train.circle_weight > 0
+
+
 def _is_cuhk03(config) -> bool:
   return config.data.name.startswith('cuhk03')
 
@@ -262,12 +270,17 @@ TRAIN = (
   Field('train.epochs', _by_attention(160, 150), 160, 'IV.B'),
   Field('train.steps', 0, 0, 'IV.B'),
   Field('train.learning_rate', _by_attention(4e-4, 8e-4), 4e-4, 'IV.B'),
+  Field('train.schedule', 'step', 'step', 'IV.B'),
   Field(
     'train.milestones',
     _by_attention((40, 80, 120), tuple(range(20, 91, 10))),
     (40, 80, 120), 'IV.B',
+    when=_decays_by_steps,
   ),
-  Field('train.decay_factor', _by_attention(0.1, 0.5), 0.1, 'IV.B'),
+  Field(
+    'train.decay_factor', _by_attention(0.1, 0.5), 0.1, 'IV.B',
+    when=_decays_by_steps,
+  ),
   Field('train.warmup_epochs', _by_attention(SILENT, 5), 10),
   Field(
     'train.warmup_factor', _by_attention(SILENT, 0.01), 0.01,
@@ -280,6 +293,7 @@ TRAIN = (
       ' it is added to the gradient of every parameter'
     },
   ),
+  Field('train.clip_norm', 0.0, 0.0, 'IV.B'),
   Field('train.margin', 0.3, 0.3, 'IV.B'),
   Field('train.label_smoothing', 0.1, 0.1, 'IV.B'),
   Field(
@@ -291,6 +305,21 @@ TRAIN = (
     when=lambda config: config.train.label_smoothing > 0,
   ),
   Field('train.triplet_weight', SILENT, 1.0),
+  Field('train.circle_weight', 0.0, 0.0, 'Eq. (9)'),
+  Field(
+    'train.circle_margin', SILENT, None, when=_has_circle_loss,
+    because={0.25: 'the value of Sun et al. for persons'},
+  ),
+  Field(
+    'train.circle_scale', SILENT, None, when=_has_circle_loss,
+    because={128.0: 'the value of Sun et al. for persons'},
+  ),
+  Field('train.center_weight', 0.0, 0.0, 'Eq. (9)'),
+  Field(
+    'train.center_rate', SILENT, None,
+    when=lambda config: config.train.center_weight > 0,
+    because={0.5: 'the value of Wen et al.'},
+  ),
   Field('train.not_finite', SILENT, None, matters=False),
   Field('train.not_finite_limit', SILENT, None, matters=False),
   Field('train.log_every_steps', SILENT, None, matters=False),

@@ -1,4 +1,4 @@
-"""A similarity threshold stored beside its network, as threshold.json."""
+"""A similarity threshold, stored beside its network as threshold.json."""
 
 from collections.abc import Mapping
 import os
@@ -14,6 +14,7 @@ from apnet_jax.retrieval.evaluation import Evaluation
 from apnet_jax.retrieval.verification import MIN_ERRORS, Verification
 from apnet_jax.workdir import json_files, run_files
 
+SAME_PERSON, OTHER_PERSON = 'same person', 'another'  # verdicts
 FIELDS = {
   'threshold': float, 'wanted_fpr': float, 'step': int, 'feature': str,
   'flip': bool, 'dataset': str,
@@ -68,7 +69,7 @@ def save(workdir: str | os.PathLike, chosen: Mapping) -> None:
 
 
 def load(workdir: str | os.PathLike) -> dict | None:
-  """Loads the stored threshold of a workdir.
+  """Loads the stored threshold of a workdir or of a packed network.
 
   Returns:
     The result of `choose` that was stored; None if there is none.
@@ -77,11 +78,11 @@ def load(workdir: str | os.PathLike) -> dict | None:
     UserError: the file is damaged.
   """
   path = pathlib.Path(workdir) / run_files.THRESHOLD_FILE
-  if not path.exists():
+  stored = run_files.read_file(workdir, run_files.THRESHOLD_FILE)
+  if stored is None:
     return None
-  stored = json_files.read_fields(path)
   for name, kind in FIELDS.items():
-    value = stored.get(name) if isinstance(stored, dict) else None
+    value = stored.get(name)
     if not isinstance(value, (kind, int) if kind is float else kind):
       raise UserError(f'{path} is damaged: {name} is {value!r}.')
   if (
@@ -128,6 +129,51 @@ def describe(stored: Mapping) -> str:
     f' most {stored["wanted_fpr"]:g} of its pairs of different persons are as'
     ' similar.'
   )
+
+
+def choose_known(
+  stored: Mapping | None,
+  given: float | None,
+  step: int,
+  rules: ml_collections.ConfigDict,
+) -> tuple[float | None, str]:
+  """Returns the threshold to use, and its origin as a sentence.
+
+  Args:
+    stored: the result of `load`.
+    given: threshold given by the user, or None.
+    step: step of the checkpoint in use.
+    rules: `config.eval` as in use.
+
+  Returns:
+    The threshold, None if unknown; and the sentence.
+  """
+  if given is not None:
+    return given, f'Threshold {given:g}, as given.'
+  if stored is None:
+    return None, (
+      'No threshold is known: give --threshold, or let eval.py choose one'
+      ' (--choose_threshold).'
+    )
+  reason = mismatch(stored, step, rules)
+  if reason:
+    return None, reason
+  return stored['threshold'], describe(stored)
+
+
+def verdict(similarity: float, threshold: float | None) -> str:
+  """Returns in words whether two images show one person.
+
+  Args:
+    similarity: cosine similarity of their embeddings.
+    threshold: lowest similarity of two images of one person; None if unknown.
+
+  Returns:
+    `SAME_PERSON` or `OTHER_PERSON`; '' if the threshold is unknown.
+  """
+  if threshold is None:
+    return ''
+  return SAME_PERSON if similarity >= threshold else OTHER_PERSON
 
 
 class PairVerifier:

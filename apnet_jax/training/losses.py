@@ -1,5 +1,7 @@
 """Label-smoothed cross-entropy and batch-hard triplet loss (Section III.C).
 
+The circle loss and the centre loss are not of the paper.
+
 Losses are computed in float32 (or float64), at the highest precision of the
 backend.
 """
@@ -68,9 +70,7 @@ def hardest_distances(
     others: [m, features], the whole batch, anchors included.
     other_labels: int [m], identities.
   """
-  for features, labels in ((anchors, anchor_labels), (others, other_labels)):
-    chex.assert_rank([features, labels], [2, 1])
-    chex.assert_equal_shape_prefix([features, labels], 1)
+  _check_pairs(anchors, anchor_labels, others, other_labels)
   distances = pairwise_distances(anchors, others)
   same = anchor_labels[:, None] == other_labels[None]
   positive = jnp.where(same, distances, -jnp.inf).max(1)
@@ -81,3 +81,97 @@ def hardest_distances(
 def triplet(hardest: HardestDistances, margin: float) -> jax.Array:
   """Mean batch-hard triplet loss, Eq. (6): a hinge with a margin."""
   return jnp.maximum(hardest.positive - hardest.negative + margin, 0).mean()
+
+
+def circle(
+  anchors: jax.Array,
+  anchor_labels: jax.Array,
+  others: jax.Array,
+  other_labels: jax.Array,
+  own: jax.Array,
+  margin: float,
+  scale: float,
+) -> jax.Array:
+  """Mean circle loss of anchors, with all positives and negatives in a batch.
+
+  Sun et al., CVPR 2020 (arXiv:2002.10857), Eq. (6) with the margins of Eq. (8).
+  The similarity is the cosine. As in the gradient of that paper, Eq. (10), the
+  weights alpha are constants.
+
+  Args:
+    anchors: [n, features], not normalised.
+    anchor_labels: int [n], identities.
+    others: [m, features], the whole batch, anchors included.
+    other_labels: int [m], identities.
+    own: int [n], positions of the anchors in the batch; an anchor is not its
+      own positive.
+    margin: m, the relaxation of the similarities 1 and 0 that are aimed at.
+    scale: gamma, the factor of the exponents.
+  """
+  _check_pairs(anchors, anchor_labels, others, other_labels)
+  similarity = jnp.matmul(
+    _unit(anchors), _unit(others).T, precision=lax.Precision.HIGHEST
+  )
+  same = anchor_labels[:, None] == other_labels[None]
+  itself = own[:, None] == jnp.arange(len(others))[None]
+  constant = lax.stop_gradient(similarity)
+  alpha_positive = jnp.maximum(1 + margin - constant, 0)
+  alpha_negative = jnp.maximum(constant + margin, 0)
+  positive = -scale * alpha_positive * (similarity - (1 - margin))
+  negative = scale * alpha_negative * (similarity - margin)
+
+  def log_sum_exp(exponents, chosen):
+    return jax.nn.logsumexp(jnp.where(chosen, exponents, -jnp.inf), axis=1)
+
+  total = log_sum_exp(positive, same & ~itself) + log_sum_exp(negative, ~same)
+  return jax.nn.softplus(total).mean()
+
+
+def center(
+  features: jax.Array, labels: jax.Array, centers: jax.Array
+) -> jax.Array:
+  """Mean centre loss: half the squared distance to the centre of the identity.
+
+  Wen et al., A Discriminative Feature Learning Approach for Deep Face
+  Recognition, ECCV 2016, Eq. (2), divided by the number of images.
+
+  Args:
+    features: [batch, features], not normalised.
+    labels: int [batch], identities.
+    centers: [identities, features].
+  """
+  chex.assert_rank([features, labels, centers], [2, 1, 2])
+  return jnp.square(features - centers[labels]).sum(1).mean() / 2
+
+
+def moved_centers(
+  centers: jax.Array, features: jax.Array, labels: jax.Array, rate: float
+) -> jax.Array:
+  """Moves the centres of the identities of a batch towards their images.
+
+  Wen et al., Eq. (4) and line 6 of Algorithm 1. Other centres stay.
+
+  Args:
+    centers: [identities, features].
+    features: [batch, features], of the whole batch.
+    labels: int [batch], identities.
+    rate: alpha, from 0 to 1.
+
+  Returns:
+    The new centres, [identities, features].
+  """
+  sums = jnp.zeros_like(centers).at[labels].add(features - centers[labels])
+  counts = jnp.zeros_like(centers[:, :1]).at[labels].add(1)
+  return centers + rate * sums / (1 + counts)
+
+
+def _unit(features: jax.Array) -> jax.Array:
+  """Scales rows to length 1; the bound keeps the gradient finite at 0."""
+  squares = jnp.square(features).sum(1, keepdims=True)
+  return features * lax.rsqrt(jnp.maximum(squares, 1e-12))
+
+
+def _check_pairs(anchors, anchor_labels, others, other_labels) -> None:
+  for features, labels in ((anchors, anchor_labels), (others, other_labels)):
+    chex.assert_rank([features, labels], [2, 1])
+    chex.assert_equal_shape_prefix([features, labels], 1)

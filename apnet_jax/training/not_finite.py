@@ -98,8 +98,8 @@ class Guard:
 
     Gradients are computed from the last layer to the first.
     """
-    for name in ('cross_entropy', 'triplet', 'loss'):
-      if not math.isfinite(value := float(metrics[name])):
+    for name in ('cross_entropy', 'triplet', 'circle', 'center', 'loss'):
+      if not math.isfinite(value := float(metrics.get(name, 0))):
         return f'the {name.replace("_", "-")}, which is {value}'
     in_use, in_tree = self._parameter_names()
     bad = np.asarray(metrics['bad_gradients']) > 0

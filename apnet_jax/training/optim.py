@@ -1,24 +1,36 @@
-"""Adam with coupled weight decay, warm-up and step decay (Section IV.B)."""
+"""Adam with coupled weight decay, warm-up and decay (Section IV.B)."""
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 
+from apnet_jax.errors import FieldError
+
 
 def learning_rate_schedule(
   config: ml_collections.ConfigDict, steps_per_epoch: int
 ) -> optax.Schedule:
-  """Returns the learning rate as a function of the step, constant in an epoch.
+  """Returns the learning rate as a function of the step.
 
-  The rate is `learning_rate * decay_factor^(milestones passed)`, times a linear
-  warm-up from `warmup_factor` in epoch 0 to 1 in epoch `warmup_epochs`.
+  The rate is `learning_rate`, times a linear warm-up from `warmup_factor` in
+  epoch 0 to 1 in epoch `warmup_epochs`, times a decay:
+
+  - `schedule='step'`: `decay_factor^(milestones passed)`. The rate is constant
+    in an epoch.
+  - `schedule='cosine'`: `(1 + cos(pi t)) / 2`, where t grows with each step
+    from 0 after the warm-up to 1 at the end of `epochs`.
 
   Args:
     config: the `train` part of a configuration.
     steps_per_epoch: number of optimiser steps in an epoch.
+
+  Raises:
+    FieldError: no epoch is left after the warm-up for the cosine.
   """
   milestones = jnp.array(tuple(config.milestones), jnp.int32)
+  if config.schedule == 'cosine':
+    cosine = _cosine_after_warmup(config, steps_per_epoch)
 
   def schedule(step):
     epoch = step // steps_per_epoch
@@ -26,10 +38,27 @@ def learning_rate_schedule(
     if config.warmup_epochs == 0:
       progress = 1.0
     warmup = config.warmup_factor * (1 - progress) + progress
+    if config.schedule == 'cosine':
+      return config.learning_rate * warmup * cosine(step)
     passed = (epoch >= milestones).sum()
     return config.learning_rate * warmup * config.decay_factor**passed
 
   return schedule
+
+
+def _cosine_after_warmup(
+  config: ml_collections.ConfigDict, steps_per_epoch: int
+) -> optax.Schedule:
+  epochs = config.epochs - config.warmup_epochs
+  if epochs < 1:
+    raise FieldError(
+      'train.warmup_epochs',
+      f'={config.warmup_epochs} leaves no epoch of config.train.epochs='
+      f"{config.epochs} for config.train.schedule='cosine'. Give fewer.",
+    )
+  decay = optax.cosine_decay_schedule(1.0, epochs * steps_per_epoch)
+  first = config.warmup_epochs * steps_per_epoch
+  return lambda step: decay(jnp.maximum(step - first, 0))
 
 
 def create_optimizer(
@@ -39,17 +68,20 @@ def create_optimizer(
 
   The decay is part of the gradient (`optax.adamw` would decouple it). It acts
   on all parameters, biases and batch normalisation included, as is usual in
-  re-identification.
+  re-identification. `clip_norm` limits the norm of the gradient before that.
 
   Args:
     config: the `train` part of a configuration.
     schedule: learning rate as a function of the step.
   """
-  return optax.chain(
+  adam = (
     optax.add_decayed_weights(config.weight_decay),
     optax.scale_by_adam(),
     optax.scale_by_learning_rate(schedule),
   )
+  if config.clip_norm > 0:
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), *adam)
+  return optax.chain(*adam)
 
 
 def at_step(opt_state: optax.OptState, step: jax.Array) -> optax.OptState:

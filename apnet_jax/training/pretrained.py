@@ -16,7 +16,7 @@ from apnet_jax.models.torch_weights import (
   to_state_dict,
 )
 from apnet_jax.retrieval import card
-from apnet_jax.workdir import restore, run_files
+from apnet_jax.workdir import pack, restore, run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
 
 # Fields of `config.model` that change neither weights nor the computation.
@@ -38,14 +38,15 @@ class TrainedWeights(NamedTuple):
 
 
 def is_workdir(source: str) -> bool:
-  """Returns whether a source of initial weights is a folder.
+  """Returns whether a source of initial weights is a trained network.
 
-  A folder is taken for a workdir; any other source names weights.
+  A folder is taken for a workdir, and a file that ends in .apnet for a packed
+  network; any other source names weights.
 
   Args:
     source: value of `config.model.pretrained`.
   """
-  return os.path.isdir(os.path.expanduser(source))
+  return os.path.isdir(os.path.expanduser(source)) or pack.is_pack(source)
 
 
 def read_workdir(
@@ -54,7 +55,7 @@ def read_workdir(
   """Reads a trained network from a workdir of `train.py`.
 
   Args:
-    workdir: workdir of the run.
+    workdir: workdir of the run, or packed network.
     which: checkpoint to read, 'last' or 'best'.
 
   Raises:
@@ -89,7 +90,7 @@ def import_pretrained(
   if not is_workdir(model.pretrained):
     return import_weights(model.pretrained, variables, model)
   workdir = pathlib.Path(model.pretrained).expanduser()
-  if not (workdir / run_files.CONFIG_FILE).is_file():
+  if workdir.is_dir() and not (workdir / run_files.CONFIG_FILE).is_file():
     raise UserError(
       f'the folder {workdir} is not a workdir of train.py: it has no'
       ' config.json.'

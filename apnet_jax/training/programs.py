@@ -53,8 +53,9 @@ class Programs:
     self.learning_rate = jax.jit(schedule)  # one program instead of six
     self.model, optimizer, self._step = make_step(config, num_classes, schedule)
     size = tuple(config.data.image_size)
-    self._lower_init = partial(lower_create_state, self.model, optimizer, size)
-    self._state_shapes = partial(state_shapes, self.model, optimizer, size)
+    state_of = (self.model, optimizer, size)
+    self._lower_init = partial(lower_create_state, *state_of, config.train)
+    self._state_shapes = partial(state_shapes, *state_of, config.train)
     self._compiled_init = self._compiled_step = None
 
   def compile_ahead(self, steps_done: int | None) -> None:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+import math
+from typing import Any
 
 from flax import struct
 import flax.linen as nn
@@ -23,12 +25,17 @@ from apnet_jax.training.augment import augment
 
 @struct.dataclass
 class TrainState:
-  """Everything that a training step changes, as a pytree."""
+  """Everything that a training step changes, as a pytree.
+
+  The last field is None in a run without the centre loss, and then stands in no
+  checkpoint.
+  """
 
   step: jax.Array  # int32 []
   params: Mapping
   batch_stats: Mapping
   opt_state: optax.OptState
+  centers: tuple[jax.Array, ...] | None = None  # [identities, features] each
 
 
 def create_state(
@@ -36,9 +43,18 @@ def create_state(
   optimizer: optax.GradientTransformation,
   image_size: tuple[int, int],
   seed: int,
+  config: ml_collections.ConfigDict | None = None,
 ) -> TrainState:
-  """Returns the initial state; its random weights depend on `seed` alone."""
-  make = partial(first_state, optimizer=optimizer)
+  """Returns the initial state; its random weights depend on `seed` alone.
+
+  Args:
+    model: the network.
+    optimizer: see `create_optimizer`.
+    image_size: height and width of the images in pixels.
+    seed: seed of the weights.
+    config: the `train` part of a configuration; None for the paper's losses.
+  """
+  make = partial(first_state, optimizer=optimizer, config=config)
   return initialize(model, image_size, seed, make)
 
 
@@ -46,9 +62,10 @@ def lower_create_state(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   image_size: tuple[int, int],
+  config: ml_collections.ConfigDict | None = None,
 ) -> jax.stages.Lowered:
   """Lowers the program of `create_state`, a function of a random key."""
-  make = partial(first_state, optimizer=optimizer)
+  make = partial(first_state, optimizer=optimizer, config=config)
   return lower_initialize(model, image_size, make)
 
 
@@ -56,21 +73,41 @@ def state_shapes(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   image_size: tuple[int, int],
+  config: ml_collections.ConfigDict | None = None,
 ) -> TrainState:
   """Returns the shapes and types of a training state; computes no weights."""
-  make = partial(first_state, optimizer=optimizer)
+  make = partial(first_state, optimizer=optimizer, config=config)
   return jax.eval_shape(make, variable_shapes(model, image_size))
 
 
 def first_state(
-  variables: Mapping, optimizer: optax.GradientTransformation
+  variables: Mapping,
+  optimizer: optax.GradientTransformation,
+  config: ml_collections.ConfigDict | None = None,
 ) -> TrainState:
   """Returns the state before the first step, with the given variables."""
+  has_centers = config is not None and config.center_weight > 0
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=variables['params'],
     batch_stats=variables['batch_stats'],
     opt_state=optimizer.init(variables['params']),
+    centers=_first_centers(variables['params']) if has_centers else None,
+  )
+
+
+def _first_centers(params: Mapping) -> tuple[jax.Array, ...]:
+  """Returns the centres of all identities at 0, for each branch of the head.
+
+  Their shapes are those of the classifiers, whose inputs are the features of
+  the branch. (Wen et al. state no initial value.)
+  """
+  kernels = [params['classifier']['kernel']]
+  if 'local' in params:
+    kernels.append(params['local']['classifier']['kernel'])
+  return tuple(
+    jnp.zeros((kernel.shape[-1], math.prod(kernel.shape[:-1])), kernel.dtype)
+    for kernel in kernels
   )
 
 
@@ -120,10 +157,17 @@ def train_step(
     return output, changed['batch_stats']
 
   def loss(output):
-    return reid_loss(output, batch['label'], config.train, axis_name)
+    value, metrics = reid_loss(output, batch['label'], config.train, axis_name)
+    if state.centers is None:
+      return value, (metrics, None)
+    center, centers = _center_loss(
+      output, batch['label'], state.centers, config.train, axis_name
+    )
+    value += config.train.center_weight * center
+    return value, (metrics | {'center': center, 'loss': value}, centers)
 
   images = _micro_batches(batch['image'], config.train.accumulate)
-  gradients, batch_stats, metrics = _differentiate(
+  gradients, batch_stats, (metrics, centers) = _differentiate(
     forward, loss, state.params, (images, _positions(images, axis_name))
   )
   gradients, metrics = lax.pmean((gradients, metrics), axis_name)
@@ -137,6 +181,7 @@ def train_step(
     params=optax.apply_updates(state.params, updates),
     batch_stats=batch_stats,
     opt_state=opt_state,
+    centers=centers,
   )
   if config.train.not_finite == 'skip':
     finite = jnp.isfinite(metrics['loss'] + metrics['gradient_norm'])
@@ -182,7 +227,7 @@ def _positions(images: jax.Array, axis_name: str) -> jax.Array:
 
 def _differentiate(
   forward: Callable, loss: Callable, params: Mapping, inputs: tuple
-) -> tuple[Mapping, Mapping, dict[str, jax.Array]]:
+) -> tuple[Mapping, Mapping, Any]:
   """Differentiates the loss of a batch, with the memory of one micro-batch.
 
   This is gradient caching (Gao et al., arXiv:2101.06983). First the outputs of
@@ -193,13 +238,13 @@ def _differentiate(
 
   Args:
     forward: `forward(params, *micro_batch) -> outputs, batch_stats`.
-    loss: `loss(outputs of the batch) -> loss, metrics`.
+    loss: `loss(outputs of the batch) -> loss, others`.
     params: parameters to differentiate with respect to.
     inputs: arrays [micro_batches, images, ...].
 
   Returns:
     The gradient, the mean of `batch_stats` over the micro-batches, and the
-    metrics.
+    other values that `loss` returns.
   """
   gradient_of_loss = jax.grad(loss, has_aux=True)
 
@@ -209,12 +254,12 @@ def _differentiate(
   number = len(inputs[0])
   if number == 1:
     outputs, pullback, batch_stats = pullback_of([x[0] for x in inputs])
-    cotangents, metrics = gradient_of_loss(outputs)
-    return *pullback(cotangents), batch_stats, metrics
+    cotangents, others = gradient_of_loss(outputs)
+    return *pullback(cotangents), batch_stats, others
 
   outputs, batch_stats = lax.map(lambda x: forward(params, *x), inputs)
   outputs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), outputs)
-  cotangents, metrics = gradient_of_loss(outputs)
+  cotangents, others = gradient_of_loss(outputs)
 
   def add(gradients, micro_batch_and_cotangents):
     micro_batch, cotangents = micro_batch_and_cotangents
@@ -226,7 +271,7 @@ def _differentiate(
     optax.tree.zeros_like(params),
     (inputs, _micro_batches(cotangents, number)),
   )
-  return gradients, jax.tree.map(_mean, batch_stats), metrics
+  return gradients, jax.tree.map(_mean, batch_stats), others
 
 
 def _mean(x: jax.Array) -> jax.Array:
@@ -241,7 +286,8 @@ def reid_loss(
 
   Hard triplets are mined in the global batch. The triplet loss is the mean over
   branches, and the cross-entropy is the mean over all classifiers, as in
-  fast-reid's `MGN`. Distances in the metrics are those of the global branch.
+  fast-reid's `MGN`. A circle loss with a weight is added; it is the mean over
+  branches, too. Distances in the metrics are those of the global branch.
 
   Args:
     output: a `ReidOutput` for the images of this device.
@@ -271,9 +317,14 @@ def reid_loss(
   )
   hardest = all_hardest[0]
   loss = cross_entropy + config.triplet_weight * triplet
+  added = {}
+  if config.circle_weight > 0:
+    added['circle'] = _circle_loss(output, labels, config, axis_name)
+    loss += config.circle_weight * added['circle']
   violations = hardest.positive + config.margin > hardest.negative
   return loss, {
     'loss': loss,
+    **added,
     'cross_entropy': cross_entropy,
     'triplet': triplet,
     'accuracy': (output.logits.argmax(-1) == labels).mean(),
@@ -281,3 +332,43 @@ def reid_loss(
     'hardest_negative': hardest.negative.mean(),
     'active_triplets': violations.mean(),
   }
+
+
+def _circle_loss(output, labels, config, axis_name: str) -> jax.Array:
+  """Returns the circle loss of this device's images, averaged over branches."""
+  gather = partial(lax.all_gather, axis_name=axis_name, tiled=True)
+  own = lax.axis_index(axis_name) * len(labels) + jnp.arange(len(labels))
+  of_branches = [
+    losses.circle(
+      branch.feature,
+      labels,
+      gather(branch.feature),
+      gather(labels),
+      own,
+      config.circle_margin,
+      config.circle_scale,
+    )
+    for branch in output.branches
+  ]
+  return sum(of_branches) / len(of_branches)
+
+
+def _center_loss(
+  output, labels, centers, config, axis_name: str
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+  """Computes the centre loss of this device's images, and the next centres.
+
+  The loss is the mean over branches. All devices move the centres alike, by the
+  images of the whole batch.
+  """
+  gather = partial(lax.all_gather, axis_name=axis_name, tiled=True)
+  of_branches, moved = [], []
+  for branch, of_branch in zip(output.branches, centers, strict=True):
+    of_branches.append(losses.center(branch.feature, labels, of_branch))
+    features = lax.stop_gradient(gather(branch.feature))
+    moved.append(
+      losses.moved_centers(
+        of_branch, features, gather(labels), config.center_rate
+      )
+    )
+  return sum(of_branches) / len(of_branches), tuple(moved)

@@ -93,7 +93,9 @@ def train(
       cards = run.cards(outcome, checkpoint)
       content = cards if feed.benchmarks else cards['']
       if processes.is_first():
-        json_files.write_json(pathlib.Path(workdir, 'result.json'), content)
+        json_files.write_json(
+          pathlib.Path(workdir, run_files.RESULT_FILE), content
+        )
     print(run.closing_table(outcome))
     if text := profile.describe():
       print(text)

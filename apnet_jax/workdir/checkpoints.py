@@ -31,6 +31,7 @@ from tqdm import tqdm
 from apnet_jax.errors import UserError, first_line
 from apnet_jax.parallel import devices, processes
 from apnet_jax.workdir.json_files import write_json
+from apnet_jax.workdir.pack import PackedCheckpoint, is_pack
 from apnet_jax.workdir.run_files import CONFIG_FILE, checkpoint_folders
 
 
@@ -101,13 +102,14 @@ class Checkpoints:
 
     Args:
       step: number of steps that led to the state.
-      state: a pytree of arrays.
+      state: a pytree of arrays. If it is a dataclass, fields that are None are
+        not saved, so that a field that is new changes no checkpoint.
       not_finite: number of steps of the run so far whose loss or gradient was
         not finite.
     """
     self._finish()
     self._saving = step
-    state = devices.as_global_arrays(state)
+    state = devices.as_global_arrays(_present(state))
     try:
       self._manager.save(
         step,
@@ -204,6 +206,10 @@ class Checkpoints:
     steps = filter(self._is_scheduled, self._manager.all_steps())
     return max(steps, default=None)
 
+  def chosen(self, which: str) -> str:
+    """Returns how a checkpoint is chosen, 'last' or 'best': as asked for."""
+    return which
+
   def step(self, which: str) -> int | None:
     """Returns the step of the 'last' or the 'best' checkpoint.
 
@@ -296,7 +302,9 @@ class Checkpoints:
     Raises:
       UserError: the checkpoint cannot be read.
     """
-    return self._read(step, ocp.args.StandardRestore(_abstract(state)))
+    present = _present(state)
+    found = self._read(step, ocp.args.StandardRestore(_abstract(present)))
+    return found if present is state else dataclasses.replace(state, **found)
 
   def restore_latest(self, state):
     """Restores the last state that can be read.
@@ -404,6 +412,18 @@ class Checkpoints:
       ) from error
 
 
+def _present(state):
+  """Returns the fields of a dataclass that are not None, by name.
+
+  Args:
+    state: a pytree; one that is no dataclass is returned unchanged.
+  """
+  if not dataclasses.is_dataclass(state):
+    return state
+  values = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+  return {name: value for name, value in values.items() if value is not None}
+
+
 @dataclasses.dataclass
 class _Best:
   """An Orbax policy that keeps the checkpoint with the highest mAP."""
@@ -440,13 +460,21 @@ def _all_damaged(
   )
 
 
-def open_for_reading(workdir: str | os.PathLike) -> Checkpoints:
+def open_for_reading(
+  workdir: str | os.PathLike,
+) -> Checkpoints | PackedCheckpoint:
   """Opens the checkpoints of a finished or running workdir.
 
+  Args:
+    workdir: workdir of a run, or packed network.
+
   Raises:
-    UserError: the folder is no workdir, or holds no whole checkpoint.
+    UserError: the folder is no workdir, or holds no whole checkpoint; or the
+      packed network is damaged.
   """
   path = pathlib.Path(workdir)
+  if is_pack(path):
+    return PackedCheckpoint(path)
   if not (path / CONFIG_FILE).is_file():
     raise UserError(
       f'--ckpt={workdir} is not a workdir of train.py: it has no config.json.'

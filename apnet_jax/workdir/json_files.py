@@ -39,19 +39,54 @@ def read_json(path: str | os.PathLike) -> Any:
   try:
     if path.stat().st_size > MAX_BYTES:
       raise UserError(f'it is larger than {MAX_BYTES:,} bytes')
-    content = json.loads(path.read_text())
-    if _is_deep(content):
-      raise UserError('it is nested too deeply')
-    return content
+    return _parse(path.read_text())
   except (OSError, ValueError, RecursionError) as error:
     raise UserError(f'{path} cannot be read as JSON: {error}') from error
 
 
+def parse_json(text: str, name: str) -> Any:
+  """Parses JSON with the limits of `read_json`.
+
+  Args:
+    text: the JSON.
+    name: name of its origin, for messages.
+
+  Raises:
+    UserError: the text is not JSON, is larger than `MAX_BYTES`, or is nested
+      too deeply.
+  """
+  try:
+    if len(text) > MAX_BYTES:
+      raise UserError(f'it is larger than {MAX_BYTES:,} bytes')
+    return _parse(text)
+  except (ValueError, RecursionError) as error:
+    raise UserError(f'{name} cannot be read as JSON: {error}') from error
+
+
+def _parse(text: str) -> Any:
+  content = json.loads(text)
+  if _is_deep(content):
+    raise UserError('it is nested too deeply')
+  return content
+
+
 def read_fields(path: str | os.PathLike) -> dict[str, Any]:
   """Reads a JSON object as a dict; raises UserError if the file is damaged."""
-  content = read_json(path)
+  return check_fields(read_json(path), path)
+
+
+def check_fields(content: Any, name: str | os.PathLike) -> dict[str, Any]:
+  """Returns the content of a JSON file, which must be a dict.
+
+  Args:
+    content: the content.
+    name: name of the file, for messages.
+
+  Raises:
+    UserError: the content is no dict.
+  """
   if not isinstance(content, dict):
-    raise UserError(f'{path} is damaged: it holds no fields.')
+    raise UserError(f'{name} is damaged: it holds no fields.')
   return content
 
 

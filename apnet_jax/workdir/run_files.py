@@ -5,6 +5,8 @@ WORKDIR/run.json         the data set, initial weights, devices and software
 WORKDIR/threshold.json   the similarity threshold, if one was chosen
 WORKDIR/checkpoints/     see `checkpoints`
 WORKDIR/run.lock         the process that trains here; see `lock`
+
+A packed network (`pack`) is read like the workdir that it was made of.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,10 +19,11 @@ import ml_collections
 
 from apnet_jax.config import get_config
 from apnet_jax.errors import UserError, first_line
-from apnet_jax.workdir.json_files import read_fields, write_json
+from apnet_jax.workdir import json_files, pack
+from apnet_jax.workdir.json_files import write_json
 
 CONFIG_FILE, RUN_FILE = 'config.json', 'run.json'
-THRESHOLD_FILE = 'threshold.json'
+THRESHOLD_FILE, RESULT_FILE = 'threshold.json', 'result.json'
 # Fields that may change when a run resumes. Any other change makes another run.
 MAY_CHANGE = (
   'compilation_cache_dir',
@@ -30,7 +33,7 @@ MAY_CHANGE = (
   'data.dir',  # the fingerprint in run.json tells whether the images changed
   'data.prepared_dir',
   'eval.',
-  'train.epochs',
+  'train.epochs',  # except with a schedule that depends on it
   'train.rematerialize',
   'train.steps',
   'train.not_finite',  # and not_finite_limit
@@ -112,8 +115,47 @@ def _differences(
     f'  config.{name}: {saved.get(name, "absent")!r} there,'
     f' {given.get(name, "absent")!r} here'
     for name in sorted(saved.keys() | given.keys())
-    if saved.get(name) != given.get(name) and not name.startswith(MAY_CHANGE)
+    if saved.get(name) != given.get(name) and not _may_change(name, given)
   ]
+
+
+def read_file(source: str | os.PathLike, name: str) -> dict[str, Any] | None:
+  """Reads a JSON file of a workdir or of a packed network.
+
+  Args:
+    source: workdir of a run, or packed network.
+    name: name of the file.
+
+  Returns:
+    The content; None if there is no such file.
+
+  Raises:
+    UserError: the file is damaged.
+  """
+  path = pathlib.Path(source, name)
+  if pack.is_pack(source):
+    content = pack.read_part(source, name)
+    return content and json_files.check_fields(content, path)
+  return json_files.read_fields(path) if path.exists() else None
+
+
+def _read_required(source: str | os.PathLike, name: str) -> dict[str, Any]:
+  content = read_file(source, name)
+  if content is None:
+    raise UserError(f'{pathlib.Path(source, name)} is missing.')
+  return content
+
+
+def _may_change(name: str, given: Mapping[str, Any]) -> bool:
+  """Returns whether a run may resume with another value of a field.
+
+  Args:
+    name: path of the field.
+    given: all fields of the configuration to resume with, by path.
+  """
+  if name == 'train.epochs' and given['train.schedule'] == 'cosine':
+    return False
+  return name.startswith(MAY_CHANGE)
 
 
 def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
@@ -122,9 +164,8 @@ def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
   Raises:
     UserError: the file is damaged.
   """
-  path = pathlib.Path(workdir) / CONFIG_FILE
-  content = read_fields(path)
-  with naming_damaged_file(path):
+  content = _read_required(workdir, CONFIG_FILE)
+  with naming_damaged_file(pathlib.Path(workdir) / CONFIG_FILE):
     return ml_collections.ConfigDict(content)
 
 
@@ -143,7 +184,7 @@ def load_full_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
 def load_run(workdir: str | os.PathLike) -> dict[str, Any]:
   """Loads run.json of a workdir; raises UserError if the file is damaged."""
   path = pathlib.Path(workdir) / RUN_FILE
-  run = read_fields(path)
+  run = _read_required(workdir, RUN_FILE)
   for name, kind in (('num_classes', int), ('fingerprint', str)):
     if not isinstance(run.get(name), kind) or isinstance(run[name], bool):
       raise UserError(f'{path} is damaged: {name} is {run.get(name)!r}.')

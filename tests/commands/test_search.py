@@ -1,6 +1,5 @@
 """Tests of search and verdicts; `test_commands.py` runs the commands."""
 
-import functools
 import types
 
 import jax.numpy as jnp
@@ -11,8 +10,10 @@ import pytest
 from apnet_jax.commands import compare, search
 from apnet_jax.errors import UserError
 from apnet_jax.images import find_images as images_below
-from apnet_jax.retrieval import threshold, trained_network
-from apnet_jax.workdir import json_files
+from apnet_jax.inference import crops, image_files
+from apnet_jax.inference.embedder import Embedder
+from apnet_jax.retrieval import nearest, threshold
+from apnet_jax.workdir import json_files, restore
 from apnet_jax.workdir.checkpoints import Checkpoints
 from tests.fakes import small_config
 
@@ -22,21 +23,24 @@ def directions(degrees):
   return np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
+class FakeEmbedder:
+  """An embedder by a function `embed(images, on_error)`."""
+
+  def __init__(self, embed, threshold):
+    self._embed, self.threshold, self.about = embed, threshold, 'as given'
+
+  def __call__(self, images, *, on_error, progress):
+    return self._embed(images, on_error)
+
+
 def network(threshold):
   """Returns a network for numbers as images: angles in degrees."""
-
-  def embed(*groups, optional=()):
-    del optional
-    return [
-      trained_network.Embedded(group, directions(group), {}) for group in groups
-    ]
-
-  return trained_network.Network(embed, threshold, 'as given')
+  return FakeEmbedder(lambda images, _: directions(images), threshold)
 
 
 def test_the_closest_come_first_and_ties_keep_their_order():
   queries, gallery = directions([0, 90]), directions([80, 10, 350, 0])
-  found = list(trained_network.search(queries, gallery, top=3))
+  found = list(nearest.search(queries, gallery, top=3))
   assert [rows.tolist() for rows, _ in found] == [[3, 1, 2], [0, 1, 3]]
   np.testing.assert_allclose(found[0][1][0], 1)
 
@@ -52,7 +56,7 @@ def test_two_images_are_told_apart_by_the_threshold(threshold, word, capsys):
 
 
 def test_lines_say_if_nobody_is_found():
-  other = trained_network.OTHER_PERSON
+  other = threshold.OTHER_PERSON
   one = {
     'image': 'a.jpg', 'similarity': 0.3, 'verdict': other,
     'share_of_pairs_below': 0.5,
@@ -84,7 +88,7 @@ def workdir(tmp_path, monkeypatch):
   with Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(1, {'w': np.zeros(1)})
   monkeypatch.setattr(
-    trained_network,
+    restore,
     'restore_model',
     lambda *_: (1, Colours(), {'w': jnp.zeros(1)}),
   )
@@ -101,26 +105,26 @@ def two_colours(folder):
 
 
 def test_images_are_embedded_as_the_run_evaluates(workdir):
-  network = trained_network.open_network(workdir, 'last', None)
+  network = Embedder.load(workdir)
   assert network.threshold is None and '--choose_threshold' in network.about
-  one, two = network.embed(two_colours(workdir))[0].embeddings
+  one, two = network(two_colours(workdir))
   np.testing.assert_allclose(np.linalg.norm(one), 1, rtol=1e-5)
   np.testing.assert_allclose(one, two, atol=1e-6)  # averages with mirror images
 
 
 def test_or_as_they_were_for_the_stored_threshold(workdir):
   threshold.save(workdir, STORED)
-  network = trained_network.open_network(workdir, 'last', None)
+  network = Embedder.load(workdir)
   assert network.threshold == 0.25
-  one, two = network.embed(two_colours(workdir))[0].embeddings
+  one, two = network(two_colours(workdir))
   np.testing.assert_allclose(np.linalg.norm(one), 1, rtol=1e-5)
   assert one @ two < 0.95
-  assert trained_network.open_network(workdir, 'last', 0.5).threshold == 0.5
+  assert Embedder.load(workdir, threshold=0.5).threshold == 0.5
 
 
 def test_the_threshold_of_another_checkpoint_is_not_used(workdir):
   threshold.save(workdir, STORED | {'step': 9})
-  network = trained_network.open_network(workdir, 'last', None)
+  network = Embedder.load(workdir)
   assert network.threshold is None
   assert 'step 9 there, 1 here' in network.about
 
@@ -128,9 +132,10 @@ def test_the_threshold_of_another_checkpoint_is_not_used(workdir):
 # Unreadable images
 
 
-def colours(split):
+def colours(paths, on_error):
   """Embeds each image by its mean colour."""
-  pixels = np.concatenate(list(split.batches(np.arange(len(split.paths)), 3)))
+  frames = crops.frames(paths)
+  pixels = np.stack([*crops.iterate(frames, (8, 4), on_error)])
   colour = pixels.mean((1, 2)) + 1e-3  # black has a direction, too
   return colour / np.linalg.norm(colour, axis=1, keepdims=True)
 
@@ -138,8 +143,7 @@ def colours(split):
 @pytest.fixture
 def by_colour():
   """A network that reads files, and embeds them by their mean colour."""
-  embed = functools.partial(trained_network.embed_files, colours, (8, 4))
-  return trained_network.Network(embed, None, 'as given')
+  return FakeEmbedder(colours, None)
 
 
 def write_colours(folder, **images):
@@ -186,16 +190,18 @@ def test_unreadable_images_are_left_out_and_named(by_colour, folders, capsys):
 def test_an_image_that_must_be_read_is_an_error(by_colour, folders):
   query, gallery = folders
   with pytest.raises(UserError, match='b.png cannot be read'):
-    by_colour.embed(query, gallery)
+    image_files.embed_files(by_colour, query, gallery)
   with pytest.raises(UserError, match='e.png cannot be read'):
-    by_colour.embed(query, gallery, optional={query[1], gallery[4]})
+    image_files.embed_files(
+      by_colour, query, gallery, optional={query[1], gallery[4]}
+    )
   with pytest.raises(UserError, match='b.png cannot be read'):
     search.search_files(by_colour, query, gallery, 1, named=query)
   with pytest.raises(UserError, match='e.png cannot be read'):
     search.search_files(by_colour, query[:1], gallery, 1, strict=True)
   with pytest.raises(UserError, match='none of 2 images can be read.*e.png'):
-    by_colour.embed(
-      query, [gallery[1], gallery[4]], optional={*query, *gallery}
+    image_files.embed_files(
+      by_colour, query, [gallery[1], gallery[4]], optional={*query, *gallery}
     )
 
 
@@ -214,14 +220,14 @@ def test_two_images_must_be_read_even_if_the_gallery_has_them(
 
 def test_ten_are_named():
   bad = {f'{i}.jpg': f'{i}.jpg cannot be read' for i in range(12)}
-  half = trained_network.Embedded(['a'] * 3, np.zeros((3, 1)), bad)
-  lines = trained_network.describe_unreadable([half, half]).splitlines()
+  half = image_files.Embedded(['a'] * 3, np.zeros((3, 1)), bad)
+  lines = image_files.describe_unreadable([half, half]).splitlines()
   assert '12 of 13 images' in lines[0]
   assert lines[1:] == [
     *(f'  {i}.jpg cannot be read' for i in range(10)), '  and 2 more'
   ]  # fmt: skip
-  good = trained_network.Embedded(['a'], np.zeros((1, 1)), {})
-  assert trained_network.describe_unreadable([good]) == ''
+  good = image_files.Embedded(['a'], np.zeros((1, 1)), {})
+  assert image_files.describe_unreadable([good]) == ''
 
 
 # A scale without a threshold

@@ -17,6 +17,7 @@ from apnet_jax.models.torch_weights import (
   torch_names,
   torch_shape,
 )
+from apnet_jax.models.weight_files import write_weights
 from apnet_jax.paper.variants import is_released
 from configs import common, market
 from tests.golden import recipe
@@ -251,6 +252,82 @@ def test_imagenet_weights_go_into_the_backbone(backbone, head):
     assert jax.tree.all(jax.tree.map(lambda a, b: a is b, old, new))
   (note,) = imported.notes
   assert 'att1, att2, att3, att4, bottleneck, classifier' in note
+
+
+MOCO_REST = {
+  'encoder_q.fc.0.weight': (8, 8),
+  'encoder_q.fc.2.bias': (4,),
+  'encoder_k.conv1.weight': (64, 3, 7, 7),
+  'encoder_k.layer1.0.conv1.weight': (64, 64, 1, 1),
+  'encoder_k.fc.0.weight': (8, 8),
+  'queue': (4, 16),
+  'queue_ptr': (1,),
+}
+LUPERSON_NL_REST = {
+  'encoder_q.fc1.weight': (8, 8),
+  'encoder_q.fc2.bias': (4,),
+  'encoder_q.embed_fc.weight': (4, 8),
+  'encoder_q.classifier.weight': (30, 8),
+  'encoder_k.bn1.weight': (64,),
+  'queue': (4, 16),
+  'queue_id': (16, 1),
+  'prototypes': (30, 4),
+}
+
+
+@pytest.fixture(scope='module')
+def people():
+  """A backbone's weights by torchvision's names, and shapes of a network."""
+  model = apnet_jax.create_model(small(), 11)
+  return imagenet_weights(small(), []), variable_shapes(model, (32, 16))
+
+
+def names_of_query_encoder(weights, prefix=''):
+  return {f'{prefix}encoder_q.{name}': v for name, v in weights.items()}
+
+
+@pytest.mark.parametrize(
+  ('rest', 'prefix'), [(MOCO_REST, 'module.'), (LUPERSON_NL_REST, '')]
+)
+def test_the_query_encoder_of_moco_goes_into_the_backbone(
+  rest, prefix, people, tmp_path
+):
+  """Training files of MoCo and of LUPerson-NL also have other parts."""
+  given, shapes = people
+  weights = names_of_query_encoder(given, prefix)
+  weights |= {f'{prefix}{name}': np.ones(s) for name, s in rest.items()}
+  source = {'epoch': 200, 'state_dict': weights}
+  if prefix:
+    source = tmp_path / 'moco.npz'
+    write_weights(source, weights)
+  imported = torch_weights.import_weights(source, shapes, small())
+  base = {kind: {'base': v['base']} for kind, v in imported.variables.items()}
+  back = to_state_dict(base)
+  for name, value in given.items():
+    np.testing.assert_array_equal(back[f'base.{name}'], value)
+  (note,) = imported.notes
+  assert 'these weights are of a backbone alone' in note
+
+
+def test_a_backbone_pre_trained_on_people_may_keep_its_heads(people):
+  """The published files of LUPerson have the names of torchvision."""
+  given, shapes = people
+  heads = ['fc1.weight', 'fc2.bias', 'embed_fc.weight', 'classifier.bias']
+  given = given | dict.fromkeys(heads, np.zeros(8))
+  imported = torch_weights.import_weights(given, shapes, small())
+  np.testing.assert_array_equal(
+    imported.variables['params']['base']['bn1']['scale'], given['bn1.weight']
+  )
+
+
+def test_a_query_encoder_of_another_backbone_is_refused(people):
+  given, shapes = people
+  with pytest.raises(ValueError, match=r'unexpected:\n    base.layer9.weight'):
+    torch_weights.import_weights(
+      names_of_query_encoder(given | {'layer9.weight': np.zeros(3)}),
+      shapes,
+      small(),
+    )
 
 
 def test_what_is_left_out_starts_at_random(caplog):

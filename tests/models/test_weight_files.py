@@ -1,20 +1,18 @@
-import functools
-import http.server
 import pickle
 import sys
-import threading
 import types
 import zipfile
 
-import huggingface_hub
 import numpy as np
 import pytest
 
+from apnet_jax.models import weight_files
 from apnet_jax.models.weight_files import (
   FORMATS,
   read_weights,
   write_weights,
 )
+from tests import hub_server
 
 WEIGHTS = {
   'base.conv1.weight': np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
@@ -60,6 +58,15 @@ def test_pth_of_pytorch(tmp_path):
   torch.save([1, 2], path)
   with pytest.raises(ValueError, match='contain a list, not a state_dict'):
     read_weights(path)
+
+
+def test_pth_tar_of_moco_is_a_file_of_pytorch(tmp_path, monkeypatch):
+  path = tmp_path / 'moco_v2_800ep_pretrain.PTH.tar'
+  path.touch()
+  monkeypatch.setattr(weight_files, '_read_torch', lambda *_: WEIGHTS)
+  assert read_weights(path) is WEIGHTS
+  with pytest.raises(ValueError, match='do not end in one of'):
+    write_weights(path, WEIGHTS)
 
 
 class Harm:
@@ -192,64 +199,25 @@ def test_what_is_not_there_and_what_is_not_known(tmp_path):
       call()
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-  """A server with the Hub's interface for downloads, and with one file."""
-
-  content, asked = b'', []
-
-  def do_HEAD(self):
-    self.answer(body=False)
-
-  def do_GET(self):
-    self.answer(body=True)
-
-  def answer(self, body):
-    self.asked.append(self.path)
-    there = self.path.startswith('/timm/resnet50.tv_in1k/resolve/')
-    file = self.path.endswith('/model.safetensors')
-    self.send_response(200 if there and file else 404)
-    if there and not file:
-      self.send_header('X-Error-Code', 'EntryNotFound')
-    self.send_header('X-Repo-Commit', 'c' * 40)
-    self.send_header('ETag', '"e"')
-    content = self.content if there and file else b''
-    self.send_header('Content-Length', str(len(content)))
-    self.end_headers()
-    if body:
-      self.wfile.write(content)
-
-  def log_message(self, *_):
-    pass
-
-
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-  """Runs `Hub` on the loopback interface; huggingface_hub downloads from it."""
+def server(tmp_path, monkeypatch):
   write_weights(tmp_path / 'model.safetensors', WEIGHTS)
-  Hub.content = (tmp_path / 'model.safetensors').read_bytes()
-  server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hub)
-  threading.Thread(target=server.serve_forever, daemon=True).start()
-  download = functools.partial(
-    huggingface_hub.hf_hub_download,
-    endpoint=f'http://127.0.0.1:{server.server_port}',
-    cache_dir=tmp_path / 'cache',
-  )
-  monkeypatch.setattr(huggingface_hub, 'hf_hub_download', download)
-  yield Hub
-  server.shutdown()
-  server.server_close()
+  files = {'timm/resnet50.tv_in1k': [tmp_path / 'model.safetensors']}
+  with hub_server.serving(files, tmp_path / 'cache', monkeypatch) as server:
+    yield server
 
 
-def test_weights_come_from_the_hub(hub):
+def test_weights_come_from_the_hub(server):
   source = 'hf://timm/resnet50.tv_in1k'
   assert_same(read_weights(source), WEIGHTS)
   assert_same(read_weights(f'{source}/model.safetensors'), WEIGHTS)
-  assert any('/resolve/main/model.safetensors' in path for path in hub.asked)
+  assert any('/resolve/main/model.safetensors' in path for path in server.asked)
   assert_same(read_weights(f'{source}@v1.0'), WEIGHTS)
-  assert any('/resolve/v1.0/model.safetensors' in path for path in hub.asked)
+  assert any('/resolve/v1.0/model.safetensors' in path for path in server.asked)
 
 
-def test_a_repository_that_is_not_there_is_named(hub):
+@pytest.mark.usefixtures('server')
+def test_a_repository_that_is_not_there_is_named():
   for source in (
     'hf://timm/nothing',
     'hf://timm/resnet50.tv_in1k/nothing.safetensors',

@@ -81,6 +81,97 @@ def test_smooth_k_need_not_be_the_number_of_classes():
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
+def circle_by_loop(x, labels, margin, scale):
+  """Sun et al., Eq. (6), and the gradient by each similarity, Eq. (10).
+
+  Returns:
+    The mean loss, and its gradient [anchors, images] by the cosines.
+  """
+  unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+  s = unit @ unit.T
+  images = range(len(x))
+  values, gradient = [], np.zeros_like(s)
+  for a in images:
+    ps = [i for i in images if labels[i] == labels[a] and i != a]
+    ns = [j for j in images if labels[j] != labels[a]]
+    p = {
+      i: np.exp(-scale * max(1 + margin - s[a, i], 0) * (s[a, i] - 1 + margin))
+      for i in ps
+    }
+    n = {
+      j: np.exp(scale * max(s[a, j] + margin, 0) * (s[a, j] - margin))
+      for j in ns
+    }
+    product = sum(p.values()) * sum(n.values())
+    values.append(np.log1p(product))
+    z = product / (1 + product)  # 1 - exp(-loss)
+    for i in ps:
+      weight = max(1 + margin - s[a, i], 0)
+      gradient[a, i] = -z * p[i] / sum(p.values()) * scale * weight
+    for j in ns:
+      weight = max(s[a, j] + margin, 0)
+      gradient[a, j] = z * n[j] / sum(n.values()) * scale * weight
+  return np.mean(values), gradient / len(x)
+
+
+def test_circle_loss_and_its_gradient_are_those_of_its_paper():
+  rng = np.random.default_rng(3)
+  labels = np.array([0, 0, 0, 1, 1, 2, 2])
+  x = rng.normal(size=(7, 3)) + labels[:, None]
+  margin, scale = 0.25, 6.0
+  expected, by_cosine = circle_by_loop(x, labels, margin, scale)
+
+  def loss(x):
+    order = jnp.arange(7)
+    return losses.circle(x, labels, x, labels, order, margin, scale)
+
+  value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.float32(x))
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  # The chain rule: cosines of unit vectors, then x / |x|.
+  length = np.linalg.norm(x, axis=1, keepdims=True)
+  unit = x / length
+  by_unit = (by_cosine + by_cosine.T) @ unit
+  radial = (by_unit * unit).sum(1, keepdims=True) * unit
+  by_x = (by_unit - radial) / length
+  np.testing.assert_allclose(gradient, by_x, rtol=1e-4, atol=1e-5)
+
+
+def test_circle_loss_is_finite_where_exponents_are_large():
+  x, labels = jnp.array([[0.0], [0.0], [1e4], [-1e4]]), jnp.array([0, 0, 1, 1])
+
+  def loss(x):
+    return losses.circle(x, labels, x, labels, jnp.arange(4), 0.25, 1024.0)
+
+  value, gradient = jax.jit(jax.value_and_grad(loss))(x)
+  assert value > 100 and jnp.isfinite(value) and jnp.isfinite(gradient).all()
+
+
+def test_center_loss_and_its_gradient_are_those_of_its_paper():
+  """Wen et al., Eq. (2) and (3), per image."""
+  rng = np.random.default_rng(4)
+  x, centers = rng.normal(size=(4, 3)), rng.normal(size=(5, 3))
+  labels = np.array([2, 0, 2, 4])
+  value, gradient = jax.jit(jax.value_and_grad(losses.center))(
+    jnp.float32(x), labels, centers
+  )
+  expected = sum(((x[i] - centers[labels[i]]) ** 2).sum() / 2 for i in range(4))
+  np.testing.assert_allclose(value, expected / 4, rtol=1e-5)
+  np.testing.assert_allclose(gradient, (x - centers[labels]) / 4, rtol=1e-5)
+
+
+def test_centers_move_as_in_their_paper():
+  """Wen et al., Eq. (4): identities that a batch lacks stay."""
+  centers = np.array([[1.0, 0.0], [4.0, 4.0], [0.0, 8.0]])
+  x, labels = np.array([[3.0, 0.0], [0.0, 2.0], [2.0, 1.0]]), [0, 2, 0]
+  moved = losses.moved_centers(
+    jnp.array(centers), jnp.array(x), jnp.array(labels), 0.5
+  )
+  # delta of 0: ((1, 0) - (3, 0) + (1, 0) - (2, 1)) / (1 + 2) = (-1, -1/3)
+  # delta of 2: ((0, 8) - (0, 2)) / (1 + 1) = (0, 3)
+  expected = [[1.5, 0.5 / 3], [4.0, 4.0], [0.0, 6.5]]
+  np.testing.assert_allclose(moved, expected, rtol=1e-6)
+
+
 def test_loss_of_two_branches_on_two_devices_by_hand():
   """Eq. (9): the mean over branches, mined in the batch of both devices."""
   rng = np.random.default_rng(0)
@@ -88,7 +179,9 @@ def test_loss_of_two_branches_on_two_devices_by_hand():
   features = rng.normal(size=(2, 2, 4, 3)) * [[[[1]]], [[[5]]]]
   logits = rng.normal(size=(3, 2, 4, 3))  # one classifier, and two
   config = common.get_config().train
-  config.update(triplet_weight=0.25, margin=0.5)
+  config.update(
+    triplet_weight=0.25, margin=0.5, circle_weight=2.0, circle_scale=4.0
+  )
 
   def of_device(features, logits, labels):
     branches = (
@@ -98,7 +191,7 @@ def test_loss_of_two_branches_on_two_devices_by_hand():
     output = ReidOutput(None, None, logits[0], branches)
     return reid_loss(output, labels, config, 'batch')
 
-  loss, metrics = jax.vmap(of_device, (1, 1, 0), axis_name='batch')(
+  loss, metrics = jax.jit(jax.vmap(of_device, (1, 1, 0), axis_name='batch'))(
     features, logits, labels
   )
 
@@ -110,6 +203,12 @@ def test_loss_of_two_branches_on_two_devices_by_hand():
     negative = np.where(same, np.inf, distance).min(1)
     triplets.append(positive - negative + 0.5)
   triplet = np.mean([np.maximum(t, 0).mean() for t in triplets])
+  circle = np.mean(
+    [
+      circle_by_loop(x, labels.ravel(), 0.25, 4.0)[0]
+      for x in features.reshape(2, 8, 3)
+    ]
+  )
   targets = 0.9 * np.eye(3)[labels] + 0.1 / 3
   logarithms = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
   cross_entropy = -(targets * logarithms).sum(-1).mean()
@@ -118,7 +217,8 @@ def test_loss_of_two_branches_on_two_devices_by_hand():
   expected = {
     'triplet': triplet,
     'cross_entropy': cross_entropy,
-    'loss': cross_entropy + 0.25 * triplet,
+    'circle': circle,
+    'loss': cross_entropy + 0.25 * triplet + 2 * circle,
     'active_triplets': active,
     'accuracy': (logits[0].argmax(-1) == labels).mean(),
   }

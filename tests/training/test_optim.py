@@ -29,6 +29,57 @@ def test_no_warmup():
   np.testing.assert_allclose(schedule(0), config.learning_rate)
 
 
+def test_cosine_schedule_is_eq_5_of_sgdr_after_the_warmup():
+  config = common.get_config().train
+  config.update(schedule='cosine', epochs=6, warmup_epochs=2)
+  schedule = optim.learning_rate_schedule(config, steps_per_epoch=5)
+  rates = [float(schedule(step)) for step in range(31)]
+  t = (np.arange(10, 31) - 10) / 20
+  expected = 4e-4 * (1 + np.cos(np.pi * t)) / 2
+  np.testing.assert_allclose(rates[10:], expected, rtol=1e-5, atol=1e-10)
+  warm = [4e-4 * 0.01] * 5 + [4e-4 * 0.505] * 5
+  np.testing.assert_allclose(rates[:10], warm, rtol=1e-5)
+  config.milestones = (1, 2)  # without effect
+  assert float(optim.learning_rate_schedule(config, 5)(17)) == rates[17]
+
+
+def test_cosine_needs_an_epoch_after_the_warmup():
+  config = common.get_config().train
+  config.update(schedule='cosine', epochs=10)
+  with pytest.raises(
+    ValueError, match='train.warmup_epochs=10 leaves no epoch'
+  ):
+    optim.learning_rate_schedule(config, steps_per_epoch=5)
+
+
+def test_long_gradients_are_scaled_down_before_the_decay():
+  """The norm is that of all parameters: here 13, of (3, 4) and (12,)."""
+  config = common.get_config().train
+  config.update(clip_norm=1.3, weight_decay=0.1)
+  gradient = {'a': jnp.array([3.0, 4.0]), 'b': jnp.array([12.0])}
+  params = {'a': jnp.array([1.0, -2.0]), 'b': jnp.array([0.5])}
+
+  def moments_of(gradient):
+    optimizer = optim.create_optimizer(config, optax.constant_schedule(1.0))
+    _, state = optimizer.update(gradient, optimizer.init(params), params)
+    return optax.tree.get(state, 'mu')
+
+  mu = moments_of(gradient)
+  np.testing.assert_allclose(mu['a'], [0.1 * 0.4, 0.1 * 0.2], rtol=1e-5)
+  np.testing.assert_allclose(mu['b'], [0.1 * 1.25], rtol=1e-5)
+  mu = moments_of({'a': jnp.array([0.3, 0.4]), 'b': jnp.array([1.19])})
+  np.testing.assert_allclose(mu['b'], [0.1 * 1.24], rtol=1e-5)  # norm 1.29
+
+
+def test_without_a_limit_nothing_is_clipped_and_the_state_is_as_before():
+  config = common.get_config().train
+  optimizer = optim.create_optimizer(config, optax.constant_schedule(1.0))
+  state = optimizer.init({'a': jnp.zeros(2)})
+  assert [type(part).__name__ for part in state] == [
+    'EmptyState', 'ScaleByAdamState', 'ScaleByScheduleState',
+  ]  # fmt: skip
+
+
 @pytest.mark.parametrize('weight_decay', [0.0, 0.1])
 def test_optimizer_is_adam_with_decay_in_the_gradient(weight_decay):
   config = common.get_config().train

@@ -194,6 +194,19 @@ def test_what_may_change_in_a_workdir(tmp_path):
   assert saved['seed'] == 0  # a refusal changes nothing
 
 
+def test_epochs_of_a_cosine_may_not_change(tmp_path):
+  """The learning rate of all later steps would be another one."""
+  config = common.get_config()
+  config.train.schedule = 'cosine'
+  run_files.claim_workdir(tmp_path, config, RUN)
+  (tmp_path / 'checkpoints' / '1').mkdir(parents=True)
+  config.train.steps = 5
+  run_files.claim_workdir(tmp_path, config, RUN)
+  config.train.epochs = 200
+  with pytest.raises(ValueError, match='train.epochs: 160 there, 200 here'):
+    run_files.claim_workdir(tmp_path, config, RUN)
+
+
 def test_a_run_of_an_older_version_resumes(tmp_path):
   """A field that did not exist when the run began had today's default."""
   config = common.get_config()

@@ -1,0 +1,193 @@
+"""Groups embedded images into people, across cameras.
+
+  python -m apnet_jax embed --ckpt=runs/market --output=people.npz DIR
+  python -m apnet_jax cluster people.npz --output=people.csv
+
+The command joins groups of images, starting from single ones, as long as the
+mean similarity between the images of two groups is at least the threshold
+(average linkage). The threshold is --threshold, or the one that was stored with
+the network when the images were embedded. Several files of one network are
+grouped together.
+
+With --tracks, a track is grouped as a whole, by the mean of its embeddings. If
+the files have a column of identities (--identities), the groups are compared
+with them:
+
+  purity        images that show the most frequent identity of their group
+  completeness  images in the largest group of their identity
+  precision     pairs of a group that show one person
+  recall        pairs of one person that are in one group
+"""
+
+from collections.abc import Callable, Sequence
+import csv
+import os
+import pathlib
+
+from absl import flags
+import numpy as np
+
+from apnet_jax import cli
+from apnet_jax.errors import UserError
+from apnet_jax.inference import embedding_files
+from apnet_jax.retrieval import clustering
+from apnet_jax.workdir import json_files
+
+
+def command() -> Callable:
+  """Defines the absl flags of this command, and returns its `main(argv)`."""
+  output = flags.DEFINE_string(
+    'output', None, 'CSV file to write: a person for each image.', required=True
+  )
+  given = flags.DEFINE_float(
+    'threshold',
+    None,
+    'Lowest mean similarity of groups that are joined. Default: the one stored'
+    ' with the network.',
+    lower_bound=-1,
+    upper_bound=1,
+  )
+  tracks = flags.DEFINE_bool(
+    'tracks', False, 'Groups tracks: the column track, within one path.'
+  )
+  identities = flags.DEFINE_string(
+    'identities', 'pid', 'Column of the true identities, if they are known.'
+  )
+  json = flags.DEFINE_string(
+    'json', '', 'Also writes the figures to this file.'
+  )
+
+  def main(argv):
+    cli.quieten()
+    if len(argv) < 2:
+      raise UserError(
+        'no file of embeddings is given; the command embed makes them.'
+      )
+    columns, embeddings, stored = read_files(argv[1:])
+    threshold = stored if given.value is None else given.value
+    if threshold is None:
+      raise UserError(
+        'no threshold is known: give --threshold, or let eval.py choose one'
+        ' (--choose_threshold) before the images are embedded.'
+      )
+    people = group(columns, embeddings, threshold, tracks.value)
+    write_people(output.value, columns, people)
+    figures = describe(people, columns.get(identities.value))
+    figures['threshold'] = threshold
+    print(format_figures(figures))
+    print(f'wrote {output.value}')
+    if json.value:
+      json_files.write_json(json.value, figures)
+
+  return main
+
+
+def read_files(
+  paths: Sequence[str],
+) -> tuple[dict[str, np.ndarray], np.ndarray, float | None]:
+  """Reads files of embeddings that one network has made.
+
+  Returns:
+    The columns that all files have, by name; float32 [rows, features]; and the
+    threshold that was stored with the network, None if there was none.
+
+  Raises:
+    UserError: a file cannot be read, or is of another network.
+  """
+  tables, embeddings, infos = [], [], []
+  for path in paths:
+    with embedding_files.reading(path) as file:
+      tables.append(file.columns)
+      infos.append(file.info)
+      embeddings += [block.astype(np.float32) for block in file.blocks]
+    if infos[-1]['fingerprint'] != infos[0]['fingerprint']:
+      raise UserError(
+        f'{path} has embeddings of network {infos[-1]["fingerprint"]}, but'
+        f' {paths[0]} of {infos[0]["fingerprint"]}: they cannot be compared.'
+      )
+  names = [name for name in tables[0] if all(name in t for t in tables)]
+  columns = {n: np.concatenate([t[n] for t in tables]) for n in names}
+  threshold = infos[0].get('threshold')
+  return columns, np.concatenate(embeddings), threshold
+
+
+def group(
+  columns: dict[str, np.ndarray],
+  embeddings: np.ndarray,
+  threshold: float,
+  by_track: bool,
+) -> np.ndarray:
+  """Groups images, or whole tracks, into people.
+
+  Args:
+    columns: columns of the images by name.
+    embeddings: float32 [rows, features], of length 1.
+    threshold: see `clustering.cluster`.
+    by_track: whether the images of a track are one group from the beginning.
+
+  Returns:
+    int [rows], the person of each image, from 0.
+
+  Raises:
+    UserError: there are no tracks, or see `clustering.cluster`.
+  """
+  if not by_track:
+    return clustering.cluster(embeddings, threshold)
+  if 'track' not in columns:
+    raise UserError('--tracks needs a column track, which the files lack.')
+  tracks = [f'{t} {p}' for t, p in zip(columns['track'], columns['path'])]
+  means, track = clustering.mean_embeddings(embeddings, np.array(tracks))
+  return clustering.cluster(means, threshold)[track]
+
+
+def write_people(
+  path: str | os.PathLike, columns: dict[str, np.ndarray], people: np.ndarray
+) -> None:
+  """Writes a CSV file: the columns of the images, and their person."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(f'{path.name}.part')
+  try:
+    with part.open('w', newline='', encoding='utf-8') as file:
+      writer = csv.writer(file)
+      writer.writerow([*columns, 'person'])
+      writer.writerows(zip(*columns.values(), people))
+    part.replace(path)
+  finally:
+    part.unlink(missing_ok=True)
+
+
+def describe(people: np.ndarray, identities: np.ndarray | None) -> dict:
+  """Returns the sizes of groups, and their agreement with identities.
+
+  Args:
+    people: int [rows], the person of each image.
+    identities: [rows]; None if they are not known.
+  """
+  sizes = np.bincount(people)
+  figures = {
+    'images': len(people),
+    'people': len(sizes),
+    'people with one image': int((sizes == 1).sum()),
+    'images of the largest': int(sizes.max()),
+  }
+  if identities is None:
+    return figures
+  figures['identities'] = len(np.unique(identities))
+  return figures | clustering.compare_with_identities(people, identities)
+
+
+def format_figures(figures: dict) -> str:
+  """Formats the figures of `describe` for the screen."""
+  text = (
+    f'{figures["images"]:,} images, {figures["people"]:,} people at threshold'
+    f' {figures["threshold"]:.3f}: {figures["people with one image"]:,} with'
+    f' one image, the largest with {figures["images of the largest"]:,}'
+  )
+  if 'purity' in figures:
+    shares = ', '.join(
+      f'{name} {100 * figures[name]:.1f}%'
+      for name in ('purity', 'completeness', 'precision', 'recall')
+    )
+    text += f'\n{figures["identities"]:,} identities are known: {shares}'
+  return text

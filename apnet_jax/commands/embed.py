@@ -1,0 +1,100 @@
+"""Embeds images into a file.
+
+  python -m apnet_jax embed --ckpt=runs/market --output=gallery.npz DIR
+
+Arguments are images, folders, patterns in quotes ('DIR/*/*.jpg'), text files
+with a path on each line (.txt), or CSV files. A CSV file has a column path, and
+for boxes in images x1, y1, x2 and y2, in pixels; other columns are kept.
+
+With --video the boxes lie in the frames of a video:
+
+  python -m apnet_jax embed --ckpt=runs/market --output=people.npz \\
+    --video=street.mp4 --boxes=tracks.csv
+
+The CSV file has the columns frame, x1, y1, x2, y2 and track. This needs PyAV
+(pip install '.[video]').
+
+The file has the columns of the images, embeddings of length 1 and the
+fingerprint of the network. It is an .npz file of numpy, or a .parquet file
+(pip install '.[parquet]'). A command that was killed continues when it is
+called again. Images that cannot be read, and boxes outside of their image, are
+left out and listed at the end; --strict makes the first of them an error.
+"""
+
+from collections.abc import Callable
+
+from absl import flags
+
+from apnet_jax import cli
+from apnet_jax.errors import UserError
+from apnet_jax.inference import embedding_files, image_files, rows
+from apnet_jax.inference.embedder import Embedder
+from apnet_jax.inference.embedding_job import embed_into
+
+
+def command() -> Callable:
+  """Defines the absl flags of this command, and returns its `main(argv)`."""
+  ckpt = flags.DEFINE_string('ckpt', None, cli.CKPT_HELP, required=True)
+  which = cli.define_which()
+  output = flags.DEFINE_string(
+    'output', None, 'File to write, .npz or .parquet.', required=True
+  )
+  dtype = flags.DEFINE_enum(
+    'dtype',
+    'float32',
+    embedding_files.DTYPES,
+    'Type of the embeddings in the file; float16 takes half the space.',
+  )
+  video = flags.DEFINE_string('video', None, 'Video with the boxes.')
+  boxes = flags.DEFINE_string(
+    'boxes', None, 'CSV file: frame, x1, y1, x2, y2, track.'
+  )
+  first_frame = flags.DEFINE_integer(
+    'first_frame', 0, 'Number of the first frame in the CSV file.'
+  )
+  strict = flags.DEFINE_bool(
+    'strict',
+    False,
+    'Stops at the first image that cannot be read, instead of leaving it out.',
+  )
+
+  def main(argv):
+    embedding_files.check_name(output.value)
+    source = find_rows(argv[1:], video.value, boxes.value, first_frame.value)
+    cli.quieten()
+    embedder = Embedder.load(ckpt.value, which.value)
+    found = embed_into(
+      output.value, embedder, source, dtype.value, strict.value
+    )
+    if found.resumed:
+      print(f'resumed: {found.resumed:,} images had been embedded')
+    print(
+      f'wrote {output.value}: {found.rows:,} embeddings of'
+      f' {embedder.dimensions:,} features, network {embedder.fingerprint}'
+    )
+    cli.warn(image_files.list_unreadable(found.errors, len(source)))
+
+  return main
+
+
+def find_rows(
+  names: list[str], video: str | None, boxes: str | None, first_frame: int
+) -> 'rows.ImageRows | rows.VideoRows':
+  """Returns the images or boxes that the command line names.
+
+  Args:
+    names: arguments that are not flags.
+    video: value of --video.
+    boxes: value of --boxes.
+    first_frame: value of --first_frame.
+
+  Raises:
+    UserError: a flag is missing, or images are named beside a video.
+  """
+  if not video and not boxes:
+    return rows.find(names)
+  if not video or not boxes:
+    raise UserError('--video and --boxes need each other.')
+  if names:
+    raise UserError(f'--video is given, and so are images: {", ".join(names)}.')
+  return rows.VideoRows(video, boxes, first_frame)

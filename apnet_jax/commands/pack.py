@@ -1,0 +1,47 @@
+"""Packs a trained network into one file.
+
+  python -m apnet_jax pack --ckpt=runs/market --output=market.apnet
+
+All commands, and `apnet_jax.Embedder.load`, take the file in place of the
+workdir. It holds the weights of one checkpoint, without the state of the
+optimiser; the configuration; how images are prepared; and the threshold and the
+result card, if they belong to the checkpoint. Reading it executes no code, and
+a file that was changed or cut off is refused. Folders of the machine that
+trained are left out, so that eval.py needs --data_dir.
+"""
+
+from collections.abc import Callable
+import pathlib
+
+from absl import flags
+
+from apnet_jax import cli
+from apnet_jax.inference.packing import pack_network
+from apnet_jax.workdir import pack, run_files
+
+
+def command() -> Callable:
+  """Defines the absl flags of this command, and returns its `main(argv)`."""
+  ckpt = flags.DEFINE_string('ckpt', None, cli.CKPT_HELP, required=True)
+  output = flags.DEFINE_string(
+    'output', None, 'File to write, which ends in .apnet.', required=True
+  )
+  which = cli.define_which()
+
+  def main(argv):
+    cli.no_more_arguments(argv)
+    cli.quieten()
+    parts = pack_network(ckpt.value, output.value, which.value)
+    size = pathlib.Path(output.value).expanduser().stat().st_size
+    print(
+      f'wrote {output.value}: {size / 1e6:.1f} MB, after step'
+      f' {parts[pack.CHECKPOINT]["step"]},'
+      f' {_with(parts, "threshold", run_files.THRESHOLD_FILE)},'
+      f' {_with(parts, "result card", run_files.RESULT_FILE)}'
+    )
+
+  return main
+
+
+def _with(parts, name: str, file: str) -> str:
+  return f'{"with" if file in parts else "without"} {name}'

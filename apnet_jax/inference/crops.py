@@ -1,0 +1,215 @@
+"""Images in all forms that an embedder takes, cropped to boxes and resized."""
+
+import collections
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+import dataclasses
+import math
+import os
+
+import numpy as np
+from PIL import Image
+
+from apnet_jax import images
+from apnet_jax.errors import UserError
+
+ORDERS = ('rgb', 'bgr')  # of the channels of an array
+WINDOW = 32  # images that are read ahead
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+  """An image that is embedded whole, or its boxes one by one.
+
+  Attributes:
+    image: a path, an image of Pillow, or uint8 RGB [height, width, 3].
+    name: the image for messages.
+    boxes: float [boxes, 4], x1, y1, x2, y2 in pixels of the upright image; None
+      for the whole image.
+  """
+
+  image: object
+  name: str
+  boxes: np.ndarray | None = None
+
+  def __len__(self) -> int:
+    """Returns the number of embeddings."""
+    return 1 if self.boxes is None else len(self.boxes)
+
+
+def frames(given, boxes=None, order: str = 'rgb') -> list[Frame]:
+  """Returns frames of all images and boxes; see `embedder.Embedder`.
+
+  Args:
+    given: an image, or a sequence of images.
+    boxes: boxes of the image, or a sequence with the boxes of each; or None.
+    order: order of the channels of arrays, one of `ORDERS`.
+
+  Raises:
+    UserError: an argument has another form. Paths are not read yet.
+  """
+  if order not in ORDERS:
+    raise UserError(f'order={order!r} is not one of {ORDERS}.')
+  if single := is_single(given):
+    given, boxes = [given], None if boxes is None else [boxes]
+  if boxes is not None and len(boxes) != len(given):
+    raise UserError(f'boxes of {len(boxes)} images for {len(given)} images.')
+  found = []
+  for i, image in enumerate(given):
+    name = 'the image' if single else f'image {i}'
+    if isinstance(image, str | os.PathLike):
+      name = str(image)
+    own = None if boxes is None else _check_boxes(boxes[i], name)
+    found.append(Frame(_check_image(image, name, order), name, own))
+  return found
+
+
+def is_single(given) -> bool:
+  """Returns whether this is one image, and not a sequence of images."""
+  if isinstance(given, np.ndarray):
+    return given.ndim < 4
+  return isinstance(given, str | os.PathLike | Image.Image)
+
+
+def _check_image(image, name: str, order: str):
+  if isinstance(image, str | os.PathLike | Image.Image):
+    return image
+  if not isinstance(image, np.ndarray):
+    raise UserError(
+      f'{name} is a {type(image).__name__}: give a path, an image of Pillow, or'
+      ' an array uint8 [height, width, 3].'
+    )
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    raise UserError(
+      f'{name} is {image.dtype} {list(image.shape)}: give uint8 [height, width,'
+      ' 3], values from 0 to 255.'
+    )
+  if not image.size:
+    raise UserError(f'{name} has no pixels: {list(image.shape)}.')
+  return image[..., ::-1] if order == 'bgr' else image
+
+
+def _check_boxes(boxes, name: str) -> np.ndarray:
+  try:
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+  except (TypeError, ValueError) as error:
+    raise UserError(
+      f'the boxes of {name} are not [boxes, 4]: give x1, y1, x2, y2 of each.'
+    ) from error
+  for i in np.flatnonzero(~np.isfinite(boxes).all(1)):
+    raise UserError(f'box {i} of {name} is not finite: {boxes[i].tolist()}.')
+  return boxes
+
+
+def crop(
+  image: Image.Image, box: np.ndarray, image_size: tuple[int, int], name: str
+) -> np.ndarray:
+  """Crops an image to a box and resizes the crop.
+
+  Args:
+    image: image of mode RGB.
+    box: float [4], x1, y1, x2, y2; clipped to the image and widened to whole
+      pixels.
+    image_size: height and width of the result, in pixels.
+    name: the box for messages.
+
+  Returns:
+    uint8 [height, width, 3].
+
+  Raises:
+    UserError: the box has no pixel in the image.
+  """
+  (width, height), (x1, y1, x2, y2) = image.size, box.tolist()
+  if x1 >= x2 or y1 >= y2:
+    raise UserError(
+      f'{name} is empty: {box.tolist()}. Boxes are x1, y1, x2, y2, with x1 < x2'
+      ' and y1 < y2.'
+    )
+  left, top = max(0, math.floor(x1)), max(0, math.floor(y1))
+  right, bottom = min(width, math.ceil(x2)), min(height, math.ceil(y2))
+  if left >= right or top >= bottom:
+    raise UserError(
+      f'{name} lies outside of it: {box.tolist()} in {width} x {height} pixels.'
+    )
+  return images.resize(image.crop((left, top, right, bottom)), image_size)
+
+
+def _decode(frame: Frame) -> Image.Image:
+  """Returns the image of a frame in its own size, upright and of mode RGB."""
+  if isinstance(frame.image, np.ndarray):
+    return Image.fromarray(np.ascontiguousarray(frame.image))
+  if not isinstance(frame.image, Image.Image):
+    return images.read_upright(frame.image)
+  try:
+    return images.upright(frame.image)
+  except Exception as error:  # Pillow's readers raise errors of many classes
+    raise UserError(f'{frame.name} cannot be read: {error}') from error
+
+
+def read(
+  frame: Frame, image_size: tuple[int, int]
+) -> list[np.ndarray | UserError]:
+  """Reads a frame, crops it to its boxes and resizes the crops.
+
+  Args:
+    frame: the frame.
+    image_size: height and width of the crops, in pixels.
+
+  Returns:
+    For the image or each box uint8 [height, width, 3], RGB; or an error, if the
+    image cannot be read or the box has no pixel in it.
+  """
+  try:
+    image = _decode(frame)
+    if frame.boxes is None:
+      return [images.resize(image, image_size)]
+  except UserError as error:
+    return [error] * len(frame)
+  crops = []
+  for i, box in enumerate(frame.boxes):
+    try:
+      crops.append(crop(image, box, image_size, f'box {i} of {frame.name}'))
+    except UserError as error:
+      crops.append(error)
+  return crops
+
+
+def iterate(
+  given: Sequence[Frame],
+  image_size: tuple[int, int],
+  on_error: Callable[[int, UserError], None] | None = None,
+) -> Iterator[np.ndarray]:
+  """Yields the crops of frames one by one, read by several threads.
+
+  Args:
+    given: the frames.
+    image_size: height and width of the crops, in pixels.
+    on_error: `on_error(row, error)` is called for a crop that cannot be read,
+      counted over all frames. The crop is then black, unless the call raises an
+      error. By default the error itself is raised.
+
+  Yields:
+    uint8 [height, width, 3], RGB.
+  """
+  row = 0
+  for found in _read_ahead(given, image_size):
+    for crop in found:
+      if isinstance(crop, UserError):
+        if on_error is None:
+          raise crop
+        on_error(row, crop)
+        crop = np.zeros((*image_size, 3), np.uint8)
+      yield crop
+      row += 1
+
+
+def _read_ahead(given, image_size) -> Iterator[list]:
+  """Yields the results of `read` in order, `WINDOW` of them read ahead."""
+  pending = collections.deque()
+  with futures.ThreadPoolExecutor() as pool:
+    for frame in given:
+      pending.append(pool.submit(read, frame, image_size))
+      if len(pending) == WINDOW:
+        yield pending.popleft().result()
+    while pending:
+      yield pending.popleft().result()

@@ -1,0 +1,159 @@
+"""Embeds many images into a file, and resumes where it was killed.
+
+OUTPUT.parts/job.json    the network and the images, which must not change
+OUTPUT.parts/N.npz       embeddings of part N, written whole or not at all
+OUTPUT                   the file of embeddings, made of the parts at the end
+"""
+
+from collections.abc import Iterator
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+from tqdm import tqdm
+
+from apnet_jax.errors import UserError
+from apnet_jax.inference import embedding_files, rows
+from apnet_jax.inference.embedder import Embedder
+from apnet_jax.workdir import json_files
+
+PART = 1024  # rows that a kill can lose
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """The result of a job.
+
+  Attributes:
+    rows: number of rows in the file.
+    errors: error messages of the rows that were left out.
+    resumed: number of rows that an earlier call had embedded.
+  """
+
+  rows: int
+  errors: list[str]
+  resumed: int
+
+
+def embed_into(
+  output: str | os.PathLike,
+  embedder: Embedder,
+  source: 'rows.ImageRows | rows.VideoRows',
+  dtype: str = 'float32',
+  strict: bool = False,
+) -> Outcome:
+  """Embeds images and writes their embeddings to a file.
+
+  If it is killed, the next call with the same arguments continues.
+
+  Args:
+    output: file to write, .npz or .parquet.
+    embedder: the network.
+    source: the images or boxes.
+    dtype: 'float32' or 'float16', of the embeddings in the file.
+    strict: whether a row that cannot be read is an error; it is left out
+      otherwise.
+
+  Raises:
+    UserError: a row cannot be read and `strict` is set, none can be read, or an
+      earlier call for this file was about other images.
+  """
+  embedding_files.check_name(output)
+  folder = pathlib.Path(f'{output}.parts')
+  _claim(folder, embedder, source, dtype)
+  spans = list(rows.parts(len(source), PART))
+  files = [folder / f'{i:06d}.npz' for i in range(len(spans))]
+  done = [span for span, file in zip(spans, files) if file.exists()]
+  resumed = sum(stop - start for start, stop in done)
+  with tqdm(
+    total=len(source), initial=resumed, desc='Embedding', unit=' images',
+    leave=False, delay=1,
+  ) as bar:  # fmt: skip
+    for (start, stop), file in zip(spans, files):
+      if not file.exists():
+        _embed_part(file, embedder, source, start, stop, dtype, strict)
+        bar.update(stop - start)
+  outcome = _join(output, files, embedder, source, dtype, resumed)
+  shutil.rmtree(folder)
+  return outcome
+
+
+def _claim(folder: pathlib.Path, embedder, source, dtype: str) -> None:
+  """Writes job.json, or checks that the parts belong to this job."""
+  job = {
+    'fingerprint': embedder.fingerprint,
+    'images': rows.digest(source.columns),
+    'dtype': dtype,
+    'part': PART,
+  }
+  path = folder / 'job.json'
+  if not path.exists():
+    json_files.write_json(path, job)
+  theirs = json_files.read_fields(path)
+  different = [name for name in job if theirs.get(name) != job[name]]
+  if different:
+    raise UserError(
+      f'{folder} holds embeddings that an earlier call has begun, with another'
+      f' {", ".join(different)}. Give the same arguments to continue it, or'
+      ' delete that folder.'
+    )
+
+
+def _embed_part(file, embedder, source, start, stop, dtype, strict) -> None:
+  errors = {}
+
+  def on_error(row: int, error: UserError):
+    if strict:
+      raise error
+    errors[row - start] = str(error)
+
+  embeddings = source.embed(embedder, start, stop, on_error)
+  kept = np.array([i not in errors for i in range(stop - start)])
+  part = file.with_name(f'{file.name}.part')
+  with part.open('wb') as opened:
+    np.savez(
+      opened,
+      embeddings=embeddings[kept].astype(dtype),
+      kept=kept,
+      errors=np.array(json.dumps(list(errors.values()))),
+    )
+  part.replace(file)
+
+
+def _read(file: pathlib.Path, name: str) -> np.ndarray:
+  try:
+    with file.open('rb') as opened, np.load(opened) as arrays:
+      return arrays[name]
+  except Exception as error:  # zipfile and numpy raise many classes
+    raise UserError(f'{file} is damaged: delete it and try again.') from error
+
+
+def _join(output, files, embedder, source, dtype, resumed: int) -> Outcome:
+  """Writes the file of embeddings from its parts."""
+  kept = np.concatenate([_read(file, 'kept') for file in files])
+  errors = [e for file in files for e in json.loads(str(_read(file, 'errors')))]
+  if not kept.any():
+    shutil.rmtree(files[0].parent)  # to read the images again at the next call
+    raise UserError(
+      f'none of {len(kept):,} images can be read. The first: {errors[0]}'
+    )
+  info = {
+    'fingerprint': embedder.fingerprint,
+    'settings': embedder.settings,
+    'threshold': embedder.threshold,
+    'unreadable': errors,
+  }
+  columns = {name: column[kept] for name, column in source.columns.items()}
+
+  def blocks() -> Iterator[np.ndarray]:
+    for file in files:
+      embeddings = _read(file, 'embeddings')
+      if len(embeddings):
+        yield embeddings
+
+  shape = (int(kept.sum()), embedder.dimensions)
+  embedding_files.write(output, info, columns, blocks(), shape, dtype)
+  return Outcome(shape[0], errors, resumed)

@@ -1,0 +1,80 @@
+"""Packs a trained network with all that its use needs into one file."""
+
+import os
+
+from apnet_jax import hub
+from apnet_jax.models import normalization
+from apnet_jax.retrieval import threshold as thresholds
+from apnet_jax.workdir import pack, restore, run_files
+from apnet_jax.workdir.checkpoints import open_for_reading
+
+
+def pack_network(
+  source: str | os.PathLike, output: str | os.PathLike, which: str = 'last'
+) -> dict:
+  """Packs a trained network into one file; see `workdir.pack`.
+
+  The file contains the weights, the configuration without the folders of this
+  machine, the facts of the run, the preprocessing of images, and the threshold
+  and the result card if they belong to the checkpoint.
+
+  Args:
+    source: workdir of `train.py`, or another packed network; see
+      `hub.find_network`.
+    output: file to write, whose name ends in .apnet.
+    which: checkpoint to pack, 'last' or 'best'.
+
+  Returns:
+    The JSON files that were packed, by name.
+
+  Raises:
+    UserError: the network cannot be read, or the name of the file is wrong.
+  """
+  pack.check_name(output)
+  source = hub.find_network(source)
+  with open_for_reading(source) as checkpoints:
+    config, run = run_files.load_config(source), run_files.load_run(source)
+    step, _, variables = restore.restore_model(
+      checkpoints, which, config, run['num_classes']
+    )
+    which = checkpoints.chosen(which)
+  parts = {
+    pack.CHECKPOINT: {'step': step, 'which': which},
+    pack.PREPROCESSING: preprocessing(config),
+    run_files.CONFIG_FILE: pack.without_places(config.to_dict()),
+    run_files.RUN_FILE: run,
+  }
+  threshold = thresholds.load(source)
+  if threshold and threshold['step'] == step:
+    parts[run_files.THRESHOLD_FILE] = threshold
+  card = run_files.read_file(source, run_files.RESULT_FILE)
+  if card and _step(card) == step:
+    parts[run_files.RESULT_FILE] = card
+  pack.write(output, variables, parts)
+  return parts
+
+
+def preprocessing(config) -> dict:
+  """Returns in words and numbers how images become the network's input.
+
+  Args:
+    config: the whole configuration of the run.
+  """
+  return {
+    'channels': 'RGB',
+    'upright': 'turned by the EXIF orientation',
+    'height_width': list(config.data.image_size),
+    'resize': 'bilinear with antialiasing, of the whole image (Pillow)',
+    'scale': 1 / 255,
+    'mean': list(normalization.MEAN),
+    'std': list(normalization.STD),
+    'feature': config.eval.feature,
+    'average_with_mirror_image': config.eval.flip,
+    'embedding_length': 1,
+  }
+
+
+def _step(card: dict) -> int | None:
+  """Returns the step of a result card; None if it has cards of several sets."""
+  checkpoint = card.get('checkpoint')
+  return checkpoint.get('step') if isinstance(checkpoint, dict) else None

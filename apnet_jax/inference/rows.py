@@ -1,0 +1,267 @@
+"""The images or boxes that the command embed embeds, one a row."""
+
+from collections.abc import Callable, Iterator, Sequence
+import csv
+import glob
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+
+import numpy as np
+
+from apnet_jax import images
+from apnet_jax.errors import UserError
+from apnet_jax.inference import crops
+
+BOX = ('x1', 'y1', 'x2', 'y2')  # columns of a box
+
+
+class ImageRows:
+  """Image files, or boxes in them.
+
+  Args:
+    columns: arrays [rows] by name: `path`, the columns of `BOX` or none of
+      them, and others, which are kept with the embeddings.
+
+  Attributes:
+    columns: see above.
+  """
+
+  def __init__(self, columns: dict[str, np.ndarray]):
+    self.columns = columns
+
+  def __len__(self) -> int:
+    return len(self.columns['path'])
+
+  def embed(
+    self,
+    embedder: Callable[..., np.ndarray],
+    start: int,
+    stop: int,
+    on_error: Callable[[int, UserError], None],
+  ) -> np.ndarray:
+    """Embeds rows `start` to `stop - 1`.
+
+    An image with several boxes in following rows is decoded once.
+
+    Args:
+      embedder: an `Embedder`.
+      start: first row.
+      stop: row after the last one.
+      on_error: `on_error(row, error)` is called for a row that cannot be read.
+
+    Returns:
+      float32 [stop - start, features].
+    """
+    paths = self.columns['path'][start:stop].tolist()
+    boxes = boxes_of(self.columns, slice(start, stop))
+    lengths = [len([*same]) for _, same in itertools.groupby(paths)]
+    starts = np.cumsum([0, *lengths])
+    if boxes is None:
+      given = paths, None
+    else:
+      given = (
+        [paths[i] for i in starts[:-1]],
+        [boxes[a:b] for a, b in itertools.pairwise(starts)],
+      )
+    with images.strict_pillow():
+      return embedder(
+        *given, on_error=lambda row, error: on_error(start + row, error)
+      )
+
+
+def boxes_of(columns: dict, rows: slice) -> np.ndarray | None:
+  """Returns the boxes of rows, [rows, 4]; None if there are none."""
+  if BOX[0] not in columns:
+    return None
+  return np.stack([columns[name][rows] for name in BOX], 1)
+
+
+def digest(columns: dict[str, np.ndarray]) -> str:
+  """Returns a hash of the columns of rows."""
+  digest = hashlib.sha256()
+  for name, column in sorted(columns.items()):
+    digest.update(json.dumps([name, column.tolist()]).encode())
+  return digest.hexdigest()
+
+
+def find(names: Sequence[str]) -> ImageRows:
+  """Finds the images that arguments of a command name.
+
+  Args:
+    names: images, folders, patterns with `*`, lists of paths (.txt, a path on
+      each line) or CSV files. A CSV file has a column path, and the columns of
+      `BOX` or none of them; other columns are kept. Paths in lists and CSV
+      files are relative to them.
+
+  Raises:
+    UserError: nothing is named, or a name leads to no image.
+  """
+  tables = [_find_one(name) for name in names]
+  if not tables:
+    raise UserError(
+      'no image is given: name images, folders, patterns, .txt or .csv files.'
+    )
+  columns = tables[0].keys()
+  for name, table in zip(names, tables):
+    if table.keys() != columns:
+      raise UserError(
+        f'{names[0]} has the columns {", ".join(columns)}, but {name} has'
+        f' {", ".join(table)}: embed them one after the other.'
+      )
+  found = {c: np.concatenate([t[c] for t in tables]) for c in columns}
+  return ImageRows(found)
+
+
+def _find_one(name: str) -> dict[str, np.ndarray]:
+  path = pathlib.Path(name)
+  if path.suffix.lower() == '.csv':
+    return read_csv(path, ('path',))
+  if path.suffix.lower() == '.txt':
+    lines = _lines(path)
+    found = [str(path.parent / line) for line in lines if line.strip()]
+    if not found:
+      raise UserError(f'{path} lists no image.')
+  elif glob.has_magic(name) and not path.exists():
+    matches = sorted(glob.glob(name, recursive=True))
+    found = [name for name in matches if images.is_image(pathlib.Path(name))]
+    if not found:
+      raise UserError(f'no image matches {name}.')
+  else:
+    found = [str(image) for image in images.find_images(path)]
+  return {'path': np.array(found)}
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+  try:
+    return path.read_text(encoding='utf-8-sig').splitlines()
+  except ValueError as error:
+    raise UserError(f'{path} is not UTF-8 text.') from error
+  except OSError as error:
+    raise UserError(f'{path} cannot be read: {error.strerror}.') from error
+
+
+def read_csv(
+  path: pathlib.Path, required: Sequence[str]
+) -> dict[str, np.ndarray]:
+  """Reads a CSV file of images or boxes.
+
+  Args:
+    path: the file, whose first line names its columns.
+    required: names of columns that it must have.
+
+  Returns:
+    Arrays by name: the columns of `BOX` are float64, `frame` and `track` are
+    int64 if they are required, all others are text. `path` is relative to the
+    working directory.
+
+  Raises:
+    UserError: the file is not such a table; the message names the line.
+  """
+  reader = csv.DictReader(_lines(path))
+  names = reader.fieldnames or []
+  missing = [name for name in required if name not in names]
+  some = [name for name in BOX if name in names]
+  if some and len(some) < len(BOX):
+    missing += [name for name in BOX if name not in names]
+  if missing:
+    raise UserError(
+      f'{path} has no column {", ".join(missing)}; its first line is'
+      f' {",".join(names)}.'
+    )
+  rows = []
+  for row in reader:
+    if None in row or None in row.values():
+      raise UserError(
+        f'{path}, line {reader.line_num}: {len(names)} fields are needed.'
+      )
+    rows.append(
+      [_value(row[n], n, required, path, reader.line_num) for n in names]
+    )
+  if not rows:
+    raise UserError(f'{path} lists no image.')
+  return {name: np.array(values) for name, values in zip(names, zip(*rows))}
+
+
+def _value(text: str, name: str, required, path: pathlib.Path, line: int):
+  if name == 'path':
+    return os.path.join(path.parent, text)
+  kind = str
+  if name in BOX:
+    kind = float
+  elif name in required:
+    kind = int
+  try:
+    return kind(text)
+  except ValueError as error:
+    raise UserError(
+      f'{path}, line {line}: {name}={text!r} is not a number.'
+    ) from error
+
+
+def parts(rows: int, size: int) -> Iterator[tuple[int, int]]:
+  """Yields the first row of each part, and the row after its last one."""
+  for start in range(0, rows, size):
+    yield start, min(start + size, rows)
+
+
+class VideoRows:
+  """Boxes in the frames of a video, read by PyAV.
+
+  Frames are decoded in their order: `embed` must be called for growing rows.
+
+  Args:
+    video: path of the video.
+    boxes: path of a CSV file with the columns frame, x1, y1, x2, y2 and track.
+    first_frame: number of the first frame.
+
+  Attributes:
+    columns: arrays [rows] by name, sorted by frame.
+
+  Raises:
+    UserError: PyAV is missing, or a file cannot be read.
+  """
+
+  def __init__(self, video: str, boxes: str, first_frame: int = 0):
+    from apnet_jax.inference import video as videos
+
+    columns = read_csv(pathlib.Path(boxes), ('frame', *BOX, 'track'))
+    order = np.argsort(columns['frame'], kind='stable')
+    columns = {name: column[order] for name, column in columns.items()}
+    early = columns['frame'][0]
+    if early < first_frame:
+      raise UserError(
+        f'{boxes} has a frame {early}, but the first is {first_frame}'
+        ' (--first_frame).'
+      )
+    self.columns = {'path': np.full(len(order), video), **columns}
+    self._video, self._first = video, first_frame
+    self._frames = videos.Frames(video)
+
+  def __len__(self) -> int:
+    return len(self.columns['path'])
+
+  def embed(
+    self,
+    embedder: Callable[..., np.ndarray],
+    start: int,
+    stop: int,
+    on_error: Callable[[int, UserError], None],
+  ) -> np.ndarray:
+    """Embeds rows `start` to `stop - 1`; see `ImageRows.embed`."""
+    boxes = boxes_of(self.columns, slice(start, stop))
+    black = np.zeros((*embedder.image_size, 3), np.uint8)
+    found = []
+    for row, box in enumerate(boxes, start):
+      frame = int(self.columns['frame'][row])
+      name = f'the box of track {self.columns["track"][row]} in frame {frame}'
+      try:
+        image = self._frames.read(frame - self._first)
+        name = f'{name} of {self._video}'
+        found.append(crops.crop(image, box, embedder.image_size, name))
+      except UserError as error:
+        on_error(row, error)
+        found.append(black)
+    return embedder(found)

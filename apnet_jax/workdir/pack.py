@@ -1,0 +1,249 @@
+"""A trained network in one file, which is read in place of its workdir.
+
+The file is in the safetensors format, so that reading it executes nothing. It
+holds the variables of one checkpoint. Its metadata holds the JSON files of the
+workdir by their names (`PARTS`), and a digest of everything else, by which a
+file that was changed or cut off is refused.
+"""
+
+from collections.abc import Mapping
+import copy
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+from flax import traverse_util
+import jax
+import numpy as np
+import safetensors
+from safetensors.numpy import save
+
+from apnet_jax.config import get_config
+from apnet_jax.errors import UserError, first_line
+from apnet_jax.workdir import json_files
+
+SUFFIX = '.apnet'
+VERSION = '1'  # of the format
+CHECKPOINT, PREPROCESSING = 'checkpoint.json', 'preprocessing.json'
+PARTS = (
+  CHECKPOINT, PREPROCESSING, 'config.json', 'run.json', 'threshold.json',
+  'result.json',
+)  # fmt: skip
+# Fields that name places of the machine that trained.
+PLACES = ('dir', 'prepared_dir')
+
+
+def is_pack(path: str | os.PathLike) -> bool:
+  """Returns whether a name is that of a packed network, whatever is there."""
+  return pathlib.Path(path).suffix == SUFFIX
+
+
+def write(
+  path: str | os.PathLike, variables: Mapping, parts: Mapping[str, Mapping]
+) -> None:
+  """Writes a packed network whole or not at all.
+
+  Args:
+    path: file to write, whose name ends in `SUFFIX`.
+    variables: variables of the network.
+    parts: contents of JSON files, by names of `PARTS`.
+
+  Raises:
+    UserError: the name does not end in `SUFFIX`.
+  """
+  path = pathlib.Path(path).expanduser()
+  check_name(path)
+  arrays = {
+    '/'.join(names): np.ascontiguousarray(leaf)
+    for names, leaf in traverse_util.flatten_dict(dict(variables)).items()
+  }
+  texts = {
+    name: json.dumps(part, allow_nan=False) for name, part in parts.items()
+  }
+  texts['apnet'] = VERSION
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(f'{path.name}.part')
+  digest = _digest(arrays, texts)
+  try:
+    part.write_bytes(save(arrays, {**texts, 'digest': digest}))
+    part.replace(path)
+  finally:
+    part.unlink(missing_ok=True)
+
+
+def check_name(path: str | os.PathLike) -> None:
+  """Raises UserError if the name of a file to write lacks `SUFFIX`."""
+  if not is_pack(path):
+    raise UserError(f'--output={path} must end in {SUFFIX}.')
+
+
+def without_places(config: Mapping) -> dict:
+  """Returns a configuration without the folders of the machine that trained.
+
+  Args:
+    config: the content of config.json.
+  """
+  config = copy.deepcopy(dict(config))
+  config['data'] |= {name: '' for name in PLACES if name in config['data']}
+  config['compilation_cache_dir'] = get_config().compilation_cache_dir
+  return config
+
+
+def read_part(path: str | os.PathLike, name: str) -> Any:
+  """Reads the content of a JSON file from a packed network.
+
+  Only the header of the file is read, whose digest is not checked.
+
+  Args:
+    path: the packed network.
+    name: one of `PARTS`.
+
+  Returns:
+    The content; None if the network was packed without it.
+
+  Raises:
+    UserError: the file is no packed network, or is damaged.
+  """
+  with _open(path) as file:
+    text = file.metadata().get(name)
+  return text and json_files.parse_json(text, f'{path}/{name}')
+
+
+class PackedCheckpoint:
+  """The checkpoint in a packed network, read like `checkpoints.Checkpoints`.
+
+  Args:
+    path: the packed network.
+
+  Attributes:
+    directory: name of the checkpoint for messages.
+    latest_step: step of the checkpoint.
+
+  Raises:
+    UserError: the file is no packed network, or is damaged.
+  """
+
+  def __init__(self, path: str | os.PathLike):
+    self._path = pathlib.Path(path)
+    self.directory = self._path / 'checkpoints'
+    about = read_part(path, CHECKPOINT)
+    if (
+      not isinstance(about, dict)
+      or not isinstance(about.get('step'), int)
+      or about.get('which') not in ('last', 'best')
+    ):
+      raise _damaged(path, f'its checkpoint is {about!r}')
+    self.latest_step, self._which = about['step'], about['which']
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    pass
+
+  def chosen(self, which: str) -> str:
+    """Returns how the checkpoint was chosen when it was packed.
+
+    Raises:
+      UserError: 'best' is asked for, and another checkpoint was packed.
+    """
+    if which == 'best' and self._which != 'best':
+      raise UserError(
+        f'{self._path} holds the last checkpoint of its run, not the best:'
+        ' leave out --which=best, or pack with it.'
+      )
+    return self._which
+
+  def restore_variables(
+    self, which: str, variables: Mapping
+  ) -> tuple[int, Mapping]:
+    """Reads the variables of the network.
+
+    Args:
+      which: see `chosen`.
+      variables: `jax.ShapeDtypeStruct`s with the structure, shapes, types and
+        sharding of the variables.
+
+    Returns:
+      The step of the checkpoint, and the variables.
+
+    Raises:
+      UserError: the file was changed or cut off, or holds another network.
+    """
+    self.chosen(which)
+    with _open(self._path) as file:
+      texts = file.metadata()
+      try:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}
+      except Exception as error:  # safetensors raises a class of its own
+        raise _damaged(self._path, first_line(error)) from error
+    if texts.pop('digest', '') != _digest(arrays, texts):
+      raise _damaged(self._path, 'it was changed after it was packed')
+    leaves = traverse_util.flatten_dict(dict(variables), sep='/')
+    found = {name: (a.shape, a.dtype) for name, a in arrays.items()}
+    expected = {name: (s.shape, s.dtype) for name, s in leaves.items()}
+    if found != expected:
+      different = sorted(
+        name
+        for name in found.keys() | expected
+        if found.get(name) != expected.get(name)
+      )
+      raise _damaged(
+        self._path,
+        f'{len(different)} of its arrays do not belong to the network of its'
+        f' configuration, as {different[0]}',
+      )
+    restored = {
+      name: jax.device_put(array, leaves[name].sharding)
+      for name, array in arrays.items()
+    }
+    return self.latest_step, traverse_util.unflatten_dict(restored, sep='/')
+
+
+def _open(path: str | os.PathLike):
+  """Opens a packed network and checks that it is one."""
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise UserError(f'{path} is not a file.')
+  try:
+    file = safetensors.safe_open(path, framework='numpy')
+  except Exception as error:  # safetensors raises a class of its own
+    raise _damaged(path, first_line(error)) from error
+  version = (file.metadata() or {}).get('apnet')
+  if version is None:
+    raise UserError(
+      f'{path} is a file of weights, not a network written by the command pack.'
+    )
+  if version != VERSION:
+    raise UserError(
+      f'{path} has version {version!r} of its format; this program reads'
+      f' version {VERSION}. Pack the network again.'
+    )
+  return file
+
+
+def _digest(arrays: Mapping, texts: Mapping[str, str]) -> str:
+  """Returns a hash of arrays and of texts, with their names."""
+  digest = hashlib.sha256(weights_digest(arrays).encode())
+  digest.update(json.dumps(dict(texts), sort_keys=True).encode())
+  return digest.hexdigest()
+
+
+def weights_digest(arrays: Mapping[str, np.ndarray]) -> str:
+  """Returns a hash of arrays with their names, shapes and types.
+
+  Args:
+    arrays: arrays by name, in any order.
+  """
+  digest = hashlib.sha256()
+  for name in sorted(arrays):
+    array = np.ascontiguousarray(arrays[name])
+    digest.update(f'{name} {array.shape} {array.dtype}\n'.encode())
+    digest.update(array)
+  return digest.hexdigest()
+
+
+def _damaged(path, reason: str) -> UserError:
+  return UserError(f'the packed network {path} cannot be read: {reason}.')

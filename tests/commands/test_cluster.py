@@ -1,0 +1,63 @@
+"""The command cluster, on files of made-up embeddings."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from apnet_jax.commands import cluster
+from apnet_jax.errors import UserError
+from apnet_jax.inference import embedding_files
+
+PEOPLE = np.eye(3, dtype=np.float32)
+SHOWN = [0, 1, 0, 2, 1]
+
+
+def write(path, fingerprint='x', threshold=0.5, dtype='float16', **columns):
+  names = np.array([f'{i}.jpg' for i in range(len(SHOWN))])
+  embedding_files.write(
+    path, {'fingerprint': fingerprint, 'threshold': threshold},
+    {'path': names} | columns, [PEOPLE[SHOWN]], (len(SHOWN), 3), dtype,
+  )  # fmt: skip
+  return str(path)
+
+
+def test_files_of_one_network_are_grouped_together(tmp_path):
+  files = [write(tmp_path / f'{i}.npz', pid=np.array(SHOWN)) for i in range(2)]
+  columns, embeddings, threshold = cluster.read_files(files)
+  assert threshold == 0.5 and embeddings.dtype == np.float32
+  people = cluster.group(columns, embeddings, threshold, by_track=False)
+  assert people.tolist() == [0, 1, 0, 2, 1] * 2
+  figures = cluster.describe(people, columns['pid']) | {'threshold': 0.5}
+  assert cluster.format_figures(figures) == (
+    '10 images, 3 people at threshold 0.500: 0 with one image, the largest'
+    ' with 4\n3 identities are known: purity 100.0%, completeness 100.0%,'
+    ' precision 100.0%, recall 100.0%'
+  )
+  output = tmp_path / 'new' / 'people.csv'
+  cluster.write_people(output, columns, people)
+  with output.open(newline='') as file:
+    lines = list(csv.DictReader(file))
+  assert [int(line['person']) for line in lines] == people.tolist()
+  assert lines[3]['path'] == '3.jpg' and lines[3]['pid'] == '2'
+
+
+def test_embeddings_of_other_networks_are_refused(tmp_path):
+  files = [write(tmp_path / f'{x}.npz', x) for x in 'ab']
+  with pytest.raises(UserError, match='b.npz has embeddings of network b'):
+    cluster.read_files(files)
+
+
+def test_a_track_stays_together_and_belongs_to_its_video(tmp_path):
+  tracks = np.array([1, 1, 1, 2, 3])
+  file = write(tmp_path / 'a.npz', track=tracks)
+  columns, embeddings, _ = cluster.read_files([file])
+  columns['path'] = np.array(['v', 'v', 'v', 'v', 'w'])
+  people = cluster.group(columns, embeddings, 0.9, by_track=True)
+  assert people.tolist() == [0, 0, 0, 1, 2]
+  columns['track'][:] = 1  # of two videos
+  people = cluster.group(columns, embeddings, 0.9, by_track=True)
+  assert people.tolist() == [0, 0, 0, 0, 1]
+  del columns['track']
+  with pytest.raises(UserError, match='needs a column track'):
+    cluster.group(columns, embeddings, 0.9, by_track=True)

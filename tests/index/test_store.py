@@ -1,0 +1,196 @@
+import json
+import pathlib
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from apnet_jax.commands import search
+from apnet_jax.errors import UserError
+from apnet_jax.index import codes, copies, store
+from apnet_jax.inference import embedding_files
+
+RNG = np.random.default_rng(0)
+
+
+def unit(rows):
+  return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+EMBEDDINGS = unit(RNG.normal(size=(40, 24))).astype(np.float32)
+
+
+def write(folder, name, rows, fingerprint='abc', **columns):
+  path = folder / f'{name}.npz'
+  columns['path'] = np.array([f'{row}.jpg' for row in rows])
+  info = {'fingerprint': fingerprint}
+  blocks = [EMBEDDINGS[rows]]
+  embedding_files.write(path, info, columns, blocks, blocks[0].shape, 'float32')
+  return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """An index of rows 0 to 29, added by two files."""
+  store.add(tmp_path / 'index', write(tmp_path, 'a', range(20)))
+  store.add(tmp_path / 'index', write(tmp_path, 'b', range(20, 30)))
+  return tmp_path / 'index'
+
+
+def names(index, query, top, fast=False):
+  ((rows, similarity),) = index.search(EMBEDDINGS[[query]], top, fast)
+  assert (np.diff(similarity) <= 0).all()
+  return [index.row(int(row))['path'] for row in rows]
+
+
+def expected(query, among, top):
+  order = sorted(among, key=lambda i: -(EMBEDDINGS[i] @ EMBEDDINGS[query]))
+  return [f'{row}.jpg' for row in order[:top]]
+
+
+@pytest.mark.parametrize('fast', [False, True])
+def test_the_closest_are_found(folder, fast):
+  index = store.Index(folder)
+  assert len(index) == 30 and index.info['dtype'] == 'float16'
+  for query in (3, 25, 35):
+    assert names(index, query, 5, fast) == expected(query, range(30), 5)
+  assert len(names(index, 3, 99, fast)) == 30
+  assert index.info['recall'] == 1
+
+
+def test_fast_search_compares_few_embeddings(folder, monkeypatch):
+  monkeypatch.setattr(codes, 'CANDIDATES', 3)
+  index = store.Index(folder)
+  monkeypatch.setattr(index, '_codes', index._codes[::-1])  # misleading
+  assert names(index, 3, 2, fast=True) != expected(3, range(30), 2)
+  assert store.measure_recall(index) < 1
+
+
+def test_rows_are_removed_and_added_again(folder, tmp_path):
+  index = store.Index(folder)
+  assert index.remove(['3.jpg', '25.jpg']) == 2
+  kept = sorted({*range(30)} - {3, 25})
+  for fast in (False, True):
+    for found in (index, store.Index(folder)):
+      assert len(found) == 28
+      assert names(found, 3, 5, fast) == expected(3, kept, 5)
+  with pytest.raises(UserError, match='does not have 2 of 3 paths, as 3.jpg'):
+    index.remove(['3.jpg', '4.jpg', 'x.jpg'])
+  assert len(store.Index(folder)) == 28
+  file = write(tmp_path, 'c', range(2, 5))
+  index, added, known = store.add(folder, file)
+  assert (added, known, len(index)) == (1, 2, 29)
+  assert names(index, 3, 5) == expected(3, [*kept, 3], 5)
+
+
+def test_a_killed_addition_leaves_the_index_as_it_was(
+  folder, tmp_path, monkeypatch
+):
+  file = write(tmp_path, 'c', range(30, 40))
+
+  def kill(path, content):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(store.json_files, 'write_json', kill)
+    with pytest.raises(KeyboardInterrupt):
+      store.add(folder, file)
+  index = store.Index(folder)
+  assert len(index) == 30
+  assert names(index, 35, 5) == expected(35, range(30), 5)
+  index, added, _ = store.add(folder, file)
+  assert added == 10
+  assert names(index, 35, 5) == expected(35, range(40), 5)
+
+
+def test_another_network_is_refused(folder, tmp_path):
+  file = write(tmp_path, 'c', range(3), fingerprint='xyz')
+  with pytest.raises(UserError, match='another network.*abc.*c.npz is xyz'):
+    store.add(folder, file)
+  (tmp_path / 'other').mkdir()
+  (tmp_path / 'other' / 'notes.txt').touch()
+  with pytest.raises(UserError, match='is not an index, and not empty'):
+    store.add(tmp_path / 'other', file)
+  with pytest.raises(UserError, match='is not an index: it has no index.json'):
+    store.Index(tmp_path / 'other')
+
+
+def damage_info(folder, **change):
+  path = folder / 'index.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+@pytest.mark.parametrize(
+  ('damage', 'message'),
+  [
+    (
+      lambda f: (f / 'embeddings.bin').write_bytes(b''),
+      'embeddings.bin is damaged: it has less than 1,440 bytes',
+    ),
+    (lambda f: (f / 'codes.bin').unlink(), 'codes.bin is damaged'),
+    (lambda f: (f / 'centre.npy').write_bytes(b'x'), 'centre.npy is damaged'),
+    (lambda f: damage_info(f, version=2), 'has version 2'),
+    (lambda f: damage_info(f, rows='x'), "rows is 'x'"),
+    (lambda f: damage_info(f, dtype='int3'), 'index.json is damaged'),
+  ],
+)
+def test_a_damaged_index_is_named(folder, damage, message):
+  damage(folder)
+  with pytest.raises(UserError, match=message):
+    store.Index(folder)
+
+
+def test_an_empty_index_is_said(folder):
+  index = store.Index(folder)
+  index.remove([f'{i}.jpg' for i in range(30)])
+  with pytest.raises(UserError, match='is empty'):
+    names(index, 0, 1)
+
+
+# The command search
+
+
+class Known:
+  """An embedder that knows the embedding of each path `I.jpg`."""
+
+  threshold, about, fingerprint = 0.5, '', 'abc'
+
+  def __call__(self, paths, *, on_error, progress):
+    return EMBEDDINGS[[int(pathlib.Path(path).stem) for path in paths]]
+
+
+def test_search_answers_from_an_index(folder, tmp_path, capsys):
+  track = {'frame': np.array([8, 9]), 'track': np.array([1, 2])}
+  index, _, _ = store.add(
+    tmp_path / 'new', write(tmp_path, 'x', [1, 2], **track)
+  )
+  found = search.search_index(Known(), ['2.jpg'], index, 1)
+  (hit,) = found['results'][0]['found']
+  assert (hit['image'], hit['frame'], hit['track']) == ('2.jpg', 9, 2)
+  assert '2.jpg (frame 9, track 2)' in capsys.readouterr().out
+  other = Known()
+  other.fingerprint = 'xyz'
+  with pytest.raises(UserError, match='index of another network'):
+    search.search_index(other, ['2.jpg'], index, 1)
+
+
+def test_what_was_found_is_copied(tmp_path):
+  pixels = RNG.integers(0, 256, (9, 9, 3), np.uint8)
+  for name in ('q.png', 'a.png'):
+    Image.fromarray(pixels).save(tmp_path / name)
+  found = [
+    {'image': str(tmp_path / 'a.png'), 'similarity': 0.9},
+    {'image': 'v.mp4', 'similarity': 0.8, 'frame': 3},
+    {'image': str(tmp_path / 'a.png'), 'similarity': 0.7}
+    | {'x1': 2.0, 'y1': 3.0, 'x2': 6.0, 'y2': 8.0},
+  ]
+  results = [{'query': str(tmp_path / 'q.png'), 'found': found}]
+  target = tmp_path / 'out'
+  copies.check_folder(str(target))
+  assert copies.copy_found(results, str(target)) == 2
+  copied = {p.name: p for p in (target / '0000_q').iterdir()}
+  assert copied.keys() == {'query.png', '01_0.900_a.png', '03_0.700_a.png'}
+  crop = np.asarray(Image.open(copied['03_0.700_a.png']))
+  np.testing.assert_array_equal(crop, pixels[3:8, 2:6])
+  with pytest.raises(UserError, match='give a new or empty folder'):
+    copies.check_folder(str(target))

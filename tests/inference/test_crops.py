@@ -1,0 +1,104 @@
+import numpy as np
+from PIL import ExifTags, Image
+import pytest
+
+from apnet_jax import images
+from apnet_jax.errors import UserError
+from apnet_jax.inference import crops
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (40, 30, 3), np.uint8)
+SIZE = (16, 8)
+
+
+def read(given, boxes=None, order='rgb'):
+  found = crops.frames(given, boxes, order)
+  return np.array([*crops.iterate(found, SIZE)])
+
+
+def test_all_forms_of_an_image_give_the_same_pixels(tmp_path):
+  path = tmp_path / 'a.png'
+  Image.fromarray(PIXELS).save(path)
+  expected = images.read_image(path, SIZE)
+  forms = [path, str(path), Image.fromarray(PIXELS), PIXELS]
+  for form in forms:
+    np.testing.assert_array_equal(read(form), [expected])
+  np.testing.assert_array_equal(read(forms), [expected] * 4)
+  np.testing.assert_array_equal(read(np.stack([PIXELS] * 2)), [expected] * 2)
+  bgr = PIXELS[..., ::-1]
+  np.testing.assert_array_equal(read(bgr, order='bgr'), [expected])
+  np.testing.assert_array_equal(read([path, bgr], order='bgr'), [expected] * 2)
+  assert not np.array_equal(read(bgr), [expected])
+
+
+def test_an_image_of_pillow_is_turned_upright(tmp_path):
+  exif = Image.Exif()
+  exif[ExifTags.Base.Orientation] = 6
+  Image.fromarray(PIXELS).save(tmp_path / 'a.png', exif=exif)
+  with Image.open(tmp_path / 'a.png') as image:
+    turned = read(image)
+  np.testing.assert_array_equal(turned, read(np.rot90(PIXELS, -1)))
+
+
+def test_boxes_are_widened_to_pixels_and_clipped():
+  boxes = [[3, 4, 13, 24], [2.6, 3.7, 12.2, 23.9], [-9, 30.5, 5, 99]]
+  found = read(PIXELS, boxes)
+  expected = [PIXELS[4:24, 3:13], PIXELS[3:24, 2:13], PIXELS[30:, :5]]
+  np.testing.assert_array_equal(found, read(expected))
+
+
+def test_boxes_of_several_images_follow_each_other():
+  other = PIXELS[::-1]
+  found = read([PIXELS, other], [[[0, 0, 5, 5], [5, 5, 9, 9]], [[1, 1, 3, 3]]])
+  expected = [PIXELS[:5, :5], PIXELS[5:9, 5:9], other[1:3, 1:3]]
+  np.testing.assert_array_equal(found, read(expected))
+  assert len(read([PIXELS, other], [[], [[1, 1, 3, 3]]])) == 1
+
+
+@pytest.mark.parametrize(
+  ('box', 'message'),
+  [
+    ([5, 5, 5, 9], r'box 1 of the image is empty: \[5.0, 5.0, 5.0, 9.0\]'),
+    ([9, 5, 5, 9], 'box 1 of the image is empty.*x1 < x2'),
+    ([30, 5, 50, 9], 'box 1 of the image lies outside.*in 30 x 40 pixels'),
+    ([5, -9, 9, 0], 'box 1 of the image lies outside'),
+    ([np.nan, 5, 7, 9], 'box 1 of the image is not finite'),
+  ],
+)
+def test_an_empty_box_is_named(box, message):
+  with pytest.raises(UserError, match=message):
+    read(PIXELS, [[0, 0, 9, 9], box])
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ((PIXELS / 255,), r'the image is float64 \[40, 30, 3\]: give uint8'),
+    (([PIXELS, PIXELS[..., 0]],), r'image 1 is uint8 \[40, 30\]'),
+    ((PIXELS[:0],), 'the image has no pixels'),
+    (([7],), 'image 0 is a int: give a path'),
+    ((PIXELS, None, 'rbg'), "order='rbg' is not one of"),
+    ((PIXELS, [[1, 2, 3]]), r'boxes of the image are not \[boxes, 4\]'),
+    (([PIXELS], [[[0, 0, 1, 1]]] * 2), 'boxes of 2 images for 1 images'),
+  ],
+)
+def test_what_is_no_image_is_said(arguments, message):
+  with pytest.raises(UserError, match=message):
+    crops.frames(*arguments)
+
+
+def test_an_image_that_cannot_be_read(tmp_path):
+  bad = tmp_path / 'bad.jpg'
+  bad.write_bytes(b'no image')
+  with pytest.raises(UserError, match='bad.jpg cannot be read'):
+    read([PIXELS, bad])
+  errors = {}
+  found = crops.frames([PIXELS, bad, PIXELS], [[[0, 0, 3, 3]]] * 3)
+  black = [*crops.iterate(found, SIZE, errors.__setitem__)]
+  assert [*errors] == [1] and not black[1].any() and black[2].any()
+
+
+def test_images_are_read_ahead_in_order(monkeypatch):
+  monkeypatch.setattr(crops, 'WINDOW', 2)
+  many = [np.full((9, 9, 3), i, np.uint8) for i in range(7)]
+  assert [one[0, 0, 0] for one in read(many)] == [*range(7)]

@@ -1,0 +1,94 @@
+import sys
+
+import numpy as np
+import pytest
+
+from apnet_jax.errors import UserError
+from apnet_jax.inference import embedding_files
+
+RNG = np.random.default_rng(0)
+EMBEDDINGS = RNG.normal(size=(7, 5)).astype(np.float32)
+COLUMNS = {
+  'path': np.array([f'é{i}.jpg' for i in range(7)]),
+  'x1': np.arange(7.0),
+  'track': np.arange(7),
+}
+INFO = {'fingerprint': 'abc', 'unreadable': ['x']}
+
+
+def write(path, dtype='float32', embeddings=EMBEDDINGS, info=INFO):
+  blocks = [embeddings[:3], embeddings[3:]]
+  embedding_files.write(path, info, COLUMNS, blocks, embeddings.shape, dtype)
+
+
+@pytest.mark.parametrize('suffix', embedding_files.SUFFIXES)
+@pytest.mark.parametrize('dtype', embedding_files.DTYPES)
+def test_what_is_written_is_read(suffix, dtype, tmp_path, monkeypatch):
+  monkeypatch.setattr(embedding_files, 'BLOCK', 2)
+  path = tmp_path / 'new' / f'a{suffix}'
+  write(path, dtype)
+  assert [p.name for p in path.parent.iterdir()] == [path.name]
+  with embedding_files.reading(path) as file:
+    assert file.info == INFO and file.dimensions == 5
+    for name, column in COLUMNS.items():
+      np.testing.assert_array_equal(file.columns[name], column)
+    blocks = list(file.blocks)
+  assert max(map(len, blocks)) <= 2 and blocks[0].dtype == dtype
+  np.testing.assert_array_equal(
+    np.concatenate(blocks), EMBEDDINGS.astype(dtype)
+  )
+
+
+def test_other_programs_read_the_files(tmp_path):
+  write(tmp_path / 'a.npz')
+  with np.load(tmp_path / 'a.npz') as arrays:
+    np.testing.assert_array_equal(arrays['embedding'], EMBEDDINGS)
+    np.testing.assert_array_equal(arrays['path'], COLUMNS['path'])
+  parquet = pytest.importorskip('pyarrow.parquet')
+  write(tmp_path / 'a.parquet')
+  table = parquet.read_table(tmp_path / 'a.parquet')
+  np.testing.assert_allclose(table['embedding'].to_pylist(), EMBEDDINGS)
+  assert table['track'].to_pylist() == [*range(7)]
+
+
+@pytest.mark.parametrize('suffix', embedding_files.SUFFIXES)
+def test_a_damaged_file_is_named(suffix, tmp_path):
+  path = tmp_path / f'a{suffix}'
+  write(path)
+  whole = path.read_bytes()
+
+  def read():
+    with embedding_files.reading(path) as file:
+      return list(file.blocks)
+
+  for length in (0, 10, len(whole) // 2, len(whole) - 1):
+    path.write_bytes(whole[:length])
+    with pytest.raises(UserError, match='cannot be read as a file of embedd'):
+      read()
+  write(path, info={})
+  with pytest.raises(UserError, match='does not name its network'):
+    read()
+  write(path, embeddings=EMBEDDINGS * np.float32(np.nan))
+  with pytest.raises(UserError, match='not finite'):
+    read()
+  path.unlink()
+  with pytest.raises(UserError, match='is not a file of embeddings'):
+    read()
+
+
+def test_a_file_that_cannot_be_written(tmp_path, monkeypatch):
+  with pytest.raises(UserError, match=r'=a.csv does not end in one of'):
+    embedding_files.check_name('a.csv')
+
+  def fail():
+    yield EMBEDDINGS
+    raise OSError('No space left on device')
+
+  with pytest.raises(OSError, match='No space'):
+    embedding_files.write(
+      tmp_path / 'a.npz', INFO, COLUMNS, fail(), (7, 5), 'float32'
+    )
+  assert not list(tmp_path.iterdir())
+  monkeypatch.setitem(sys.modules, 'pyarrow.parquet', None)
+  with pytest.raises(UserError, match=r"pip install '.\[parquet\]'"):
+    embedding_files.check_name('a.parquet')

@@ -1,0 +1,112 @@
+import functools
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from apnet_jax.commands import embed
+from apnet_jax.errors import UserError
+from apnet_jax.inference import embedding_files, embedding_job, rows
+from apnet_jax.inference.embedder import Embedder
+
+
+@pytest.fixture(scope='module')
+def embedder(workdir):
+  return Embedder.load(workdir)
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+  """Seven images, the fourth of which cannot be read, in parts of two."""
+  monkeypatch.setattr(embedding_job, 'PART', 2)
+  rng = np.random.default_rng(0)
+  for i in range(7):
+    pixels = rng.integers(0, 256, (20, 10, 3), np.uint8)
+    Image.fromarray(pixels // (i + 1)).save(tmp_path / f'{i}.png')
+  (tmp_path / '3.png').write_bytes(b'')
+  return rows.find([str(tmp_path)])
+
+
+def read(path):
+  with embedding_files.reading(path) as file:
+    return file.info, file.columns, np.concatenate(list(file.blocks))
+
+
+def test_a_folder_becomes_a_file(embedder, source, tmp_path):
+  path = tmp_path / 'out' / 'a.npz'
+  outcome = embedding_job.embed_into(path, embedder, source)
+  assert (outcome.rows, outcome.resumed) == (6, 0)
+  assert [*path.parent.iterdir()] == [path]
+  info, columns, embeddings = read(path)
+  kept = [p for p in source.columns['path'] if '3.png' not in p]
+  assert columns['path'].tolist() == kept
+  assert info['fingerprint'] == embedder.fingerprint
+  assert info['settings'] == embedder.settings
+  assert info['unreadable'] == outcome.errors and len(outcome.errors) == 1
+  assert '3.png cannot be read' in outcome.errors[0]
+  np.testing.assert_allclose(embeddings, embedder(kept), atol=1e-5)
+  np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
+
+
+def killed_after(embedder, parts):
+  """Returns an embedder that is interrupted after this many parts."""
+  calls = iter(range(parts))
+
+  class Killed:
+    fingerprint, settings = embedder.fingerprint, embedder.settings
+    dimensions = embedder.dimensions
+
+    def __call__(self, *args, **kwargs):
+      if next(calls, None) is None:
+        raise KeyboardInterrupt
+      return embedder(*args, **kwargs)
+
+  return Killed()
+
+
+def test_a_killed_job_goes_on(embedder, source, tmp_path):
+  embed_into = functools.partial(embedding_job.embed_into, dtype='float16')
+  whole, path = tmp_path / 'whole.npz', tmp_path / 'a.npz'
+  embed_into(whole, embedder, source)
+  with pytest.raises(KeyboardInterrupt):
+    embed_into(path, killed_after(embedder, 3), source)
+  assert not path.exists()
+  with pytest.raises(UserError, match='with another dtype'):
+    embedding_job.embed_into(path, embedder, source)
+  others = rows.ImageRows({'path': source.columns['path'][1:]})
+  with pytest.raises(UserError, match='with another images'):
+    embed_into(path, embedder, others)
+  outcome = embed_into(path, killed_after(embedder, 1), source)
+  assert (outcome.rows, outcome.resumed) == (6, 6)
+  assert path.read_bytes() == whole.read_bytes()
+  assert read(path)[2].dtype == np.float16
+
+
+def test_a_damaged_part_is_named(embedder, source, tmp_path):
+  path = tmp_path / 'a.npz'
+  with pytest.raises(KeyboardInterrupt):
+    embedding_job.embed_into(path, killed_after(embedder, 1), source)
+  (tmp_path / 'a.npz.parts' / '000000.npz').write_bytes(b'PK')
+  with pytest.raises(UserError, match='000000.npz is damaged: delete it'):
+    embedding_job.embed_into(path, embedder, source)
+
+
+def test_images_that_must_be_read(embedder, source, tmp_path):
+  path = tmp_path / 'a.npz'
+  with pytest.raises(UserError, match='3.png cannot be read'):
+    embedding_job.embed_into(path, embedder, source, strict=True)
+  bad = rows.find([str(tmp_path / '3.png')])
+  with pytest.raises(UserError, match='none of 1 images.*3.png'):
+    embedding_job.embed_into(tmp_path / 'b.npz', embedder, bad)
+  assert not path.exists() and not (tmp_path / 'b.npz').exists()
+
+
+def test_flags_that_do_not_fit(tmp_path):
+  for arguments, message in [
+    (([], 'a.mp4', None, 0), '--video and --boxes need each other'),
+    (([], None, 'a.csv', 0), '--video and --boxes need each other'),
+    ((['a.jpg'], 'a.mp4', 'a.csv', 0), 'so are images: a.jpg'),
+    (([], None, None, 0), 'no image is given'),
+  ]:
+    with pytest.raises(UserError, match=message):
+      embed.find_rows(*arguments)

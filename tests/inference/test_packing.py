@@ -1,0 +1,184 @@
+import json
+import pathlib
+import struct
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from apnet_jax.errors import UserError
+from apnet_jax.inference.embedder import Embedder
+from apnet_jax.inference.packing import pack_network
+from apnet_jax.retrieval import threshold
+from apnet_jax.training import pretrained
+from apnet_jax.workdir import json_files, pack, run_files
+from apnet_jax.workdir.checkpoints import open_for_reading
+from tests import hub_server
+from tests.inference import networks
+
+IMAGE = np.random.default_rng(1).integers(0, 256, (50, 20, 3), np.uint8)
+
+
+@pytest.fixture(scope='module')
+def run(tiny_networks, tmp_path_factory):
+  """A workdir with a threshold and a result card."""
+  folder = tmp_path_factory.mktemp('packing') / 'run'
+  folder.mkdir()
+  networks.write_workdir(folder)
+  threshold.save(folder, networks.THRESHOLD)
+  card = {'checkpoint': {'step': networks.STEP}, 'figures': {'mAP': 0.5}}
+  json_files.write_json(folder / 'result.json', card)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def packed(run):
+  path = run.parent / 'tiny.apnet'
+  pack_network(run, path)
+  return path
+
+
+def test_a_packed_network_replaces_its_workdir(run, packed):
+  theirs, ours = Embedder.load(run), Embedder.load(packed)
+  np.testing.assert_array_equal(ours(IMAGE), theirs(IMAGE))
+  assert ours.fingerprint == theirs.fingerprint
+  assert (ours.threshold, ours.about) == (theirs.threshold, theirs.about)
+  assert run_files.load_run(packed) == run_files.load_run(run)
+  a, b = pretrained.read_workdir(packed), pretrained.read_workdir(run)
+  assert a.step == b.step == networks.STEP
+  for name in a.state_dict.keys() | b.state_dict:
+    np.testing.assert_array_equal(a.state_dict[name], b.state_dict[name])
+  assert pretrained.is_workdir(str(packed))
+  started = pretrained.started_from(str(packed))
+  assert started['step'] == networks.STEP
+  again = packed.with_name('again.apnet')
+  pack_network(packed, again)
+  assert Embedder.load(again).fingerprint == ours.fingerprint
+
+
+def test_a_packed_network_comes_from_the_hub(packed, tmp_path, monkeypatch):
+  file = tmp_path / 'network.apnet'
+  file.write_bytes(packed.read_bytes())
+  files = {'owner/name': [file]}
+  with hub_server.serving(files, tmp_path / 'cache', monkeypatch):
+    embedder = Embedder.load('hf://owner/name')
+    with pytest.raises(UserError, match='owner/other cannot be downloaded'):
+      Embedder.load('hf://owner/other')
+  assert embedder.fingerprint == Embedder.load(packed).fingerprint
+
+
+def test_places_stay_behind(packed):
+  config = run_files.load_config(packed)
+  assert config.data.dir == config.data.prepared_dir == ''
+  assert b'/somewhere' not in packed.read_bytes()
+  prepared = pack.read_part(packed, pack.PREPROCESSING)
+  assert prepared['height_width'] == [32, 16] and len(prepared['mean']) == 3
+  assert pack.read_part(packed, 'result.json')['figures'] == {'mAP': 0.5}
+
+
+def test_what_belongs_to_another_checkpoint_stays_behind(
+  tiny_networks, tmp_path
+):
+  networks.write_workdir(tmp_path)
+  threshold.save(tmp_path, networks.THRESHOLD | {'step': 1})
+  card = {'checkpoint': {'step': 1}}
+  json_files.write_json(tmp_path / 'result.json', card)
+  parts = pack_network(tmp_path, tmp_path / 'a.apnet')
+  assert parts.keys() == {
+    'checkpoint.json', 'preprocessing.json', 'config.json', 'run.json',
+  }  # fmt: skip
+
+
+def test_the_best_must_have_been_packed(run, packed, tmp_path):
+  with pytest.raises(UserError, match='holds the last checkpoint'):
+    Embedder.load(packed, which='best')
+  best = tmp_path / 'best.apnet'
+  pack_network(run, best, 'best')
+  Embedder.load(best, which='best')
+  with open_for_reading(best) as checkpoints:
+    assert checkpoints.chosen('last') == 'best'
+
+
+def rewrite(path, change):
+  """Writes a packed network again, with its arrays and texts changed."""
+  header = path.read_bytes()
+  (length,) = struct.unpack('<Q', header[:8])
+  texts = json.loads(header[8 : 8 + length])['__metadata__']
+  arrays = load_file(path)
+  change(arrays, texts)
+  save_file(arrays, path, texts)
+
+
+def change_weight(arrays, texts):
+  name = max(arrays)
+  arrays[name] = arrays[name] + 1
+
+
+def change_config(arrays, texts):
+  texts['config.json'] = texts['config.json'].replace(
+    '"flip": true', '"flip": 1'
+  )
+
+
+def drop_array(arrays, texts):
+  arrays.pop(max(arrays))
+
+
+def other_network(arrays, texts):
+  change_weight(arrays, texts)
+  arrays['params/more'] = np.zeros(1, np.float32)
+  digest = texts.pop('digest')
+  texts['digest'] = pack._digest(arrays, texts)
+  assert texts['digest'] != digest
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (change_weight, 'it was changed after it was packed'),
+    (change_config, 'it was changed after it was packed'),
+    (drop_array, 'it was changed after it was packed'),
+    (other_network, '1 of its arrays do not belong.*params/more'),
+    (lambda _, texts: texts.update(apnet='2'), "has version '2'"),
+    (lambda _, texts: texts.clear(), 'a file of weights, not a network'),
+    (
+      lambda _, texts: texts.update({'checkpoint.json': '{}'}),
+      'its checkpoint is {}',
+    ),
+    (lambda _, texts: texts.pop('run.json'), 'run.json is missing'),
+    (
+      lambda _, texts: texts.update({'config.json': '{'}),
+      'config.json cannot be read as JSON',
+    ),
+  ],
+)
+def test_a_changed_file_is_refused(packed, change, message, tmp_path):
+  path = tmp_path / 'x.apnet'
+  path.write_bytes(packed.read_bytes())
+  rewrite(path, change)
+  with pytest.raises(UserError, match=message):
+    Embedder.load(path)
+
+
+def test_a_file_cut_off_is_refused(packed, tmp_path):
+  path, whole = tmp_path / 'x.apnet', packed.read_bytes()
+  for length in (0, 4, 100, len(whole) // 2, len(whole) - 1):
+    path.write_bytes(whole[:length])
+    with pytest.raises(UserError, match='x.apnet cannot be read'):
+      Embedder.load(path)
+  with pytest.raises(UserError, match='nowhere.apnet is not a file'):
+    Embedder.load(tmp_path / 'nowhere.apnet')
+
+
+def test_nothing_half_written_is_left(run, tmp_path, monkeypatch):
+  with pytest.raises(UserError, match='must end in .apnet'):
+    pack_network(run, tmp_path / 'x.safetensors')
+
+  def fail(path, target):
+    assert path.stat().st_size and not target.exists()
+    raise OSError('No space left on device')
+
+  monkeypatch.setattr(pathlib.Path, 'replace', fail)
+  with pytest.raises(OSError, match='No space'):
+    pack_network(run, tmp_path / 'x.apnet')
+  assert not list(tmp_path.iterdir())

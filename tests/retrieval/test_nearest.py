@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+from apnet_jax.retrieval import nearest
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+  monkeypatch.setattr(nearest, 'BLOCK', 16)
+  monkeypatch.setattr(nearest, 'QUERIES', 3)
+
+
+@pytest.mark.parametrize('top', [1, 5, 20, 99])
+def test_blocks_give_what_a_sort_gives(top, tmp_path):
+  """Small integers, so that many similarities are equal."""
+  queries = RNG.integers(-2, 3, (7, 4)).astype(np.float32)
+  gallery = RNG.integers(-2, 3, (77, 4)).astype(np.float16)
+  gallery.tofile(tmp_path / 'gallery.bin')
+  stored = np.memmap(tmp_path / 'gallery.bin', np.float16, 'r', shape=(77, 4))
+  removed = RNG.random(77) < 0.2
+  for array in (gallery, stored):
+    for gone in (None, removed):
+      found = list(nearest.search(queries, array, top, gone))
+      assert len(found) == 7
+      for query, (rows, similarity) in zip(queries, found):
+        products = gallery.astype(np.float32) @ query
+        if gone is not None:
+          products[gone] = -np.inf
+        order = np.argsort(-products, kind='stable')
+        order = order[np.isfinite(products[order])][:top]
+        np.testing.assert_array_equal(rows, order)
+        np.testing.assert_allclose(similarity, products[order], rtol=1e-6)
