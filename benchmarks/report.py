@@ -261,7 +261,7 @@ def heading(table: Table, results: Group) -> str:
   steps = _listed(one['card']['checkpoint']['step'] for one in results.all)
   images = line['target'] or line['images']
   trained = f', trained on {line["images"]}' if line['target'] else ''
-  other = '' if card['as_published'] else ', not the published images'
+  other = ', not the published images' * (card['as_published'] is False)
   return (
     f'**{table.title}, {images}** ({card["dataset"]}{other}{trained};'
     f' {card["queries"]["valid"]} queries; {backbones}, {sizes} pixels,'
