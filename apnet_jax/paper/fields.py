@@ -257,6 +257,17 @@ AUGMENT = (
     },
     when=lambda config: config.augment.erase > 0,
   ),
+  Field('augment.jitter', 0.0, 0.0, 'IV.B'),
+  *(
+    Field(
+      f'augment.{name}', SILENT, None, because={value: 'as in fast-reid'},
+      when=lambda config: config.augment.jitter > 0,
+    )
+    for name, value in (
+      ('brightness', 0.15), ('contrast', 0.15), ('saturation', 0.1),
+      ('hue', 0.1),
+    )
+  ),
 )  # fmt: skip
 
 TRAIN = (
