@@ -172,6 +172,10 @@ def _train() -> ml_collections.ConfigDict:
   # paper does; the recipe it follows (Luo et al., 2019) has 5e-4.
   train.center_weight = 0.0
   train.center_rate = 0.5  # alpha, the rate at which centres move
+  # Decay of an exponential moving average of weights and batch statistics,
+  # which is evaluated in their place (0.999 in Mean Teacher, Tarvainen and
+  # Valpola, 2017); 1 averages all steps alike. 0 keeps none, as in the paper.
+  train.ema_decay = 0.0
   # When a loss or a gradient is not finite: stop the run; skip the update; or
   # roll_back to the weights of the last checkpoint and use other batches.
   train.not_finite = 'stop'
@@ -259,7 +263,8 @@ AT_LEAST = {
 PROBABILITIES = ('augment.flip', 'augment.erase', 'augment.jitter')
 FRACTIONS = (  # from 0 to 1
   'augment.brightness', 'augment.contrast', 'augment.saturation',
-  'train.circle_margin', 'train.center_rate', 'eval.rerank_lambda',
+  'train.circle_margin', 'train.center_rate', 'train.ema_decay',
+  'eval.rerank_lambda',
 )  # fmt: skip
 
 

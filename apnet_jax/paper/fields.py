@@ -331,6 +331,7 @@ TRAIN = (
     when=lambda config: config.train.center_weight > 0,
     because={0.5: 'the value of Wen et al.'},
   ),
+  Field('train.ema_decay', 0.0, 0.0, 'IV.B'),
   Field('train.not_finite', SILENT, None, matters=False),
   Field('train.not_finite_limit', SILENT, None, matters=False),
   Field('train.log_every_steps', SILENT, None, matters=False),

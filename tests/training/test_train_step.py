@@ -14,6 +14,7 @@ from apnet_jax.parallel.devices import AXIS
 from apnet_jax.training import train_step as train_step_module
 from apnet_jax.training.train_step import (
   TrainState,
+  averaged,
   create_state,
   state_shapes,
   train_step,
@@ -135,6 +136,7 @@ RECIPE = {
   'clip_norm': 1.0,
   'circle_weight': 0.1,
   'center_weight': 0.1,
+  'ema_decay': 0.5,
 }
 
 
@@ -145,10 +147,30 @@ def test_devices_and_micro_batches_do_not_change_the_step_of_a_recipe(x64):
   assert difference(new, expected) < 1e-9
   assert metrics['gradient_norm'] > 1
   assert metrics.keys() >= {'circle', 'center'}
+  assert difference(new.average['params'], new.params) == 0  # after one step
   (centers,) = new.centers
   assert (
     centers.any(1) == np.isin(range(CLASSES), make_batch()['label'])
   ).all()
+
+
+def test_the_average_of_weights_is_a_mean_and_then_forgets():
+  """Mean Teacher: the decay is min(decay, 1 - 1/(t + 1)) after t steps."""
+  rng, expected, seen = np.random.default_rng(0), None, []
+  state = TrainState(jnp.int32(0), {'w': jnp.ones(2)}, {}, ())
+  assert averaged(state, state, 0.75) is None
+  state = state.replace(average=state.trained_variables)
+  for t in range(7):
+    seen.append(rng.normal(size=2))
+    new = state.replace(step=state.step + 1, params={'w': jnp.array(seen[-1])})
+    state = new.replace(average=averaged(state, new, 0.75))
+    if t < 4:
+      expected = np.mean(seen, 0)
+    else:
+      expected = 0.75 * expected + 0.25 * seen[-1]
+    np.testing.assert_allclose(
+      state.trained_variables['params']['w'], expected, rtol=1e-5
+    )
 
 
 def test_micro_batches_are_the_same_on_any_number_of_devices():

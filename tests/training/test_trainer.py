@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from apnet_jax.models.apnet import create_model
-from apnet_jax.models.torch_weights import to_state_dict
+from apnet_jax.models.torch_weights import Imported, to_state_dict
 from apnet_jax.models.weight_files import write_weights
 from apnet_jax.retrieval import collapse, evaluation
 from apnet_jax.retrieval.embed import make_embed
@@ -349,6 +349,61 @@ def test_a_state_starts_from_weights(tmp_path):
   leaf = started.params['base']['conv1']['kernel']
   assert leaf.sharding.is_fully_replicated and len(leaf.devices()) == 4
   assert '9 identities in the weights, 6 here' in '\n'.join(notes)
+
+
+def test_an_average_of_weights_starts_from_imported_weights_too():
+  config = tiny_config(ema_decay=0.9)
+  model = tiny_model(config.model, 6)
+  shapes = state_shapes(model, optax.sgd(0.1), (32, 16), config.train)
+  state, other = (draw_state(shapes, seed) for seed in (0, 1))
+  variables = {'params': other.params, 'batch_stats': other.batch_stats}
+  imported = Imported(variables, ())
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(run.pretrained, 'import_pretrained', lambda *_: imported)
+    started, _ = run.start_from(config.model, state)
+  chex.assert_trees_all_equal(started.average, variables)
+  pointers = [
+    {leaf.addressable_data(0).unsafe_buffer_pointer() for leaf in leaves}
+    for leaves in map(jax.tree.leaves, (started.average, started.params))
+  ]
+  assert not pointers[0] & pointers[1]  # a step donates each array
+
+
+def test_a_run_of_another_recipe_resumes_and_is_evaluated_by_its_average(
+  tmp_path,
+):
+  """Centres and averages lie in checkpoints; the average is the network."""
+  config = tiny_config(
+    epochs=2, schedule='cosine', clip_norm=1.0, circle_weight=0.5,
+    center_weight=5e-4, ema_decay=0.9,
+  )  # fmt: skip
+  config.augment.jitter = 0.5
+  feed = make_feed(config)
+  made = programs.Programs(config, feed.num_classes, feed.steps_per_epoch)
+  whole = trainer.train(config, feed, tmp_path / 'whole', programs=made)
+  workdir = tmp_path / 'run'
+  with pytest.raises(Stopped):
+    trainer.train(config, stopping_after(feed, 4), workdir, programs=made)
+  resumed = trainer.train(config, feed, workdir, programs=made)
+  chex.assert_trees_all_equal(resumed.state, whole.state)
+  assert resumed.card == whole.card
+  state = whole.state
+  assert state.centers[0].any()
+  assert any(
+    (a != b).any()
+    for a, b in zip(*map(jax.tree.leaves, (state.average, state.params)))
+    if a.shape == b.shape
+  )
+  with open_for_reading(workdir) as checkpoints:
+    _, model, variables = restore_model(
+      checkpoints, 'last', run_files.load_config(workdir), feed.num_classes
+    )
+  chex.assert_trees_all_equal(variables, dict(state.average))
+  embed = make_embed(model, config.eval)
+  evaluated = evaluation.evaluate(embed, variables, feed, config.eval)
+  assert evaluated.result.mAP == whole.card['figures']['mAP']
+  rates = [r['train/learning_rate'] for r in records(workdir) if len(r) > 9]
+  assert rates == sorted(rates, reverse=True)
 
 
 def test_several_data_sets_are_evaluated_one_by_one(tmp_path, capsys):
