@@ -170,7 +170,7 @@ def train_step(
     value, metrics = reid_loss(output, batch['label'], config.train, axis_name)
     if state.centers is None:
       return value, (metrics, None)
-    center, centers = _center_loss(
+    center, centers = center_loss(
       output, batch['label'], state.centers, config.train, axis_name
     )
     value += config.train.center_weight * center
@@ -391,13 +391,24 @@ def _circle_loss(output, labels, config, axis_name: str) -> jax.Array:
   return sum(of_branches) / len(of_branches)
 
 
-def _center_loss(
-  output, labels, centers, config, axis_name: str
+def center_loss(
+  output,
+  labels: jax.Array,
+  centers: tuple[jax.Array, ...],
+  config: ml_collections.ConfigDict,
+  axis_name: str,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
   """Computes the centre loss of this device's images, and the next centres.
 
   The loss is the mean over branches. All devices move the centres alike, by the
   images of the whole batch.
+
+  Args:
+    output: a `ReidOutput` for the images of this device.
+    labels: int [images].
+    centers: [identities, features] for each branch, the same on all devices.
+    config: the `train` part of a configuration.
+    axis_name: name of the mapped axis over devices.
   """
   gather = partial(lax.all_gather, axis_name=axis_name, tiled=True)
   of_branches, moved = [], []
