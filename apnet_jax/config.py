@@ -120,6 +120,15 @@ def _augment() -> ml_collections.ConfigDict:
   # Colour of the erased rectangle in normalised units. Paper: silent; here:
   # the mean, as RGA does. (The released code fills with 0.485, 0.456, 0.406.)
   augment.erase_fill = (0.0, 0.0, 0.0)
+  # Probability of a colour jitter before erasing, for cameras and places that
+  # training does not have; 0 as in the paper. Brightness, contrast and
+  # saturation are multiplied by 1 plus or minus up to these numbers; the hue is
+  # turned by up to this part of the circle. Here: as in fast-reid.
+  augment.jitter = 0.0
+  augment.brightness = 0.15
+  augment.contrast = 0.15
+  augment.saturation = 0.1
+  augment.hue = 0.1
   return augment
 
 
@@ -167,6 +176,10 @@ def _train() -> ml_collections.ConfigDict:
   # paper does; the recipe it follows (Luo et al., 2019) has 5e-4.
   train.center_weight = 0.0
   train.center_rate = 0.5  # alpha, the rate at which centres move
+  # Decay of an exponential moving average of weights and batch statistics,
+  # which is evaluated in their place (0.999 in Mean Teacher, Tarvainen and
+  # Valpola, 2017); 1 averages all steps alike. 0 keeps none, as in the paper.
+  train.ema_decay = 0.0
   # When a loss or a gradient is not finite: stop the run; skip the update; or
   # roll_back to the weights of the last checkpoint and use other batches.
   train.not_finite = 'stop'
@@ -254,9 +267,11 @@ AT_LEAST = {
   'eval.rerank_k1': 1,
   'eval.rerank_k2': 1,
 }
-PROBABILITIES = ('augment.flip', 'augment.erase')
+PROBABILITIES = ('augment.flip', 'augment.erase', 'augment.jitter')
 FRACTIONS = (  # from 0 to 1
-  'train.circle_margin', 'train.center_rate', 'eval.rerank_lambda',
+  'augment.brightness', 'augment.contrast', 'augment.saturation',
+  'train.circle_margin', 'train.center_rate', 'train.ema_decay',
+  'eval.rerank_lambda',
 )  # fmt: skip
 
 
@@ -280,6 +295,8 @@ def check_section(section: str, values: Mapping) -> None:
       raise FieldError(field, f'={value} is not a probability.')
     if field in FRACTIONS and not 0 <= value <= 1:
       raise FieldError(field, f'={value} must be from 0 to 1.')
+    if field == 'augment.hue' and not 0 <= value <= 0.5:
+      raise FieldError(field, f'={value} must be from 0 to 0.5.')
     if field == 'data.test_fraction' and not 0 < value <= 1:
       raise FieldError(field, f'={value} must be above 0 and at most 1.')
     if field == 'data.image_size' and not _is_size(tuple(value)):

@@ -176,6 +176,9 @@ def test_fractions_may_be_0_and_1():
   check_section('train', {'circle_margin': 1.0})
   with pytest.raises(ValueError, match='circle_margin=1.5 must be from 0 to 1'):
     check_section('train', {'circle_margin': 1.5})
+  check_section('augment', {'hue': 0.5})
+  with pytest.raises(ValueError, match='augment.hue=0.6 must be from 0 to 0.5'):
+    check_section('augment', {'hue': 0.6})
 
 
 def test_every_whole_number_has_a_bound():

@@ -12,7 +12,7 @@ def normalize(images: jax.Array) -> jax.Array:
   """Normalises images by the mean and standard deviation of ImageNet.
 
   Args:
-    images: uint8 [..., 3], RGB values in 0..255.
+    images: uint8 or float [..., 3], RGB values in 0..255.
 
   Returns:
     float32 [..., 3].

@@ -257,6 +257,17 @@ AUGMENT = (
     },
     when=lambda config: config.augment.erase > 0,
   ),
+  Field('augment.jitter', 0.0, 0.0, 'IV.B'),
+  *(
+    Field(
+      f'augment.{name}', SILENT, None, because={value: 'as in fast-reid'},
+      when=lambda config: config.augment.jitter > 0,
+    )
+    for name, value in (
+      ('brightness', 0.15), ('contrast', 0.15), ('saturation', 0.1),
+      ('hue', 0.1),
+    )
+  ),
 )  # fmt: skip
 
 TRAIN = (
@@ -320,6 +331,7 @@ TRAIN = (
     when=lambda config: config.train.center_weight > 0,
     because={0.5: 'the value of Wen et al.'},
   ),
+  Field('train.ema_decay', 0.0, 0.0, 'IV.B'),
   Field('train.not_finite', SILENT, None, matters=False),
   Field('train.not_finite_limit', SILENT, None, matters=False),
   Field('train.log_every_steps', SILENT, None, matters=False),

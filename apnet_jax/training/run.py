@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import ml_collections
+import numpy as np
 
 from apnet_jax.feed import Feed
 from apnet_jax.models import apnet
@@ -143,7 +144,7 @@ class Run:
 
   def evaluate(self, state: TrainState) -> Outcome:
     """Evaluates a state on the queries and galleries of the feed."""
-    variables = {'params': state.params, 'batch_stats': state.batch_stats}
+    variables = state.trained_variables
     results, similarities = {}, []
     for name, benchmark in self.feed.by_set.items():
       evaluated = evaluation.evaluate(
@@ -263,4 +264,9 @@ def start_from(
   imported = pretrained.import_pretrained(variables, config)
   notes = [f'Starting from the weights {config.pretrained}']
   notes += [f'  {note}' for note in imported.notes]
-  return state.replace(**devices.replicate(imported.variables)), notes
+  started = state.replace(**devices.replicate(imported.variables))
+  if state.average is not None:
+    # Copies, since the first step donates each array.
+    copies = jax.tree.map(np.array, imported.variables)
+    started = started.replace(average=devices.replicate(copies))
+  return started, notes

@@ -27,8 +27,8 @@ from apnet_jax.training.augment import augment
 class TrainState:
   """Everything that a training step changes, as a pytree.
 
-  The last field is None in a run without the centre loss, and then stands in no
-  checkpoint.
+  A run without the centre loss has no centres, and one without an average of
+  weights has no average: then the field is None, and stands in no checkpoint.
   """
 
   step: jax.Array  # int32 []
@@ -36,6 +36,14 @@ class TrainState:
   batch_stats: Mapping
   opt_state: optax.OptState
   centers: tuple[jax.Array, ...] | None = None  # [identities, features] each
+  average: Mapping | None = None  # of params and batch_stats
+
+  @property
+  def trained_variables(self) -> Mapping:
+    """The variables to evaluate: the average, or those of the last step."""
+    if self.average is not None:
+      return self.average
+    return {'params': self.params, 'batch_stats': self.batch_stats}
 
 
 def create_state(
@@ -87,12 +95,14 @@ def first_state(
 ) -> TrainState:
   """Returns the state before the first step, with the given variables."""
   has_centers = config is not None and config.center_weight > 0
+  has_average = config is not None and config.ema_decay > 0
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=variables['params'],
     batch_stats=variables['batch_stats'],
     opt_state=optimizer.init(variables['params']),
     centers=_first_centers(variables['params']) if has_centers else None,
+    average=dict(variables) if has_average else None,
   )
 
 
@@ -160,7 +170,7 @@ def train_step(
     value, metrics = reid_loss(output, batch['label'], config.train, axis_name)
     if state.centers is None:
       return value, (metrics, None)
-    center, centers = _center_loss(
+    center, centers = center_loss(
       output, batch['label'], state.centers, config.train, axis_name
     )
     value += config.train.center_weight * center
@@ -183,12 +193,40 @@ def train_step(
     opt_state=opt_state,
     centers=centers,
   )
+  new = new.replace(average=averaged(state, new, config.train.ema_decay))
   if config.train.not_finite == 'skip':
     finite = jnp.isfinite(metrics['loss'] + metrics['gradient_norm'])
     kept = jax.tree.map(partial(jnp.where, finite), new, state)
     opt_state = optim.at_step(kept.opt_state, new.step)
     new = kept.replace(step=new.step, opt_state=opt_state)
   return new, metrics
+
+
+def averaged(
+  state: TrainState, new: TrainState, decay: float
+) -> Mapping | None:
+  """Returns the exponential moving average of the variables after a step.
+
+  As in Mean Teacher (Tarvainen and Valpola, NeurIPS 2017), the decay after n
+  steps is at most 1 - 1/n, so that the first average is a plain mean and the
+  initial weights have no share in it.
+
+  Args:
+    state: the state before the step.
+    new: the state after the step, whose average is not read.
+    decay: weight of the old average after many steps.
+
+  Returns:
+    The average of `params` and `batch_stats`; None if the state has none.
+  """
+  if state.average is None:
+    return None
+  share = jnp.maximum(1 - decay, 1 / (state.step + 1))
+  return jax.tree.map(
+    lambda old, value: old + share.astype(old.dtype) * (value - old),
+    state.average,
+    {'params': new.params, 'batch_stats': new.batch_stats},
+  )
 
 
 def _not_finite(gradients: Mapping) -> jax.Array:
@@ -353,13 +391,24 @@ def _circle_loss(output, labels, config, axis_name: str) -> jax.Array:
   return sum(of_branches) / len(of_branches)
 
 
-def _center_loss(
-  output, labels, centers, config, axis_name: str
+def center_loss(
+  output,
+  labels: jax.Array,
+  centers: tuple[jax.Array, ...],
+  config: ml_collections.ConfigDict,
+  axis_name: str,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
   """Computes the centre loss of this device's images, and the next centres.
 
   The loss is the mean over branches. All devices move the centres alike, by the
   images of the whole batch.
+
+  Args:
+    output: a `ReidOutput` for the images of this device.
+    labels: int [images].
+    centers: [identities, features] for each branch, the same on all devices.
+    config: the `train` part of a configuration.
+    axis_name: name of the mapped axis over devices.
   """
   gather = partial(lax.all_gather, axis_name=axis_name, tiled=True)
   of_branches, moved = [], []

@@ -354,9 +354,9 @@ class Checkpoints:
     Args:
       which: 'last' or 'best'. If that checkpoint is damaged, the next of
         `candidates` is restored and a message says so.
-      variables: `params` and `batch_stats`, as arrays or as
-        `jax.ShapeDtypeStruct`s, with the structure, shapes, types and sharding
-        of the variables to restore.
+      variables: parts of the state, such as `params` and `batch_stats`, as
+        arrays or as `jax.ShapeDtypeStruct`s, with the structure, shapes, types
+        and sharding of the variables to restore.
 
     Returns:
       The step of the checkpoint, and the variables.

@@ -28,7 +28,7 @@ def restore_model(
 
   Returns:
     The step of the checkpoint, the model, and its variables, replicated on all
-    devices.
+    devices. If the run kept an average of them, these are the average.
 
   Raises:
     UserError: no checkpoint can be read, or they belong to another model.
@@ -36,7 +36,9 @@ def restore_model(
   with naming_damaged_file(checkpoints.directory.parent / CONFIG_FILE):
     model = create_model(config.model, num_classes)
     shapes = variable_shapes(model, tuple(config.data.image_size))
-  step, variables = checkpoints.restore_variables(
-    which, devices.replicated_shapes(shapes)
-  )
-  return step, model, variables
+    # Runs of older versions have no such field.
+    has_average = config.train.get('ema_decay', 0.0) > 0
+  shapes = devices.replicated_shapes(shapes)
+  wanted = {'average': shapes} if has_average else shapes
+  step, found = checkpoints.restore_variables(which, wanted)
+  return step, model, found['average'] if has_average else found

@@ -21,7 +21,8 @@ from configs import _variants, common
 from tests.tiny import tiny_model, widen
 
 SIZE, CLASSES, IMAGES, STEPS = (24, 16), 8, 16, 20
-ATTENTIONS = ('none', 'channel', 'spatial', 'official')
+# Of these, 'official' is a profile, and 'recipe' has none but other losses.
+ATTENTIONS = ('none', 'channel', 'spatial', 'official', 'recipe')
 GROUPS = (0, 4)  # images; a group takes half a device, one device or two
 
 
@@ -29,6 +30,12 @@ def make_config(attention, group, dtype):
   config = common.get_config()
   if attention == 'official':
     _variants.official(config)
+  elif attention == 'recipe':
+    config.model.attention = 'none'
+    config.train.update(
+      clip_norm=1.0, circle_weight=0.1, center_weight=0.1, ema_decay=0.5
+    )
+    config.augment.jitter = 0.5
   else:
     config.model.attention = attention
   config.model.update(
@@ -64,12 +71,20 @@ def make_split(seed, people, images_of_each):
 BENCHMARK = Benchmark(make_split(0, 5, 1), make_split(1, 5, 7), 'noise', '')
 
 
+def make_optimizer(config, learning_rate):
+  """Returns plain SGD, so that a comparison of states compares gradients."""
+  sgd, limit = optax.sgd(learning_rate), config.train.clip_norm
+  return optax.chain(optax.clip_by_global_norm(limit), sgd) if limit else sgd
+
+
 @functools.cache
 def first_state(attention):
   """Returns the first state, which does not depend on groups."""
   config = make_config(attention, 0, 'float32')
   model = tiny_model(config.model, CLASSES)
-  return jax.device_get(create_state(model, optax.sgd(1.0), SIZE, seed=0))
+  optimizer = make_optimizer(config, 1.0)
+  state = create_state(model, optimizer, SIZE, 0, config.train)
+  return jax.device_get(state)
 
 
 class Case:
@@ -79,8 +94,7 @@ class Case:
     self.config = make_config(attention, group, dtype)
     self.model = tiny_model(self.config.model, CLASSES, devices.AXIS)
     self.state = first_state(attention)
-    # With plain SGD, a comparison of states compares gradients.
-    optimizer = optax.sgd(learning_rate)
+    optimizer = make_optimizer(self.config, learning_rate)
     self.step = partial(
       train_step,
       model=self.model,

@@ -1,10 +1,14 @@
+import colorsys
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image, ImageEnhance
 import pytest
 
 from apnet_jax.models.normalization import MEAN, STD, normalize
-from apnet_jax.training.augment import augment
+from apnet_jax.training.augment import adjust_colors, augment
 from configs import common
 
 
@@ -83,6 +87,87 @@ def test_erases_one_rectangle(config, images):
   assert share.min() < 0.06 and 0.3 < share.max() < 0.45
   # All places are reached.
   assert erased.any(0).all()
+
+
+NO_CHANGE = {'brightness': 1, 'contrast': 1, 'saturation': 1, 'hue': 0}
+adjust = jax.jit(adjust_colors)
+
+
+@pytest.mark.parametrize(
+  ('name', 'enhance'),
+  [
+    ('brightness', ImageEnhance.Brightness),
+    ('contrast', ImageEnhance.Contrast),
+    ('saturation', ImageEnhance.Color),
+  ],
+)
+def test_colors_are_adjusted_as_by_pillow(name, enhance, images):
+  """Pillow rounds to whole values, also in between."""
+  for factor in (0.6, 1.5):
+    ours = 255 * adjust(images[0] / 255, **NO_CHANGE | {name: factor})
+    theirs = np.asarray(enhance(Image.fromarray(images[0])).enhance(factor))
+    assert np.abs(ours - theirs).max() < 2.1
+    assert np.abs(ours - images[0]).max() > 40
+
+
+def test_hue_is_turned_in_hsv(images):
+  pixels = np.concatenate([images[0, :2] / 255, np.eye(3)[None].repeat(4, 1)])
+  pixels[0, 0] = 0.5  # a grey pixel has no hue
+  for angle in (0.1, -0.3):
+    turned = adjust(pixels, **NO_CHANGE | {'hue': angle})
+    for found, pixel in zip(turned.reshape(-1, 3), pixels.reshape(-1, 3)):
+      h, s, v = colorsys.rgb_to_hsv(*pixel)
+      expected = colorsys.hsv_to_rgb((h + angle) % 1, s, v)
+      np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@jax.jit
+def jittered(seed, images, positions, limits):
+  """Jitters half of the images; nothing else is changed."""
+  names = ('brightness', 'contrast', 'saturation', 'hue')
+  fields = dict(zip(names, limits), jitter=0.5)
+  fields |= {'flip': 0.0, 'pad': 0, 'erase': 0.0, 'erase_fill': (0.0,) * 3}
+  config = types.SimpleNamespace(**fields)
+  return augment(jax.random.key(seed), images, positions, config)
+
+
+def test_jitter_changes_half_within_the_limits(images):
+  images = images // 2
+  out, plain = (
+    x * np.array(STD) + np.array(MEAN)
+    for x in (
+      jittered(0, images, np.arange(64), np.array([0.2, 0, 0, 0])),
+      np.asarray(normalize(images)),
+    )
+  )
+  factors = np.median(out / plain, axis=(1, 2, 3))
+  np.testing.assert_allclose(
+    out, factors[:, None, None, None] * plain, atol=1e-5
+  )
+  changed = np.abs(factors - 1) > 1e-5
+  assert 20 < changed.sum() < 44
+  assert 0.8 <= factors.min() < 0.84 and 1.16 < factors.max() <= 1.2
+  # Each image has a jitter of its own.
+  assert len(set(factors[changed].round(6))) == changed.sum()
+
+
+def test_each_field_of_the_jitter_has_an_effect(images):
+  positions, plain = np.arange(64), normalize(images)
+  none = jittered(0, images, positions, np.zeros(4))
+  np.testing.assert_allclose(none, plain, atol=1e-4)
+  for limits in np.eye(4) / 2:
+    change = jittered(0, images, positions, limits) - plain
+    changed = np.abs(change).max((1, 2, 3)) > 0.01
+    assert 20 < changed.sum() < 44
+
+
+def test_jitter_depends_on_key_and_position_alone(images):
+  positions, limits = np.arange(64), np.full(4, 0.3)
+  whole = jittered(0, images, positions, limits)
+  backwards = jittered(0, images[::-1], positions[::-1], limits)
+  np.testing.assert_array_equal(backwards, whole[::-1])
+  other = jittered(1, images, positions, limits)
+  assert not np.allclose(other, whole, atol=1e-2)
 
 
 def test_depends_on_key_and_position_alone(images):

@@ -7,7 +7,7 @@ import pytest
 
 from apnet_jax.models.heads import Branch, ReidOutput
 from apnet_jax.training import losses
-from apnet_jax.training.train_step import reid_loss
+from apnet_jax.training.train_step import center_loss, reid_loss
 from configs import common
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
@@ -159,17 +159,31 @@ def test_center_loss_and_its_gradient_are_those_of_its_paper():
   np.testing.assert_allclose(gradient, (x - centers[labels]) / 4, rtol=1e-5)
 
 
-def test_centers_move_as_in_their_paper():
-  """Wen et al., Eq. (4): identities that a batch lacks stay."""
-  centers = np.array([[1.0, 0.0], [4.0, 4.0], [0.0, 8.0]])
-  x, labels = np.array([[3.0, 0.0], [0.0, 2.0], [2.0, 1.0]]), [0, 2, 0]
-  moved = losses.moved_centers(
-    jnp.array(centers), jnp.array(x), jnp.array(labels), 0.5
+def test_two_devices_move_centers_by_the_batch_of_both():
+  """Wen et al., Eq. (4); the identity that the batch lacks stays."""
+  rng = np.random.default_rng(5)
+  labels = np.array([[0, 1, 0, 2], [1, 2, 1, 0]])
+  features = rng.normal(size=(2, 2, 4, 3))  # branches, devices, images
+  centers = tuple(rng.normal(size=(2, 4, 3)))
+  config = common.get_config().train
+
+  def of_device(features, labels):
+    branches = tuple(Branch(feature, None) for feature in features)
+    output = ReidOutput(None, None, None, branches)
+    return center_loss(output, labels, jnp.array(centers), config, 'batch')
+
+  loss, moved = jax.jit(jax.vmap(of_device, (1, 0), axis_name='batch'))(
+    features, labels
   )
-  # delta of 0: ((1, 0) - (3, 0) + (1, 0) - (2, 1)) / (1 + 2) = (-1, -1/3)
-  # delta of 2: ((0, 8) - (0, 2)) / (1 + 1) = (0, 3)
-  expected = [[1.5, 0.5 / 3], [4.0, 4.0], [0.0, 6.5]]
-  np.testing.assert_allclose(moved, expected, rtol=1e-6)
+  flat, whole = labels.ravel(), features.reshape(2, 8, 3)
+  squares = [((x - c[flat]) ** 2).sum(1) / 2 for x, c in zip(whole, centers)]
+  np.testing.assert_allclose(loss.mean(), np.mean(squares), rtol=1e-5)
+  for x, old, new in zip(whole, centers, moved):
+    for person in range(4):
+      steps = old[person] - x[flat == person]
+      expected = old[person] - 0.5 * steps.sum(0) / (1 + len(steps))
+      for device in (0, 1):
+        np.testing.assert_allclose(new[device, person], expected, rtol=1e-5)
 
 
 def test_loss_of_two_branches_on_two_devices_by_hand():

@@ -11,14 +11,15 @@ import optax
 import pytest
 
 from apnet_jax.models.apnet import create_model
-from apnet_jax.models.torch_weights import to_state_dict
+from apnet_jax.models.torch_weights import Imported, to_state_dict
 from apnet_jax.models.weight_files import write_weights
+from apnet_jax.parallel import devices
 from apnet_jax.retrieval import collapse, evaluation
 from apnet_jax.retrieval.embed import make_embed
 from apnet_jax.training import checks, collapse_watch, programs, run, trainer
 from apnet_jax.training.train_step import state_shapes
 from apnet_jax.workdir import restore, run_files
-from apnet_jax.workdir.checkpoints import open_for_reading
+from apnet_jax.workdir.checkpoints import Checkpoints, open_for_reading
 from apnet_jax.workdir.restore import restore_model
 from tests.fakes import draw_state, make_feed, make_split, small_config
 from tests.tiny import tiny_config, tiny_model
@@ -349,6 +350,72 @@ def test_a_state_starts_from_weights(tmp_path):
   leaf = started.params['base']['conv1']['kernel']
   assert leaf.sharding.is_fully_replicated and len(leaf.devices()) == 4
   assert '9 identities in the weights, 6 here' in '\n'.join(notes)
+
+
+def test_an_average_of_weights_starts_from_imported_weights_too():
+  config = tiny_config(ema_decay=0.9)
+  model = tiny_model(config.model, 6)
+  shapes = state_shapes(model, optax.sgd(0.1), (32, 16), config.train)
+  state, other = (draw_state(shapes, seed) for seed in (0, 1))
+  variables = {'params': other.params, 'batch_stats': other.batch_stats}
+  imported = Imported(variables, ())
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(run.pretrained, 'import_pretrained', lambda *_: imported)
+    started, _ = run.start_from(config.model, state)
+  chex.assert_trees_all_equal(started.average, variables)
+  pointers = [
+    {leaf.addressable_data(0).unsafe_buffer_pointer() for leaf in leaves}
+    for leaves in map(jax.tree.leaves, (started.average, started.params))
+  ]
+  assert not pointers[0] & pointers[1]  # a step donates each array
+
+
+def test_a_recipe_with_a_state_of_its_own_resumes_and_evaluates_its_average(
+  tmp_path, monkeypatch
+):
+  """Centres and averages lie in checkpoints; the average is the network."""
+  config = tiny_config(
+    schedule='cosine', clip_norm=1.0, circle_weight=0.5, center_weight=5e-4,
+    ema_decay=0.9,
+  )  # fmt: skip
+  config.model.attention = 'none'
+  feed = make_feed(config)
+  made = programs.Programs(config, feed.num_classes, feed.steps_per_epoch)
+
+  def steps(state, first, last):
+    for _, batch in zip(range(first, last), feed.batches(first)):
+      state, metrics = made.step(state, devices.shard_batch(batch))
+    assert metrics['circle'] > 0 and metrics['center'] > 0
+    return state
+
+  half = steps(made.random_state(), 0, 2)
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(2, half)
+    checkpoints.wait()
+    whole = steps(half, 2, 4)
+    restored, _ = checkpoints.restore_latest(made.state_shapes())
+    resumed = steps(restored, 2, 4)
+    chex.assert_trees_all_equal(resumed, whole)
+    checkpoints.save(4, whole)
+  with Checkpoints(tmp_path, read_only=True) as checkpoints:
+    _, _, variables = restore_model(
+      checkpoints, 'last', config, feed.num_classes
+    )
+  chex.assert_trees_all_equal(variables, dict(whole.average))
+  for moved in (
+    whole.centers[0],
+    whole.average['params']['classifier']['kernel']
+    - whole.params['classifier']['kernel'],
+  ):
+    assert np.asarray(moved).any()
+
+  def evaluate(_, variables, *__):
+    assert variables is whole.average
+    raise Stopped
+
+  monkeypatch.setattr(evaluation, 'evaluate', evaluate)
+  with pytest.raises(Stopped):
+    run.Run(config, feed, made).evaluate(whole)
 
 
 def test_several_data_sets_are_evaluated_one_by_one(tmp_path, capsys):
