@@ -14,7 +14,8 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile \
   --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-all test-accelerators lint format clean
+.PHONY: help demo test test-faults test-all test-accelerators docs lint format \
+  clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
@@ -30,10 +31,15 @@ test: $(INSTALLED)  ## run the tests
 test-faults: $(INSTALLED)  ## kill runs, fuzz readers, count devices and processes
 	$(PYTEST) --numprocesses=3 tests/faults $(PYTEST_FLAGS)  # some tests only wait
 
-test-all: test test-faults  ## run both
+test-all: $(INSTALLED)  ## run both, side by side
+	$(PYTEST) --numprocesses=3 --ignore=tests/compilers $(PYTEST_FLAGS)
 
 test-accelerators: $(COMPILERS_INSTALLED)  ## compile for TPU and CUDA (needs neither)
 	$(COMPILERS)/bin/python -m pytest tests/compilers $(PYTEST_FLAGS)
+
+docs: $(VENV)/docs-$(VERSION)  ## build the documentation as a site
+	$(BIN)/python -m sphinx -c docs --fail-on-warning --quiet . build/docs
+	@echo 'The first page is build/docs/index.html'
 
 lint: $(INSTALLED)  ## check the style
 	$(BIN)/ruff check .
@@ -58,6 +64,11 @@ endef
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(call install,$(VENV),dev)
+
+$(VENV)/docs-$(VERSION): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints.txt --editable '.[docs]'
+	@touch $@
 
 $(COMPILERS_INSTALLED): pyproject.toml constraints.txt
 	$(call install,$(COMPILERS),dev$(comma)tpu$(comma)cuda)

@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.name = ''  # name of the benchmark; names the default workdir
   config.profile = 'paper'  # paper or official; stands on result cards
-  config.seed = 0
+  config.seed = 0  # of initial weights, batches and augmentation
   # Folder that keeps compiled programs between runs; '' keeps none.
   config.compilation_cache_dir = '~/.cache/apnet_jax'
   config.model = _model()
@@ -38,11 +38,13 @@ def _model() -> ml_collections.ConfigDict:
   # hf://timm/resnet50.tv_in1k, or the workdir of another run, to fine-tune it;
   # '' is random. The paper starts from ImageNet.
   model.pretrained = ''
-  model.last_stride = 1  # Section IV.B
-  model.stem_relu = True  # the released code lacks this ReLU by mistake
+  # Stride of the last stage; 1 keeps its map as large as the one before.
+  model.last_stride = 1
+  model.stem_relu = True  # a ReLU that the released code lacks by mistake
   model.se_blocks = False  # SE-ResNet: attention in every block (Table II)
   model.multi_part = False  # a second, local branch; for CUHK03 (Section IV.D)
-  model.attention = 'channel'  # Eq. (5); or spatial, Eq. (4); or none
+  # Attention of the pyramids: channel, Eq. (5); spatial, Eq. (4); or none.
+  model.attention = 'channel'
   model.levels = 2  # pyramid levels, 0 to 3; Table II is best at 2
   # Growth of the number of attention parts from a level to the next; Fig. 5 is
   # best at 2.
@@ -51,7 +53,8 @@ def _model() -> ml_collections.ConfigDict:
   # Stages that are followed by a pyramid: "the bottom of each residual block".
   # The released code has one after the stem (0), too.
   model.sites = (1, 2, 3, 4)
-  model.order = 'coarse_to_fine'  # Eq. (1); released code: fine_to_coarse
+  # Order of the levels, Eq. (1). Released code: fine_to_coarse.
+  model.order = 'coarse_to_fine'
   # Eq. (2): each part has its own attention. Released code: shared, one
   # attention for all parts, with a softmax over parts instead of the sigmoid.
   model.split_attention = 'per_part'
@@ -65,7 +68,8 @@ def _model() -> ml_collections.ConfigDict:
   # Images that share batch statistics; 0 is the whole batch. Paper: 40, on each
   # of two GPUs; here: a number that does not depend on the machine.
   model.batch_norm_group = 0
-  model.dtype = 'float32'  # of convolutions; bfloat16 suits accelerators
+  # Type that convolutions compute in; bfloat16 suits accelerators.
+  model.dtype = 'float32'
   return model
 
 
@@ -96,11 +100,10 @@ def _data() -> ml_collections.ConfigDict:
   # Unreadable images that training replaces by others, if images rot after the
   # set was prepared. 0 stops at the first.
   data.bad_images = 0
-  data.image_size = (384, 192)  # height, width; Section IV.B
-  # For own images without splits: the share of identities in the test half,
-  # and the seed that chooses them.
+  data.image_size = (384, 192)  # height and width in pixels
+  # For own images without splits: the share of identities in the test half.
   data.test_fraction = 0.5
-  data.split_seed = 0
+  data.split_seed = 0  # of the choice of these identities
   return data
 
 
@@ -111,9 +114,9 @@ def _augment() -> ml_collections.ConfigDict:
   numbers. The numbers here are those of the released recipe.
   """
   augment = ml_collections.ConfigDict()
-  augment.flip = 0.5  # probability
+  augment.flip = 0.5  # probability of a mirrored image
   augment.pad = 10  # pixels on each side before the crop
-  augment.erase = 0.5  # probability
+  augment.erase = 0.5  # probability of an erased rectangle
   # Colour of the erased rectangle in normalised units. Paper: silent; here:
   # the mean, as RGA does. (The released code fills with 0.485, 0.456, 0.406.)
   augment.erase_fill = (0.0, 0.0, 0.0)
@@ -131,40 +134,45 @@ def _train() -> ml_collections.ConfigDict:
   train.accumulate = 1
   # Computes maps within a stage again instead of storing them, to save memory.
   train.rematerialize = False
-  train.epochs = 160
+  train.epochs = 160  # an epoch takes no chunk of K images twice
   train.steps = 0  # ends the run after this many steps; 0 for all epochs
-  train.learning_rate = 4e-4
-  train.milestones = (40, 80, 120)  # epochs
-  train.decay_factor = 0.1  # of the learning rate at each milestone
-  # Paper: silent; here: the warm-up of the released recipe.
+  train.learning_rate = 4e-4  # of Adam, after the warm-up
+  # Epochs at which the learning rate falls.
+  train.milestones = (40, 80, 120)
+  train.decay_factor = 0.1  # factor of the learning rate at each milestone
+  # Epochs of linear warm-up. Paper: silent; here: as in the released recipe.
   train.warmup_epochs = 10
   train.warmup_factor = 0.01  # first learning rate over the full one
-  # Paper: silent; here: as in the recipe it follows (Luo et al., 2019). The
-  # released code uses 1e-3.
+  # L2 penalty added to the gradient. Paper: silent; here: as in the recipe it
+  # follows (Luo et al., 2019). The released code uses 1e-3.
   train.weight_decay = 5e-4
-  train.margin = 0.3  # m of Eq. (6)
+  train.margin = 0.3  # of the triplet loss, m of Eq. (6)
   train.label_smoothing = 0.1  # epsilon of Eq. (8)
   # K of Eq. (8); 0 is the number of identities. Released code: always 751.
   train.smooth_k = 0
-  train.triplet_weight = 1.0  # lambda of Eq. (9); the paper gives no value
+  # Weight of the triplet loss, lambda of Eq. (9); the paper gives no value.
+  train.triplet_weight = 1.0
   # When a loss or a gradient is not finite: stop the run; skip the update; or
   # roll_back to the weights of the last checkpoint and use other batches.
   train.not_finite = 'stop'
   train.not_finite_limit = 10  # steps that may be skipped or rolled back
-  train.log_every_steps = 20
-  train.eval_every_epochs = 40  # and at the end; 0 for the end only
+  train.log_every_steps = 20  # steps between two lines of metrics
+  # Epochs between evaluations; the last epoch always ends with one, and 0 is
+  # for no other.
+  train.eval_every_epochs = 40
+  # Epochs between checkpoints; each evaluation makes one, too.
   train.checkpoint_every_epochs = 1
   return train
 
 
 def _eval() -> ml_collections.ConfigDict:
   rules = ml_collections.ConfigDict()
-  rules.batch_size = 128
+  rules.batch_size = 128  # images embedded at once
   rules.flip = True  # averages with the mirrored image (Section IV.B)
   # What is ranked: embedding, after the BN neck (Section IV.B); feature, before
   # it; or logits, as the released code ranks on MSMT17.
   rules.feature = 'embedding'
-  rules.distance = 'cosine'  # Section IV.B; or euclidean
+  rules.distance = 'cosine'  # between embeddings; or euclidean
   # The area under the precision-recall curve: step, as in most code of the
   # field; or trapezoid, as in the code of Market-1501 and RGA. Cards have both.
   rules.ap = 'step'

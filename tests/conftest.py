@@ -27,13 +27,13 @@ hypothesis.settings.load_profile('house')
 
 # Files that take longest, which start first: workers then end together.
 LONGEST = (
+  'test_processes.py',  # waits for most of its time
   'test_commands.py',
+  'test_kills.py',
   'test_torch_weights.py',
   'test_trainer.py',
   'test_not_finite.py',
   'test_apnet.py',
-  'test_processes.py',  # waits for most of its time
-  'test_kills.py',
   'test_devices.py',
 )
 

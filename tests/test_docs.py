@@ -1,10 +1,14 @@
 """Documents link to files that exist, and their tables equal the records."""
 
+import importlib.util
 import json
 import pathlib
 import re
 
+from flax.traverse_util import flatten_dict
 import pytest
+
+from apnet_jax.config import get_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = [
@@ -57,3 +61,40 @@ def test_records_say_how_they_were_made(path):
   assert 'mAP' in trained
   for name, value in trained.items():
     assert value == round(100 * record['card']['figures'][name], 1)
+
+
+def load_configuration_page():
+  path = ROOT / 'docs' / 'configuration_page.py'
+  spec = importlib.util.spec_from_file_location('configuration_page', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def test_the_page_of_fields_explains_each_field():
+  page = load_configuration_page().make_page()
+  rows = re.findall(r'^\| `(.+?)` \| `(.+?)` \| (.*) \| .* \|$', page, re.M)
+  shown = {field: default for field, default, _ in rows}
+  config = get_config().to_dict()
+  flat = flatten_dict(config, sep='.')
+  assert shown == {field: repr(value) for field, value in flat.items()}
+  assert [field for field, _, meaning in rows if len(meaning) < 15] == []
+
+
+def test_comments_above_and_behind_a_field_belong_to_it():
+  source = (
+    'def f():\n'
+    '  # Above,\n'
+    '  # in two lines.\n'
+    '  model.a = 1  # and behind\n'
+    '  model.b = (  # first\n'
+    '    2)\n'
+    '  # not of c\n'
+    '\n'
+    '  rules.c = 3\n'
+  )
+  assert dict(load_configuration_page().read_comments(source)) == {
+    'model.a': 'Above, in two lines. and behind',
+    'model.b': 'first',
+    'eval.c': '',
+  }

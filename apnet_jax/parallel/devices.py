@@ -337,9 +337,9 @@ def map_columns(function: Callable) -> Callable:
   """Makes a function run on the columns that each device holds.
 
   Args:
-    function: called on each device of this process as `function(array,
-      *others)`. `array` consists of the columns of the device. The result
-      must be equal on all devices.
+    function: `function(array, *others)` is called on each device of this
+      process. `array` consists of the columns of the device. The result must be
+      equal on all devices.
 
   Returns:
     A function of an array that `shard_columns` has made, and of other
