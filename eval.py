@@ -13,7 +13,7 @@ Exit codes: 2, a mistake of the user, or a file that cannot be read or written;
 4, another process of the command is lost.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 import os
 import pathlib
 
@@ -102,9 +102,9 @@ JSON = flags.DEFINE_string(
 REPORT = flags.DEFINE_string(
   'report',
   '',
-  'Folder for a report: the result card, and pictures of rankings, of error'
-  ' rates by threshold and of mAP between cameras. Several data sets have a'
-  ' folder each in it.',
+  'New or empty folder for a report, or that of an earlier one: a page'
+  ' (index.html) with the figures and the ranked lists, the result card, and'
+  ' pictures. Several data sets have a folder each in it.',
 )
 PROCESSES = cli.define_processes()
 
@@ -134,6 +134,8 @@ def main(argv):
       TEST_FRACTION.value, PATTERN.value, IGNORE_CAMERAS.value,
       FOLDERS_ARE_PEOPLE.value,
     )  # fmt: skip
+    if REPORT.value:
+      check_report(configs)
     devices.keep_compiled_programs(config.compilation_cache_dir)
     run = run_files.load_run(CKPT.value)
     step, model, variables = restore.restore_model(
@@ -146,6 +148,7 @@ def main(argv):
     card.checkpoint_entry(step, WHICH.value, config, run),
     verifier,
     RERANK.value,
+    embeds_junk=bool(REPORT.value),
   )
   prepared = targets.prepare_all(configs)
 
@@ -157,9 +160,7 @@ def main(argv):
     if REPORT.value and processes.is_first():
       from apnet_jax.visualize.report import write_report
 
-      folder = pathlib.Path(REPORT.value)
-      if len(prepared) > 1:
-        folder /= name.replace('/', '-')
+      folder = report_folders(prepared)[name]
       write_report(folder, evaluator.cards[name], evaluated, benchmark)
   if not processes.is_first():
     return
@@ -202,6 +203,25 @@ def check_flags(
       '--choose_threshold needs cosine similarities, but config.eval.distance='
       f'{rules.distance!r}.'
     )
+
+
+def report_folders(names: Collection[str]) -> dict[str, pathlib.Path]:
+  """Returns the folder of the report on each data set, by name."""
+  root = pathlib.Path(REPORT.value)
+  if len(names) == 1:
+    return dict.fromkeys(names, root)
+  return {name: root / name.replace('/', '-') for name in names}
+
+
+def check_report(names: Collection[str]) -> None:
+  """Raises UserError if a report on these data sets cannot be written."""
+  from apnet_jax.visualize.report import check_folder
+
+  folders = report_folders(names).values()
+  if len(folders) > 1:
+    check_folder(REPORT.value, tuple(folder.name for folder in folders))
+  for folder in folders:
+    check_folder(folder)
 
 
 if __name__ == '__main__':
