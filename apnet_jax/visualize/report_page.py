@@ -1,6 +1,6 @@
 """The page of an evaluation: its figures, and its ranked lists."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -19,7 +19,6 @@ CARD_FIELDS = (
   'dataset', 'as_published', 'checkpoint', 'figures', 'based_on', 'warning',
   'reranked', 'protocol', 'network', 'gallery', 'verification',
 )  # fmt: skip
-Attend = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def page_data(

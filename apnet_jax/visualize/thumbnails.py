@@ -70,8 +70,6 @@ def choose_height(
   Returns:
     The height, the lowest if none fits; and how many images fit.
   """
-  for height, size in sizes:
-    fitting = int(budget / size)
-    if fitting >= images:
-      break
-  return height, min(fitting, images)
+  fitting = [(height, int(budget / size)) for height, size in sizes]
+  enough = [height for height, number in fitting if number >= images]
+  return (enough[0], images) if enough else fitting[-1]
