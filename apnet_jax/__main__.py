@@ -12,6 +12,7 @@ from apnet_jax import cli
 
 # Each module has `command()`, which defines its flags and returns its main.
 COMMANDS = {
+  'attention': 'apnet_jax.commands.attention',
   'compare': 'apnet_jax.commands.compare',
   'complexity': 'apnet_jax.commands.complexity',
   'explain': 'apnet_jax.commands.explain',

@@ -210,6 +210,7 @@ EXPECTED = {
   'data.doctor': 'Market-1501',
   'data.table1': 'other images',
   'complexity': 'APNet-C_2',
+  'attention': 'site 4, level 2, attention',
   'search': 'same person',
   'compare': 'same person',
   'explain': 'Layer by layer',
@@ -397,6 +398,11 @@ def test_a_command_that_looks_for_the_network_would_be_seen(
     (
       ['train.py', '--config=configs/synthetic.py', '--num_processes=2'],
       'error: --coordinator_address and --process_id missing',
+    ),
+    (
+      ['-m', 'apnet_jax', 'attention', '--ckpt=x', '--match=y', '--summary']
+      + ['README.md'],
+      'error: --match and --summary exclude each other.',
     ),
     (
       ['eval.py', '--ckpt=nowhere'],

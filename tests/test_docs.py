@@ -98,3 +98,24 @@ def test_comments_above_and_behind_a_field_belong_to_it():
     'model.b': 'first',
     'eval.c': '',
   }
+
+
+def test_the_table_of_attention_is_that_of_its_record():
+  text = (ROOT / 'docs/attention.md').read_text()
+  record = json.loads((ROOT / 'docs/records/attention/demo.json').read_text())
+  table = text.split('<!-- attention record: demo -->')[1]
+  _, _, *body = re.search(r'(\|.*\n)+', table)[0].strip().splitlines()
+  shown = [line.strip('| ').split(' | ') for line in body]
+  expected = [
+    [
+      name,
+      f'{row["entropy"]:.3f}',
+      f'{100 * row["area"]:.1f}',
+      f'{row["attended_fall"]:.2f}',
+      f'{row["random_fall"]:.2f}',
+      f'{100 * row["faithful"]:.1f}',
+      str(row['defined']),
+    ]
+    for name, row in record['maps'].items()
+  ]
+  assert shown == expected

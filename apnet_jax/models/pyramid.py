@@ -95,6 +95,9 @@ class AttentionPyramid(nn.Module):
       does.
     norm_after_split: makes the batch normalisation that the released code has
       after each split level; None for the paper's pyramid.
+    level_by_level: True multiplies the whole map at every level, as the loop
+      does, so that the map X_i of each level exists. This is slower, and for
+      pictures of the levels.
   """
 
   levels: int
@@ -105,6 +108,7 @@ class AttentionPyramid(nn.Module):
   stacked: bool = False
   fine_to_coarse: bool = False
   norm_after_split: Callable[..., nn.Module] | None = None
+  level_by_level: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -121,6 +125,7 @@ class AttentionPyramid(nn.Module):
       SplitError: the channels or rows do not split into the parts of a level.
     """
     averaged = self.along == 'channels' and not self.norm_after_split
+    averaged = averaged and not self.level_by_level
     seen = average(x) if averaged else x  # X_{i-1}, or its average
     all_scores = []  # sigmoid(A_i) of each level
     levels = range(1, self.levels + 1)
@@ -133,9 +138,24 @@ class AttentionPyramid(nn.Module):
       seen = attend(seen, scores)
       if parts > 1 and self.norm_after_split:
         seen = self.norm_after_split(name=f'norm{level}')(seen, train)
+      seen = self.level_output(seen, level, scores)
     if averaged and all_scores:
       return attend(x, math.prod(all_scores))
     return seen if all_scores else x
+
+  def level_output(
+    self, x: jax.Array, level: int, scores: jax.Array
+  ) -> jax.Array:
+    """Returns X_i unchanged; `nn.intercept_methods` can watch it here.
+
+    Args:
+      x: X_i, [batch, height, width, channels]; unless `level_by_level`, it may
+        be the average of X_i over its positions.
+      level: i, counted from 1.
+      scores: the attention of this level, which broadcasts against `x`.
+    """
+    del level, scores
+    return x
 
   def _check_split(self, x: jax.Array, parts: int, level: int) -> None:
     """Raises SplitError unless a feature map splits into equal parts.
