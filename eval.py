@@ -13,7 +13,8 @@ Exit codes: 2, a mistake of the user, or a file that cannot be read or written;
 4, another process of the command is lost.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+import functools
 import os
 import pathlib
 
@@ -106,6 +107,15 @@ REPORT = flags.DEFINE_string(
   ' (index.html) with the figures and the ranked lists, the result card, and'
   ' pictures. Several data sets have a folder each in it.',
 )
+ATTENTION = flags.DEFINE_integer(
+  'attention',
+  0,
+  'Number of ranked lists of the report, the hardest first, whose images are'
+  ' also shown with Grad-CAM of their similarity to the query: for the first'
+  ' image and for the closest true match. Needs --report.',
+  lower_bound=0,
+  upper_bound=1000,
+)
 PROCESSES = cli.define_processes()
 
 
@@ -161,7 +171,14 @@ def main(argv):
       from apnet_jax.visualize.report import write_report
 
       folder = report_folders(prepared)[name]
-      write_report(folder, evaluator.cards[name], evaluated, benchmark)
+      write_report(
+        folder,
+        evaluator.cards[name],
+        evaluated,
+        benchmark,
+        attention_of(model, variables, configs[name].eval.feature),
+        ATTENTION.value,
+      )
   if not processes.is_first():
     return
   print(f'after step {step}')
@@ -189,6 +206,8 @@ def check_flags(
   for field in changed:
     if field.startswith('eval.rerank_') and not RERANK.value:
       raise UserError(f'--config.{field} needs --rerank.')
+  if ATTENTION.value and not REPORT.value:
+    raise UserError('--attention needs --report, the folder of the page.')
   if not JSON.value and not os.access(CKPT.value, os.W_OK):
     raise UserError(
       f'--ckpt={CKPT.value} is not writable: give another file for the result'
@@ -203,6 +222,23 @@ def check_flags(
       '--choose_threshold needs cosine similarities, but config.eval.distance='
       f'{rules.distance!r}.'
     )
+
+
+def attention_of(model, variables, feature: str) -> Callable | None:
+  """Returns a function that shows why two images are similar, if asked for.
+
+  Args:
+    model: the network.
+    variables: its variables.
+    feature: `config.eval.feature`.
+  """
+  if not ATTENTION.value:
+    return None
+  from apnet_jax.visualize import grad_cam
+
+  return functools.partial(
+    grad_cam.make_attend_pairs(model, feature), variables
+  )
 
 
 def report_folders(names: Collection[str]) -> dict[str, pathlib.Path]:

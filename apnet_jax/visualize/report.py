@@ -1,6 +1,6 @@
 """Writes the report of an evaluation: a page, its figures and pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import os
 import pathlib
 
@@ -52,6 +52,8 @@ def write_report(
   card: Mapping,
   evaluated: Evaluation,
   benchmark: Benchmark,
+  attend: Callable | None = None,
+  attended: int = 0,
 ) -> None:
   """Writes an evaluation's page, figures and pictures; prints their names.
 
@@ -65,6 +67,8 @@ def write_report(
     card: result card: the figures of the evaluation, for `result.json`.
     evaluated: evaluation of the benchmark.
     benchmark: queries and gallery that were evaluated.
+    attend: see `report_page.page_data`.
+    attended: see there.
   """
   folder = pathlib.Path(folder)
   queries = {
@@ -80,7 +84,9 @@ def write_report(
   if card['diagnosis']['by_cameras']:
     cameras = card['diagnosis']['by_cameras']
     pictures['cameras.png'] = curves.draw_cameras(cameras)
-  data = report_page.page_data(card, evaluated, benchmark)
+  data = report_page.page_data(
+    card, evaluated, benchmark, attend=attend, attended=attended
+  )
   shown = report_page.make_page(data, f'Evaluation on {card["dataset"]}')
   write_json(folder / 'result.json', card)
   for file, picture in pictures.items():

@@ -1,14 +1,14 @@
 """The page of an evaluation: its figures, and its ranked lists."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from apnet_jax.feed import Benchmark
 from apnet_jax.retrieval.diagnosis import by_difficulty
 from apnet_jax.retrieval.evaluation import Evaluation
-from apnet_jax.retrieval.ranked_lists import RankedList, ranked_lists
-from apnet_jax.visualize import page, thumbnails
+from apnet_jax.retrieval.ranked_lists import WRONG, RankedList, ranked_lists
+from apnet_jax.visualize import heat_colours, page, thumbnails
 
 TEMPLATE = 'report.html.j2'
 TOP = 10  # ranked images of a list
@@ -26,6 +26,8 @@ def page_data(
   evaluated: Evaluation,
   benchmark: Benchmark,
   image_bytes: int = IMAGE_BYTES,
+  attend: Callable | None = None,
+  attended: int = 0,
 ) -> dict:
   """Collects what the page of an evaluation shows, ready for JSON.
 
@@ -38,10 +40,15 @@ def page_data(
     evaluated: evaluation of the benchmark.
     benchmark: queries and gallery that were evaluated.
     image_bytes: budget for the images, in bytes of base 64.
+    attend: function of two batches of images, uint8 [pairs, height, width, 3],
+      that returns a heat map [pairs, height, width] in 0..1 for each image.
+    attended: number of lists to add such maps to, the hardest first: those of
+      the query with the first ranked image, and with the closest true match.
 
   Returns:
     `runs`, one entry with the card; `images`, by column; `queries`, the lists,
-    the hardest query first; `valid`, the number of queries with an AP.
+    the hardest query first; `valid`, the number of queries with an AP; and
+    `attention`, copies of the two maps by the places of two images and 0.
   """
   order = by_difficulty(evaluated)
   lists = list(ranked_lists(evaluated, order, TOP))
@@ -57,7 +64,7 @@ def page_data(
     'height': height,
     'runs': [{'name': '', 'card': _card_entry(card)}],
     **_lists_and_images(lists, evaluated, benchmark, height),
-    'attention': {},
+    'attention': _attention(lists[:attended], lists, benchmark, attend, height),
   }
 
 
@@ -100,6 +107,39 @@ def hardest_and_even(total: int, number: int) -> list[int]:
   return [*range(first), *even.round().astype(int).tolist()]
 
 
+def _places(lists: Sequence[RankedList]) -> dict[int, int]:
+  """Returns the place of each gallery image on the page, after the queries."""
+  rows = _gallery_rows(lists).tolist()
+  return {row: len(lists) + i for i, row in enumerate(rows)}
+
+
+def _attention(some, lists, benchmark, attend, height) -> dict:
+  """Returns the entry `attention` of `page_data`, for some of the lists."""
+  place, maps = _places(lists), {}
+  for i, each in enumerate(some):
+    ranked = each.found[each.kinds <= WRONG]
+    rows = np.array([ranked[0], each.match])
+    queries = np.array([each.query] * 2)
+    pair = [
+      np.concatenate(list(split.batches(rows_of_split, 2)))
+      for split, rows_of_split in (
+        (benchmark.query, queries),
+        (benchmark.gallery, rows),
+      )
+    ]
+    heats = map(np.asarray, attend(*pair))
+    copies = [
+      [
+        thumbnails.encode(heat_colours.overlay(image, heat), height)
+        for image, heat in zip(images, heat_maps)
+      ]
+      for images, heat_maps in zip(pair, heats)
+    ]
+    for row, *two in zip(rows.tolist(), *copies):
+      maps[f'{i}-{place[row]}-0'] = two
+  return maps
+
+
 def _lists_and_images(lists, evaluated, benchmark, height) -> dict:
   """Returns the entries `queries` and `images` of `page_data`."""
   query, gallery = benchmark.query, benchmark.gallery
@@ -107,7 +147,7 @@ def _lists_and_images(lists, evaluated, benchmark, height) -> dict:
   result = evaluated.result
   query_rows = [each.query for each in lists]
   gallery_rows = _gallery_rows(lists)
-  place = {int(row): len(lists) + i for i, row in enumerate(gallery_rows)}
+  place = _places(lists)
   queries = [
     {
       'image': i,

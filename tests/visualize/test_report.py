@@ -79,6 +79,22 @@ def test_with_a_small_budget_the_page_says_that_queries_are_left_out():
   assert f'Shown are {number} of {worlds.QUERIES} queries' in text
 
 
+def test_attention_is_shown_for_the_first_and_the_closest_true_image():
+  def attend(a, b):
+    assert a.shape == b.shape == (2, 32, 16, 3)
+    return np.zeros(a.shape[:3]), np.ones(b.shape[:3])
+
+  data = report_page.page_data(*worlds.evaluate(1.4), attend=attend, attended=2)
+  expected = set()
+  for i, query in enumerate(data['queries'][:2]):
+    (found,) = query['lists']
+    ranked = [x for x, k in zip(found['found'], found['kinds']) if k <= 1]
+    expected |= {f'{i}-{ranked[0]}-0', f'{i}-{found["match"]}-0'}
+  assert data['attention'].keys() == expected
+  for cold, hot in data['attention'].values():
+    assert cold != hot
+
+
 def test_the_largest_copies_that_fit_are_chosen():
   sizes = [(256, 40.0), (128, 10.0)]
   assert thumbnails.choose_height(sizes, 5, 200) == (256, 5)
