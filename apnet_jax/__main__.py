@@ -15,6 +15,7 @@ COMMANDS = {
   'attention': 'apnet_jax.commands.attention',
   'compare': 'apnet_jax.commands.compare',
   'complexity': 'apnet_jax.commands.complexity',
+  'curves': 'apnet_jax.commands.curves',
   'explain': 'apnet_jax.commands.explain',
   'export-weights': 'apnet_jax.commands.export_weights',
   'fits': 'apnet_jax.commands.fits',

@@ -50,7 +50,7 @@ def test_the_package_imports_neither_configs_nor_data(path):
 ROOMS = (
   ('config', 'errors', 'feed', 'images', 'printing', 'version'),
   ('models',), ('parallel',), ('paper',), ('workdir',), ('retrieval',),
-  ('training',), ('accelerators',), ('visualize',),
+  ('visualize',), ('training',), ('accelerators',),
   ('cli', 'commands', '__main__'),
 )  # fmt: skip
 

@@ -44,7 +44,7 @@ function logTicks(low, high) {
   const last = Math.floor(Math.log10(high) + 1e-9);
   for (let i = Math.ceil(Math.log10(low) - 1e-9); i <= last; i++)
     ticks.push(10 ** i);
-  return ticks;
+  return ticks.length > 1 ? ticks : linearTicks(low, high).filter((x) => x > 0);
 }
 
 // Draws lines as SVG. Each line has points [x, y], a colour, and may be dashed
