@@ -8,14 +8,14 @@ from apnet_jax.errors import UserError
 from apnet_jax.feed import Benchmark
 from apnet_jax.retrieval.diagnosis import by_difficulty
 from apnet_jax.retrieval.evaluation import Evaluation
-from apnet_jax.visualize import curves, page, ranks, report_page
+from apnet_jax.visualize import curves, map_page, page, ranks, report_page
 from apnet_jax.workdir.json_files import write_json
 
 QUERIES = 8  # number of queries in a picture of rankings
-PAGE = 'index.html'
+PAGE, MAP = 'index.html', 'map.html'
 FILES = (
   PAGE, 'result.json', 'ranking.png', 'hardest.png', 'threshold.png',
-  'cameras.png', 'map.html',
+  'cameras.png', MAP,
 )  # fmt: skip
 
 
@@ -58,9 +58,10 @@ def write_report(
   """Writes an evaluation's page, figures and pictures; prints their names.
 
   The files are `index.html`, a page with all of it and with the ranked lists;
-  `result.json`, with the figures; `ranking.png`, with queries from the worst to
-  the best AP; `hardest.png`, with the queries of the lowest AP; and, if the
-  card has figures by threshold or by camera, `threshold.png` and `cameras.png`.
+  `map.html`, a map of the gallery's embeddings; `result.json`, with the
+  figures; `ranking.png`, with queries from the worst to the best AP;
+  `hardest.png`, with the queries of the lowest AP; and, if the card has figures
+  by threshold or by camera, `threshold.png` and `cameras.png`.
 
   Args:
     folder: folder to write to; it is created if needed.
@@ -88,9 +89,13 @@ def write_report(
     card, evaluated, benchmark, attend=attend, attended=attended
   )
   shown = report_page.make_page(data, f'Evaluation on {card["dataset"]}')
+  places = map_page.page_data(evaluated, benchmark)
+  shown_map = map_page.make_page(places, f'Map of {card["dataset"]}')
   write_json(folder / 'result.json', card)
   for file, picture in pictures.items():
     picture.save(folder / file)
+  page.write_page(folder / MAP, shown_map)
   page.write_page(folder / PAGE, shown)
-  print(f'wrote to {folder}: {", ".join(["result.json", *pictures, PAGE])}')
+  written = ['result.json', *pictures, MAP, PAGE]
+  print(f'wrote to {folder}: {", ".join(written)}')
   print(f'The report is {(folder / PAGE).absolute().as_uri()}')

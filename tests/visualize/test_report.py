@@ -1,11 +1,14 @@
 import json
+import re
 
 import numpy as np
 import pytest
 
+from apnet_jax.commands import compare
 from apnet_jax.errors import UserError
 from apnet_jax.visualize import (
   comparison_page,
+  map_page,
   page,
   report,
   report_page,
@@ -229,20 +232,44 @@ def test_threshold_filters_keys_and_dialog(reports, chromium):
   assert chromium.messages == []
 
 
-def test_two_reports_in_a_browser(reports, chromium, tmp_path):
-  a, b = (
-    comparison_page.read_report(reports / name) for name in ('better', 'worse')
-  )
-  merged = comparison_page.merge(a, b, ('A: better', 'B: worse'))
-  path = tmp_path / 'index.html'
-  page.write_page(path, report_page.make_page(merged, 'Both', ['A  B']))
+def test_two_reports_in_a_browser(reports, chromium, tmp_path, capsys):
+  folders = reports / 'better', reports / 'worse'
+  merged = comparison_page.merge(*map(comparison_page.read_report, folders))
+  path = tmp_path / 'both' / 'index.html'
+  options = {'level': 0.95, 'samples': 100, 'seed': 0}
+  compare.compare_reports(*folders, str(path.parent), False, **options)
+  printed = capsys.readouterr().out
+  assert path.as_uri() in printed and 'B - A' in printed
   opened = chromium.open(path)
   text = text_of_first(opened)
-  assert 'A: better: AP' in text and 'B: worse: AP' in text
+  assert re.search(r'A: \S+better: AP', text)
+  assert re.search(r'B: \S+worse: AP', text)
   opened.get_by_label('Order').select_option('B better')
   opened.wait_for_timeout(200)
   first = max(merged['queries'], key=lambda q: q['AP'][1] - q['AP'][0])
   name = merged['images']['name'][first['image']]
   assert name in text_of_first(opened)
+  opened.close()
+  assert chromium.messages == []
+
+
+def test_the_map_shows_the_plane_of_the_largest_variance(reports, chromium):
+  rng = np.random.default_rng(0)
+  plane = rng.normal(size=(60, 2)) * [5, 2]
+  turn, _ = np.linalg.qr(rng.normal(size=(8, 8)))
+  found, share = map_page.project_pca(plane @ turn[:2] + 3)
+  np.testing.assert_allclose(share, 1)
+  expected = plane - plane.mean(0)
+  np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-6)
+  assert found[:, 0].std() > found[:, 1].std()
+
+  opened = chromium.open(reports / 'worse' / 'map.html')
+  points = opened.locator('#map circle')
+  assert points.count() == 3 * worlds.QUERIES + 2
+  points.first.click()
+  assert worlds.HOSTILE in opened.locator('#near').inner_text()
+  before = points.first.get_attribute('fill')
+  opened.get_by_label('Colour').select_option('camera')
+  assert points.first.get_attribute('fill') != before
   opened.close()
   assert chromium.messages == []
