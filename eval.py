@@ -13,7 +13,8 @@ Exit codes: 2, a mistake of the user, or a file that cannot be read or written;
 4, another process of the command is lost.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
+import functools
 import os
 import pathlib
 
@@ -102,9 +103,18 @@ JSON = flags.DEFINE_string(
 REPORT = flags.DEFINE_string(
   'report',
   '',
-  'Folder for a report: the result card, and pictures of rankings, of error'
-  ' rates by threshold and of mAP between cameras. Several data sets have a'
-  ' folder each in it.',
+  'New or empty folder for a report, or that of an earlier one: a page'
+  ' (index.html) with the figures and the ranked lists, the result card, and'
+  ' pictures. Several data sets have a folder each in it.',
+)
+ATTENTION = flags.DEFINE_integer(
+  'attention',
+  0,
+  'Number of ranked lists of the report, the hardest first, whose images are'
+  ' also shown with Grad-CAM of their similarity to the query: for the first'
+  ' image and for the closest true match. Needs --report.',
+  lower_bound=0,
+  upper_bound=1000,
 )
 PROCESSES = cli.define_processes()
 
@@ -135,6 +145,8 @@ def main(argv):
       TEST_FRACTION.value, PATTERN.value, IGNORE_CAMERAS.value,
       FOLDERS_ARE_PEOPLE.value,
     )  # fmt: skip
+    if REPORT.value:
+      check_report(configs)
     devices.keep_compiled_programs(config.compilation_cache_dir)
     run = run_files.load_run(ckpt)
     step, model, variables = restore.restore_model(
@@ -148,6 +160,7 @@ def main(argv):
     card.checkpoint_entry(step, which, config, run),
     verifier,
     RERANK.value,
+    embeds_junk=bool(REPORT.value),
   )
   prepared = targets.prepare_all(configs)
 
@@ -159,10 +172,15 @@ def main(argv):
     if REPORT.value and processes.is_first():
       from apnet_jax.visualize.report import write_report
 
-      folder = pathlib.Path(REPORT.value)
-      if len(prepared) > 1:
-        folder /= name.replace('/', '-')
-      write_report(folder, evaluator.cards[name], evaluated, benchmark)
+      folder = report_folders(prepared)[name]
+      write_report(
+        folder,
+        evaluator.cards[name],
+        evaluated,
+        benchmark,
+        attention_of(model, variables, configs[name].eval.feature),
+        ATTENTION.value,
+      )
   if not processes.is_first():
     return
   print(f'after step {step}')
@@ -195,6 +213,8 @@ def check_flags(
   for field in changed:
     if field.startswith('eval.rerank_') and not RERANK.value:
       raise UserError(f'--config.{field} needs --rerank.')
+  if ATTENTION.value and not REPORT.value:
+    raise UserError('--attention needs --report, the folder of the page.')
   packed = is_pack(ckpt)
   if packed and not DATA_DIR.value and not config.data.dir:
     raise UserError(
@@ -222,6 +242,42 @@ def check_flags(
       '--choose_threshold needs cosine similarities, but config.eval.distance='
       f'{config.eval.distance!r}.'
     )
+
+
+def attention_of(model, variables, feature: str) -> Callable | None:
+  """Returns a function that shows why two images are similar, if asked for.
+
+  Args:
+    model: the network.
+    variables: its variables.
+    feature: `config.eval.feature`.
+  """
+  if not ATTENTION.value:
+    return None
+  from apnet_jax.visualize import grad_cam
+
+  return functools.partial(
+    grad_cam.make_attend_pairs(model, feature), variables
+  )
+
+
+def report_folders(names: Collection[str]) -> dict[str, pathlib.Path]:
+  """Returns the folder of the report on each data set, by name."""
+  root = pathlib.Path(REPORT.value)
+  if len(names) == 1:
+    return dict.fromkeys(names, root)
+  return {name: root / name.replace('/', '-') for name in names}
+
+
+def check_report(names: Collection[str]) -> None:
+  """Raises UserError if a report on these data sets cannot be written."""
+  from apnet_jax.visualize.report import check_folder
+
+  folders = report_folders(names).values()
+  if len(folders) > 1:
+    check_folder(REPORT.value, tuple(folder.name for folder in folders))
+  for folder in folders:
+    check_folder(folder)
 
 
 if __name__ == '__main__':

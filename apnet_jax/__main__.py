@@ -16,6 +16,7 @@ COMMANDS = {
   'cluster': 'apnet_jax.commands.cluster',
   'compare': 'apnet_jax.commands.compare',
   'complexity': 'apnet_jax.commands.complexity',
+  'curves': 'apnet_jax.commands.curves',
   'embed': 'apnet_jax.commands.embed',
   'explain': 'apnet_jax.commands.explain',
   'export-weights': 'apnet_jax.commands.export_weights',

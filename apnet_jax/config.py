@@ -121,14 +121,13 @@ def _augment() -> ml_collections.ConfigDict:
   # the mean, as RGA does. (The released code fills with 0.485, 0.456, 0.406.)
   augment.erase_fill = (0.0, 0.0, 0.0)
   # Probability of a colour jitter before erasing, for cameras and places that
-  # training does not have; 0 as in the paper. Brightness, contrast and
-  # saturation are multiplied by 1 plus or minus up to these numbers; the hue is
-  # turned by up to this part of the circle. Here: as in fast-reid.
+  # training does not have; 0 as in the paper. Its four numbers: as in fast-reid.
   augment.jitter = 0.0
+  # Brightness is multiplied by 1 plus or minus up to this number,
   augment.brightness = 0.15
-  augment.contrast = 0.15
-  augment.saturation = 0.1
-  augment.hue = 0.1
+  augment.contrast = 0.15  # contrast is multiplied in the same way,
+  augment.saturation = 0.1  # saturation is multiplied in the same way,
+  augment.hue = 0.1  # and the hue turns by up to this part of the circle.
   return augment
 
 

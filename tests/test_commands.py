@@ -144,6 +144,7 @@ def test_readme_commands_run(run, own, pretrained, benchmarks, tmp_path):
     places |= {
       f'{k}/result.json': v / 'result.json' for k, v in workdirs.items()
     }
+    places |= workdirs
     places |= dict.fromkeys(('A.jpg', 'B.jpg'), an_image(places['DIR']))
     command = [places.get(c, c) for c in command]
     flags = [flag if '=' in flag else f'{flag}=True' for flag in flags]
@@ -217,6 +218,7 @@ EXPECTED = {
   'attention': 'site 4, level 2, attention',
   'search': 'same person',
   'compare': 'same person',
+  'curves': 'The curves are in',
   'explain': 'Layer by layer',
   'export-weights': 'arrays after step 1',
   'pack': 'after step 1',
@@ -457,7 +459,9 @@ COMMANDS = [
 @pytest.mark.parametrize('command', COMMANDS)
 def test_help_says_what_it_does(run, command):
   out, _ = run(*command.split(), '--helpshort', code=1)  # absl's exit code
-  assert any(flag in out for flag in ('--config', '--ckpt', '--variant'))
+  assert any(
+    flag in out for flag in ('--config', '--ckpt', '--variant', '--output')
+  )
   assert 'python ' + command in out
 
 

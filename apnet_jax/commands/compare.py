@@ -1,6 +1,7 @@
-"""Compares two result cards (JSON files of eval.py), or two images.
+"""Compares two result cards or reports of eval.py, or two images.
 
   python -m apnet_jax compare A.json B.json
+  python -m apnet_jax compare runs/a runs/b --report=DIR
   python -m apnet_jax compare --ckpt=runs/market A.jpg B.jpg
 
 For two cards the command prints a table of the figures, with a confidence
@@ -9,6 +10,9 @@ are drawn with replacement, and both cards are averaged over the same draw. The
 interval does not cover the variation between training runs with other seeds,
 which is often larger.
 Cards with different rules or images are an error unless --unlike is given.
+For two folders, those of eval.py --report or workdirs that have one in
+`report`, --report=DIR also writes a page that shows their ranked lists side by
+side, those of the queries on which they differ first.
 
 For two images the command prints their cosine similarity and, with a threshold,
 whether they show one person. The threshold is --threshold, or the one that
@@ -19,6 +23,8 @@ images alike.
 """
 
 from collections.abc import Callable, Sequence
+import contextlib
+import io
 import os
 import pathlib
 import sys
@@ -77,6 +83,46 @@ def compare_files(first: str, second: str, allow_unlike: bool, **bootstrap):
     print(*comparison.compare(a[name], b[other], **bootstrap), sep='\n')
     for line in comparison.remarks(a[name], b[other]):
       print(line)
+
+
+def compare_reports(
+  first: str, second: str, report: str, allow_unlike: bool, **bootstrap
+) -> None:
+  """Prints a comparison of two reports, and writes a page of both.
+
+  Args:
+    first: folder of a report, or a workdir; see `comparison_page.find_report`.
+    second: the other folder.
+    report: folder for the page; '' for none.
+    allow_unlike: see `compare_files`.
+    **bootstrap: see `compare_files`.
+
+  Raises:
+    UserError: a folder has no report, the cards are not comparable, or the page
+      cannot be written.
+  """
+  from apnet_jax.visualize import comparison_page, page, report_page
+  from apnet_jax.visualize.report import check_folder
+
+  folders = [comparison_page.find_report(f) for f in (first, second)]
+  if report:
+    check_folder(report, (comparison_page.PAGE,))
+  printed = io.StringIO()
+  cards = [str(f / comparison_page.CARD) for f in folders]
+  with contextlib.redirect_stdout(printed):
+    compare_files(*cards, allow_unlike, **bootstrap)
+  print(printed.getvalue(), end='')
+  if report:
+    names = f'A: {first}', f'B: {second}'
+    a, b = map(comparison_page.read_report, folders)
+    shown = report_page.make_page(
+      comparison_page.merge(a, b, names),
+      'Two evaluations side by side',
+      [printed.getvalue()],
+    )
+    path = pathlib.Path(report, comparison_page.PAGE)
+    page.write_page(path, shown)
+    print(f'The report is {path.absolute().as_uri()}')
 
 
 NO_GALLERY = (
@@ -154,17 +200,29 @@ def command() -> Callable:
   )
   seed = flags.DEFINE_integer('seed', 0, 'Seed of the bootstrap.', 0)
 
+  report = flags.DEFINE_string(
+    'report',
+    '',
+    'New or empty folder for a page (index.html) that shows the ranked lists of'
+    ' two reports side by side.',
+  )
+
   def main(argv):
     if len(argv) != 3:
       raise UserError(f'compare takes two files; {len(argv) - 1} are given.')
-    if all(name.lower().endswith('.json') for name in argv[1:]):
-      compare_files(
-        *argv[1:],
-        allow_unlike.value,
-        level=level.value,
-        samples=samples.value,
-        seed=seed.value,
+    bootstrap = {
+      'level': level.value, 'samples': samples.value, 'seed': seed.value,
+    }  # fmt: skip
+    if all(os.path.isdir(name) for name in argv[1:]):
+      compare_reports(*argv[1:], report.value, allow_unlike.value, **bootstrap)
+      return
+    if report.value:
+      raise UserError(
+        '--report compares two folders that eval.py --report has written;'
+        f' {" and ".join(argv[1:])} are not.'
       )
+    if all(name.lower().endswith('.json') for name in argv[1:]):
+      compare_files(*argv[1:], allow_unlike.value, **bootstrap)
       return
     if not ckpt.value:
       raise UserError(

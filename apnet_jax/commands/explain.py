@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import itertools
 import textwrap
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -30,7 +29,8 @@ from apnet_jax.models.densenet import DenseLayer
 from apnet_jax.models.layers import BatchNorm
 from apnet_jax.models.pyramid import AttentionPyramid
 from apnet_jax.models.resnet import Bottleneck
-from apnet_jax.paper.fields import DEPARTURES, FIELDS, SILENT
+from apnet_jax.paper.differences import differences, show
+from apnet_jax.paper.fields import FIELDS, SILENT
 from apnet_jax.paper.variants import VARIANTS, name_of
 
 WIDTH = 92
@@ -254,10 +254,10 @@ def _fields(config) -> Iterator[str]:
       paper = field.paper_value(config)
       yield _field(
         f'{mark if field.used(config) else "-"} {field.name}',
-        _show(field.value(config)),
-        'silent' if paper is SILENT else _show(paper),
+        show(field.value(config)),
+        'silent' if paper is SILENT else show(paper),
         field.place(config),
-        '' if field.released is None else _show(field.released),
+        '' if field.released is None else show(field.released),
       )
   yield '* differs from the paper   - has no effect in this configuration'
 
@@ -266,16 +266,6 @@ def _field(*cells: str) -> str:
   *cells, last = cells
   left = ''.join(f'{cell:{w}}' for cell, w in zip(cells, FIELD_COLUMNS))
   return (left + last).rstrip()
-
-
-def _show(value: Any) -> str:
-  """Formats a value as on a command line, with long tuples shortened."""
-  if isinstance(value, tuple):
-    items = [_show(item) for item in value]
-    if len(items) > 5:
-      items[2:-1] = ['...']
-    return f'({",".join(items)}{"," * (len(items) == 1)})'
-  return f'{value:g}' if isinstance(value, float) else str(value) or "''"
 
 
 def _list(title: str, items: Iterable[str]) -> Iterator[str]:
@@ -295,25 +285,8 @@ def choices(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Yields a sentence for each field that the paper does not determine."""
   for field in itertools.chain(*FIELDS.values()):
     if field.is_choice(config):
-      value = _show(field.value(config))
+      value = show(field.value(config))
       yield f'{field.field}: {value}, {field.source(config)}.'
-
-
-def differences(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """Yields a sentence for each difference of a configuration from the paper."""
-  for field in itertools.chain(*FIELDS.values()):
-    if field.differs(config):
-      yield (
-        f'{field.field}: paper: {_show(field.paper_value(config))}'
-        f' ({field.place(config)}); here: {_show(field.value(config))},'
-        f' {field.source(config)}.'
-      )
-  for departure in DEPARTURES:
-    if departure.when(config):
-      yield (
-        f'Paper: {departure.paper}; here: {departure.here}, because'
-        f' {departure.because}.'
-      )
 
 
 def command() -> Callable:

@@ -37,6 +37,9 @@ class Evaluation:
       all without junk; without distractors too if the rules drop them.
     labels: labels of the queries and the ranked images.
     scores: similarities of the queries to the ranked images.
+    junk_rows: int [junk], rows of junk images in the benchmark's gallery; empty
+      if they were not embedded.
+    junk_embeddings: float [junk, features].
   """
 
   result: RetrievalResult
@@ -46,6 +49,10 @@ class Evaluation:
   gallery_rows: np.ndarray
   labels: Labels
   scores: EmbeddingScores
+  junk_rows: np.ndarray = dataclasses.field(
+    default_factory=lambda: np.zeros(0, np.int64)
+  )
+  junk_embeddings: np.ndarray | None = None
 
   @property
   def query_figures(self) -> dict[str, np.ndarray]:
@@ -121,6 +128,33 @@ def evaluate(
   labels, scores = label_and_score(benchmark, rows, *embeddings, rules)
   result = _apply_rules(scores, labels, gallery.pids[rows], rules)
   return Evaluation(result, rules, *embeddings, rows, labels, scores)
+
+
+def embed_junk(
+  embed: Callable[[Mapping, Split, np.ndarray], np.ndarray],
+  variables: Mapping,
+  benchmark: Benchmark,
+) -> dict[str, np.ndarray]:
+  """Embeds the junk of a gallery, which no ranking needs, to look at it.
+
+  Args:
+    embed: see `evaluate`.
+    variables: see there.
+    benchmark: queries and gallery.
+
+  Returns:
+    `junk_rows` and `junk_embeddings` of an `Evaluation`; empty without junk.
+
+  Raises:
+    UserError: an embedding is not finite.
+  """
+  rows = np.flatnonzero(benchmark.gallery.pids == JUNK_PID)
+  if not len(rows):
+    return {}
+  embeddings = check_embeddings(
+    'embeddings of the junk', embed(variables, benchmark.gallery, rows)
+  )
+  return {'junk_rows': rows, 'junk_embeddings': embeddings}
 
 
 def _embed_queries(embed, variables, query: Split, rules) -> np.ndarray:

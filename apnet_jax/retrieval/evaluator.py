@@ -1,6 +1,7 @@
 """Evaluates a network on several benchmarks and collects its result cards."""
 
 from collections.abc import Callable, Mapping
+import dataclasses
 
 import ml_collections
 
@@ -20,6 +21,8 @@ class Evaluator:
     checkpoint: the result of `card.checkpoint_entry`.
     verifier: computes the verification error rates.
     reranks: whether to compute figures after re-ranking, too.
+    embeds_junk: whether to embed the junk of galleries too, for ranked lists
+      that show it.
 
   Attributes:
     cards: result cards by name of the data set.
@@ -33,10 +36,11 @@ class Evaluator:
     checkpoint: Mapping,
     verifier: PairVerifier,
     reranks: bool = False,
+    embeds_junk: bool = False,
   ):
     self._embed, self._variables = embed, variables
     self._checkpoint, self._verifier = checkpoint, verifier
-    self._reranks = reranks
+    self._reranks, self._embeds_junk = reranks, embeds_junk
     self.cards, self.results = {}, {}
 
   def evaluate(
@@ -65,6 +69,9 @@ class Evaluator:
     evaluated = evaluation.evaluate(
       self._embed, self._variables, benchmark, rules
     )
+    if self._embeds_junk:
+      junk = evaluation.embed_junk(self._embed, self._variables, benchmark)
+      evaluated = dataclasses.replace(evaluated, **junk)
     if not processes.is_first():
       return None
     self.results[name] = evaluated.result

@@ -1,6 +1,6 @@
 """The training loop: steps, logs, evaluations, checkpoints, interruptions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 import math
 from typing import NoReturn
@@ -8,6 +8,7 @@ from typing import NoReturn
 import jax.numpy as jnp
 from tqdm import tqdm
 
+from apnet_jax.errors import UserError
 from apnet_jax.parallel import devices
 from apnet_jax.training import optim, profiling
 from apnet_jax.training.collapse_watch import CollapseWatch
@@ -30,6 +31,7 @@ class Loop:
     interruption: tells after each step whether a signal asks the run to end.
     writer: writes metrics.
     profile: profiler that traces some of the steps.
+    renew_page: writes the page of the curves, after each evaluation.
   """
 
   def __init__(
@@ -40,10 +42,11 @@ class Loop:
     interruption: Interruption,
     writer: MetricWriter | NullMetricWriter,
     profile: profiling.Profile,
+    renew_page: Callable[[], None] = lambda: None,
   ):
     self._run, self._checkpoints = run, checkpoints
     self._interruption, self._writer = interruption, writer
-    self._profile = profile
+    self._profile, self._renew_page = profile, renew_page
     self._state, self._start = start.state, int(start.state.step)
     self._starts_with_evaluation = (
       self._start > 0 and run.evaluates(self._start) and not start.evaluated
@@ -171,7 +174,15 @@ class Loop:
       self._bar.write(f'{where}: {shown}{counted}')
     with self._timer.phase('save'):
       self._checkpoints.add_figures(step, figures)
+      self._show_curves()
     return outcome
+
+  def _show_curves(self) -> None:
+    """Renews the page of the curves; a run does not end for its page."""
+    try:
+      self._renew_page()
+    except (OSError, UserError) as error:
+      self._bar.write(f'the page of the curves was not written: {error}')
 
   def _evaluate(self, step: int) -> Outcome:
     """Evaluates the state after a step; a signal ends the evaluation at once.

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+from functools import partial
 import os
 import pathlib
 
@@ -85,7 +86,10 @@ def train(
       done = int(start.state.step)
       profile = profiling.Profile(profile_steps, workdir, done, run.total_steps)
       with profile, open_writer(workdir, done, start.evaluated) as writer:
-        loop = Loop(run, start, checkpoints, interruption, writer, profile)
+        loop = Loop(
+          run, start, checkpoints, interruption, writer, profile,
+          partial(_renew_page, workdir),
+        )  # fmt: skip
         state, metrics, outcome = loop.run_steps()
       checkpoint = card.checkpoint_entry(
         int(state.step), 'last', config, run_files.load_run(workdir)
@@ -100,6 +104,14 @@ def train(
     if text := profile.describe():
       print(text)
   return Summary(state, metrics, content)
+
+
+def _renew_page(workdir: str | os.PathLike) -> None:
+  """Writes the page of a run's curves; only process 0 does."""
+  if processes.is_first():
+    from apnet_jax.visualize import training_page  # not needed to start
+
+    training_page.renew(workdir)
 
 
 def _print_queries(name: str, queries: int, skipped: int) -> None:

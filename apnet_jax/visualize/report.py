@@ -1,16 +1,50 @@
-"""Writes the report of an evaluation: its figures as JSON and its pictures."""
+"""Writes the report of an evaluation: a page, its figures and pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import os
 import pathlib
 
+from apnet_jax.errors import UserError
 from apnet_jax.feed import Benchmark
 from apnet_jax.retrieval.diagnosis import by_difficulty
 from apnet_jax.retrieval.evaluation import Evaluation
-from apnet_jax.visualize import curves, ranks
+from apnet_jax.visualize import curves, map_page, page, ranks, report_page
 from apnet_jax.workdir.json_files import write_json
 
 QUERIES = 8  # number of queries in a picture of rankings
+PAGE, MAP = 'index.html', 'map.html'
+FILES = (
+  PAGE, 'result.json', 'ranking.png', 'hardest.png', 'threshold.png',
+  'cameras.png', MAP,
+)  # fmt: skip
+
+
+def check_folder(
+  folder: str | os.PathLike, allowed: tuple[str, ...] = FILES
+) -> None:
+  """Checks that a report may be written to a folder.
+
+  Args:
+    folder: folder of the report, which need not exist.
+    allowed: names of the files that an earlier report may have left.
+
+  Raises:
+    UserError: the folder is a file, cannot be written, or has other files.
+  """
+  folder = pathlib.Path(folder)
+  if not folder.exists():
+    return
+  if not folder.is_dir():
+    raise UserError(f'--report={folder} is a file, not a folder.')
+  others = sorted({entry.name for entry in folder.iterdir()} - {*allowed})
+  if others:
+    raise UserError(
+      f'--report={folder} has other files than a report:'
+      f' {", ".join(others[:3])}{" ..." if len(others) > 3 else ""}. Give a new'
+      ' or an empty folder.'
+    )
+  if not os.access(folder, os.W_OK):
+    raise UserError(f'--report={folder} is not writable.')
 
 
 def write_report(
@@ -18,22 +52,26 @@ def write_report(
   card: Mapping,
   evaluated: Evaluation,
   benchmark: Benchmark,
+  attend: Callable | None = None,
+  attended: int = 0,
 ) -> None:
-  """Writes an evaluation's figures and pictures, and prints the file names.
+  """Writes an evaluation's page, figures and pictures; prints their names.
 
-  The files are `result.json`, with the figures; `ranking.png`, with queries
-  from the worst to the best AP; `hardest.png`, with the queries of the lowest
-  AP; and, if the card has figures by threshold or by camera, `threshold.png`
-  and `cameras.png`.
+  The files are `index.html`, a page with all of it and with the ranked lists;
+  `map.html`, a map of the gallery's embeddings; `result.json`, with the
+  figures; `ranking.png`, with queries from the worst to the best AP;
+  `hardest.png`, with the queries of the lowest AP; and, if the card has figures
+  by threshold or by camera, `threshold.png` and `cameras.png`.
 
   Args:
     folder: folder to write to; it is created if needed.
     card: result card: the figures of the evaluation, for `result.json`.
     evaluated: evaluation of the benchmark.
     benchmark: queries and gallery that were evaluated.
+    attend: see `report_page.page_data`.
+    attended: see there.
   """
   folder = pathlib.Path(folder)
-  write_json(folder / 'result.json', card)
   queries = {
     'ranking': ranks.choose_queries(evaluated, QUERIES),
     'hardest': by_difficulty(evaluated)[:QUERIES],
@@ -47,6 +85,17 @@ def write_report(
   if card['diagnosis']['by_cameras']:
     cameras = card['diagnosis']['by_cameras']
     pictures['cameras.png'] = curves.draw_cameras(cameras)
+  data = report_page.page_data(
+    card, evaluated, benchmark, attend=attend, attended=attended
+  )
+  shown = report_page.make_page(data, f'Evaluation on {card["dataset"]}')
+  places = map_page.page_data(evaluated, benchmark)
+  shown_map = map_page.make_page(places, f'Map of {card["dataset"]}')
+  write_json(folder / 'result.json', card)
   for file, picture in pictures.items():
     picture.save(folder / file)
-  print(f'wrote to {folder}: {", ".join(["result.json", *pictures])}')
+  page.write_page(folder / MAP, shown_map)
+  page.write_page(folder / PAGE, shown)
+  written = ['result.json', *pictures, MAP, PAGE]
+  print(f'wrote to {folder}: {", ".join(written)}')
+  print(f'The report is {(folder / PAGE).absolute().as_uri()}')

@@ -271,7 +271,7 @@ def test_values_are_shown_as_they_are_typed():
     '': "''", 'channel': 'channel', True: 'True',
     tuple(range(20, 91, 10)): '(20,30,...,90)',
   }  # fmt: skip
-  assert {value: explain._show(value) for value in shown} == shown
+  assert {value: explain.show(value) for value in shown} == shown
 
 
 def test_silence_of_the_paper():

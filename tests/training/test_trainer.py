@@ -18,6 +18,7 @@ from apnet_jax.retrieval import collapse, evaluation
 from apnet_jax.retrieval.embed import make_embed
 from apnet_jax.training import checks, collapse_watch, programs, run, trainer
 from apnet_jax.training.train_step import state_shapes
+from apnet_jax.visualize import page
 from apnet_jax.workdir import restore, run_files
 from apnet_jax.workdir.checkpoints import Checkpoints, open_for_reading
 from apnet_jax.workdir.restore import restore_model
@@ -96,6 +97,10 @@ def test_a_run_leaves_what_it_promises(whole_run):
   }  # fmt: skip
   evaluated = [r['eval/mAP'] for r in records(workdir) if 'eval/mAP' in r]
   assert card['figures']['mAP'] == evaluated[-1]
+  charts = page.read_data(workdir / 'report.html')['charts']
+  (curve,) = [c['lines'] for c in charts if c['title'] == 'mAP and Rank-1']
+  shown = [value for _, value in curve[0]['points']]
+  np.testing.assert_allclose(shown, evaluated, rtol=1e-5)
   assert run_files.load_config(workdir).to_dict() == json.loads(
     json.dumps(config.to_dict())
   )

@@ -1,0 +1,141 @@
+"""Ranked lists to look at, with the images that the rules leave out."""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+
+import numpy as np
+
+from apnet_jax.retrieval.evaluation import Evaluation
+from apnet_jax.retrieval.scores import EmbeddingScores, iterate_queries
+
+# Kinds of images in a list. The first two are ranked.
+RIGHT, WRONG, SAME_CAMERA, JUNK = range(4)
+# Images that are left out, but are closer than the last ranked image: at most
+# this many are listed for each query.
+MAX_LEFT_OUT = 5
+QUERY_BLOCK = 256  # number of queries that are compared with junk at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class RankedList:
+  """The closest images of one query, with those that the rules leave out.
+
+  Attributes:
+    query: row of the query.
+    found: int [listed], rows of the benchmark's gallery, closest first.
+    kinds: int [listed], `RIGHT` or `WRONG` for ranked images; `SAME_CAMERA` for
+      images of the query's identity under its camera (without cameras: the
+      query itself), and `JUNK`, which are both not ranked.
+    similarity: float32 [listed], similarities to the query.
+    match: row of the closest true match in the gallery; -1 if there is none.
+    match_similarity: similarity of that match; NaN if there is none.
+  """
+
+  query: int
+  found: np.ndarray
+  kinds: np.ndarray
+  similarity: np.ndarray
+  match: int
+  match_similarity: float
+
+
+def ranked_lists(
+  evaluation: Evaluation, queries: Sequence[int], top: int = 10
+) -> Iterator[RankedList]:
+  """Yields the ranked lists of some queries.
+
+  Junk is listed only if the evaluation has embeddings of it.
+
+  Args:
+    evaluation: an evaluation of a benchmark.
+    queries: rows of the queries.
+    top: number of ranked images in each list.
+  """
+  queries = np.asarray(queries, np.int64)
+  junk = _junk_similarities(evaluation, queries)
+  scored = iterate_queries(evaluation.scores, evaluation.labels, queries)
+  rows = evaluation.gallery_rows
+  for each, junk_similarity in zip(scored, junk):
+    ranked = each.similarity.copy()
+    ranked[each.excluded] = -np.inf
+    best = closest(ranked, min(top, len(ranked) - len(each.excluded)))
+    kinds = np.where(np.isin(best, each.matches), RIGHT, WRONG)
+    others = (
+      (rows[each.excluded], each.similarity[each.excluded], SAME_CAMERA),
+      (evaluation.junk_rows, junk_similarity, JUNK),
+    )
+    listed = _with_left_out(rows[best], kinds, each.similarity[best], others)
+    match = _closest_match(each)
+    yield RankedList(
+      each.query,
+      *listed,
+      match=-1 if match is None else int(rows[match]),
+      match_similarity=np.nan if match is None else each.similarity[match],
+    )
+
+
+def closest(similarity: np.ndarray, top: int) -> np.ndarray:
+  """Returns the indices of the largest similarities, closest first.
+
+  Args:
+    similarity: float [images].
+    top: number of indices to return, at most the number of images. Of equal
+      similarities, that of the lower index comes first.
+  """
+  if not top:
+    return np.zeros(0, np.int64)
+  last = np.partition(similarity, -top)[-top]
+  candidates = np.flatnonzero(similarity >= last)
+  order = np.argsort(-similarity[candidates], kind='stable')
+  return candidates[order[:top]]
+
+
+def _with_left_out(found, kinds, similarity, others):
+  """Adds images that are left out, but are closer than the last ranked one.
+
+  Args:
+    found: int [top], rows of the ranked images.
+    kinds: int [top].
+    similarity: float [top].
+    others: rows, similarities and kind of each group of other images.
+
+  Returns:
+    Found, kinds and similarity of the whole list, closest first.
+  """
+  rows = np.concatenate([rows for rows, _, _ in others])
+  values = np.concatenate([values for _, values, _ in others])
+  which = np.repeat([kind for *_, kind in others], [len(r) for r, *_ in others])
+  near = values >= (similarity[-1] if len(similarity) else -np.inf)
+  rows, values, which = rows[near], values[near], which[near]
+  some = closest(values, min(MAX_LEFT_OUT, len(values)))
+  found = np.concatenate([rows[some], found])
+  kinds = np.concatenate([which[some], kinds])
+  similarity = np.concatenate([values[some], similarity])
+  order = np.argsort(-similarity, kind='stable')
+  return found[order], kinds[order], similarity[order]
+
+
+def _closest_match(each) -> int | None:
+  """Returns the index of a query's closest true match, None without any."""
+  if not len(each.matches):
+    return None
+  return int(each.matches[np.argmax(each.similarity[each.matches])])
+
+
+def _junk_similarities(
+  evaluation: Evaluation, queries: np.ndarray
+) -> Iterator[np.ndarray]:
+  """Yields the similarities of each query to the junk, [junk]."""
+  number = len(evaluation.junk_rows)
+  if not number:
+    yield from np.zeros((len(queries), 0), np.float32)
+    return
+  scores = EmbeddingScores(
+    evaluation.query_embeddings,
+    evaluation.junk_embeddings,
+    np.arange(number),
+    evaluation.rules.distance,
+  )
+  for start in range(0, len(queries), QUERY_BLOCK):
+    block = scores.block(queries[start : start + QUERY_BLOCK])
+    yield from np.asarray(block)[:, :number]

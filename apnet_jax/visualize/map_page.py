@@ -1,0 +1,105 @@
+"""A map of embeddings: images as points in two dimensions, on a page."""
+
+from collections.abc import Mapping
+import importlib.util
+
+import numpy as np
+
+from apnet_jax.feed import Benchmark
+from apnet_jax.retrieval.evaluation import Evaluation
+from apnet_jax.visualize import page, thumbnails
+
+TEMPLATE = 'map.html.j2'
+MAX_POINTS = 2000
+HEIGHT = 96  # of the copies of images, in pixels
+
+
+def project_pca(embeddings: np.ndarray) -> tuple[np.ndarray, float]:
+  """Projects embeddings on their first two principal components.
+
+  Args:
+    embeddings: float [images, features], at least two features.
+
+  Returns:
+    The positions, float64 [images, 2], and the share of the variance that they
+    show.
+  """
+  centred = np.asarray(embeddings, np.float64) - embeddings.mean(0)
+  values, vectors = np.linalg.eigh(centred.T @ centred)
+  share = values[-2:].sum() / max(values.sum(), 1e-30)
+  return centred @ vectors[:, :-3:-1], float(share)
+
+
+def project(embeddings: np.ndarray) -> tuple[np.ndarray, str]:
+  """Projects embeddings by UMAP if umap-learn is installed, else by PCA.
+
+  McInnes et al., UMAP, 2018.
+
+  Args:
+    embeddings: float [images, features].
+
+  Returns:
+    The positions, float [images, 2], and the name of the method.
+  """
+  if importlib.util.find_spec('umap') and len(embeddings) > 15:
+    import umap
+
+    reducer = umap.UMAP(metric='cosine', random_state=0)
+    return reducer.fit_transform(embeddings), 'UMAP'
+  positions, share = project_pca(embeddings)
+  return positions, f'PCA, {100 * share:.0f}% of the variance'
+
+
+def page_data(evaluated: Evaluation, benchmark: Benchmark) -> dict:
+  """Collects what the map of a ranked gallery shows, ready for JSON.
+
+  A gallery of more than `MAX_POINTS` images is sampled evenly.
+
+  Args:
+    evaluated: evaluation of the benchmark.
+    benchmark: queries and gallery.
+
+  Returns:
+    Columns of the points: `x` and `y` in 0..1, `name`, `identity`, `camera` and
+    `thumbnail`; the name of the method (`method`), the number of images in the
+    gallery (`gallery`), and `has_cameras`.
+  """
+  number = len(evaluated.gallery_rows)
+  some = np.linspace(0, number - 1, min(number, MAX_POINTS)).round().astype(int)
+  embeddings = evaluated.gallery_embeddings[some]
+  if evaluated.rules.distance == 'cosine':
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    embeddings = embeddings / lengths
+  positions, method = project(embeddings)
+  low, high = positions.min(0), positions.max(0)
+  scaled = (positions - low) / np.maximum(high - low, 1e-12)
+  rows = evaluated.gallery_rows[some]
+  gallery = benchmark.gallery
+  return {
+    'x': scaled[:, 0].round(4).tolist(),
+    'y': scaled[:, 1].round(4).tolist(),
+    'name': [str(name) for name in gallery.paths[rows]],
+    'identity': gallery.pids[rows].tolist(),
+    'camera': (gallery.camids[rows] + 1).tolist(),
+    'thumbnail': thumbnails.encode_all(gallery, rows, HEIGHT),
+    'method': method,
+    'gallery': number,
+    'has_cameras': benchmark.has_cameras,
+  }
+
+
+def make_page(data: Mapping, title: str) -> str:
+  """Returns the page of a map.
+
+  Args:
+    data: the result of `page_data`.
+    title: heading of the page.
+  """
+  return page.render(
+    TEMPLATE,
+    data,
+    title=title,
+    method=data['method'],
+    shown=len(data['x']),
+    gallery=data['gallery'],
+  )

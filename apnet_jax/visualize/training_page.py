@@ -1,0 +1,152 @@
+"""The page of a training run, or of several: curves made of metrics.jsonl."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import json
+import os
+import pathlib
+
+from apnet_jax.errors import UserError
+from apnet_jax.paper.differences import differences
+from apnet_jax.visualize import page
+from apnet_jax.workdir import run_files
+
+TEMPLATE = 'training.html.j2'
+PAGE = 'report.html'
+METRICS = 'metrics.jsonl'
+# Charts by heading: the metrics that they show, and the scale of the axis.
+CHARTS = {
+  'Loss': (
+    ('train/loss', 'train/cross_entropy', 'train/triplet'), 'linear',
+  ),
+  'Learning rate': (('train/learning_rate',), 'log'),
+  'Accuracy on the batch': (('train/accuracy',), 'linear'),
+  'Active triplets': (('train/active_triplets',), 'linear'),
+  'mAP and Rank-1': (('eval/mAP', 'eval/Rank-1'), 'linear'),
+  'Gradient norm': (('train/gradient_norm',), 'log'),
+  'Images per second': (('train/images_per_second',), 'linear'),
+}  # fmt: skip
+TIMES = ('step', 'data', 'save', 'evaluation')  # train/seconds_NAME
+
+
+def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:
+  """Reads the records of a run's metrics.jsonl, without a cut-off last line.
+
+  Raises:
+    UserError: the file cannot be read, or a line is damaged.
+  """
+  path = pathlib.Path(workdir) / METRICS
+  try:
+    lines = path.read_text().splitlines(True)
+  except (OSError, UnicodeError) as error:
+    raise UserError(f'{path} cannot be read: {error}') from error
+  return [
+    _parse(f'{path}, line {i}', line)
+    for i, line in enumerate(lines, 1)
+    if line.endswith('\n')  # a crash, or a write in progress, cuts it off
+  ]
+
+
+def _parse(name: str, line: str) -> dict[str, float]:
+  try:
+    record = json.loads(line)
+  except ValueError as error:
+    raise UserError(f'{name} is damaged: {error}') from error
+  if not isinstance(record, dict) or not all(
+    isinstance(value, int | float) for value in record.values()
+  ):
+    raise UserError(f'{name} is damaged: it is not a record of numbers.')
+  if 'step' not in record:
+    raise UserError(f'{name} is damaged: it has no step.')
+  return record
+
+
+def page_data(runs: Mapping[str, Sequence[Mapping]]) -> dict:
+  """Collects what the page shows, ready for JSON.
+
+  Args:
+    runs: records of `read_metrics` by the name of the run.
+
+  Returns:
+    `charts`, whose lines have points of epoch and value, and `times`.
+  """
+  charts = []
+  for title, (metrics, scale) in CHARTS.items():
+    lines = [
+      {
+        'run': i,
+        'name': ': '.join([*[name] * (len(runs) > 1), metric.split('/')[1]]),
+        'metric': j,
+        'points': points,
+      }
+      for i, (name, records) in enumerate(runs.items())
+      for j, metric in enumerate(metrics)
+      if (points := list(_points(records, metric, scale)))
+    ]
+    if lines:
+      charts.append({'title': title, 'scale': scale, 'lines': lines})
+  return {'charts': charts, 'times': [_times(r) for r in runs.values()]}
+
+
+def _points(records, metric: str, scale: str) -> Iterator[tuple]:
+  """Yields epoch and value of each record that has a metric."""
+  per_epoch = next(
+    (r['step'] / r['train/epoch'] for r in records if r.get('train/epoch')), 1
+  )
+  for record in records:
+    value = record.get(metric)
+    if value is not None and (scale != 'log' or value > 0):
+      yield round(record['step'] / per_epoch, 4), float(f'{value:.6g}')
+
+
+def _times(records) -> dict[str, float]:
+  """Returns the seconds that a run has spent in each of `TIMES`.
+
+  The records hold seconds for each step since the record before.
+  """
+  seconds, before = dict.fromkeys(TIMES, 0.0), 0
+  for record in records:
+    if 'train/seconds_step' in record:
+      for name in TIMES:
+        each = record.get(f'train/seconds_{name}', 0)
+        seconds[name] += each * (record['step'] - before)
+      before = record['step']
+  return {name: round(value, 3) for name, value in seconds.items()}
+
+
+def make_page(workdirs: Sequence[str | os.PathLike]) -> str:
+  """Returns the page of some runs.
+
+  Args:
+    workdirs: workdirs of train.py.
+
+  Raises:
+    UserError: a file of a workdir cannot be read or is damaged.
+  """
+  names = [str(workdir) for workdir in workdirs]
+  if len(workdirs) == 1:
+    names = [pathlib.Path(workdirs[0]).absolute().name]
+  runs = {name: read_metrics(w) for name, w in zip(names, workdirs)}
+  found = {
+    name: list(differences(run_files.load_full_config(workdir)))
+    for name, workdir in zip(names, workdirs)
+  }
+  return page.render(
+    TEMPLATE,
+    page_data(runs),
+    title=f'Training of {", ".join(names)}',
+    differences=found,
+    steps={
+      name: max((record['step'] for record in records), default=0)
+      for name, records in runs.items()
+    },
+  )
+
+
+def renew(workdir: str | os.PathLike) -> None:
+  """Writes report.html in a workdir, from the metrics so far.
+
+  Raises:
+    UserError: a file of the workdir cannot be read or is damaged.
+    OSError: the page cannot be written.
+  """
+  page.write_page(pathlib.Path(workdir) / PAGE, make_page([workdir]))

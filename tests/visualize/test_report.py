@@ -1,0 +1,275 @@
+import json
+import re
+
+import numpy as np
+import pytest
+
+from apnet_jax.commands import compare
+from apnet_jax.errors import UserError
+from apnet_jax.visualize import (
+  comparison_page,
+  map_page,
+  page,
+  report,
+  report_page,
+  thumbnails,
+)
+from apnet_jax.workdir import json_files
+from tests.visualize import browser, worlds
+
+
+@pytest.fixture(scope='module')
+def reports(tmp_path_factory):
+  """Folders of two reports, of a better and of a worse network."""
+  root = tmp_path_factory.mktemp('reports')
+  report.write_report(root / 'worse', *worlds.evaluate(1.4))
+  card, *evaluated = worlds.evaluate(0.6)
+  json_files.write_json(root / 'better' / 'result.json', card)
+  shown = report_page.make_page(
+    report_page.page_data(card, *evaluated), 'Better'
+  )
+  page.write_page(root / 'better' / 'index.html', shown)
+  return root
+
+
+@pytest.fixture(scope='module')
+def chromium():
+  with browser.start() as started:
+    yield started
+
+
+def test_the_page_has_each_image_once_and_the_figures_of_each_query(reports):
+  data = comparison_page.read_report(reports / 'worse')
+  card, evaluated, _ = worlds.evaluate(1.4)
+  assert json.loads((reports / 'worse' / 'result.json').read_text()) == card
+  images = data['images']
+  assert len(set(zip(images['split'], images['name']))) == len(images['name'])
+  precision = evaluated.query_figures['mAP']
+  shown = [query['AP'][0] for query in data['queries']]
+  np.testing.assert_allclose(shown, np.sort(precision), atol=1e-6)
+  assert data['queries'][0]['first'][0] > 1
+  for query in data['queries']:
+    (found,) = query['lists']
+    ranked = [k for k in found['kinds'] if k <= 1]
+    first = query['first'][0]
+    assert (ranked + [0]).index(0) + 1 == min(first, len(ranked) + 1)
+
+
+def test_nothing_from_outside_is_parsed_as_html(reports):
+  text = (reports / 'worse' / 'index.html').read_text()
+  assert '<img src=x' not in text and text.count('</script>') == 2
+  names = comparison_page.read_report(reports / 'worse')['images']['name']
+  assert worlds.HOSTILE in names
+  made = page.render(
+    'page.html.j2', {'x': '</script><!--\u2028\udc80'}, title=worlds.HOSTILE
+  )
+  assert '<title>&lt;img src=x' in made and made.isascii()
+
+
+def test_with_a_small_budget_the_page_says_that_queries_are_left_out():
+  card, evaluated, benchmark = worlds.evaluate(1.4)
+  everything = report_page.page_data(card, evaluated, benchmark)
+  size = len(''.join(everything['images']['thumbnail']))
+  data = report_page.page_data(card, evaluated, benchmark, round(0.75 * size))
+  number = len(data['queries'])
+  assert 1 < number < worlds.QUERIES
+  assert len(''.join(data['images']['thumbnail'])) < 0.85 * size
+  hardest = data['queries'][: (number + 1) // 2]
+  expected = everything['queries'][: len(hardest)]
+  assert [q['AP'] for q in hardest] == [q['AP'] for q in expected]
+  assert data['queries'][-1]['AP'] == everything['queries'][-1]['AP']
+  text = report_page.make_page(data, 'Title')
+  assert f'Shown are {number} of {worlds.QUERIES} queries' in text
+
+
+def test_attention_is_shown_for_the_first_and_the_closest_true_image():
+  def attend(a, b):
+    assert a.shape == b.shape == (2, 32, 16, 3)
+    return np.zeros(a.shape[:3]), np.ones(b.shape[:3])
+
+  data = report_page.page_data(*worlds.evaluate(1.4), attend=attend, attended=2)
+  expected = set()
+  for i, query in enumerate(data['queries'][:2]):
+    (found,) = query['lists']
+    ranked = [x for x, k in zip(found['found'], found['kinds']) if k <= 1]
+    expected |= {f'{i}-{ranked[0]}-0', f'{i}-{found["match"]}-0'}
+  assert data['attention'].keys() == expected
+  for cold, hot in data['attention'].values():
+    assert cold != hot
+
+
+def test_the_largest_copies_that_fit_are_chosen():
+  sizes = [(256, 40.0), (128, 10.0)]
+  assert thumbnails.choose_height(sizes, 5, 200) == (256, 5)
+  assert thumbnails.choose_height(sizes, 6, 200) == (128, 6)
+  assert thumbnails.choose_height(sizes, 60, 200) == (128, 20)
+  assert report_page.hardest_and_even(10, 4) == [0, 1, 2, 9]
+  assert report_page.hardest_and_even(10, 10) == [*range(10)]
+
+
+def test_a_folder_with_other_files_is_an_error(reports, tmp_path):
+  report.check_folder(tmp_path / 'new')
+  report.check_folder(reports / 'worse')  # an earlier report
+  (tmp_path / 'holiday.jpg').touch()
+  with pytest.raises(UserError, match='other files than a report: holiday.jpg'):
+    report.check_folder(tmp_path)
+  with pytest.raises(UserError, match='is a file'):
+    report.check_folder(tmp_path / 'holiday.jpg')
+
+
+def test_two_reports_are_merged_with_the_largest_difference_first(reports):
+  a, b = (
+    comparison_page.read_report(reports / name) for name in ('better', 'worse')
+  )
+  merged = comparison_page.merge(a, b)
+  gain = [abs(query['AP'][1] - query['AP'][0]) for query in merged['queries']]
+  assert gain == sorted(gain, reverse=True) and gain[0] > 0
+  name = merged['images']['name']
+  assert len(set(zip(merged['images']['split'], name))) == len(name)
+  expected = {
+    (data['images']['name'][q['image']], q['AP'][0], run): [
+      data['images']['name'][i] for i in q['lists'][0]['found']
+    ]
+    for run, data in enumerate((a, b))
+    for q in data['queries']
+  }
+  for query in merged['queries']:
+    for run, found in enumerate(query['lists']):
+      key = name[query['image']], query['AP'][run], run
+      assert [name[i] for i in found['found']] == expected.pop(key)
+  assert not expected
+
+
+def test_what_is_no_report_is_an_error(tmp_path):
+  with pytest.raises(UserError, match='has no report'):
+    comparison_page.find_report(tmp_path)
+  (tmp_path / 'index.html').write_text('<p>')
+  with pytest.raises(UserError, match='is not a page of eval.py --report'):
+    comparison_page.read_report(tmp_path)
+
+
+def text_of_first(opened):
+  """Returns the text of the first list, which is made when it is in view."""
+  article = opened.locator('article').first
+  article.scroll_into_view_if_needed()
+  article.locator('h3').wait_for()
+  return article.inner_text()
+
+
+def test_the_page_in_a_browser(reports, chromium):
+  data = comparison_page.read_report(reports / 'worse')
+  for width, scheme in ((1280, 'light'), (390, 'dark')):
+    opened = chromium.open(
+      reports / 'worse' / 'index.html', width, color_scheme=scheme
+    )
+    articles = opened.locator('article')
+    assert articles.count() == worlds.QUERIES
+    wide = opened.evaluate('document.documentElement.scrollWidth')
+    assert wide <= width
+    text = text_of_first(opened)
+    assert f'AP {100 * data["queries"][0]["AP"][0]:.1f}' in text
+    for word in ('✗ wrong', 'query'):
+      assert word in text
+    opened.close()
+  assert chromium.messages == []
+
+
+def test_threshold_filters_keys_and_dialog(reports, chromium):
+  data = comparison_page.read_report(reports / 'worse')
+  opened = chromium.open(reports / 'worse' / 'index.html')
+  articles, count = opened.locator('article'), opened.locator('#count')
+
+  rates, slider = opened.locator('.rates'), opened.get_by_role('slider')
+  slider.focus()
+  opened.keyboard.press('Home')
+  assert '(TPR), and 100% of' in rates.inner_text()
+  opened.keyboard.press('End')
+  curve = data['runs'][0]['card']['verification']['curve']
+  assert f'Threshold {curve["threshold"][-1]:.4f}' in rates.inner_text()
+  assert f'{100 * curve["tpr"][-1]:.1f}% of the pairs of one' in (
+    rates.inner_text()
+  )
+
+  def expect(number):
+    opened.wait_for_function(
+      'n => document.querySelectorAll("article").length === n', arg=number
+    )
+    assert count.inner_text().startswith(f'{number} of')
+
+  failed = sum(query['first'][0] > 1 for query in data['queries'])
+  assert 0 < failed < worlds.QUERIES
+  opened.get_by_label('failures only').check()
+  expect(failed)
+  opened.get_by_role('button', name='Show all').click()
+  expect(worlds.QUERIES)
+  opened.get_by_label('Query camera').select_option('1')
+  expect(worlds.QUERIES // 2)
+  opened.get_by_role('button', name='Show all').click()
+  opened.get_by_label('Identity').fill('3')
+  expect(1)
+  assert 'identity 3' in text_of_first(opened)
+  opened.get_by_role('button', name='Show all').click()
+  expect(worlds.QUERIES)
+  opened.locator('h1').click()
+  opened.keyboard.press('/')
+  opened.keyboard.type('onerror')
+  opened.wait_for_function(
+    'n => document.querySelectorAll("article").length < n', arg=worlds.QUERIES
+  )
+  shown = articles.first.locator(f'.cell[title*="{worlds.HOSTILE[:5]}"]')
+  shown.first.click()
+  dialog = opened.locator('dialog')
+  assert worlds.HOSTILE in dialog.inner_text()
+  assert dialog.locator('img').count() in (2, 3)
+  before = dialog.inner_text()
+  opened.keyboard.press('ArrowLeft')
+  assert dialog.inner_text() != before
+  opened.keyboard.press('Escape')
+  assert not dialog.is_visible()
+  opened.keyboard.press('j')
+  assert opened.evaluate('document.activeElement.tagName') == 'ARTICLE'
+  opened.close()
+  assert chromium.messages == []
+
+
+def test_two_reports_in_a_browser(reports, chromium, tmp_path, capsys):
+  folders = reports / 'better', reports / 'worse'
+  merged = comparison_page.merge(*map(comparison_page.read_report, folders))
+  path = tmp_path / 'both' / 'index.html'
+  options = {'level': 0.95, 'samples': 100, 'seed': 0}
+  compare.compare_reports(*folders, str(path.parent), False, **options)
+  printed = capsys.readouterr().out
+  assert path.as_uri() in printed and 'B - A' in printed
+  opened = chromium.open(path)
+  text = text_of_first(opened)
+  assert re.search(r'A: \S+better: AP', text)
+  assert re.search(r'B: \S+worse: AP', text)
+  opened.get_by_label('Order').select_option('B better')
+  opened.wait_for_timeout(200)
+  first = max(merged['queries'], key=lambda q: q['AP'][1] - q['AP'][0])
+  name = merged['images']['name'][first['image']]
+  assert name in text_of_first(opened)
+  opened.close()
+  assert chromium.messages == []
+
+
+def test_the_map_shows_the_plane_of_the_largest_variance(reports, chromium):
+  rng = np.random.default_rng(0)
+  plane = rng.normal(size=(60, 2)) * [5, 2]
+  turn, _ = np.linalg.qr(rng.normal(size=(8, 8)))
+  found, share = map_page.project_pca(plane @ turn[:2] + 3)
+  np.testing.assert_allclose(share, 1)
+  expected = plane - plane.mean(0)
+  np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-6)
+  assert found[:, 0].std() > found[:, 1].std()
+
+  opened = chromium.open(reports / 'worse' / 'map.html')
+  points = opened.locator('#map circle')
+  assert points.count() == 3 * worlds.QUERIES + 2
+  points.first.click()
+  assert worlds.HOSTILE in opened.locator('#near').inner_text()
+  before = points.first.get_attribute('fill')
+  opened.get_by_label('Colour').select_option('camera')
+  assert points.first.get_attribute('fill') != before
+  opened.close()
+  assert chromium.messages == []

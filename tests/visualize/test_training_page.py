@@ -1,0 +1,90 @@
+import json
+import types
+
+import pytest
+
+from apnet_jax.commands import curves
+from apnet_jax.errors import UserError
+from apnet_jax.visualize import page, training_page
+from apnet_jax.workdir import json_files
+from configs import common
+from tests.visualize import browser
+
+RECORDS = (
+  {'step': 10, 'train/epoch': 0.5, 'train/loss': 7.0, 'train/seconds_step': 2,
+   'train/seconds_data': 0.5, 'train/learning_rate': 0.0},
+  {'step': 30, 'train/epoch': 1.5, 'train/loss': 4.0, 'train/seconds_step': 1},
+  {'step': 40, 'eval/mAP': 0.25, 'eval/Rank-1': 0.5},
+)  # fmt: skip
+
+
+def make_run(folder, records=RECORDS, end='', **train):
+  config = common.get_config()
+  config.train.update(train)
+  json_files.write_json(folder / 'config.json', config.to_dict())
+  lines = [json.dumps(record) + '\n' for record in records]
+  (folder / 'metrics.jsonl').write_text(''.join(lines) + end)
+  return folder
+
+
+def test_curves_are_those_of_the_records(tmp_path):
+  run = make_run(tmp_path / '<b>', end='{"step": 50, "tra')
+  data = training_page.page_data({'a': training_page.read_metrics(run)})
+  lines = {
+    (chart['title'], line['name']): line['points']
+    for chart in data['charts']
+    for line in chart['lines']
+  }
+  assert lines == {
+    ('Loss', 'loss'): [(0.5, 7.0), (1.5, 4.0)],
+    ('mAP and Rank-1', 'mAP'): [(2.0, 0.25)],
+    ('mAP and Rank-1', 'Rank-1'): [(2.0, 0.5)],
+  }
+  (times,) = data['times']
+  assert times == {'step': 40, 'data': 5, 'save': 0, 'evaluation': 0}
+  training_page.renew(run)
+  text = (run / 'report.html').read_text()
+  assert 'Training of &lt;b&gt;' in text and '<b>' not in text
+
+
+@pytest.mark.parametrize(
+  ('line', 'message'),
+  [
+    ('{\n', 'line 4 is damaged'),
+    ('{"step": "x"}\n', 'not a record of numbers'),
+    ('{"train/loss": 1}\n', 'has no step'),
+  ],
+)
+def test_damaged_metrics_are_an_error(tmp_path, line, message):
+  run = make_run(tmp_path, end=line)
+  with pytest.raises(UserError, match=message):
+    training_page.make_page([run])
+  with pytest.raises(UserError, match='cannot be read'):
+    training_page.make_page([tmp_path / 'nowhere'])
+  assert not (run / 'report.html').exists()
+
+
+def test_the_command_compares_runs_in_a_browser(tmp_path, monkeypatch, capsys):
+  runs = [
+    make_run(tmp_path / 'a'), make_run(tmp_path / 'b', learning_rate=0.5),
+  ]  # fmt: skip
+  output = types.SimpleNamespace(value='')
+  monkeypatch.setattr(curves.flags, 'DEFINE_string', lambda *_: output)
+  main = curves.command()
+  with pytest.raises(UserError, match='give --output'):
+    main(['curves', *runs])
+  output.value = tmp_path / 'both.html'
+  main(['curves', *map(str, runs)])
+  assert output.value.as_uri() in capsys.readouterr().out
+  data = page.read_data(output.value)
+  loss = next(c for c in data['charts'] if c['title'] == 'Loss')
+  assert [line['run'] for line in loss['lines']] == [0, 1]
+  with browser.start() as chromium:
+    opened = chromium.open(output.value, 390)
+    assert opened.locator('svg path').count() == 2 + 4
+    lists = opened.locator('details ul').all()
+    first, second = (set(x.locator('li').all_text_contents()) for x in lists)
+    (extra,) = second - first
+    assert 'learning_rate' in extra and '0.5' in extra
+    wide = opened.evaluate('document.documentElement.scrollWidth')
+    assert wide <= 390 and chromium.messages == []
