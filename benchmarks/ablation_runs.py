@@ -168,7 +168,7 @@ def is_claimed(workdir: pathlib.Path) -> bool:
 
 
 class Interrupted(KeyboardInterrupt):
-  """A signal ended a run, which has saved a checkpoint.
+  """A signal ended a run, which has saved a checkpoint if it had begun.
 
   Attributes:
     code: exit code for this program.
@@ -199,21 +199,30 @@ def execute(command: Sequence[str], log: pathlib.Path, claimed: IO) -> int:
       pass_fds=[claimed.fileno()],
       start_new_session=True,  # a terminal's SIGINT comes from here alone
     )
-    with _passing_signals_to(process):
+    with _passing_signals_to(process) as passed:
       code = process.wait()
   if code in INTERRUPTED:
     raise Interrupted(code)
+  if code and passed:  # it ended before it could save a checkpoint
+    raise Interrupted(128 + passed[0])
   return code
 
 
 @contextlib.contextmanager
-def _passing_signals_to(process: subprocess.Popen) -> Iterator[None]:
+def _passing_signals_to(process: subprocess.Popen) -> Iterator[list[int]]:
+  """Passes SIGINT and SIGTERM on to a process; yields a list of them."""
+  passed = []
+
+  def pass_on(number, _):
+    passed.append(number)
+    process.send_signal(number)
+
   before = {
-    number: signal.signal(number, lambda n, _: process.send_signal(n))
+    number: signal.signal(number, pass_on)
     for number in (signal.SIGINT, signal.SIGTERM)
   }
   try:
-    yield
+    yield passed
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)

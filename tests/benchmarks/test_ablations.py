@@ -227,6 +227,18 @@ def test_a_failed_run_has_no_result_and_is_tried_again(trainer, run, results):
   assert trainings(run, results) == 2
 
 
+def test_a_signal_before_the_training_has_begun(trainer, run, results):
+  """Python is still starting, and the signal itself ends it."""
+  trainer['then'] = (
+    'signal.signal(signal.SIGTERM, signal.SIG_DFL)\n'
+    f'os.kill(os.getppid(), {signal.SIGTERM:d})\n'
+    'time.sleep(20)'
+  )
+  with pytest.raises(ablation_runs.Interrupted) as error:
+    ablation_runs.do_run(run, [], results)
+  assert error.value.code == 143
+
+
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_passed_on_and_the_run_goes_on_later(
   trainer, run, results, number
