@@ -121,7 +121,8 @@ def _augment() -> ml_collections.ConfigDict:
   # the mean, as RGA does. (The released code fills with 0.485, 0.456, 0.406.)
   augment.erase_fill = (0.0, 0.0, 0.0)
   # Probability of a colour jitter before erasing, for cameras and places that
-  # training does not have; 0 as in the paper. The numbers are those of fast-reid.
+  # training does not have; 0 as in the paper. The numbers below are those of
+  # fast-reid.
   augment.jitter = 0.0
   # Brightness is multiplied by 1 plus or minus up to this number,
   augment.brightness = 0.15
