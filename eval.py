@@ -170,10 +170,10 @@ def main(argv):
     benchmark = pipeline.open_benchmark(images, configs[name])
     evaluated = evaluator.evaluate(name, configs[name], benchmark)
     if REPORT.value and processes.is_first():
-      from apnet_jax.visualize.report import write_report
+      from apnet_jax.visualize import report
 
       folder = report_folders(prepared)[name]
-      write_report(
+      report.write_report(
         folder,
         evaluator.cards[name],
         evaluated,
@@ -193,6 +193,9 @@ def main(argv):
     path, cards if len(cards) > 1 else next(iter(cards.values()))
   )
   print(f'wrote {path}')
+  if REPORT.value:
+    for folder in report_folders(prepared).values():
+      print(f'The report is {report.address(folder)}')
   verifier.raise_failure()
 
 

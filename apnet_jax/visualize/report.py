@@ -19,6 +19,11 @@ FILES = (
 )  # fmt: skip
 
 
+def address(folder: str | os.PathLike) -> str:
+  """Returns the address of a report's page, for a browser."""
+  return pathlib.Path(folder, PAGE).absolute().as_uri()
+
+
 def check_folder(
   folder: str | os.PathLike, allowed: tuple[str, ...] = FILES
 ) -> None:
@@ -98,4 +103,3 @@ def write_report(
   page.write_page(folder / PAGE, shown)
   written = ['result.json', *pictures, MAP, PAGE]
   print(f'wrote to {folder}: {", ".join(written)}')
-  print(f'The report is {(folder / PAGE).absolute().as_uri()}')

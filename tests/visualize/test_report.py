@@ -269,7 +269,7 @@ def test_the_map_shows_the_plane_of_the_largest_variance(reports, chromium):
   points.first.click()
   assert worlds.HOSTILE in opened.locator('#near').inner_text()
   before = points.first.get_attribute('fill')
-  opened.get_by_label('Colour').select_option('camera')
+  opened.locator('select').select_option('camera')
   assert points.first.get_attribute('fill') != before
   opened.close()
   assert chromium.messages == []

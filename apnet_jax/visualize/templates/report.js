@@ -295,6 +295,7 @@ function openPair(query, run, index) {
   const cell = index === null ? null : found[index];
   const heat = (image) => data.attention[`${query.image}-${image}-${run}`] || [];
   const matchHeat = heat(list.match);
+  // The query's map is that of its pair with the chosen image.
   const chosen = cell ? heat(cell.image) : matchHeat;
   const parts = [large(query.image, 'query', chosen[0])];
   if (cell) {
