@@ -449,6 +449,7 @@ def test_devices_that_do_not_divide_a_batch_are_an_error_before_all(
   assert not list(tmp_path.iterdir())
 
 
+FLAGS = ('--config', '--ckpt', '--index', '--output', '--variant')
 COMMANDS = [
   'train.py',
   'eval.py',
@@ -459,9 +460,7 @@ COMMANDS = [
 @pytest.mark.parametrize('command', COMMANDS)
 def test_help_says_what_it_does(run, command):
   out, _ = run(*command.split(), '--helpshort', code=1)  # absl's exit code
-  assert any(
-    flag in out for flag in ('--config', '--ckpt', '--variant', '--output')
-  )
+  assert any(flag in out for flag in FLAGS)
   assert 'python ' + command in out
 
 
