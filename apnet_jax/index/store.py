@@ -146,6 +146,7 @@ class Index:
       rows = codes.closest(found, max(codes.CANDIDATES, top))
       rows = rows[~self.removed[rows]]
       similarity = self._embeddings[rows].astype(np.float32) @ query
+      nearest.drop_pages(self._embeddings, 0, len(self._embeddings))
       order = np.argsort(-similarity, kind='stable')[:top]
       yield rows[order], similarity[order]
 
