@@ -53,7 +53,7 @@ ROOMS = (
     'version',
   ),
   ('models',), ('parallel',), ('paper',), ('workdir',), ('retrieval',),
-  ('inference',), ('index',), ('training',), ('accelerators',), ('visualize',),
+  ('inference',), ('export',), ('index',), ('training',), ('accelerators',), ('visualize',),
   ('cli', 'commands', '__main__'),
 )  # fmt: skip
 
