@@ -47,6 +47,7 @@ def build(graph: Graph) -> bytes:
   if graph.takes != 'normalized':
     model = _prepend(onnx, model, _preprocessing(onnx, graph))
   model.ir_version = IR
+  del model.graph.value_info[:]  # some shapes of jax2onnx are wrong
   onnx.helper.set_model_props(model, graph.metadata())
   onnx.checker.check_model(model)
   return model.SerializeToString()
@@ -100,7 +101,7 @@ def _preprocessing(onnx, graph: Graph):
   mean, std = np.float32(normalization.MEAN), np.float32(normalization.STD)
   unit = 1 if graph.takes == 'unit' else 255
   constants = {
-    'sizes': np.int64(graph.image_size),
+    'size': np.int64((3, *graph.image_size)),
     'factor': (1 / (unit * std)).reshape(3, 1, 1),
     'shift': (mean / std).reshape(3, 1, 1),
   }
@@ -110,10 +111,13 @@ def _preprocessing(onnx, graph: Graph):
     nodes.append(
       make.make_node('Transpose', [INPUT], [pixels], perm=[0, 3, 1, 2])
     )
-  # ONNX Runtime resizes bytes with the integers of Pillow.
+  # ONNX Runtime mistakes the attribute `axes` of Resize after a Transpose;
+  # hence all four sizes.
   nodes += [
+    make.make_node('Shape', [pixels], ['count'], start=0, end=1),
+    make.make_node('Concat', ['count', 'size'], ['sizes'], axis=0),
     make.make_node(
-      'Resize', [pixels, '', '', 'sizes'], ['resized'], axes=[2, 3],
+      'Resize', [pixels, '', '', 'sizes'], ['resized'],
       antialias=1, mode='linear', coordinate_transformation_mode='half_pixel',
     ),
     make.make_node('Cast', ['resized'], ['real'], to=kinds.FLOAT),

@@ -8,8 +8,8 @@ def resize(images: jax.Array, image_size: tuple[int, int]) -> jax.Array:
   """Resizes images bilinearly, with antialiasing.
 
   Values differ from those of Pillow by one grey level at most, because Pillow
-  computes with integers. Rows are resized before columns, and both results are
-  rounded, as there.
+  computes with integers. The height is changed before the width, and both
+  results are rounded, as there.
 
   Args:
     images: uint8 [batch, height, width, channels]; sizes may be symbolic.
@@ -20,8 +20,8 @@ def resize(images: jax.Array, image_size: tuple[int, int]) -> jax.Array:
   """
   height, width = image_size
   x = images.astype(jnp.float32)
-  x = _mix('bijc,wj->biwc', x, _weights(images.shape[2], width))
-  return _mix('biwc,hi->bhwc', x, _weights(images.shape[1], height))
+  x = _mix('bijc,hi->bhjc', x, _weights(images.shape[1], height))
+  return _mix('bhjc,wj->bhwc', x, _weights(images.shape[2], width))
 
 
 def _mix(equation, x, weights):

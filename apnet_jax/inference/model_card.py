@@ -17,8 +17,8 @@ TERMS = {
   'market': 'Market-1501: no license is stated; for research only.',
   'duke': 'DukeMTMC-reID: research only; its authors have withdrawn it.',
   'occluded_duke': (
-    'Occluded-DukeMTMC: the license of DukeMTMC, research only; its authors have'
-    ' withdrawn DukeMTMC.'
+    'Occluded-DukeMTMC: the license of DukeMTMC, research only; DukeMTMC was'
+    ' withdrawn by its authors.'
   ),
   'msmt17': 'MSMT17: research only, under an agreement with its authors.',
   'cuhk03': 'CUHK03: no license is stated; for research only.',
