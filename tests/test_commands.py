@@ -218,6 +218,7 @@ EXPECTED = {
   'search': 'same person',
   'compare': 'same person',
   'explain': 'Layer by layer',
+  'export': 'the lowest cosine is',
   'export-weights': 'arrays after step 1',
   'pack': 'after step 1',
   'embed': 'embeddings of 2,048 features',

@@ -8,8 +8,8 @@ def resize(images: jax.Array, image_size: tuple[int, int]) -> jax.Array:
   """Resizes images bilinearly, with antialiasing.
 
   Values differ from those of Pillow by one grey level at most, because Pillow
-  computes with integers. The height is changed before the width, and both
-  results are rounded, as there.
+  computes with integers. As there, the axis that leaves fewer pixels is resized
+  first, and both results are rounded.
 
   Args:
     images: uint8 [batch, height, width, channels]; sizes may be symbolic.
@@ -18,10 +18,21 @@ def resize(images: jax.Array, image_size: tuple[int, int]) -> jax.Array:
   Returns:
     float32 [batch, height, width, channels], whole numbers in 0..255.
   """
+  _, old_height, old_width, _ = images.shape
   height, width = image_size
-  x = images.astype(jnp.float32)
-  x = _mix('bijc,hi->bhjc', x, _weights(images.shape[1], height))
-  return _mix('bhjc,wj->bhwc', x, _weights(images.shape[2], width))
+
+  def resize_height(x):
+    return _mix('bijc,hi->bhjc', x, _weights(old_height, height))
+
+  def resize_width(x):
+    return _mix('bijc,wj->biwc', x, _weights(old_width, width))
+
+  return jax.lax.cond(
+    jnp.asarray(old_height) * width <= jnp.asarray(old_width) * height,
+    lambda x: resize_height(resize_width(x)),
+    lambda x: resize_width(resize_height(x)),
+    images.astype(jnp.float32),
+  )
 
 
 def _mix(equation, x, weights):
