@@ -53,7 +53,8 @@ ROOMS = (
     'version',
   ),
   ('models',), ('parallel',), ('paper',), ('workdir',), ('retrieval',),
-  ('inference',), ('export',), ('index',), ('training',), ('accelerators',), ('visualize',),
+  ('inference',), ('export',), ('index',), ('training',), ('accelerators',),
+  ('visualize',),
   ('cli', 'commands', '__main__'),
 )  # fmt: skip
 
