@@ -19,6 +19,7 @@ COMMANDS = {
   'curves': 'apnet_jax.commands.curves',
   'embed': 'apnet_jax.commands.embed',
   'explain': 'apnet_jax.commands.explain',
+  'export': 'apnet_jax.commands.export',
   'export-weights': 'apnet_jax.commands.export_weights',
   'fits': 'apnet_jax.commands.fits',
   'index': 'apnet_jax.commands.index',

@@ -220,6 +220,7 @@ EXPECTED = {
   'compare': 'same person',
   'curves': 'The curves are in',
   'explain': 'Layer by layer',
+  'export': 'the lowest cosine is',
   'export-weights': 'arrays after step 1',
   'pack': 'after step 1',
   'embed': 'embeddings of 2,048 features',

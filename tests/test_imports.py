@@ -53,7 +53,8 @@ ROOMS = (
     'version',
   ),
   ('models',), ('parallel',), ('paper',), ('workdir',), ('retrieval',),
-  ('inference',), ('index',), ('visualize',), ('training',), ('accelerators',),
+  ('inference',), ('export',), ('index',), ('visualize',), ('training',),
+  ('accelerators',),
   ('cli', 'commands', '__main__'),
 )  # fmt: skip
 

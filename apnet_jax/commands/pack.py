@@ -7,7 +7,8 @@ workdir. It holds the weights of one checkpoint, without the state of the
 optimiser; the configuration; how images are prepared; and the threshold and the
 result card, if they belong to the checkpoint. Reading it executes no code, and
 a file that was changed or cut off is refused. Folders of the machine that
-trained are left out, so that eval.py needs --data_dir.
+trained are left out, so that eval.py needs --data_dir. A model card is written
+beside it (market.MODEL_CARD.md).
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pathlib
 from absl import flags
 
 from apnet_jax import cli
+from apnet_jax.inference import model_card
 from apnet_jax.inference.packing import pack_network
 from apnet_jax.workdir import pack, run_files
 
@@ -32,6 +34,8 @@ def command() -> Callable:
     cli.no_more_arguments(argv)
     cli.quieten()
     parts = pack_network(ckpt.value, output.value, which.value)
+    card = model_card.path_beside(output.value)
+    model_card.write(card, parts)
     size = pathlib.Path(output.value).expanduser().stat().st_size
     print(
       f'wrote {output.value}: {size / 1e6:.1f} MB, after step'
@@ -39,6 +43,7 @@ def command() -> Callable:
       f' {_with(parts, "threshold", run_files.THRESHOLD_FILE)},'
       f' {_with(parts, "result card", run_files.RESULT_FILE)}'
     )
+    print(f'wrote {card}, its model card')
 
   return main
 

@@ -20,7 +20,7 @@ from apnet_jax.errors import UserError
 from apnet_jax.inference import crops
 from apnet_jax.parallel import devices
 from apnet_jax.retrieval import threshold as thresholds
-from apnet_jax.retrieval.embed import make_embed_batch
+from apnet_jax.retrieval.embed import embed_normalized, make_embed_batch
 from apnet_jax.workdir import pack, restore, run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
 
@@ -50,11 +50,13 @@ class Embedder:
     threshold: lowest cosine similarity at which two images are taken to show
       one person; None if unknown.
     about: the threshold and its origin, as a sentence.
+    step: step of the checkpoint; None if unknown.
 
   Attributes:
     image_size: height and width that images are resized to, in pixels.
     threshold: see above.
     about: see above.
+    step: see above.
   """
 
   def __init__(
@@ -64,6 +66,7 @@ class Embedder:
     config: ml_collections.ConfigDict,
     threshold: float | None = None,
     about: str = '',
+    step: int | None = None,
   ):
     self._model, self._variables, self._config = model, variables, config
     rules = config.eval.copy_and_resolve_references()
@@ -73,7 +76,7 @@ class Embedder:
     self._sizes = batch_sizes(rules.batch_size)
     self._lock = threading.Lock()
     self.image_size = tuple(config.data.image_size)
-    self.threshold, self.about = threshold, about
+    self.threshold, self.about, self.step = threshold, about, step
 
   @classmethod
   def load(
@@ -111,7 +114,7 @@ class Embedder:
       config.eval.update(feature=stored['feature'], flip=stored['flip'])
     config.eval.distance = 'cosine'  # thresholds apply to cosine similarities
     known = thresholds.choose_known(stored, threshold, step, config.eval)
-    return cls(model, variables, config, *known)
+    return cls(model, variables, config, *known, step)
 
   def __call__(
     self,
@@ -178,6 +181,26 @@ class Embedder:
     return np.concatenate(
       [np.asarray(x).reshape(-1, x.shape[-1])[:n] for x, n in outputs]
     )
+
+  @property
+  def variables(self) -> Mapping:
+    """Variables of the network, replicated on all devices."""
+    return self._variables
+
+  def embed_normalized(
+    self, variables: Mapping, images: jax.Array
+  ) -> jax.Array:
+    """Embeds normalised images, as a function to be traced by JAX.
+
+    Args:
+      variables: variables of the network, see `variables`.
+      images: float32 [images, height, width, 3], normalised by
+        `models.normalization`.
+
+    Returns:
+      Embeddings of length 1, [images, features].
+    """
+    return embed_normalized(self._model, self._rules, variables, images)
 
   @functools.cached_property
   def dimensions(self) -> int:

@@ -7,6 +7,7 @@ from apnet_jax.models import normalization
 from apnet_jax.retrieval import threshold as thresholds
 from apnet_jax.workdir import pack, restore, run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
+from apnet_jax.workdir.pack import CHECKPOINT, PREPROCESSING
 
 
 def pack_network(
@@ -38,11 +39,31 @@ def pack_network(
       checkpoints, which, config, run['num_classes']
     )
     which = checkpoints.chosen(which)
+  parts = collect(source, step, which)
+  pack.write(output, variables, parts)
+  return parts
+
+
+def collect(source: str | os.PathLike, step: int, which: str) -> dict:
+  """Collects what is known about a checkpoint besides its weights.
+
+  Args:
+    source: workdir of `train.py`, or packed network.
+    step: step of the checkpoint.
+    which: how the checkpoint was chosen, 'last' or 'best'.
+
+  Returns:
+    Contents of JSON files, by names of `pack.PARTS`.
+
+  Raises:
+    UserError: a file is damaged.
+  """
+  config = run_files.load_config(source)
   parts = {
-    pack.CHECKPOINT: {'step': step, 'which': which},
-    pack.PREPROCESSING: preprocessing(config),
+    CHECKPOINT: {'step': step, 'which': which},
+    PREPROCESSING: preprocessing(config),
     run_files.CONFIG_FILE: pack.without_places(config.to_dict()),
-    run_files.RUN_FILE: run,
+    run_files.RUN_FILE: run_files.load_run(source),
   }
   threshold = thresholds.load(source)
   if threshold and threshold['step'] == step:
@@ -50,7 +71,6 @@ def pack_network(
   card = run_files.read_file(source, run_files.RESULT_FILE)
   if card and _step(card) == step:
     parts[run_files.RESULT_FILE] = card
-  pack.write(output, variables, parts)
   return parts
 
 

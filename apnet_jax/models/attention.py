@@ -106,7 +106,7 @@ class ChannelAttention(nn.Module):
     hidden = self.hidden or max(size // self.reduction, 1)
     attention = nn.relu(GroupedDense(hidden, self.use_bias, name='fc1')(pooled))
     attention = GroupedDense(size, self.use_bias, name='fc2')(attention)
-    return nn.sigmoid(attention).reshape(len(x), 1, 1, -1)  # merge
+    return nn.sigmoid(attention).reshape(x.shape[0], 1, 1, -1)  # merge
 
 
 class SharedChannelAttention(nn.Module):
@@ -186,7 +186,7 @@ def pool_parts(x: jax.Array, parts: int) -> jax.Array:
   Returns:
     [batch, parts, channels / parts].
   """
-  return average(x).reshape(len(x), parts, -1)
+  return average(x).reshape(x.shape[0], parts, -1)
 
 
 class SpatialAttention(nn.Module):

@@ -19,7 +19,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from apnet_jax.models import winograd
+from apnet_jax.models import device_forms, winograd
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -39,10 +39,10 @@ def convolve(
     (n + 2 * padding - kernel size) // stride + 1.
   """
   options = {'stride': stride, 'padding': padding}
-  return lax.platform_dependent(
+  return device_forms.choose(
     x,
     kernel,
-    cpu=partial(_cpu_form(x, kernel, **options), **options),
+    cpu=partial(_convolve_on_cpu, **options),
     default=partial(_convolve, **options),
   )
 
@@ -84,12 +84,10 @@ def _backward(stride, padding, saved, gradient):
     cpu_input = partial(input_gradient, form=form)
     cpu_kernel = kernel_gradient_by_matmul
   return (
-    lax.platform_dependent(
+    device_forms.choose(
       kernel, gradient, cpu=cpu_input, default=input_gradient
     ),
-    lax.platform_dependent(
-      x, gradient, cpu=cpu_kernel, default=kernel_gradient
-    ),
+    device_forms.choose(x, gradient, cpu=cpu_kernel, default=kernel_gradient),
   )
 
 
@@ -103,6 +101,11 @@ def _cpu_form(x, kernel, stride, padding) -> Callable:
   if kernel.shape[:2] == (1, 1) and padding == (0, 0):
     return _convolve_by_matmul
   return _convolve
+
+
+def _convolve_on_cpu(x, kernel, **options):
+  """Computes a convolution in the form that is fastest on CPUs."""
+  return _cpu_form(x, kernel, **options)(x, kernel, **options)
 
 
 def _convolve(x, kernel, stride, padding):

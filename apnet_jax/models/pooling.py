@@ -10,6 +10,8 @@ if several values share it, to one of them or in parts to each, by device.
 - GPU: XLA's windowed maximum, and a gradient that each input collects from its
   windows. XLA's own gradient is a scatter, whose order of additions is not
   fixed.
+- Exported graphs: as on the CPU. Not every runtime takes the maxima of windows
+  of channels-last maps.
 """
 
 from functools import partial
@@ -17,6 +19,8 @@ from functools import partial
 import jax
 from jax import lax
 import jax.numpy as jnp
+
+from apnet_jax.models import device_forms
 
 SIZE = 3  # height and width of a window
 
@@ -35,10 +39,11 @@ def max_pool(x: jax.Array, stride: int = 2, padding: int = 1) -> jax.Array:
     rounded up.
   """
   options = {'stride': stride, 'padding': padding}
-  return lax.platform_dependent(
+  return device_forms.choose(
     x,
     cpu=partial(_by_slices, **options),
     default=partial(_by_windows, **options),
+    for_export=partial(_by_slices, **options),
   )
 
 
@@ -59,7 +64,7 @@ def _backward(stride, padding, saved, gradient):
 
     return input_gradient
 
-  input_gradient = lax.platform_dependent(
+  input_gradient = device_forms.choose(
     *saved,
     gradient,
     cpu=differentiate(_by_slices),

@@ -72,19 +72,39 @@ def make_embed_batch(
     height, width, 3] to float32 embeddings [devices, images, features].
   """
 
-  def apply(variables, images):
-    return getattr(model.apply(variables, images, train=False), rules.feature)
-
   def embed_batch(variables, images):
-    images = normalize(images)
-    embeddings = apply(variables, images)
-    if rules.flip:
-      embeddings = (embeddings + apply(variables, images[:, :, ::-1])) / 2
-    if rules.distance == 'cosine':
-      embeddings /= jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
-    return embeddings
+    return embed_normalized(model, rules, variables, normalize(images))
 
   return devices.pmap_batch(embed_batch, on)
+
+
+def embed_normalized(
+  model: nn.Module,
+  rules: ml_collections.ConfigDict,
+  variables: Mapping,
+  images: jax.Array,
+) -> jax.Array:
+  """Embeds normalised images; the function that programs are traced from.
+
+  Args:
+    model: a model that returns a `ReidOutput`.
+    rules: see `make_embed_batch`.
+    variables: variables of the model.
+    images: float32 [images, height, width, 3], normalised.
+
+  Returns:
+    Embeddings [images, features].
+  """
+
+  def apply(images):
+    return getattr(model.apply(variables, images, train=False), rules.feature)
+
+  embeddings = apply(images)
+  if rules.flip:
+    embeddings = (embeddings + apply(images[:, :, ::-1])) / 2
+  if rules.distance == 'cosine':
+    embeddings /= jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
+  return embeddings
 
 
 def _shared_among_processes(embed: Callable) -> Callable:

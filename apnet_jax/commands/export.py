@@ -1,0 +1,120 @@
+"""Exports a trained network to ONNX or StableHLO, or for trackers.
+
+  python -m apnet_jax export --ckpt=runs/market --output=market.onnx
+
+The suffix of --output chooses the format: .onnx (needs the extra onnx), or
+.stablehlo, which jax.export reads on CPUs, CUDA and TPUs. The size of batches
+is dynamic. Embeddings have length 1. By default, images are resized and
+normalised before; --preprocess=inside puts both into the file, which then takes
+uint8 images of any size.
+
+--for=boxmot writes a folder of ONNX files that trackers of boxmot take
+unchanged, and --for=ultralytics a file for those of Ultralytics. A model card
+lies beside each export. Before a file is written, it is run and compared with
+the network. docs/export.md has the details.
+"""
+
+from collections.abc import Callable
+import pathlib
+
+from absl import flags
+
+from apnet_jax import cli, hub
+from apnet_jax.errors import UserError
+from apnet_jax.export import job
+from apnet_jax.export.graph import Graph
+from apnet_jax.inference import packing
+from apnet_jax.inference.embedder import Embedder
+from apnet_jax.workdir.checkpoints import open_for_reading
+
+
+def command() -> Callable:
+  """Defines the absl flags of this command, and returns its `main(argv)`."""
+  ckpt = flags.DEFINE_string('ckpt', None, cli.CKPT_HELP, required=True)
+  output = flags.DEFINE_string(
+    'output', None, 'File to write; with --for=boxmot, a folder.', required=True
+  )
+  which = cli.define_which()
+  format = flags.DEFINE_enum(
+    'format', None, list(job.FORMATS), 'Format; default: by the suffix.'
+  )
+  tracker = flags.DEFINE_enum(
+    'for', None, ['boxmot', 'ultralytics'], 'Tracker that takes the file.'
+  )
+  preprocess = flags.DEFINE_enum(
+    'preprocess', 'outside', ['outside', 'inside'],
+    'Whether the file resizes and normalises images.',
+  )  # fmt: skip
+  weights = flags.DEFINE_enum(
+    'weights', 'float32', ['float32', 'float16'], 'Type of the stored kernels.'
+  )
+  image_size = flags.DEFINE_list(
+    'image_size', None, 'Height and width; default: those of the training.'
+  )
+  images = flags.DEFINE_string(
+    'images', '', 'Images to compare with; default: drawn patterns.'
+  )
+
+  def main(argv):
+    cli.no_more_arguments(argv)
+    cli.quieten()
+    if tracker.value and (preprocess.present or format.present):
+      raise UserError(f'--for={tracker.value} sets --preprocess and --format.')
+    if tracker.value == 'boxmot' and image_size.present:
+      raise UserError('--for=boxmot sets --image_size.')
+    by_suffix = {suffix: name for name, suffix in job.SUFFIXES.items()}
+    suffix = pathlib.Path(output.value).suffix
+    chosen = format.value or by_suffix.get(suffix, 'onnx')
+    if tracker.value != 'boxmot':
+      job.check_output(output.value, 'onnx' if tracker.value else chosen)
+    elif pathlib.Path(output.value).exists():
+      raise UserError(f'--output={output.value} exists; give another folder.')
+
+    source = hub.find_network(ckpt.value)
+    embedder = Embedder.load(source, which.value)
+    with open_for_reading(source) as checkpoints:
+      which_one = checkpoints.chosen(which.value)
+    card = packing.collect(source, embedder.step, which_one)
+
+    def write(path, size, format, takes, side_file=None):
+      graph = Graph(embedder, size, takes, weights.value)
+      found = job.export(graph, format, path, images.value, card, side_file)
+      _tell(path, found)
+
+    size = _image_size(image_size.value) or embedder.image_size
+    if tracker.value == 'boxmot':
+      dataset = card['config.json']['data']['name']
+      files = job.boxmot_exports(embedder.image_size, dataset)
+      for name, (size, side_file) in files.items():
+        path = pathlib.Path(output.value, name)
+        write(path, size, 'onnx', 'normalized', side_file)
+    elif tracker.value == 'ultralytics':
+      write(output.value, size, 'onnx', 'unit')
+    else:
+      takes = {'outside': 'normalized', 'inside': 'uint8'}[preprocess.value]
+      write(output.value, size, chosen, takes)
+
+  return main
+
+
+def _image_size(given: list[str] | None) -> tuple[int, int] | None:
+  """Returns the height and width of --image_size; None without the flag."""
+  if given is None:
+    return None
+  try:
+    height, width = map(int, given)
+  except ValueError as error:
+    raise UserError(
+      f'--image_size={",".join(given)} must be HEIGHT,WIDTH, as 256,128.'
+    ) from error
+  return height, width
+
+
+def _tell(path, found) -> None:
+  path = pathlib.Path(path).expanduser()
+  print(
+    f'wrote {path}: {path.stat().st_size / 1e6:.1f} MB; a feature differs by'
+    f' {found["largest_difference"]:.1e} at most, the lowest cosine is'
+    f' {found["lowest_cosine"]:.6f} ({found["images"]}, batches of'
+    f' {", ".join(map(str, found["batches"]))})'
+  )

@@ -1,0 +1,121 @@
+"""The function that an exported file computes, and the facts about it."""
+
+from collections.abc import Callable
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apnet_jax.errors import UserError
+from apnet_jax.export.resizing import resize
+from apnet_jax.inference.embedder import Embedder
+from apnet_jax.models import device_forms, normalization
+
+INPUTS = ('normalized', 'uint8', 'unit')
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+  """A trained network as it is exported.
+
+  Attributes:
+    embedder: the trained network.
+    image_size: height and width in pixels that the network computes with.
+    takes: 'normalized', float32 images of `image_size`, normalised by the mean
+      and standard deviation of ImageNet; 'uint8', images of any size, values
+      0..255, in the layout [batch, height, width, 3]; 'unit', float32 images of
+      any size, values 0..1.
+    weights: type of the stored kernels, 'float32' or 'float16'. Computation is
+      in float32 with both.
+  """
+
+  embedder: Embedder
+  image_size: tuple[int, int]
+  takes: str = 'normalized'
+  weights: str = 'float32'
+
+  def check(self) -> None:
+    """Raises UserError if the network cannot be exported like this."""
+    height, width = self.image_size
+    if min(height, width) < 1:
+      raise UserError(f'--image_size={height},{width} must be positive.')
+    images = jax.ShapeDtypeStruct((1, height, width, 3), 'float32')
+    try:
+      jax.eval_shape(self.function(), images)
+    except UserError as error:
+      raise UserError(
+        f'the network does not take images of {height}x{width} pixels'
+        f' (--image_size): {error}'
+      ) from error
+
+  def function(self) -> Callable[[jax.Array], jax.Array]:
+    """Returns the network as a function that other runtimes can have.
+
+    Returns:
+      A function from float32 [batch, height, width, 3], normalised images, to
+      embeddings of length 1, [batch, features]. The batch may be symbolic.
+    """
+    stored = jax.tree.map(self._store, self.embedder.variables)
+
+    def embed(images):
+      variables = jax.tree.map(
+        lambda array: jnp.asarray(array).astype(jnp.float32), stored
+      )
+      with device_forms.portable():
+        return self.embedder.embed_normalized(variables, images)
+
+    return embed
+
+  def function_of_pixels(self) -> Callable[[jax.Array], jax.Array]:
+    """Like `function`, for images as `takes` has them, channels last."""
+    embed = self.function()
+
+    def embed_pixels(images):
+      if self.takes == 'normalized':
+        return embed(images)
+      if self.takes == 'unit':
+        images = images * 255
+      return embed(normalization.normalize(resize(images, self.image_size)))
+
+    return embed_pixels
+
+  def metadata(self) -> dict[str, str]:
+    """Returns the facts about the exported file, each as a text."""
+    about = {
+      'description': 'APNet person re-identification: image to embedding',
+      'author': 'apnet-jax',
+      'task': 'reid',
+      'imgsz': list(self.image_size),
+      'input': {
+        'normalized': 'float32 RGB, (x / 255 - mean) / std, resized before',
+        'uint8': 'uint8 RGB of any size, resized and normalised in the graph',
+        'unit': 'float32 RGB in 0..1 of any size, resized and normalised in'
+        ' the graph',
+      }[self.takes],
+      'resize': 'bilinear with antialiasing',
+      'mean': list(normalization.MEAN),
+      'std': list(normalization.STD),
+      'weights': self.weights,
+      'embedding': 'length 1; the dot product of two is their cosine',
+      'threshold': self.embedder.threshold,
+      'threshold_origin': self.embedder.about,
+      'network': self.embedder.settings,
+      'fingerprint': self.embedder.fingerprint,
+    }
+    return {
+      name: value if isinstance(value, str) else json.dumps(value)
+      for name, value in about.items()
+    }
+
+  def _store(self, array: jax.Array) -> np.ndarray:
+    """Returns an array of weights in the type that the file stores."""
+    array = np.asarray(array, np.float32)
+    if self.weights == 'float32' or array.ndim < 2:
+      return array  # scales and statistics would lose range
+    if np.abs(array).max(initial=0) > np.finfo(np.float16).max:
+      raise UserError(
+        '--weights=float16: a weight is too large for float16; use float32.'
+      )
+    return array.astype(np.float16)

@@ -1,0 +1,123 @@
+"""Exports a trained network to a file of another runtime."""
+
+from collections.abc import Mapping
+import os
+import pathlib
+
+from apnet_jax.errors import UserError
+from apnet_jax.export import onnx_file, parity, stablehlo
+from apnet_jax.export.graph import Graph
+from apnet_jax.inference import model_card
+from apnet_jax.workdir import json_files
+
+FORMATS = {'onnx': onnx_file, 'stablehlo': stablehlo}
+SUFFIXES = {'onnx': '.onnx', 'stablehlo': '.stablehlo'}
+METADATA_SUFFIX = '.metadata.json'
+# Input of boxmot's networks before its version 23, whatever the file says.
+BOXMOT_SIZE = (256, 128)
+
+
+def check_output(path: str | os.PathLike, format: str) -> pathlib.Path:
+  """Returns the path of a file to write.
+
+  Raises:
+    UserError: the name does not have the suffix of the format, or the file
+      exists.
+  """
+  path = pathlib.Path(path).expanduser()
+  if path.suffix != SUFFIXES[format]:
+    raise UserError(f'--output={path} must end in {SUFFIXES[format]}.')
+  if path.exists():
+    raise UserError(f'--output={path} exists; delete it, or give another name.')
+  return path
+
+
+def export(
+  graph: Graph,
+  format: str,
+  output: str | os.PathLike,
+  images: str | os.PathLike = '',
+  card: Mapping | None = None,
+  side_file: Mapping | None = None,
+) -> dict:
+  """Exports a network and compares the file with it before it is written.
+
+  Args:
+    graph: the network as it is exported.
+    format: one of `FORMATS`.
+    output: file to write, with the suffix of the format.
+    images: folder of images for the comparison; empty for drawn patterns.
+    card: the parts that `model_card.write` needs, to write a card, too.
+    side_file: content of the file `OUTPUT.metadata.json`; by default, the facts
+      about a StableHLO file, which has no place for them.
+
+  Returns:
+    The result of `parity.compare`, and the `images` that it compared.
+
+  Raises:
+    UserError: the network cannot be exported, or the file gives other
+      embeddings; nothing is then written.
+  """
+  path = check_output(output, format)
+  graph.check()
+  size = graph.image_size
+  if graph.takes != 'normalized':  # the graph resizes
+    size = (2 * size[0] + 9, 2 * size[1] - 3)
+  pixels, shown = parity.pixels(images, size)
+  content = FORMATS[format].build(graph)
+  run = FORMATS[format].open_file(content)
+  found = parity.compare(graph, run, pixels) | {'images': shown}
+  if format == 'stablehlo' and side_file is None:
+    side_file = graph.metadata()
+  _write(path, content)
+  if side_file is not None:
+    json_files.write_json(
+      path.with_name(path.name + METADATA_SUFFIX), side_file
+    )
+  if card is not None:
+    model_card.write(model_card.path_beside(path), card)
+  return found
+
+
+def boxmot_exports(
+  image_size: tuple[int, int], dataset: str
+) -> dict[str, tuple[tuple[int, int], dict]]:
+  """Returns the files that trackers of boxmot take.
+
+  Before version 23, boxmot chooses the size by the name of the file: 256x128.
+  From 23 on, a side file gives the size. The name of a backbone that boxmot
+  knows must stand in the name of the file; it decides nothing else.
+
+  Args:
+    image_size: height and width that the network was trained with.
+    dataset: name of the data set that it was trained on.
+
+  Returns:
+    For each name of a file, the height and width of its images and the content
+    of its side file.
+  """
+  dataset = dataset.replace('/', '_').lower()
+  files = {}
+  for size in dict.fromkeys((BOXMOT_SIZE, tuple(image_size))):
+    name = f'resnet50_apnet_{dataset}_{size[0]}x{size[1]}.onnx'
+    files[name] = (
+      size,
+      {
+        'schema_version': 1,
+        'model_name': 'resnet50',
+        'model_kwargs_schema_version': 1,
+        'model_kwargs': {'img_size': list(size)},
+      },
+    )
+  return files
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+  """Writes a file whole or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(f'{path.name}.part')
+  try:
+    part.write_bytes(content)
+    part.replace(path)
+  finally:
+    part.unlink(missing_ok=True)

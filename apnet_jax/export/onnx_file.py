@@ -1,0 +1,165 @@
+"""Writes ONNX, by jax2onnx (the extra `onnx`)."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import logging
+import warnings
+
+import numpy as np
+
+from apnet_jax.export.graph import Graph
+from apnet_jax.models import normalization
+from apnet_jax.optional import import_optional
+
+# What boxmot takes at most; newer runtimes take it, too.
+OPSET, IR = 20, 10
+INPUT, OUTPUT = 'images', 'output0'
+EXTRA = 'onnx'
+
+
+def build(graph: Graph) -> bytes:
+  """Returns a network as an ONNX file.
+
+  The input `images` is [batch, 3, height, width], or uint8 [batch, height,
+  width, 3] if the graph takes it. The output `output0` is [batch, features].
+  The batch is dynamic; sizes are, too, if the graph resizes.
+
+  Args:
+    graph: the network as it is exported.
+
+  Raises:
+    UserError: jax2onnx, onnx or onnxruntime is not installed.
+  """
+  onnx = import_optional('onnx', EXTRA)
+  import_optional('onnxruntime', EXTRA)
+  with _quiet():
+    jax2onnx = import_optional('jax2onnx', EXTRA)
+    model = jax2onnx.to_onnx(
+      graph.function(),
+      [('batch', *graph.image_size, 3)],
+      opset=OPSET,
+      model_name='apnet',
+      inputs_as_nchw=[0],
+      input_names=[INPUT],
+      output_names=[OUTPUT],
+    )
+    model = _share_weights(model)
+  if graph.takes != 'normalized':
+    model = _prepend(onnx, model, _preprocessing(onnx, graph))
+  model.ir_version = IR
+  del model.graph.value_info[:]  # some shapes of jax2onnx are wrong
+  onnx.helper.set_model_props(model, graph.metadata())
+  onnx.checker.check_model(model)
+  return model.SerializeToString()
+
+
+def open_file(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
+  """Returns the function in an ONNX file, run by ONNX Runtime on the CPU.
+
+  Args:
+    content: the file.
+
+  Returns:
+    A function of images, which have their channels last as in JAX. They are
+    transposed if the file wants them first.
+  """
+  runtime = import_optional('onnxruntime', EXTRA)
+  session = runtime.InferenceSession(
+    content, providers=['CPUExecutionProvider']
+  )
+  first = session.get_inputs()[0].shape[1] == 3
+
+  def run(images):
+    images = np.asarray(images)
+    if first:
+      images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return session.run(None, {INPUT: images})[0]
+
+  return run
+
+
+def _share_weights(model):
+  """Returns a model that stores each weight once.
+
+  With the average over mirror images, the network stands in the graph twice.
+  """
+  ir = import_optional('onnx_ir', EXTRA)
+  passes = import_optional('onnx_ir.passes.common', EXTRA)
+  shared = ir.from_proto(model)
+  passes.DeduplicateInitializersPass(size_limit=2**31)(shared)
+  return ir.to_proto(shared)
+
+
+def _preprocessing(onnx, graph: Graph):
+  """Returns the model that resizes and normalises images.
+
+  Args:
+    onnx: the library.
+    graph: the network as it is exported; it takes images of any size.
+  """
+  make, tensors, kinds = onnx.helper, onnx.numpy_helper, onnx.TensorProto
+  mean, std = np.float32(normalization.MEAN), np.float32(normalization.STD)
+  unit = 1 if graph.takes == 'unit' else 255
+  constants = {
+    'size': np.int64((3, *graph.image_size)),
+    'factor': (1 / (unit * std)).reshape(3, 1, 1),
+    'shift': (mean / std).reshape(3, 1, 1),
+  }
+  nodes, pixels = [], INPUT
+  if graph.takes == 'uint8':
+    pixels = 'channels_first'
+    nodes.append(
+      make.make_node('Transpose', [INPUT], [pixels], perm=[0, 3, 1, 2])
+    )
+  # ONNX Runtime mistakes the attribute `axes` of Resize after a Transpose;
+  # hence all four sizes.
+  nodes += [
+    make.make_node('Shape', [pixels], ['count'], start=0, end=1),
+    make.make_node('Concat', ['count', 'size'], ['sizes'], axis=0),
+    make.make_node(
+      'Resize', [pixels, '', '', 'sizes'], ['resized'],
+      antialias=1, mode='linear', coordinate_transformation_mode='half_pixel',
+    ),
+    make.make_node('Cast', ['resized'], ['real'], to=kinds.FLOAT),
+    make.make_node('Mul', ['real', 'factor'], ['scaled']),
+    make.make_node('Sub', ['scaled', 'shift'], ['normalized']),
+  ]  # fmt: skip
+  given = (
+    (kinds.UINT8, ['batch', 'height', 'width', 3])
+    if graph.takes == 'uint8'
+    else (kinds.FLOAT, ['batch', 3, 'height', 'width'])
+  )
+  result = ['batch', 3, *graph.image_size]
+  body = make.make_graph(
+    nodes,
+    'preprocessing',
+    [make.make_tensor_value_info(INPUT, *given)],
+    [make.make_tensor_value_info('normalized', kinds.FLOAT, result)],
+    [tensors.from_array(np.asarray(v), k) for k, v in constants.items()],
+  )
+  opsets = [make.make_opsetid('', OPSET)]
+  return make.make_model(body, opset_imports=opsets, ir_version=IR)
+
+
+def _prepend(onnx, model, preprocessing):
+  """Returns a model whose input passes through another one first."""
+  named = onnx.compose.add_prefix(
+    model, 'network/', rename_outputs=False, rename_inputs=True
+  )
+  named.ir_version = IR
+  return onnx.compose.merge_models(
+    preprocessing, named, io_map=[('normalized', named.graph.input[0].name)]
+  )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Silences jax2onnx, which logs each optional library that it lacks."""
+  before = logging.root.manager.disable
+  logging.disable(logging.WARNING)
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      yield
+  finally:
+    logging.disable(before)

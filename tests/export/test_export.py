@@ -1,0 +1,168 @@
+import importlib.util
+import json
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+from apnet_jax.errors import UserError
+from apnet_jax.export import job, onnx_file, parity, resizing, stablehlo
+from apnet_jax.export.graph import Graph
+from apnet_jax.inference import model_card, packing
+from apnet_jax.inference.embedder import Embedder
+from tests.inference import networks
+
+SIZE = (32, 16)
+NOISE = np.random.default_rng(1).integers(0, 256, (5, 40, 30, 3), np.uint8)
+needs_onnx = pytest.mark.skipif(
+  importlib.util.find_spec('jax2onnx') is None,
+  reason="needs jax2onnx: pip install '.[onnx]'",
+)
+
+
+@pytest.fixture(scope='module')
+def embedder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('exported') / 'run'
+  folder.mkdir()
+  with pytest.MonkeyPatch.context() as patch:
+    networks.use_tiny_networks(patch)
+    networks.write_workdir(folder)
+    return Embedder.load(folder)
+
+
+@pytest.fixture(scope='module')
+def parts(embedder, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('parts')
+  networks.write_workdir(folder)
+  return packing.collect(folder, networks.STEP, 'last')
+
+
+@pytest.mark.parametrize('size', [(80, 40), (30, 64)])
+def test_images_are_resized_as_by_pillow(size):
+  expected = [
+    np.asarray(Image.fromarray(x).resize(size[::-1], Image.Resampling.BILINEAR))
+    for x in NOISE
+  ]
+  found = np.asarray(resizing.resize(NOISE, size))
+  assert np.abs(found - np.stack(expected)).max() <= 1
+  assert (found != np.stack(expected)).mean() < 0.1  # 0.23 in the other order
+
+
+def test_stablehlo_is_written_with_its_facts_and_a_card(
+  embedder, parts, tmp_path
+):
+  path = tmp_path / 'a.stablehlo'
+  graph = Graph(embedder, SIZE, 'uint8')
+  found = job.export(graph, 'stablehlo', path, card=parts)
+  assert found['batches'] == [1, 7, 32]
+  assert found['largest_difference'] < 1e-3
+  run = stablehlo.open_file(path.read_bytes())
+  np.testing.assert_allclose(run(NOISE), embedder(NOISE), atol=1e-3)
+  about = json.loads((tmp_path / 'a.stablehlo.metadata.json').read_text())
+  assert json.loads(about['imgsz']) == [32, 16]
+  assert about['fingerprint'] == embedder.fingerprint
+  assert 'Intended use' in (tmp_path / 'a.MODEL_CARD.md').read_text()
+  with pytest.raises(UserError, match='a.stablehlo exists'):
+    job.export(graph, 'stablehlo', path)
+
+
+def test_exported_programs_hold_no_choice_by_device(embedder):
+  (batch,) = jax.export.symbolic_shape('batch')
+  images = jax.ShapeDtypeStruct((batch, *SIZE, 3), 'float32')
+  function = Graph(embedder, SIZE).function()
+  traced = str(jax.jit(function).trace(images).jaxpr)
+  assert 'conv_general_dilated' in traced
+  assert 'platform_index' not in traced
+
+
+def test_kernels_in_float16_halve_the_file(embedder):
+  small = Graph(embedder, SIZE, weights='float16')
+  sizes = [
+    len(stablehlo.build(graph)) for graph in (small, Graph(embedder, SIZE))
+  ]
+  assert sizes[0] < 0.85 * sizes[1]
+
+
+def test_another_network_is_not_written(embedder, monkeypatch, tmp_path):
+  monkeypatch.setattr(
+    stablehlo,
+    'open_file',
+    lambda _: lambda x: embedder(NOISE[:1]) + 0 * x.sum(),
+  )
+  with pytest.raises(UserError, match='Nothing was written|nothing was'):
+    job.export(Graph(embedder, SIZE), 'stablehlo', tmp_path / 'a.stablehlo')
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_difference_is_an_error(embedder):
+  graph = Graph(embedder, NOISE.shape[1:3])
+  right = stablehlo.open_file(stablehlo.build(graph))
+  assert parity.compare(graph, right, NOISE)['lowest_cosine'] > 0.9999
+  with pytest.raises(UserError, match='differs from the trained one'):
+    parity.compare(graph, lambda x: right(x[..., ::-1]), NOISE)
+
+
+def test_wrong_sizes_and_names_are_errors(embedder, tmp_path):
+  with pytest.raises(UserError, match='must be positive'):
+    job.export(Graph(embedder, (0, 16)), 'stablehlo', tmp_path / 'a.stablehlo')
+  with pytest.raises(UserError, match='must end in .onnx'):
+    job.export(Graph(embedder, SIZE), 'onnx', tmp_path / 'a.stablehlo')
+  assert not list(tmp_path.iterdir())
+
+
+def test_files_for_boxmot():
+  files = job.boxmot_exports((384, 192), 'market1501')
+  assert list(files) == [
+    'resnet50_apnet_market1501_256x128.onnx',
+    'resnet50_apnet_market1501_384x192.onnx',
+  ]
+  size, side_file = files['resnet50_apnet_market1501_384x192.onnx']
+  assert size == (384, 192)
+  assert side_file['model_kwargs'] == {'img_size': [384, 192]}
+  assert len(job.boxmot_exports((256, 128), 'x')) == 1
+
+
+def test_model_card_tells_what_is_known(parts):
+  text = model_card.text(parts)
+  assert 'Not recorded for this checkpoint' in text
+  assert 'No threshold is known' in text
+  card = {
+    'dataset': 'market1501', 'figures': {'mAP': 0.5, 'Rank-1': 0.75},
+    'protocol': {'ap': 'step'},
+  }  # fmt: skip
+  config = parts['config.json'] | {'data': {'name': 'duke'}}
+  text = model_card.text(
+    parts
+    | {'result.json': card, 'threshold.json': networks.THRESHOLD}
+    | {'config.json': config}
+  )
+  assert 'mAP 50.0, Rank-1 75.0' in text and 'ap: step' in text
+  assert 'withdrawn' in text and 'Threshold 0.2500' in text
+
+
+@needs_onnx
+def test_onnx_is_written_with_its_facts(embedder, tmp_path):
+  import onnx
+
+  path = tmp_path / 'a.onnx'
+  graph = Graph(embedder, SIZE, 'uint8', 'float16')
+  found = job.export(graph, 'onnx', path)
+  assert found['lowest_cosine'] > 0.9999
+  run = onnx_file.open_file(path.read_bytes())
+  assert run(NOISE).shape == (5, embedder.dimensions)
+  model = onnx.load(path)
+  about = {prop.key: prop.value for prop in model.metadata_props}
+  assert about == graph.metadata()
+  assert model.ir_version <= 10
+  assert [o.version for o in model.opset_import if not o.domain] == [20]
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec('jax2onnx') is not None,
+  reason='jax2onnx is installed',
+)
+def test_a_missing_library_names_its_extra(embedder, tmp_path):
+  with pytest.raises(UserError, match=r"pip install '\.\[onnx\]'"):
+    job.export(Graph(embedder, SIZE), 'onnx', tmp_path / 'a.onnx')
+  assert not list(tmp_path.iterdir())
