@@ -194,17 +194,18 @@ def test_channels_that_are_all_zero_have_the_plain_average():
   )
 
 
-@pytest.mark.parametrize(
-  'fields',
-  [
-    {'multi_part': True, 'levels': 2, 'dtype': 'bfloat16'},
-    {'attention': 'none', 'se_blocks': True},
-  ],
-)
-def test_every_site_of_a_resnet_has_maps(fields):
+def test_without_attention_all_stages_are_sites():
+  config = small_config().model
+  config.attention = 'none'
+  model = create_model(config, CLASSES)
+  assert grad_cam.sites_of(model) == (1, 2, 3, 4)
+  assert grad_cam.levels_of(model) == (0,)
+
+
+def test_every_site_of_a_resnet_has_maps():
   """Traced only."""
   config = small_config().model
-  config.update(fields)
+  config.update(multi_part=True, levels=2, dtype='bfloat16')
   model = create_model(config, CLASSES)
   assert grad_cam.sites_of(model) == (1, 2, 3, 4)
   variables = variable_shapes(model, (64, 32))
@@ -215,8 +216,7 @@ def test_every_site_of_a_resnet_has_maps(fields):
     images,
   )
   assert output.logits.shape == (2, CLASSES)
-  levels = grad_cam.levels_of(model)
   for site, shape in ((1, (2, 16, 8)), (4, (2, 4, 2))):
-    assert [found.level for found in maps[site]] == list(levels)
+    assert [found.level for found in maps[site]] == [0, 1, 2]
     assert {found.heat.shape for found in maps[site]} == {shape}
     assert {found.heat.dtype for found in maps[site]} == {np.dtype('float32')}
