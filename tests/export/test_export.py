@@ -146,11 +146,11 @@ def test_onnx_is_written_with_its_facts(embedder, tmp_path):
   import onnx
 
   path = tmp_path / 'a.onnx'
-  graph = Graph(embedder, SIZE, 'uint8', 'float16')
+  graph = Graph(embedder, SIZE)
   found = job.export(graph, 'onnx', path)
   assert found['lowest_cosine'] > 0.9999
   run = onnx_file.open_file(path.read_bytes())
-  assert run(NOISE).shape == (5, embedder.dimensions)
+  assert run(np.zeros((5, *SIZE, 3), np.float32)).shape == (5, 16)
   model = onnx.load(path)
   about = {prop.key: prop.value for prop in model.metadata_props}
   assert about == graph.metadata()
