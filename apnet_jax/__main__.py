@@ -23,6 +23,7 @@ COMMANDS = {
   'export-weights': 'apnet_jax.commands.export_weights',
   'fits': 'apnet_jax.commands.fits',
   'index': 'apnet_jax.commands.index',
+  'map': 'apnet_jax.commands.map',
   'pack': 'apnet_jax.commands.pack',
   'search': 'apnet_jax.commands.search',
 }

@@ -1,6 +1,6 @@
 """A map of embeddings: images as points in two dimensions, on a page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import importlib.util
 
 import numpy as np
@@ -50,41 +50,76 @@ def project(embeddings: np.ndarray) -> tuple[np.ndarray, str]:
   return positions, f'PCA, {100 * share:.0f}% of the variance'
 
 
-def page_data(evaluated: Evaluation, benchmark: Benchmark) -> dict:
-  """Collects what the map of a ranked gallery shows, ready for JSON.
+def sample(images: int) -> np.ndarray:
+  """Returns indices of at most `MAX_POINTS` of some images, evenly spaced."""
+  places = np.linspace(0, images - 1, min(images, MAX_POINTS))
+  return places.round().astype(int)
 
-  A gallery of more than `MAX_POINTS` images is sampled evenly.
+
+def page_data(evaluated: Evaluation, benchmark: Benchmark) -> dict:
+  """Collects what the map of a ranked gallery shows.
 
   Args:
     evaluated: evaluation of the benchmark.
     benchmark: queries and gallery.
 
   Returns:
-    Columns of the points: `x` and `y` in 0..1, `name`, `identity`, `camera` and
-    `thumbnail`; the name of the method (`method`), the number of images in the
-    gallery (`gallery`), and `has_cameras`.
+    The result of `describe_points` for the gallery, or for a sample of it.
   """
   number = len(evaluated.gallery_rows)
-  some = np.linspace(0, number - 1, min(number, MAX_POINTS)).round().astype(int)
+  some = sample(number)
   embeddings = evaluated.gallery_embeddings[some]
   if evaluated.rules.distance == 'cosine':
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     embeddings = embeddings / lengths
+  rows = evaluated.gallery_rows[some]
+  gallery = benchmark.gallery
+  return describe_points(
+    embeddings,
+    [str(name) for name in gallery.paths[rows]],
+    gallery.pids[rows].tolist(),
+    (gallery.camids[rows] + 1).tolist() if benchmark.has_cameras else None,
+    thumbnails.encode_all(gallery, rows, HEIGHT),
+    number,
+  )
+
+
+def describe_points(
+  embeddings: np.ndarray,
+  names: Sequence[str],
+  identities: Sequence,
+  cameras: Sequence | None,
+  copies: Sequence[str],
+  gallery: int,
+) -> dict:
+  """Projects embeddings and collects what the map shows, ready for JSON.
+
+  Args:
+    embeddings: float [points, features].
+    names: file name of each point.
+    identities: identity of each point, numbers or texts.
+    cameras: camera of each point; None if they are not known.
+    copies: image of each point, from `thumbnails.encode`.
+    gallery: number of images of which these are a sample.
+
+  Returns:
+    Columns of the points: `x` and `y` in 0..1, `name`, `identity`, `camera` and
+    `thumbnail`; the name of the method (`method`), the number of images in the
+    gallery (`gallery`), and `has_cameras`.
+  """
   positions, method = project(embeddings)
   low, high = positions.min(0), positions.max(0)
   scaled = (positions - low) / np.maximum(high - low, 1e-12)
-  rows = evaluated.gallery_rows[some]
-  gallery = benchmark.gallery
   return {
     'x': scaled[:, 0].round(4).tolist(),
     'y': scaled[:, 1].round(4).tolist(),
-    'name': [str(name) for name in gallery.paths[rows]],
-    'identity': gallery.pids[rows].tolist(),
-    'camera': (gallery.camids[rows] + 1).tolist(),
-    'thumbnail': thumbnails.encode_all(gallery, rows, HEIGHT),
+    'name': list(names),
+    'identity': list(identities),
+    'camera': list(cameras or []),
+    'thumbnail': list(copies),
     'method': method,
-    'gallery': number,
-    'has_cameras': benchmark.has_cameras,
+    'gallery': gallery,
+    'has_cameras': cameras is not None,
   }
 
 
@@ -92,7 +127,7 @@ def make_page(data: Mapping, title: str) -> str:
   """Returns the page of a map.
 
   Args:
-    data: the result of `page_data`.
+    data: the result of `page_data` or `describe_points`.
     title: heading of the page.
   """
   return page.render(

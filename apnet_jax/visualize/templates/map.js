@@ -1,8 +1,12 @@
 const form = document.querySelector('form');
 const near = document.getElementById('near');
 
-// Neighbouring numbers get hues that are far apart.
-const hue = (number) => `hsl(${(number * 137.5) % 360} 70% 50%)`;
+// Values in their order get hues that are far apart.
+function hues(values) {
+  const order = (a, b) => (a < b ? -1 : 1);
+  return new Map([...new Set(values)].sort(order).map(
+    (value, i) => [value, `hsl(${(i * 137.5) % 360} 70% 50%)`]));
+}
 
 function show(i) {
   const camera = data.has_cameras ? `, camera ${data.camera[i]}` : '';
@@ -20,11 +24,12 @@ document.getElementById('map').append(...points);
 function update() {
   const values = data[form.colour.value];
   const only = form.only.value.trim();
+  const hue = hues(values);
   let number = 0;
   points.forEach((point, i) => {
-    const chosen = !only || values[i] === Number(only);
+    const chosen = !only || String(values[i]) === only;
     number += chosen;
-    point.setAttribute('fill', hue(values[i]));
+    point.setAttribute('fill', hue.get(values[i]));
     point.classList.toggle('faint', !chosen);
   });
   document.getElementById('count').textContent = `${number} of ${points.length} images`;
