@@ -228,6 +228,8 @@ def test_threshold_filters_keys_and_dialog(reports, chromium):
   assert not dialog.is_visible()
   opened.keyboard.press('j')
   assert opened.evaluate('document.activeElement.tagName') == 'ARTICLE'
+  opened.keyboard.press('Enter')
+  assert dialog.is_visible()
   opened.close()
   assert chromium.messages == []
 

@@ -348,6 +348,7 @@ document.addEventListener('keydown', (event) => {
   if (event.key === '/') { event.preventDefault(); controls.search.focus(); }
   if (event.key === 'j') nextQuery(1);
   if (event.key === 'k') nextQuery(-1);
+  if (event.key === 'Enter' && event.target.query) openPair(event.target.query, 0, 0);
 });
 
 // For print, lists in view stay as they are; others are filled, up to a limit.
