@@ -25,6 +25,7 @@ COMMANDS = {
   'index': 'apnet_jax.commands.index',
   'map': 'apnet_jax.commands.map',
   'pack': 'apnet_jax.commands.pack',
+  'push-to-hub': 'apnet_jax.commands.push_to_hub',
   'search': 'apnet_jax.commands.search',
 }
 

@@ -1,6 +1,6 @@
-"""Downloads files of the Hugging Face Hub (the extra `weights`)."""
+"""Files of the Hugging Face Hub (the extra `weights`)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import os
 import re
 
@@ -69,3 +69,37 @@ def download(source: str, files: Sequence[str]) -> str:
     f'{source} cannot be downloaded from the Hugging Face Hub:'
     f' {first_line(problem)}'
   ) from problem
+
+
+def upload(repository: str, files: Mapping[str, str], private: bool) -> str:
+  """Uploads files to a repository of the Hub in one commit.
+
+  The repository is made if there is none. The token is that of the command
+  `hf auth login`, or $HF_TOKEN.
+
+  Args:
+    repository: OWNER/NAME.
+    files: paths of local files, by their names in the repository.
+    private: whether a new repository is private.
+
+  Returns:
+    The address of the repository.
+
+  Raises:
+    UserError: huggingface_hub is not installed, or the Hub refuses the files.
+  """
+  hub = import_optional('huggingface_hub', 'weights')
+  operations = [
+    hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=path)
+    for name, path in files.items()
+  ]
+  api = hub.HfApi()
+  try:
+    url = api.create_repo(repository, private=private, exist_ok=True)
+    api.create_commit(repository, operations, commit_message='Upload a network')
+  except Exception as error:  # no network, no token, or a wrong name
+    raise UserError(
+      f'{repository} cannot be uploaded to the Hugging Face Hub:'
+      f' {first_line(error)}'
+    ) from error
+  return str(url)

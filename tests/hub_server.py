@@ -1,9 +1,11 @@
-"""A server with the Hub's interface for downloads, on the loopback."""
+"""A server with the Hub's interface for files, on the loopback."""
 
+import base64
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import functools
 import http.server
+import json
 import pathlib
 import threading
 
@@ -18,6 +20,29 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
   def do_GET(self):
     self.answer(body=True)
+
+  def do_POST(self):
+    lines = self.rfile.read(int(self.headers['Content-Length'])).splitlines()
+    content = [json.loads(line) for line in lines]
+    if self.path.endswith('/commit/main'):
+      files = [c['value'] for c in content if c['key'] == 'file']
+      self.server.uploaded |= {
+        file['path']: base64.b64decode(file['content']) for file in files
+      }
+    elif self.path == '/api/repos/create':
+      self.server.created.append(content[0])
+    self.send_response(200)
+    self.end_headers()
+    modes = [
+      {'path': file['path'], 'uploadMode': 'regular', 'shouldIgnore': False}
+      for file in content[0].get('files', ())
+    ]
+    url = f'http://127.0.0.1:{self.server.server_port}/owner/name'
+    answer = {
+      'files': modes, 'url': url, 'commitUrl': f'{url}/commit/c',
+      'commitOid': 'c' * 40,
+    }  # fmt: skip
+    self.wfile.write(json.dumps(answer).encode())
 
   def answer(self, body):
     self.server.asked.append(self.path)
@@ -54,17 +79,20 @@ def serving(
     monkeypatch: pytest's.
 
   Yields:
-    The server, whose `asked` lists the paths of requests.
+    The server. `asked` lists the paths of requests for files, `created` the
+    repositories that were made, and `uploaded` has files by name.
   """
   server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hub)
   server.files, server.asked = files, []
+  server.created, server.uploaded = [], {}
   threading.Thread(target=server.serve_forever, daemon=True).start()
+  address = f'http://127.0.0.1:{server.server_port}'
   download = functools.partial(
-    huggingface_hub.hf_hub_download,
-    endpoint=f'http://127.0.0.1:{server.server_port}',
-    cache_dir=cache,
+    huggingface_hub.hf_hub_download, endpoint=address, cache_dir=cache
   )
   monkeypatch.setattr(huggingface_hub, 'hf_hub_download', download)
+  api = functools.partial(huggingface_hub.HfApi, address, token='t')
+  monkeypatch.setattr(huggingface_hub, 'HfApi', api)
   yield server
   server.shutdown()
   server.server_close()

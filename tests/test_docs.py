@@ -119,3 +119,17 @@ def test_comments_above_and_behind_a_field_belong_to_it():
     'model.b': 'first',
     'eval.c': '',
   }
+
+
+def test_the_table_of_groups_is_that_of_its_record():
+  text = (ROOT / 'docs/search_and_export.md').read_text()
+  record = json.loads(
+    (ROOT / 'docs/records/benchmarks/cluster.json').read_text()
+  )
+  figures = record['figures']
+  shares = [
+    figures[n] for n in ('purity', 'completeness', 'precision', 'recall')
+  ]
+  row = [str(figures['people']), *(f'{100 * share:.1f}%' for share in shares)]
+  assert f'| {" | ".join(row)} |' in text
+  assert f'{figures["images"]:,} images' in text

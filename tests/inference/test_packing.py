@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from apnet_jax.commands import push_to_hub
 from apnet_jax.errors import UserError
 from apnet_jax.inference.embedder import Embedder
 from apnet_jax.inference.packing import pack_network
@@ -65,6 +66,21 @@ def test_a_packed_network_comes_from_the_hub(packed, tmp_path, monkeypatch):
     with pytest.raises(UserError, match='owner/other cannot be downloaded'):
       Embedder.load('hf://owner/other')
   assert embedder.fingerprint == Embedder.load(packed).fingerprint
+
+
+def test_a_published_network_is_the_same(run, packed, tmp_path, monkeypatch):
+  with hub_server.serving({}, tmp_path / 'cache', monkeypatch) as server:
+    url = push_to_hub.push(run, 'last', 'owner/name', private=True)
+    with pytest.raises(UserError, match='a b cannot be uploaded'):
+      push_to_hub.push(run, 'last', 'a b', private=True)
+  assert url.endswith('/owner/name')
+  (created,) = server.created
+  assert created['name'] == 'name' and created['visibility'] == 'private'
+  assert server.uploaded.keys() == {'network.apnet', 'README.md'}
+  again = tmp_path / 'again.apnet'
+  again.write_bytes(server.uploaded['network.apnet'])
+  assert Embedder.load(again).fingerprint == Embedder.load(packed).fingerprint
+  assert b'Intended use' in server.uploaded['README.md']
 
 
 def test_places_stay_behind(packed):
