@@ -122,7 +122,7 @@ def test_comments_above_and_behind_a_field_belong_to_it():
 
 
 def test_the_table_of_groups_is_that_of_its_record():
-  text = (ROOT / 'docs/search_and_export.md').read_text()
+  text = (ROOT / 'docs/embed_and_search.md').read_text()
   record = json.loads(
     (ROOT / 'docs/records/benchmarks/cluster.json').read_text()
   )

@@ -217,7 +217,7 @@ def named_arrays(rows: Sequence[tuple]) -> Iterator[tuple[str, np.ndarray]]:
 
   Args:
     rows: name and explanation of each image. Arrays of the second, if there is
-      one, begin with 'match_'.
+      one, begin with `match_`.
   """
   for prefix, (_, explained) in zip(('', 'match_'), rows):
     yield f'{prefix}image', explained.image

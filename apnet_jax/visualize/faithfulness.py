@@ -33,7 +33,7 @@ def enlarge(values: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     image_size: height and width in pixels.
 
   Returns:
-    float32 [*image_size].
+    float32 [image height, image width].
   """
   height, width = image_size
   image = Image.fromarray(np.asarray(values, np.float32))
@@ -51,7 +51,8 @@ def attended_region(
     share: share of the pixels to choose.
 
   Returns:
-    bool [*image_size]; None if the map is the same everywhere and chooses none.
+    bool [image height, image width]; None if the map is the same everywhere and
+    chooses none.
   """
   if values.max() == values.min():
     return None

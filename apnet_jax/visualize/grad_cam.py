@@ -302,8 +302,8 @@ def upsample(heat: jax.Array, image_size: tuple[int, int]) -> jax.Array:
     image_size: height and width in pixels.
 
   Returns:
-    float32 [batch, *image_size]; the maximum of each map is 1, or 0 if the map
-    is 0.
+    float32 [batch, image height, image width]; the maximum of each map is 1, or
+    0 if the map is 0.
   """
   heat = jax.image.resize(heat, (len(heat), *image_size), 'linear')
   peak = heat.max((1, 2), keepdims=True)

@@ -1,4 +1,4 @@
-"""The examples of docs/search_and_export.md run as they are printed."""
+"""The examples of docs/embed_and_search.md run as they are printed."""
 
 import pathlib
 import re
@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_examples_run(workdir, tmp_path, monkeypatch):
-  page = (ROOT / 'docs' / 'search_and_export.md').read_text()
+  page = (ROOT / 'docs' / 'embed_and_search.md').read_text()
   examples = re.findall(r'<!-- test: \w+ -->\n```python\n(.*?)```', page, re.S)
   assert len(examples) == 2
   frame = np.random.default_rng(0).integers(0, 256, (180, 200, 3), np.uint8)
