@@ -45,7 +45,7 @@ def build(graph: Graph) -> bytes:
       output_names=[OUTPUT],
     )
     model = _share_weights(model)
-  if graph.takes != 'normalized':
+  if graph.resizes:
     first = onnx_preprocessing.build(onnx, graph, INPUT, OPSET, IR)
     model = _prepend(onnx, model, first)
   model.ir_version = IR

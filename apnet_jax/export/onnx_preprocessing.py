@@ -85,6 +85,14 @@ Round (value) => (rounded)
 # Input of the program, and how it becomes float32 [batch, 3, height, width]
 # with values 0..255.
 _INPUTS = {
+  'normalized': (
+    'float[batch, 3, {size[0]}, {size[1]}] {name}',
+    'std = Constant <value = float[3, 1, 1] {{{std}}}> ()\n'
+    '  mean = Constant <value = float[3, 1, 1] {{{mean}}}> ()\n'
+    '  spread = Mul ({name}, std)\n'
+    '  level = Add (spread, mean)\n'
+    '  pixels = apnet.Round (level)',
+  ),
   'uint8': (
     'uint8[batch, height, width, 3] {name}',
     'channels_first = Transpose <perm = [0, 3, 1, 2]> ({name})\n'
@@ -106,14 +114,20 @@ def build(onnx, graph: Graph, name: str, opset: int, ir: int):
 
   Args:
     onnx: the library.
-    graph: the network as it is exported; it takes images of any size.
+    graph: the network as it is exported; it resizes.
     name: name of the input. The output is `normalized`, float32 [batch, 3,
       height, width].
     opset: version of the operations.
     ir: version of the format.
   """
   mean, std = np.float32(normalization.MEAN), np.float32(normalization.STD)
-  images, read = (text.format(name=name) for text in _INPUTS[graph.takes])
+  images, read = (
+    text.format(
+      name=name, size=graph.input_size,
+      mean=_numbers(255 * mean), std=_numbers(255 * std),
+    )
+    for text in _INPUTS[graph.takes]
+  )  # fmt: skip
   height, width = graph.image_size
   text = _PROGRAM.format(
     ir=ir, opset=opset, images=images, read=read, height=height, width=width,

@@ -76,6 +76,18 @@ def test_stablehlo_is_written_with_its_facts_and_a_card(
     job.export(graph, 'stablehlo', path)
 
 
+def test_images_of_another_size_are_resized_in_the_graph(embedder, monkeypatch):
+  monkeypatch.setattr(Embedder, 'embed_normalized', lambda self, _, x: x)
+  graph = Graph(embedder, SIZE, size_of_input=NOISE.shape[1:3])
+  seen = graph.function_of_pixels()(normalization.normalize(NOISE))
+  expected = [images.resize(Image.fromarray(image), SIZE) for image in NOISE]
+  differences = np.rint(normalization.denormalize(seen)) - np.stack(expected)
+  assert np.abs(differences).max() <= 1
+  assert (differences != 0).mean() < 0.05
+  assert json.loads(graph.metadata()['imgsz']) == [40, 30]
+  assert json.loads(graph.metadata()['network_imgsz']) == [32, 16]
+
+
 def test_exported_programs_hold_no_choice_by_device(embedder):
   (batch,) = jax.export.symbolic_shape('batch')
   images = jax.ShapeDtypeStruct((batch, *SIZE, 3), 'float32')
@@ -190,11 +202,12 @@ def test_onnx_resizes_as_pillow(embedder, size):
 
 
 @needs_onnx
-@pytest.mark.parametrize('takes', ['uint8', 'unit'])
-def test_onnx_with_preprocessing_inside_is_the_network(
-  embedder, takes, tmp_path
-):
-  graph = Graph(embedder, SIZE, takes)
+@pytest.mark.parametrize(
+  ('takes', 'given'),
+  [('uint8', None), ('unit', None), ('normalized', (64, 40))],
+)
+def test_onnx_that_resizes_is_the_network(embedder, takes, given, tmp_path):
+  graph = Graph(embedder, SIZE, takes, size_of_input=given)
   found = job.export(graph, 'onnx', tmp_path / 'a.onnx')
   assert found['largest_difference'] < 1e-3
 
