@@ -2,8 +2,9 @@
 
 boxmot's own class `ReID` loads the files that `export --for=boxmot` wrote, and
 cuts boxes out of a frame on which the images of a folder are laid side by side.
-`same tensors` compares the embeddings of the tensors that boxmot made; `whole
-path` compares them with those of `Embedder`, which resizes otherwise.
+`same tensors` compares with what `Embedder` makes of the pixels in boxmot's
+tensors; `whole path` with what it makes of the frame, of which it cuts and
+resizes the boxes itself.
 
   pip install '.[onnx]' boxmot
   python -m apnet_jax export --ckpt=RUN --for=boxmot --output=FOLDER
@@ -19,11 +20,11 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this also runs as a file
 
-import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from apnet_jax import images as image_files  # noqa: E402
 from apnet_jax.inference.embedder import Embedder  # noqa: E402
+from apnet_jax.models import normalization  # noqa: E402
 from benchmarks import command  # noqa: E402
 
 BACKGROUND = 128
@@ -62,8 +63,6 @@ def run(args: argparse.Namespace) -> dict:
   except ImportError as error:
     raise RuntimeError(f'this needs boxmot 25 or newer: {error}') from error
   embedder = Embedder.load(args.ckpt)
-  variables = jax.tree.map(np.asarray, embedder.variables)
-  embed = jax.jit(embedder.embed_normalized)
   paths = image_files.find_images(args.images)
   spread = np.linspace(0, len(paths) - 1, min(args.count, len(paths)))
   frame, boxes = make_frame(
@@ -76,7 +75,8 @@ def run(args: argparse.Namespace) -> dict:
     reid = ReID(path, device='cpu')
     found = reid(frame, boxes)
     tensors = np.asarray(reid.preprocess(frame, boxes)['batch'])
-    expected = np.asarray(embed(variables, tensors.transpose(0, 2, 3, 1)))
+    pixels = normalization.denormalize(tensors.transpose(0, 2, 3, 1))
+    expected = embedder(np.rint(pixels).astype(np.uint8))
     same, whole = ((found * x).sum(1) for x in (expected, own))
     files[path.name] = {
       'input of boxmot': list(reid.model.input_shape),
