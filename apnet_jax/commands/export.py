@@ -76,8 +76,8 @@ def command() -> Callable:
       which_one = checkpoints.chosen(which.value)
     card = packing.collect(source, embedder.step, which_one)
 
-    def write(path, size, format, takes, side_file=None):
-      graph = Graph(embedder, size, takes, weights.value)
+    def write(path, size, format, takes, side_file=None, given=None):
+      graph = Graph(embedder, size, takes, weights.value, given)
       found = job.export(graph, format, path, images.value, card, side_file)
       _tell(path, found)
 
@@ -85,9 +85,9 @@ def command() -> Callable:
     if tracker.value == 'boxmot':
       dataset = card['config.json']['data']['name']
       files = job.boxmot_exports(embedder.image_size, dataset)
-      for name, (size, side_file) in files.items():
+      for name, (given, side_file) in files.items():
         path = pathlib.Path(output.value, name)
-        write(path, size, 'onnx', 'normalized', side_file)
+        write(path, size, 'onnx', 'normalized', side_file, given)
     elif tracker.value == 'ultralytics':
       write(output.value, size, 'onnx', 'unit')
     else:

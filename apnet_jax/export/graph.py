@@ -23,18 +23,31 @@ class Graph:
   Attributes:
     embedder: the trained network.
     image_size: height and width in pixels that the network computes with.
-    takes: 'normalized', float32 images of `image_size`, normalised by the mean
+    takes: 'normalized', float32 images of `input_size`, normalised by the mean
       and standard deviation of ImageNet; 'uint8', images of any size, values
       0..255, in the layout [batch, height, width, 3]; 'unit', float32 images of
       any size, values 0..1.
     weights: type of the stored kernels, 'float32' or 'float16'. Computation is
       in float32 with both.
+    size_of_input: height and width of images that are 'normalized', if they are
+      to be resized to `image_size`; None if they have this size.
   """
 
   embedder: Embedder
   image_size: tuple[int, int]
   takes: str = 'normalized'
   weights: str = 'float32'
+  size_of_input: tuple[int, int] | None = None
+
+  @property
+  def input_size(self) -> tuple[int, int]:
+    """Height and width of images that are 'normalized'."""
+    return tuple(self.size_of_input or self.image_size)
+
+  @property
+  def resizes(self) -> bool:
+    """Whether the function resizes images."""
+    return self.takes != 'normalized' or self.input_size != self.image_size
 
   def check(self) -> None:
     """Raises UserError if the network cannot be exported like this."""
@@ -73,9 +86,11 @@ class Graph:
     embed = self.function()
 
     def embed_pixels(images):
-      if self.takes == 'normalized':
+      if not self.resizes:
         return embed(images)
-      if self.takes == 'unit':
+      if self.takes == 'normalized':
+        images = jnp.rint(normalization.denormalize(images))
+      elif self.takes == 'unit':
         images = images * 255
       return embed(normalization.normalize(resize(images, self.image_size)))
 
@@ -87,7 +102,10 @@ class Graph:
       'description': 'APNet person re-identification: image to embedding',
       'author': 'apnet-jax',
       'task': 'reid',
-      'imgsz': list(self.image_size),
+      'imgsz': list(
+        self.input_size if self.takes == 'normalized' else self.image_size
+      ),
+      'network_imgsz': list(self.image_size),
       'input': {
         'normalized': 'float32 RGB, (x / 255 - mean) / std, resized before',
         'uint8': 'uint8 RGB of any size, resized and normalised in the graph',

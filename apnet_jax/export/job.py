@@ -60,8 +60,8 @@ def export(
   """
   path = check_output(output, format)
   graph.check()
-  size = graph.image_size
-  if graph.takes != 'normalized':  # the graph resizes
+  size = graph.input_size
+  if graph.takes != 'normalized':  # images of any size
     size = (2 * size[0] + 9, 2 * size[1] - 3)
   pixels, shown = parity.pixels(images, size)
   content = FORMATS[format].build(graph)
@@ -85,7 +85,8 @@ def boxmot_exports(
   """Returns the files that trackers of boxmot take.
 
   Before version 23, boxmot chooses the size by the name of the file: 256x128.
-  From 23 on, a side file gives the size. The name of a backbone that boxmot
+  The file for it resizes to the size of the training. From 23 on, a side file
+  gives the size. The name of a backbone that boxmot
   knows must stand in the name of the file; it decides nothing else.
 
   Args:

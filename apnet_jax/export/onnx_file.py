@@ -7,8 +7,8 @@ import warnings
 
 import numpy as np
 
+from apnet_jax.export import onnx_preprocessing
 from apnet_jax.export.graph import Graph
-from apnet_jax.models import normalization
 from apnet_jax.optional import import_optional
 
 # What boxmot takes at most; newer runtimes take it, too.
@@ -31,7 +31,8 @@ def build(graph: Graph) -> bytes:
     UserError: jax2onnx, onnx or onnxruntime is not installed.
   """
   onnx = import_optional('onnx', EXTRA)
-  import_optional('onnxruntime', EXTRA)
+  for part in ('onnx.inliner', 'onnx.parser', 'onnxruntime'):
+    import_optional(part, EXTRA)
   with _quiet():
     jax2onnx = import_optional('jax2onnx', EXTRA)
     model = jax2onnx.to_onnx(
@@ -44,8 +45,9 @@ def build(graph: Graph) -> bytes:
       output_names=[OUTPUT],
     )
     model = _share_weights(model)
-  if graph.takes != 'normalized':
-    model = _prepend(onnx, model, _preprocessing(onnx, graph))
+  if graph.resizes:
+    first = onnx_preprocessing.build(onnx, graph, INPUT, OPSET, IR)
+    model = _prepend(onnx, model, first)
   model.ir_version = IR
   del model.graph.value_info[:]  # some shapes of jax2onnx are wrong
   onnx.helper.set_model_props(model, graph.metadata())
@@ -88,57 +90,6 @@ def _share_weights(model):
   shared = ir.from_proto(model)
   passes.DeduplicateInitializersPass(size_limit=2**31)(shared)
   return ir.to_proto(shared)
-
-
-def _preprocessing(onnx, graph: Graph):
-  """Returns the model that resizes and normalises images.
-
-  Args:
-    onnx: the library.
-    graph: the network as it is exported; it takes images of any size.
-  """
-  make, tensors, kinds = onnx.helper, onnx.numpy_helper, onnx.TensorProto
-  mean, std = np.float32(normalization.MEAN), np.float32(normalization.STD)
-  unit = 1 if graph.takes == 'unit' else 255
-  constants = {
-    'size': np.int64((3, *graph.image_size)),
-    'factor': (1 / (unit * std)).reshape(3, 1, 1),
-    'shift': (mean / std).reshape(3, 1, 1),
-  }
-  nodes, pixels = [], INPUT
-  if graph.takes == 'uint8':
-    pixels = 'channels_first'
-    nodes.append(
-      make.make_node('Transpose', [INPUT], [pixels], perm=[0, 3, 1, 2])
-    )
-  # ONNX Runtime mistakes the attribute `axes` of Resize after a Transpose;
-  # hence all four sizes.
-  nodes += [
-    make.make_node('Shape', [pixels], ['count'], start=0, end=1),
-    make.make_node('Concat', ['count', 'size'], ['sizes'], axis=0),
-    make.make_node(
-      'Resize', [pixels, '', '', 'sizes'], ['resized'],
-      antialias=1, mode='linear', coordinate_transformation_mode='half_pixel',
-    ),
-    make.make_node('Cast', ['resized'], ['real'], to=kinds.FLOAT),
-    make.make_node('Mul', ['real', 'factor'], ['scaled']),
-    make.make_node('Sub', ['scaled', 'shift'], ['normalized']),
-  ]  # fmt: skip
-  given = (
-    (kinds.UINT8, ['batch', 'height', 'width', 3])
-    if graph.takes == 'uint8'
-    else (kinds.FLOAT, ['batch', 3, 'height', 'width'])
-  )
-  result = ['batch', 3, *graph.image_size]
-  body = make.make_graph(
-    nodes,
-    'preprocessing',
-    [make.make_tensor_value_info(INPUT, *given)],
-    [make.make_tensor_value_info('normalized', kinds.FLOAT, result)],
-    [tensors.from_array(np.asarray(v), k) for k, v in constants.items()],
-  )
-  opsets = [make.make_opsetid('', OPSET)]
-  return make.make_model(body, opset_imports=opsets, ir_version=IR)
 
 
 def _prepend(onnx, model, preprocessing):

@@ -23,7 +23,7 @@ def build(graph: Graph) -> bytes:
   """
   if graph.takes == 'normalized':
     (batch,) = export.symbolic_shape('batch')
-    shape = (batch, *graph.image_size, 3)
+    shape = (batch, *graph.input_size, 3)
   else:
     shape = (*export.symbolic_shape('batch, height, width'), 3)
   dtype = 'uint8' if graph.takes == 'uint8' else 'float32'

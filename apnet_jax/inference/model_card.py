@@ -95,7 +95,8 @@ def _network(parts) -> str:
 {model['levels']} levels |
 | checkpoint | {parts[packing.CHECKPOINT]['which']}, after step \
 {parts[packing.CHECKPOINT]['step']} |
-| images | {height}x{width}, RGB, {prepared['resize']} |
+| images | {height}x{width}, RGB, {prepared['resize']}; other sizes and other \
+resizing change embeddings |
 | embedding | `{prepared['feature']}`\
 {', average with the mirror image' * prepared['average_with_mirror_image']} |
 | recipe | {recipe} |

@@ -19,3 +19,15 @@ def normalize(images: jax.Array) -> jax.Array:
   """
   scale = 1 / (255 * jnp.array(STD))
   return images.astype(jnp.float32) * scale - jnp.array(MEAN) / jnp.array(STD)
+
+
+def denormalize(images: jax.Array) -> jax.Array:
+  """Reverses `normalize`, up to rounding.
+
+  Args:
+    images: float32 [..., 3], normalised.
+
+  Returns:
+    float32 [..., 3], RGB values in 0..255.
+  """
+  return (images * jnp.array(STD) + jnp.array(MEAN)) * 255

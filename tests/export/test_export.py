@@ -6,11 +6,20 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from apnet_jax import images
 from apnet_jax.errors import UserError
-from apnet_jax.export import job, onnx_file, parity, resizing, stablehlo
+from apnet_jax.export import (
+  job,
+  onnx_file,
+  onnx_preprocessing,
+  parity,
+  resizing,
+  stablehlo,
+)
 from apnet_jax.export.graph import Graph
 from apnet_jax.inference import model_card, packing
 from apnet_jax.inference.embedder import Embedder
+from apnet_jax.models import normalization
 from tests.inference import networks
 
 SIZE = (32, 16)
@@ -65,6 +74,18 @@ def test_stablehlo_is_written_with_its_facts_and_a_card(
   assert 'Intended use' in (tmp_path / 'a.MODEL_CARD.md').read_text()
   with pytest.raises(UserError, match='a.stablehlo exists'):
     job.export(graph, 'stablehlo', path)
+
+
+def test_images_of_another_size_are_resized_in_the_graph(embedder, monkeypatch):
+  monkeypatch.setattr(Embedder, 'embed_normalized', lambda self, _, x: x)
+  graph = Graph(embedder, SIZE, size_of_input=NOISE.shape[1:3])
+  seen = graph.function_of_pixels()(normalization.normalize(NOISE))
+  expected = [images.resize(Image.fromarray(image), SIZE) for image in NOISE]
+  differences = np.rint(normalization.denormalize(seen)) - np.stack(expected)
+  assert np.abs(differences).max() <= 1
+  assert (differences != 0).mean() < 0.05
+  assert json.loads(graph.metadata()['imgsz']) == [40, 30]
+  assert json.loads(graph.metadata()['network_imgsz']) == [32, 16]
 
 
 def test_exported_programs_hold_no_choice_by_device(embedder):
@@ -156,6 +177,39 @@ def test_onnx_is_written_with_its_facts(embedder, tmp_path):
   assert about == graph.metadata()
   assert model.ir_version <= 10
   assert [o.version for o in model.opset_import if not o.domain] == [20]
+
+
+@needs_onnx
+@pytest.mark.parametrize('size', [(80, 40), (30, 64), (16, 12)])
+def test_onnx_resizes_as_pillow(embedder, size):
+  import onnx
+  import onnx.inliner
+  import onnx.parser
+  import onnxruntime
+
+  graph = Graph(embedder, size, 'uint8')
+  model = onnx_preprocessing.build(onnx, graph, 'images', 20, 10)
+  onnx.checker.check_model(model)
+  session = onnxruntime.InferenceSession(model.SerializeToString())
+  (found,) = session.run(None, {'images': NOISE})
+  expected = np.stack(
+    [images.resize(Image.fromarray(image), size) for image in NOISE]
+  )
+  found = found.transpose(0, 2, 3, 1) * normalization.STD + normalization.MEAN
+  differences = np.rint(found * 255) - expected
+  assert np.abs(differences).max() <= 1
+  assert (differences != 0).mean() < 0.05  # 0.2 in the other order
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+  ('takes', 'given'),
+  [('uint8', None), ('unit', None), ('normalized', (64, 40))],
+)
+def test_onnx_that_resizes_is_the_network(embedder, takes, given, tmp_path):
+  graph = Graph(embedder, SIZE, takes, size_of_input=given)
+  found = job.export(graph, 'onnx', tmp_path / 'a.onnx')
+  assert found['largest_difference'] < 1e-3
 
 
 @pytest.mark.skipif(
