@@ -31,6 +31,7 @@ INFO = 'index.json'
 VERSION = 1
 SAMPLE = 100  # rows that are searched for to measure the recall
 TOP = 10  # of the recall
+QUERIES = 16  # queries that are compared with the codes at once
 
 
 class Index:
@@ -115,7 +116,7 @@ class Index:
     """Returns embeddings of evenly spaced rows, float32 [rows, features]."""
     kept = np.flatnonzero(~self.removed)
     picked = np.linspace(0, len(kept) - 1, min(count, len(kept))).astype(int)
-    return np.asarray(self._embeddings[kept[picked]], np.float32)
+    return self._read(kept[picked])
 
   def search(
     self, queries: np.ndarray, top: int, fast: bool = False
@@ -140,15 +141,33 @@ class Index:
     if not fast:
       yield from nearest.search(queries, self._embeddings, top, self.removed)
       return
-    for query, code in zip(queries, codes.encode(queries, self._centre)):
-      found = codes.distances(code, self._codes)
-      found[self.removed] = np.iinfo(found.dtype).max
-      rows = codes.closest(found, max(codes.CANDIDATES, top))
+    for start in range(0, len(queries), QUERIES):
+      yield from self._search_fast(queries[start : start + QUERIES], top)
+
+  def _search_fast(self, queries, top):
+    """Finds the closest rows of a few queries by their codes; see `search`."""
+    found = codes.distances(codes.encode(queries, self._centre), self._codes)
+    found[:, self.removed] = np.iinfo(found.dtype).max
+    for query, distances in zip(queries, found):
+      rows = codes.closest(distances, max(codes.CANDIDATES, top))
       rows = rows[~self.removed[rows]]
-      similarity = self._embeddings[rows].astype(np.float32) @ query
-      nearest.drop_pages(self._embeddings, 0, len(self._embeddings))
+      similarity = self._read(rows) @ query
       order = np.argsort(-similarity, kind='stable')[:top]
       yield rows[order], similarity[order]
+
+  def _read(self, rows: np.ndarray) -> np.ndarray:
+    """Reads embeddings of scattered rows, float32 [rows, features].
+
+    By way of the memory map, the system would hold their neighbours too.
+    """
+    rows_read = np.empty(
+      (len(rows), self.info['dimensions']), self.info['dtype']
+    )
+    with (self._folder / 'embeddings.bin').open('rb', buffering=0) as file:
+      for row, number in zip(rows_read, rows.tolist()):
+        file.seek(number * row.nbytes)
+        file.readinto(row)
+    return rows_read.astype(np.float32)
 
   def _lines(self) -> Iterator[bytes]:
     """Yields the lines of rows.jsonl that belong to rows."""
