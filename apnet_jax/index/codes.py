@@ -89,5 +89,4 @@ def closest(found: np.ndarray, count: int) -> np.ndarray:
   """
   if len(found) <= count:
     return np.arange(len(found))
-  below = np.bincount(found).cumsum()
-  return np.flatnonzero(found <= np.searchsorted(below, count))
+  return np.flatnonzero(found <= np.partition(found, count - 1)[count - 1])

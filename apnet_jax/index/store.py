@@ -31,6 +31,7 @@ INFO = 'index.json'
 VERSION = 1
 SAMPLE = 100  # rows that are searched for to measure the recall
 TOP = 10  # of the recall
+READ = 1024  # embeddings that are compared exactly at once, or a multiple
 QUERIES = 16  # queries that are compared with the codes at once
 
 
@@ -116,7 +117,7 @@ class Index:
     """Returns embeddings of evenly spaced rows, float32 [rows, features]."""
     kept = np.flatnonzero(~self.removed)
     picked = np.linspace(0, len(kept) - 1, min(count, len(kept))).astype(int)
-    return self._read(kept[picked])
+    return self._read(kept[picked]).astype(np.float32)
 
   def search(
     self, queries: np.ndarray, top: int, fast: bool = False
@@ -147,27 +148,36 @@ class Index:
   def _search_fast(self, queries, top):
     """Finds the closest rows of a few queries by their codes; see `search`."""
     found = codes.distances(codes.encode(queries, self._centre), self._codes)
-    found[:, self.removed] = np.iinfo(found.dtype).max
+    found[:, np.flatnonzero(self.removed)] = np.iinfo(found.dtype).max
     for query, distances in zip(queries, found):
       rows = codes.closest(distances, max(codes.CANDIDATES, top))
       rows = rows[~self.removed[rows]]
-      similarity = self._read(rows) @ query
+      # Padded, so that few numbers of rows are compiled.
+      block = self._read(rows, -(-len(rows) // READ) * READ)
+      similarity = np.asarray(nearest.similarities(query[None], block))
+      similarity = similarity[0, : len(rows)]
       order = np.argsort(-similarity, kind='stable')[:top]
       yield rows[order], similarity[order]
 
-  def _read(self, rows: np.ndarray) -> np.ndarray:
-    """Reads embeddings of scattered rows, float32 [rows, features].
+  def _read(self, rows: np.ndarray, size: int | None = None) -> np.ndarray:
+    """Reads embeddings of scattered rows.
 
     By way of the memory map, the system would hold their neighbours too.
+
+    Args:
+      rows: int [rows].
+      size: number of rows of the result, those beyond `rows` zero.
+
+    Returns:
+      [size or rows, features], of the type in the index.
     """
-    rows_read = np.empty(
-      (len(rows), self.info['dimensions']), self.info['dtype']
-    )
+    shape = size or len(rows), self.info['dimensions']
+    found = np.zeros(shape, self.info['dtype'])
     with (self._folder / 'embeddings.bin').open('rb', buffering=0) as file:
-      for row, number in zip(rows_read, rows.tolist()):
+      for row, number in zip(found, rows.tolist()):
         file.seek(number * row.nbytes)
         file.readinto(row)
-    return rows_read.astype(np.float32)
+    return found
 
   def _lines(self) -> Iterator[bytes]:
     """Yields the lines of rows.jsonl that belong to rows."""

@@ -12,7 +12,13 @@ QUERIES = 256  # queries that are compared at once
 
 
 @jax.jit
-def _similarities(queries: jax.Array, block: jax.Array) -> jax.Array:
+def similarities(queries: jax.Array, block: jax.Array) -> jax.Array:
+  """Returns cosine similarities, float32 [queries, images].
+
+  Args:
+    queries: float32 [queries, features], of length 1.
+    block: float16 or float32 [images, features], of length 1.
+  """
   return jnp.matmul(
     queries, block.astype(jnp.float32).T, precision=jax.lax.Precision.HIGHEST
   )
@@ -54,7 +60,7 @@ def _search(queries, gallery, top, removed):
     size = len(block)
     if start and size < BLOCK:  # else another program would be compiled
       block = np.concatenate([block, np.zeros_like(gallery[: BLOCK - size])])
-    found = np.array(_similarities(device_queries, block))[:, :size]
+    found = np.array(similarities(device_queries, block))[:, :size]
     drop_pages(gallery, start, start + size)
     if removed is not None:
       found[:, removed[start : start + size]] = -np.inf
