@@ -17,11 +17,14 @@ def similarities(queries: jax.Array, block: jax.Array) -> jax.Array:
 
   Args:
     queries: float32 [queries, features], of length 1.
-    block: float16 or float32 [images, features], of length 1.
+    block: float16 or float32 [images, features], of length 1; or int8, of any
+      length.
   """
-  return jnp.matmul(
-    queries, block.astype(jnp.float32).T, precision=jax.lax.Precision.HIGHEST
-  )
+  images = block.astype(jnp.float32)
+  cosines = jnp.matmul(queries, images.T, precision=jax.lax.Precision.HIGHEST)
+  if block.dtype == jnp.int8:
+    cosines *= jax.lax.rsqrt(jnp.maximum((images**2).sum(1), 1))
+  return cosines
 
 
 def search(
@@ -37,7 +40,8 @@ def search(
 
   Args:
     queries: float [queries, features], embeddings of length 1.
-    gallery: float [images, features], embeddings of length 1.
+    gallery: float [images, features], embeddings of length 1; or int8, of any
+      length.
     top: number of images to find for each query.
     removed: bool [images], images that are not found; None for none.
 
