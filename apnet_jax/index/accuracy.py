@@ -57,9 +57,10 @@ def _choose(pids: np.ndarray) -> np.ndarray:
   people, person, counts = np.unique(
     pids, return_inverse=True, return_counts=True
   )
-  step = -(-len(pids) // ROWS)
-  chosen = np.arange(len(people)) % step == 0
-  chosen &= (people != JUNK) & (np.cumsum(counts * chosen) <= ROWS)
+  counts[people == JUNK] = 0
+  step = max(1, -(-counts.sum() // ROWS))
+  chosen = (np.cumsum(counts > 0) % step == 0) & (counts > 0)
+  chosen &= np.cumsum(counts * chosen) <= ROWS
   return chosen[person]
 
 

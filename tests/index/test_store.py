@@ -194,12 +194,9 @@ def test_an_empty_index_is_said(folder):
 
 
 def test_the_cost_in_map_is_measured(tmp_path, monkeypatch):
-  """One person's images differ in features that the projection drops."""
   people = np.array(['a', 'a', 'a', 'b', 'b', 'b', '-1', 'c'])
   file = write(tmp_path, 'a', range(8), pid=people)
-  monkeypatch.setattr(
-    accuracy.embedding_files, 'BLOCK', 3
-  )  # rows that are read at once
+  monkeypatch.setattr(embedding_files, 'BLOCK', 3)
   index, _, _ = store.add(tmp_path / 'index', file)
   found = accuracy.measure(index, file)
   kept = people != '-1'
