@@ -9,6 +9,7 @@ DIR/matrix.npy      its matrix, float32 [features, dimensions]
 DIR/rows.jsonl      columns of each row, such as its path, as JSON
 DIR/ends.bin        int64 [rows], where each line of rows.jsonl ends
 DIR/removed.npy     rows that were removed
+DIR/run.lock        lock of the command that writes into the index
 
 Rows beyond the number in index.json were left by a call that was killed. They
 are ignored, and overwritten by the next one.
