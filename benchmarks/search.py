@@ -1,42 +1,35 @@
 """Measures exact and fast search in an index of drawn embeddings.
 
-  python -m benchmarks.search --rows=1000000 --folder=/tmp/index
+  python -m benchmarks.search --rows=1000000 --folder=index
 
 The embeddings are of people with ten images each. They lie in a space of
 `RANK` dimensions, whose variances fall, mixed at random into all features.
 Queries are new images of some of these people. The bare product is that of the
 same queries and the same file by numpy, block by block in float32, without
-finding the closest.
+finding the closest. Each way has a process of its own, for each number of
+queries. Memory is the peak of all resident pages of this process (VmHWM), those
+of mapped files included; the base is what it holds before it searches.
 """
 
+import argparse
+import os
 import pathlib
-import re
-import shutil
-import statistics
-import subprocess
 import sys
 import time
 
-from absl import app, flags
+import jax
 import numpy as np
 
 from apnet_jax.index import store
 from apnet_jax.inference import embedding_files
 from apnet_jax.retrieval import nearest
-
-ROWS = flags.DEFINE_integer('rows', 100_000, 'Embeddings in the index.', 1)
-FEATURES = flags.DEFINE_integer('features', 2048, 'Features of each.', 1)
-DTYPE = flags.DEFINE_enum(
-  'dtype', 'float16', embedding_files.DTYPES, 'Type in the index.'
-)
-QUERIES = flags.DEFINE_integer('queries', 64, 'Queries.', 1)
-FOLDER = flags.DEFINE_string('folder', None, 'Scratch folder.', required=True)
-MEASURE = flags.DEFINE_string('measure', '', 'Used by the command itself.')
+from benchmarks import command, measuring
 
 IMAGES = 10  # of each person
 RANK = 256
 NOISE = 0.7  # length of what differs between images, over that of a person
 BLOCK = 10_000
+TOP = 10
 
 
 def draw(people: np.ndarray, features: int, seed: int) -> np.ndarray:
@@ -57,41 +50,44 @@ def draw(people: np.ndarray, features: int, seed: int) -> np.ndarray:
   return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
 
 
-def build(folder: pathlib.Path) -> store.Index:
-  """Builds the index from a file of embeddings."""
-  rows, features = ROWS.value, FEATURES.value
+def build(
+  folder: pathlib.Path, rows: int, features: int, dtype: str
+) -> store.Index:
+  """Opens the index in a folder, which is built if there is none.
 
-  def blocks():
-    for start in range(0, rows, BLOCK):
-      numbers = np.arange(start, min(start + BLOCK, rows))
-      yield draw(numbers // IMAGES, features, seed=start + 3)
-
-  file = folder.with_suffix('.npz')
-  columns = {'path': np.array([f'{i}.jpg' for i in range(rows)])}
-  info = {'fingerprint': 'drawn'}
-  embedding_files.write(
-    file, info, columns, blocks(), (rows, features), DTYPE.value
-  )
-  index, _, _ = store.add(folder, file, DTYPE.value)
-  file.unlink()
+  Raises:
+    RuntimeError: the index there has another size.
+  """
+  if not (folder / store.INFO).exists():
+    file = folder.with_suffix('.npz')
+    embedding_files.write(
+      file,
+      {'fingerprint': 'drawn'},
+      {'path': np.array([f'{i}.jpg' for i in range(rows)])},
+      (
+        draw(
+          np.arange(start, min(start + BLOCK, rows)) // IMAGES,
+          features,
+          start + 3,
+        )
+        for start in range(0, rows, BLOCK)
+      ),
+      (rows, features),
+      dtype,
+    )
+    store.add(folder, file, dtype)
+    file.unlink()
+  index = store.Index(folder)
+  found = tuple(index.info[name] for name in ('rows', 'dimensions', 'dtype'))
+  if found != (rows, features, dtype):
+    raise RuntimeError(f'{folder} has an index of {found}: remove it.')
   return index
 
 
-def seconds(function, times: int = 5) -> float:
-  """Returns the median time of a function, after one call."""
-  function()
-  taken = []
-  for _ in range(times):
-    start = time.perf_counter()
-    function()
-    taken.append(time.perf_counter() - start)
-  return statistics.median(taken)
-
-
-def peak() -> float:
-  """Returns the largest resident memory of this process so far, in MB."""
-  status = pathlib.Path('/proc/self/status').read_text()
-  return int(re.search(r'VmHWM:\s+(\d+)', status)[1]) / 1024
+def draw_queries(count: int, rows: int, features: int) -> np.ndarray:
+  """Draws new images of people in the index."""
+  people = np.arange(count) * 7 % max(1, rows // IMAGES)
+  return draw(people, features, seed=1)
 
 
 def bare_product(queries: np.ndarray, gallery: np.ndarray) -> None:
@@ -102,49 +98,122 @@ def bare_product(queries: np.ndarray, gallery: np.ndarray) -> None:
     nearest.drop_pages(gallery, start, start + len(block))
 
 
-def measure(kind: str, index: store.Index, queries: np.ndarray) -> None:
-  """Prints the time and the memory of one kind of search."""
-  before = peak()
-  calls = {
-    'product': lambda: bare_product(queries, index._embeddings),
-    'exact': lambda: list(index.search(queries, 10)),
-    'fast': lambda: list(index.search(queries, 10, fast=True)),
+def measure(kind: str, queries: int, times: int, folder: str) -> dict:
+  """Times one way to search, after one call that compiles.
+
+  Args:
+    kind: 'product', 'exact' or 'fast'.
+    queries: number of queries.
+    times: number of calls.
+    folder: folder of the index.
+
+  Returns:
+    Seconds and processor seconds of the fastest call, and the memory in MB.
+  """
+  index = store.Index(folder)
+  shape = index.info['rows'], index.info['dimensions']
+  drawn = draw_queries(queries, *shape)
+  base = measuring.kilobytes('VmRSS')
+  call = {
+    'product': lambda: bare_product(drawn, index._embeddings),
+    'exact': lambda: list(index.search(drawn, TOP)),
+    'fast': lambda: list(index.search(drawn, TOP, fast=True)),
+  }[kind]
+  call()
+  wall, processor = [], []
+  for _ in range(times):
+    start = time.perf_counter(), time.process_time()
+    call()
+    wall.append(time.perf_counter() - start[0])
+    processor.append(time.process_time() - start[1])
+  return {
+    'ms a query': round(1000 * min(wall) / queries, 1),
+    'processor ms a query': round(1000 * min(processor) / queries, 1),
+    'base MB': round(base * 1.024e-3),
+    'peak MB': round(measuring.kilobytes('VmHWM') * 1.024e-3),
   }
-  taken = seconds(calls[kind], 3)
-  print(
-    f'{kind:8} {len(queries):5} queries  {taken:8.3f} s'
-    f'  {1000 * taken / len(queries):8.1f} ms a query'
-    f'  {before:6.0f} MB at start, {peak():6.0f} MB at most'
-  )
 
 
-def main(argv):
-  del argv
-  folder = pathlib.Path(FOLDER.value)
-  people = np.arange(QUERIES.value) * 7 % max(1, ROWS.value // IMAGES)
-  queries = draw(people, FEATURES.value, seed=1)
-  if MEASURE.value:
-    kind, count = MEASURE.value.split(',')
-    measure(kind, store.Index(folder), queries[: int(count)])
-    return
-  shutil.rmtree(folder, ignore_errors=True)
-  start = time.perf_counter()
-  index = build(folder)
-  print(f'built in {time.perf_counter() - start:.0f} s: {index.info}')
-  exact, fast = (index.search(queries, 10, f) for f in (False, True))
+def measure_recall(index: store.Index, queries: np.ndarray) -> float:
+  """Returns the share of the ten closest rows that fast search finds."""
+  exact, fast = (index.search(queries, TOP, f) for f in (False, True))
   shares = [
-    len({*a.tolist()} & {*b.tolist()}) / 10
+    len({*a.tolist()} & {*b.tolist()}) / len(a)
     for (a, _), (b, _) in zip(exact, fast)
   ]
-  print(f'recall at 10 of new images: {np.mean(shares):.4f}')
+  return round(float(np.mean(shares)), 4)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+  """Reads the command line; a mistake ends the program with code 2."""
+  parser = command.make_parser(__doc__)
+  add = parser.add_argument
+  add('--rows', type=int, default=100_000, help='embeddings (%(default)s)')
+  add('--features', type=int, default=2048, help='of each (%(default)s)')
+  add(
+    '--dtype', default='float16', choices=embedding_files.DTYPES,
+    help='type in the index (%(default)s)',
+  )  # fmt: skip
+  add('--queries', type=int, default=64, help='queries at once (%(default)s)')
+  add('--times', type=int, default=5, help='calls of each way (%(default)s)')
+  add(
+    '--folder', type=pathlib.Path,
+    help='folder of the index, which is built if there is none',
+  )  # fmt: skip
+  add('--serve', action='store_true', help='used by the command itself')
+  args = command.parse(parser, arguments)
+  if args.folder is None and not args.serve:
+    parser.error('--folder is missing.')
+  command.check_at_least(
+    parser, args, rows=IMAGES, features=1, queries=2, times=1
+  )
+  return args
+
+
+def run(args: argparse.Namespace) -> dict:
+  """Runs the benchmark: prints the table and returns the results for JSON."""
+  index = build(args.folder, args.rows, args.features, args.dtype)
+  queries = draw_queries(args.queries, args.rows, args.features)
+  recall = measure_recall(index, queries)
+  print(f'fast search finds {100 * recall:.2f}% of the {TOP} closest')
+  load, figures = os.getloadavg()[0], {}
   for kind in ('product', 'exact', 'fast'):
-    for count in (1, QUERIES.value):
-      subprocess.run(  # so that each has its own memory
-        [sys.executable, '-m', 'benchmarks.search', *sys.argv[1:]]
-        + [f'--measure={kind},{count}'],
-        check=True,
-      )
+    for count in (1, args.queries):
+      process = command.MeasuringProcess('search', ['--serve'], os.environ)
+      try:
+        found = process.ask(
+          kind=kind,
+          queries=count,
+          times=args.times,
+          folder=str(args.folder.resolve()),
+        )
+      finally:
+        process.close()
+      figures.setdefault(kind, {})[f'{count} queries'] = found
+      print(f'{kind:8} {count:4} queries: {found}')
+  return {
+    'versions': {
+      'python': sys.version.split()[0],
+      'jax': jax.__version__,
+      'numpy': np.__version__,
+    },
+    'backend': jax.default_backend(),
+    'rows': args.rows,
+    'features': args.features,
+    'dtype': args.dtype,
+    'recall': recall,
+    'load average': [round(load, 1), round(os.getloadavg()[0], 1)],
+    'figures': figures,
+  }
+
+
+def main(arguments: list[str] | None = None) -> int:
+  args = parse(arguments)
+  if args.serve:
+    measuring.serve(measure)
+    return 0
+  return command.finish(__file__, run, args)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  sys.exit(main())

@@ -8,17 +8,22 @@ index already are not added again. --remove takes images out by their paths.
 `search --index=people` finds images in it.
 
 The command says which share of the ten most similar images `search --fast`
-finds, measured on images of the index.
+finds, measured on images of the index. If the file has columns `pid` (and
+`camid`), it also says which mAP its embeddings have, in full and as stored.
+
+--dimensions=256 --fit=train.npz keeps principal components only, fitted on the
+embeddings of other images of the same network.
 """
 
 from collections.abc import Callable
+import pathlib
 
 from absl import flags
 
 from apnet_jax import cli
 from apnet_jax.errors import UserError
-from apnet_jax.index import store
-from apnet_jax.inference import embedding_files
+from apnet_jax.index import accuracy, projection, store
+from apnet_jax.workdir import lock
 
 
 def command() -> Callable:
@@ -35,24 +40,52 @@ def command() -> Callable:
   dtype = flags.DEFINE_enum(
     'dtype',
     'float16',
-    embedding_files.DTYPES,
+    store.DTYPES,
     'Type of the embeddings in a new index.',
+  )
+  dimensions = flags.DEFINE_integer(
+    'dimensions', None, 'Principal components in a new index.', 1
+  )
+  fit = flags.DEFINE_string(
+    'fit', None, 'File of embeddings that give the principal components.'
   )
 
   def main(argv):
     cli.no_more_arguments(argv)
     if not added.value and not removed.value:
       raise UserError('give --add or --remove.')
+    if bool(dimensions.value) != bool(fit.value):
+      raise UserError('--dimensions and --fit belong together: give both.')
+    if fit.value and (pathlib.Path(folder.value) / store.INFO).exists():
+      raise UserError(
+        f'--dimensions and --fit are for a new index: {folder.value} exists.'
+      )
     cli.quieten()
+    short = fit.value and projection.fit(fit.value, dimensions.value)
     for path in added.value:
-      _, new, known = store.add(folder.value, path, dtype.value)
+      index, new, known = store.add(
+        folder.value, path, dtype.value, short or None
+      )
       print(f'added {new:,} of {path}; {known:,} were in the index')
+      print(describe_accuracy(accuracy.measure(index, path)), end='')
     if removed.value:
-      count = store.Index(folder.value).remove(removed.value)
+      with lock.held(folder.value, '--index'):
+        count = store.Index(folder.value).remove(removed.value)
       print(f'removed {count:,}')
     print(describe(store.Index(folder.value)))
 
   return main
+
+
+def describe_accuracy(found: dict | None) -> str:
+  """Returns the result of `accuracy.measure` as a line, or '' for None."""
+  if found is None:
+    return ''
+  return (
+    f'mAP among {found["images"]:,} images: {100 * found["full"]:.2f}% in full,'
+    f' {100 * found["index"]:.2f}% as stored,'
+    f' {100 * found["codes"]:.2f}% by codes alone\n'
+  )
 
 
 def describe(index: store.Index) -> str:

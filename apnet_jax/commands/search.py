@@ -9,7 +9,8 @@ A query is an image, or a folder of images. For each query, the command lists
 the most similar gallery images with their cosine similarities. With a
 threshold, the command also says whether the person is in the gallery at all.
 The threshold is --threshold, or the one that `eval.py --choose_threshold` has
-stored with the network. Without a threshold, the command says where each
+stored with the network; this one does not hold for an index with --dimensions.
+Without a threshold, the command says where each
 similarity lies among those of the pairs of gallery images.
 
 Images of a folder that cannot be read are left out and listed at the end;
@@ -79,7 +80,14 @@ def command() -> Callable:
     print(network.about, file=sys.stderr)
     if stored:
       results = search_index(
-        network, queries, stored, top.value, named, strict.value, fast.value
+        network,
+        queries,
+        stored,
+        top.value,
+        named,
+        strict.value,
+        fast.value,
+        given.value,
       )
     else:
       results = search_files(
@@ -126,7 +134,7 @@ def search_files(
   )
   found = nearest.search(query.embeddings, item.embeddings, top)
   return _print_found(
-    network,
+    network.threshold,
     [query, item],
     found,
     lambda row: {'image': str(item.paths[row])},
@@ -142,6 +150,7 @@ def search_index(
   named: Iterable = (),
   strict: bool = False,
   fast: bool = False,
+  threshold: float | None = None,
 ) -> dict:
   """Prints the images of an index closest to each query, and warnings.
 
@@ -153,6 +162,8 @@ def search_index(
     named: see `search_files`.
     strict: see `search_files`.
     fast: see `Index.search`.
+    threshold: threshold for an index of projected embeddings, for which that of
+      the network does not hold; None for none.
 
   Returns:
     The results, ready for JSON.
@@ -170,7 +181,7 @@ def search_index(
     return {'image': columns.pop('path'), **columns}
 
   return _print_found(
-    network,
+    threshold if index.is_projected else network.threshold,
     [query],
     index.search(query.embeddings, top, fast),
     describe,
@@ -179,7 +190,7 @@ def search_index(
 
 
 def _print_found(
-  network: Embedder,
+  threshold: float | None,
   embedded: list[image_files.Embedded],
   found: Iterable,
   describe: Callable[[int], dict],
@@ -188,7 +199,7 @@ def _print_found(
   """Prints the images that were found, and warnings.
 
   Args:
-    network: the network.
+    threshold: cosine from which two images show one person, or None.
     embedded: queries, and the gallery if it was embedded now.
     found: rows and similarities of the images found for each query.
     describe: returns the columns of a row, with `image`.
@@ -197,7 +208,7 @@ def _print_found(
   Returns:
     The results, ready for JSON.
   """
-  if network.threshold is None:
+  if threshold is None:
     print(gallery_pairs.legend(pairs), file=sys.stderr)
   results = []
   for path, (rows, cosines) in zip(embedded[0].paths, found):
@@ -205,7 +216,7 @@ def _print_found(
       {
         **describe(int(row)),
         'similarity': round(float(cosine), 6),
-        'verdict': verdict(cosine, network.threshold) or None,
+        'verdict': verdict(cosine, threshold) or None,
         'share_of_pairs_below': gallery_pairs.share_below(pairs, cosine),
       }
       for row, cosine in zip(rows, cosines)
@@ -218,7 +229,7 @@ def _print_found(
   for group in embedded:
     unreadable |= {str(p): error for p, error in group.unreadable.items()}
   return {
-    'threshold': network.threshold,
+    'threshold': threshold,
     'results': results,
     'unreadable': unreadable,
   }

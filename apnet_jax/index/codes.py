@@ -5,15 +5,15 @@ similar two embeddings are, the smaller is the Hamming distance of their codes
 (Charikar, 2002). Codes need a thirty-second of the memory of float32.
 """
 
-from concurrent import futures
-import os
-
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from apnet_jax.retrieval import nearest
+
 CANDIDATES = 1000  # codes whose embeddings are compared exactly
-ROWS = 1024  # codes in a step, which stay in the processor's cache
-_EVEN_BYTES = np.uint64(0x00FF00FF00FF00FF)
-_SUM = np.uint64(0x0001000100010001)
+ROWS = 65_536  # codes that are in memory at once
+_LANES = 16  # 32-bit words that are counted side by side
 
 
 def encode(embeddings: np.ndarray, centre: np.ndarray) -> np.ndarray:
@@ -36,46 +36,48 @@ def words(features: int) -> int:
   return 8 * -(-features // 512)
 
 
-def distances(code: np.ndarray, codes: np.ndarray) -> np.ndarray:
-  """Returns the Hamming distances between a code and many, by all cores.
+def distances(queries: np.ndarray, codes: np.ndarray) -> np.ndarray:
+  """Returns the Hamming distances between the codes of queries and many codes.
+
+  The codes are read once for all queries. If they are memory-mapped, a JAX
+  device that is a CPU reads them in place, and their pages are released.
 
   Args:
-    code: uint64 [words].
-    codes: uint64 [rows, words], at most 32,767 bits.
+    queries: uint64 [queries, words].
+    codes: uint64 [rows, words], at most 65,535 bits.
 
   Returns:
-    uint16 [rows].
+    uint16 [queries, rows].
   """
-  found = np.empty(len(codes), np.uint16)
-  workers = os.cpu_count() or 1
-  share = -(-len(codes) // (workers * ROWS)) * ROWS or ROWS
-  starts = range(0, len(codes), share)
-  with futures.ThreadPoolExecutor(workers) as pool:
-    list(
-      pool.map(
-        lambda a: _fill(found[a : a + share], code, codes[a : a + share]),
-        starts,
-      )
-    )
+  found = np.empty((len(queries), len(codes)), np.uint16)
+  device_queries = jax.device_put([query.view(np.uint32) for query in queries])
+  size = min(ROWS, len(codes))
+  for start in range(0, len(codes), ROWS):
+    # The last block overlaps the one before: another size would be compiled.
+    start = min(start, len(codes) - size)
+    block = jax.device_put(codes[start : start + size].view(np.uint32))
+    counts = [_count_different(query, block) for query in device_queries]
+    for i, count in enumerate(counts):
+      found[i, start : start + size] = count
+    nearest.drop_pages(codes, start, start + size)
   return found
 
 
-def _fill(found, code, codes) -> None:
-  """Writes the distances between a code and many into an array."""
-  different = np.empty((ROWS, len(code)), np.uint64)
-  counts = np.empty(different.shape, np.uint8)
-  for start in range(0, len(codes), ROWS):
-    some = codes[start : start + ROWS]
-    size = len(some)
-    np.bitwise_xor(some, code, out=different[:size])
-    np.bitwise_count(different[:size], out=counts[:size])
-    # Eight counts, of at most 64 each, lie in a word; their sums fit 16 bits.
-    eight = counts[:size].view(np.uint64)
-    pairs = (eight & _EVEN_BYTES) + (eight >> 8 & _EVEN_BYTES)
-    sums = sum(pairs[:, i] for i in range(pairs.shape[1]))
-    np.right_shift(
-      sums * _SUM, 48, out=found[start : start + size], casting='unsafe'
-    )
+@jax.jit
+def _count_different(query: jax.Array, codes: jax.Array) -> jax.Array:
+  """Counts different bits; uint32 [words] and [rows, words] to uint16 [rows].
+
+  Written as a sum of slices, since XLA does not fuse what goes into a
+  reduction; it would write all counts to memory.
+  """
+  query, codes = (
+    query.reshape(-1, _LANES),
+    codes.reshape(len(codes), -1, _LANES),
+  )
+  counts = sum(
+    jax.lax.population_count(query[i] ^ codes[:, i]) for i in range(len(query))
+  )
+  return counts.sum(1, dtype=jnp.uint32).astype(jnp.uint16)
 
 
 def closest(found: np.ndarray, count: int) -> np.ndarray:
@@ -87,5 +89,4 @@ def closest(found: np.ndarray, count: int) -> np.ndarray:
   """
   if len(found) <= count:
     return np.arange(len(found))
-  below = np.bincount(found).cumsum()
-  return np.flatnonzero(found <= np.searchsorted(below, count))
+  return np.flatnonzero(found <= np.partition(found, count - 1)[count - 1])

@@ -1,12 +1,15 @@
 """An index: embeddings and their images in a folder, which grows.
 
 DIR/index.json      the network, the number of rows, the recall of fast search
-DIR/embeddings.bin  float16 or float32 [rows, features]
+DIR/embeddings.bin  float32, float16 or int8 [rows, dimensions]
 DIR/codes.bin       binary codes, uint64 [rows, words]; see `codes`
-DIR/centre.npy      the centre of the codes, float32 [features]
+DIR/centre.npy      the centre of the codes, float32 [dimensions]
+DIR/mean.npy        of a projection to fewer dimensions; see `projection`
+DIR/matrix.npy      its matrix, float32 [features, dimensions]
 DIR/rows.jsonl      columns of each row, such as its path, as JSON
 DIR/ends.bin        int64 [rows], where each line of rows.jsonl ends
 DIR/removed.npy     rows that were removed
+DIR/run.lock        lock of the command that writes into the index
 
 Rows beyond the number in index.json were left by a call that was killed. They
 are ignored, and overwritten by the next one.
@@ -23,14 +26,18 @@ import numpy as np
 
 from apnet_jax.errors import UserError
 from apnet_jax.index import codes
+from apnet_jax.index.projection import Projection
 from apnet_jax.inference import embedding_files
 from apnet_jax.retrieval import nearest
-from apnet_jax.workdir import json_files
+from apnet_jax.workdir import json_files, lock
 
 INFO = 'index.json'
+DTYPES = (*embedding_files.DTYPES, 'int8')
 VERSION = 1
 SAMPLE = 100  # rows that are searched for to measure the recall
 TOP = 10  # of the recall
+READ = 1024  # embeddings that are compared exactly at once, or a multiple
+QUERIES = 16  # queries that are compared with the codes at once
 
 
 class Index:
@@ -40,9 +47,11 @@ class Index:
     folder: folder of an index.
 
   Attributes:
-    info: fields of index.json: `fingerprint` of the network, `dimensions`,
-      `dtype`, `rows`, and `recall`, the share of the ten closest rows that fast
-      search finds.
+    info: fields of index.json: `fingerprint` of the network, `features` of its
+      embeddings, `dimensions` that are kept of them, `dtype`, `rows`, and
+      `recall`, the share of the ten closest rows that fast search finds.
+    centre: float32 [dimensions], the centre of the codes.
+    removed: bool [rows], rows that were removed.
 
   Raises:
     UserError: the folder is no index, or is damaged.
@@ -58,7 +67,15 @@ class Index:
     self._embeddings = self._map('embeddings', self.info['dtype'], shape)
     self._codes = self._map('codes', np.uint64, (rows, codes.words(dimensions)))
     self._ends = self._map('ends', np.int64, (rows,))
-    self._centre = self._load('centre', (dimensions,))
+    self.centre = self._load('centre', (dimensions,))
+    self._projection = None
+    if dimensions != self.info['features']:
+      shape = self.info['features'], dimensions
+      self._projection = Projection(
+        self._load('mean', shape[:1]),
+        self._load('matrix', shape),
+        self.info['fingerprint'],
+      )
     self.removed = self._load('removed', None)
     extra = rows - len(self.removed)
     if extra < 0:
@@ -101,6 +118,25 @@ class Index:
         f' {self.info["fingerprint"]}, that of {name} is {fingerprint}.'
       )
 
+  @property
+  def is_projected(self) -> bool:
+    """True if similarities are those of projected embeddings."""
+    return self._projection is not None
+
+  def project(self, embeddings: np.ndarray) -> np.ndarray:
+    """Projects embeddings of the network, float32 [rows, dimensions]."""
+    if self._projection is None:
+      return np.asarray(embeddings, np.float32)
+    return self._projection(embeddings)
+
+  def stored(self, embeddings: np.ndarray) -> np.ndarray:
+    """Returns embeddings of the network as the index would give them back.
+
+    Returns:
+      float32 [rows, dimensions], of length 1 but for rounding.
+    """
+    return _decode(_encode(self.project(embeddings), self.info['dtype']))
+
   def row(self, number: int) -> dict[str, Any]:
     """Returns the columns of a row by name, such as `path`."""
     start = int(self._ends[number - 1]) if number else 0
@@ -112,10 +148,10 @@ class Index:
     )
 
   def sample(self, count: int) -> np.ndarray:
-    """Returns embeddings of evenly spaced rows, float32 [rows, features]."""
+    """Returns embeddings of evenly spaced rows, float32 [rows, dimensions]."""
     kept = np.flatnonzero(~self.removed)
     picked = np.linspace(0, len(kept) - 1, min(count, len(kept))).astype(int)
-    return np.asarray(self._embeddings[kept[picked]], np.float32)
+    return _decode(self._read(kept[picked]))
 
   def search(
     self, queries: np.ndarray, top: int, fast: bool = False
@@ -123,7 +159,7 @@ class Index:
     """Finds the closest rows of each query.
 
     Args:
-      queries: float [queries, features], embeddings of length 1.
+      queries: float [queries, features], embeddings of the network.
       top: number of rows to find for each query.
       fast: whether to compare only the embeddings whose binary codes are
         closest to that of the query; `info['recall']` says what is missed.
@@ -137,18 +173,51 @@ class Index:
     """
     if not len(self):
       raise UserError(f'the index {self._folder} is empty.')
+    yield from self.search_projected(self.project(queries), top, fast)
+
+  def search_projected(
+    self, queries: np.ndarray, top: int, fast: bool
+  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Searches for the results of `project` or `sample`; see `search`."""
     if not fast:
       yield from nearest.search(queries, self._embeddings, top, self.removed)
       return
-    for query, code in zip(queries, codes.encode(queries, self._centre)):
-      found = codes.distances(code, self._codes)
-      found[self.removed] = np.iinfo(found.dtype).max
-      rows = codes.closest(found, max(codes.CANDIDATES, top))
+    for start in range(0, len(queries), QUERIES):
+      yield from self._search_fast(queries[start : start + QUERIES], top)
+
+  def _search_fast(self, queries, top):
+    """Finds the closest rows of a few queries by their codes; see `search`."""
+    found = codes.distances(codes.encode(queries, self.centre), self._codes)
+    found[:, np.flatnonzero(self.removed)] = np.iinfo(found.dtype).max
+    for query, distances in zip(queries, found):
+      rows = codes.closest(distances, max(codes.CANDIDATES, top))
       rows = rows[~self.removed[rows]]
-      similarity = self._embeddings[rows].astype(np.float32) @ query
-      nearest.drop_pages(self._embeddings, 0, len(self._embeddings))
+      # Padded, so that few numbers of rows are compiled.
+      block = self._read(rows, -(-len(rows) // READ) * READ)
+      similarity = np.asarray(nearest.similarities(query[None], block))
+      similarity = similarity[0, : len(rows)]
       order = np.argsort(-similarity, kind='stable')[:top]
       yield rows[order], similarity[order]
+
+  def _read(self, rows: np.ndarray, size: int | None = None) -> np.ndarray:
+    """Reads embeddings of scattered rows.
+
+    By way of the memory map, the system would hold their neighbours too.
+
+    Args:
+      rows: int [rows].
+      size: number of rows of the result, those beyond `rows` zero.
+
+    Returns:
+      [size or rows, dimensions], of the type in the index.
+    """
+    shape = size or len(rows), self.info['dimensions']
+    found = np.zeros(shape, self.info['dtype'])
+    with (self._folder / 'embeddings.bin').open('rb', buffering=0) as file:
+      for row, number in zip(found, rows.tolist()):
+        file.seek(number * row.nbytes)
+        file.readinto(row)
+    return found
 
   def _lines(self) -> Iterator[bytes]:
     """Yields the lines of rows.jsonl that belong to rows."""
@@ -158,6 +227,8 @@ class Index:
 
   def remove(self, paths: list[str]) -> int:
     """Removes all rows of these paths; returns their number.
+
+    Nothing else may write into the index meanwhile; see `lock.held`.
 
     Raises:
       UserError: a path is not in the index; then nothing is removed.
@@ -184,6 +255,7 @@ def add(
   folder: str | os.PathLike,
   path: str | os.PathLike,
   dtype: str = 'float16',
+  projection: Projection | None = None,
 ) -> tuple[Index, int, int]:
   """Adds a file of embeddings to an index, which is made if there is none.
 
@@ -192,41 +264,55 @@ def add(
   Args:
     folder: folder of the index.
     path: file that the command embed wrote.
-    dtype: type of the embeddings in a new index.
+    dtype: type of the embeddings in a new index, one of `DTYPES`.
+    projection: projection of the embeddings in a new index; None for none.
 
   Returns:
     The index, the number of rows that were added, and of those that were in it.
 
   Raises:
-    UserError: the file cannot be read or comes from another network, or the
-      folder is something else.
+    UserError: the file cannot be read or comes from another network, the folder
+      is something else, or another process writes into it.
   """
   folder = pathlib.Path(folder)
-  with embedding_files.reading(path) as file:
+  with (
+    embedding_files.reading(path) as file,
+    lock.held(folder, '--index'),
+  ):
     if not (folder / INFO).exists():
-      _create(folder, file, dtype)
+      _create(folder, file, dtype, projection)
     index = Index(folder)
     index.check_network(file.info['fingerprint'], str(path))
-    if file.dimensions != index.info['dimensions']:
+    if file.dimensions != index.info['features']:
       raise UserError(f'{path} has {file.dimensions} features.')
     added = _append(index, file)
-  index = Index(folder)
-  index.info['recall'] = measure_recall(index)
-  json_files.write_json(folder / INFO, index.info)
+    index = Index(folder)
+    index.info['recall'] = measure_recall(index)
+    json_files.write_json(folder / INFO, index.info)
   return index, added, len(file.columns['path']) - added
 
 
-def _create(folder: pathlib.Path, file, dtype: str) -> None:
-  if folder.exists() and any(folder.iterdir()):
+def _create(folder: pathlib.Path, file, dtype: str, projection) -> None:
+  if any(path.name != lock.FILE for path in folder.iterdir()):
     raise UserError(f'{folder} is not an index, and not empty.')
-  folder.mkdir(parents=True, exist_ok=True)
-  _save(folder / 'centre.npy', np.zeros(file.dimensions, np.float32))
+  dimensions = file.dimensions
+  if projection is not None:
+    if projection.fingerprint != file.info['fingerprint']:
+      raise UserError(
+        'the file of --fit has embeddings of another network: its fingerprint'
+        f' is {projection.fingerprint}, not {file.info["fingerprint"]}.'
+      )
+    dimensions = projection.matrix.shape[1]
+    _save(folder / 'mean.npy', projection.mean)
+    _save(folder / 'matrix.npy', projection.matrix)
+  _save(folder / 'centre.npy', np.zeros(dimensions, np.float32))
   _save(folder / 'removed.npy', np.zeros(0, bool))
   (folder / 'rows.jsonl').touch()
   info = {
     'version': VERSION,
     'fingerprint': file.info['fingerprint'],
-    'dimensions': file.dimensions,
+    'features': file.dimensions,
+    'dimensions': dimensions,
     'dtype': dtype,
     'rows': 0,
     'recall': None,
@@ -258,12 +344,13 @@ def _append(index: Index, file) -> int:
     start = 0
     for block in file.blocks:
       kept = new[start : start + len(block)]
-      block = block[kept].astype(np.float32)
+      block = index.project(block[kept])
       if not rows and not start:
-        index._centre = block.mean(0)
-        _save(folder / 'centre.npy', index._centre)
-      files['embeddings.bin'].write(block.astype(index.info['dtype']).tobytes())
-      code = codes.encode(block, index._centre)
+        index.centre = block.mean(0)
+        _save(folder / 'centre.npy', index.centre)
+      stored = _encode(block, index.info['dtype'])
+      files['embeddings.bin'].write(stored.tobytes())
+      code = codes.encode(block, index.centre)
       files['codes.bin'].write(code.tobytes())
       for i in np.flatnonzero(kept):
         end += text.write(lines[start + i])
@@ -273,6 +360,27 @@ def _append(index: Index, file) -> int:
   info = index.info | {'rows': rows + added}
   json_files.write_json(folder / INFO, info)
   return added
+
+
+def _encode(embeddings: np.ndarray, dtype: str) -> np.ndarray:
+  """Rounds embeddings to a type of `DTYPES`.
+
+  For int8 each row is scaled so that its largest feature is 127. The scale is
+  not kept: cosines do not depend on it.
+  """
+  if dtype != 'int8':
+    return embeddings.astype(dtype)
+  largest = np.abs(embeddings).max(1, keepdims=True)
+  scale = 127 / np.maximum(largest, np.finfo(np.float32).tiny)
+  return np.rint(embeddings * scale).astype(np.int8)
+
+
+def _decode(stored: np.ndarray) -> np.ndarray:
+  """Returns embeddings as float32; rows of int8 get length 1 again."""
+  embeddings = stored.astype(np.float32)
+  if stored.dtype != np.int8:
+    return embeddings
+  return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
 
 
 def _encode_rows(columns: Mapping[str, np.ndarray]) -> list[bytes]:
@@ -309,8 +417,9 @@ def measure_recall(index: Index) -> float | None:
   queries = index.sample(SAMPLE)
   if len(queries) < 2:
     return None
-  exact = index.search(queries, TOP + 1)
-  fast = index.search(queries, TOP + 1, fast=True)
+  exact, fast = (
+    index.search_projected(queries, TOP + 1, fast) for fast in (False, True)
+  )
   shares = [
     len({*a[1:].tolist()} & {*b.tolist()}) / (len(a) - 1)
     for (a, _), (b, _) in zip(exact, fast)
@@ -319,7 +428,9 @@ def measure_recall(index: Index) -> float | None:
 
 
 def _check(info: dict, folder) -> dict:
-  kinds = {'fingerprint': str, 'dimensions': int, 'rows': int, 'dtype': str}
+  kinds = {'fingerprint': str, 'dtype': str} | dict.fromkeys(
+    ('features', 'dimensions', 'rows'), int
+  )
   if info.get('version') != VERSION:
     raise UserError(
       f'{folder} has version {info.get("version")!r} of the format of an index;'
@@ -331,9 +442,9 @@ def _check(info: dict, folder) -> dict:
         f'{folder}/{INFO} is damaged: {name} is {info.get(name)!r}.'
       )
   if (
-    info['dtype'] not in embedding_files.DTYPES
+    info['dtype'] not in DTYPES
     or info['rows'] < 0
-    or info['dimensions'] < 1
+    or not 1 <= info['dimensions'] <= info['features']
   ):
     raise UserError(f'{folder}/{INFO} is damaged.')
   return info

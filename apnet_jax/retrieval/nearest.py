@@ -12,10 +12,19 @@ QUERIES = 256  # queries that are compared at once
 
 
 @jax.jit
-def _similarities(queries: jax.Array, block: jax.Array) -> jax.Array:
-  return jnp.matmul(
-    queries, block.astype(jnp.float32).T, precision=jax.lax.Precision.HIGHEST
-  )
+def similarities(queries: jax.Array, block: jax.Array) -> jax.Array:
+  """Returns cosine similarities, float32 [queries, images].
+
+  Args:
+    queries: float32 [queries, features], of length 1.
+    block: float16 or float32 [images, features], of length 1; or int8, of any
+      length.
+  """
+  images = block.astype(jnp.float32)
+  cosines = jnp.matmul(queries, images.T, precision=jax.lax.Precision.HIGHEST)
+  if block.dtype == jnp.int8:
+    cosines *= jax.lax.rsqrt(jnp.maximum((images**2).sum(1), 1))
+  return cosines
 
 
 def search(
@@ -31,7 +40,8 @@ def search(
 
   Args:
     queries: float [queries, features], embeddings of length 1.
-    gallery: float [images, features], embeddings of length 1.
+    gallery: float [images, features], embeddings of length 1; or int8, of any
+      length.
     top: number of images to find for each query.
     removed: bool [images], images that are not found; None for none.
 
@@ -54,7 +64,7 @@ def _search(queries, gallery, top, removed):
     size = len(block)
     if start and size < BLOCK:  # else another program would be compiled
       block = np.concatenate([block, np.zeros_like(gallery[: BLOCK - size])])
-    found = np.array(_similarities(device_queries, block))[:, :size]
+    found = np.array(similarities(device_queries, block))[:, :size]
     drop_pages(gallery, start, start + size)
     if removed is not None:
       found[:, removed[start : start + size]] = -np.inf

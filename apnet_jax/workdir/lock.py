@@ -1,4 +1,4 @@
-"""A lock that lets one run at a time use a workdir."""
+"""A lock that lets one process at a time write into a folder."""
 
 from collections.abc import Iterator
 import contextlib
@@ -15,7 +15,7 @@ FILE = 'run.lock'
 
 
 @contextlib.contextmanager
-def held(workdir: str | os.PathLike) -> Iterator[None]:
+def held(workdir: str | os.PathLike, flag: str = '--workdir') -> Iterator[None]:
   """Holds the lock of a workdir; this process may take it several times.
 
   The system frees the lock when the process ends for any reason. If the file
@@ -25,6 +25,7 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
   Args:
     workdir: folder to lock. It is made if needed, and removed again if nothing
       was written into it.
+    flag: flag that names the folder, for messages.
 
   Raises:
     UserError: another run holds the lock, or the workdir cannot be written to.
@@ -38,10 +39,10 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
     file = path.open('a+')
   except OSError as error:
     raise UserError(
-      f'--workdir={workdir} cannot be written to: {error.strerror}.'
+      f'{flag}={workdir} cannot be written to: {error.strerror}.'
     ) from error
   with file:
-    taken = _take(file, workdir)
+    taken = _take(file, workdir, flag)
     if taken:
       file.truncate(0)
       file.write(_this_process())
@@ -54,12 +55,13 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
         path.parent.rmdir()
 
 
-def _take(file, workdir) -> bool:
+def _take(file, workdir, flag: str) -> bool:
   """Takes the lock of a workdir.
 
   Args:
     file: the open file of the lock.
     workdir: the workdir, for messages.
+    flag: flag that names it, for messages.
 
   Returns:
     Whether the lock was taken: False if this process holds the lock already, or
@@ -76,8 +78,8 @@ def _take(file, workdir) -> bool:
     if holder == _this_process():
       return False
     raise UserError(
-      f'--workdir={workdir} is in use by {holder or "another process"}. Wait'
-      ' for it, or give another --workdir.'
+      f'{flag}={workdir} is in use by {holder or "another process"}. Wait for'
+      f' it, or give another {flag}.'
     ) from error
   except OSError as error:
     print(

@@ -17,14 +17,16 @@ def test_distances_count_features_on_other_sides_of_the_centre(
   assert found.shape == (101, codes.words(features))
   sides = embeddings > centre
   expected = (sides != sides[7]).sum(1)
-  np.testing.assert_array_equal(codes.distances(found[7], found), expected)
+  distances = codes.distances(found[[3, 7]], found)
+  np.testing.assert_array_equal(distances[1], expected)
+  assert distances.dtype == np.uint16 and not distances[0, 3]
 
 
 def test_opposite_codes_do_not_overflow():
   ones = np.ones((3, 2048), np.float32)
   both = codes.encode(np.concatenate([ones, -ones]), np.zeros(2048))
-  found = codes.distances(both[0], both)
-  assert found.tolist() == [0, 0, 0, 2048, 2048, 2048]
+  found = codes.distances(both[:1], both)
+  assert found.tolist() == [[0, 0, 0, 2048, 2048, 2048]]
 
 
 def test_the_closest_include_all_that_are_equal():

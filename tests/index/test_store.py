@@ -1,3 +1,5 @@
+import dataclasses
+import fcntl
 import json
 import pathlib
 
@@ -7,8 +9,9 @@ import pytest
 
 from apnet_jax.commands import search
 from apnet_jax.errors import UserError
-from apnet_jax.index import codes, copies, store
+from apnet_jax.index import accuracy, codes, copies, projection, store
 from apnet_jax.inference import embedding_files
+from apnet_jax.workdir import lock
 
 RNG = np.random.default_rng(0)
 
@@ -115,6 +118,49 @@ def test_another_network_is_refused(folder, tmp_path):
     store.Index(tmp_path / 'other')
 
 
+def test_two_processes_do_not_write_at_once(folder, tmp_path):
+  file = write(tmp_path, 'c', range(30, 40))
+  with (folder / lock.FILE).open('w') as other:
+    other.write('process 1 on another machine')
+    other.flush()
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match='--index=.* is in use by process 1 on'):
+      store.add(folder, file)
+  assert store.add(folder, file)[1] == 10
+
+
+def test_int8_keeps_the_order(tmp_path):
+  file = write(tmp_path, 'a', range(30))
+  index, _, _ = store.add(tmp_path / 'index', file, 'int8')
+  assert (tmp_path / 'index' / 'embeddings.bin').stat().st_size == 30 * 24
+  for fast in (False, True):
+    ((rows, similarity),) = index.search(EMBEDDINGS[[35]], 30, fast)
+    exact = EMBEDDINGS[rows] @ EMBEDDINGS[35]
+    np.testing.assert_allclose(similarity, exact, atol=0.01)
+    assert names(index, 3, 1, fast) == ['3.jpg']
+  np.testing.assert_allclose(index.sample(30), EMBEDDINGS[:30], atol=0.01)
+  np.testing.assert_array_equal(index.stored(EMBEDDINGS[:30]), index.sample(30))
+
+
+def test_similarities_are_those_of_the_projection(tmp_path):
+  short = projection.fit(write(tmp_path, 'fit', range(40)), 5)
+  file = write(tmp_path, 'a', range(30))
+  index, _, _ = store.add(tmp_path / 'index', file, 'float32', short)
+  assert index.is_projected and index.info['dimensions'] == 5
+  expected = short(EMBEDDINGS)
+  for fast in (False, True):
+    ((rows, similarity),) = index.search(EMBEDDINGS[[35]], 30, fast)
+    cosines = expected[rows] @ expected[35]
+    np.testing.assert_allclose(similarity, cosines, atol=1e-5)
+  assert store.add(tmp_path / 'index', write(tmp_path, 'b', [33]))[1] == 1
+  other = dataclasses.replace(short, fingerprint='xyz')
+  with pytest.raises(
+    UserError, match='--fit has embeddings of another network'
+  ):
+    store.add(tmp_path / 'new', file, projection=other)
+  assert not (tmp_path / 'new').exists()
+
+
 def damage_info(folder, **change):
   path = folder / 'index.json'
   path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -145,6 +191,49 @@ def test_an_empty_index_is_said(folder):
   index.remove([f'{i}.jpg' for i in range(30)])
   with pytest.raises(UserError, match='is empty'):
     names(index, 0, 1)
+
+
+def test_the_cost_in_map_is_measured(tmp_path, monkeypatch):
+  people = np.array(['a', 'a', 'a', 'b', 'b', 'b', '-1', 'c'])
+  file = write(tmp_path, 'a', range(8), pid=people)
+  monkeypatch.setattr(embedding_files, 'BLOCK', 3)
+  index, _, _ = store.add(tmp_path / 'index', file)
+  found = accuracy.measure(index, file)
+  kept = people != '-1'
+  full, pids = EMBEDDINGS[:8][kept], people[kept]
+  signs = np.where(full > index.centre, 1.0, -1.0)
+  assert found['images'] == 7
+  for name, rows in ('full', full), ('index', full), ('codes', signs):
+    assert found[name] == pytest.approx(mean_precision(rows, pids), abs=1e-4)
+  short = projection.fit(write(tmp_path, 'fit', range(40)), 2)
+  index, _, _ = store.add(tmp_path / 'short', file, 'float32', short)
+  expected = mean_precision(short(full), pids)
+  assert accuracy.measure(index, file)['index'] == pytest.approx(
+    expected, abs=1e-4
+  )
+  for columns in ({}, {'pid': np.arange(3)}):
+    file = write(tmp_path, 'b', range(3), **columns)
+    assert accuracy.measure(index, file) is None
+
+
+def mean_precision(rows, pids):
+  """The mAP of each image among all others, by sorting."""
+  found = []
+  for i, query in enumerate(rows):
+    order = np.argsort(-(rows @ query), kind='stable')
+    hits = pids[order[order != i]] == pids[i]
+    ranks = 1 + np.flatnonzero(hits)
+    if len(ranks):
+      found.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
+  return np.mean(found)
+
+
+def test_whole_people_are_chosen(monkeypatch):
+  monkeypatch.setattr(accuracy, 'ROWS', 5)
+  pids = np.array(['a', 'b', 'c', 'd', '-1'] * 3)
+  chosen = pids[accuracy._choose(pids)]
+  assert 0 < len(chosen) <= 5
+  assert all((chosen == pid).sum() == 3 for pid in chosen)
 
 
 # The command search

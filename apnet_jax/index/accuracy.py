@@ -1,0 +1,78 @@
+"""The mAP of the embeddings in an index, beside that of the full ones."""
+
+import os
+
+import numpy as np
+
+from apnet_jax.index.store import Index
+from apnet_jax.inference import embedding_files
+from apnet_jax.retrieval import metrics
+
+ROWS = 5000  # images at most, since each is compared with all others
+JUNK = '-1'
+
+
+def measure(index: Index, path: str | os.PathLike) -> dict | None:
+  """Measures what shorter embeddings cost, on images of known people.
+
+  Each image is a query among all others. Images of its person under its camera
+  are not counted, if cameras are known.
+
+  Args:
+    index: the index, which says how embeddings are shortened.
+    path: file of embeddings with a column `pid`, and perhaps `camid`.
+
+  Returns:
+    `images`, their number, and the mAP of the `full` embeddings, of those in
+    the `index`, and of its `codes` alone; None if people are not known, or no
+    two images show the same person.
+  """
+  with embedding_files.reading(path) as file:
+    if 'pid' not in file.columns:
+      return None
+    kept = _choose(file.columns['pid'].astype(str))
+    full = np.concatenate(
+      [np.zeros((0, file.dimensions), np.float32)]
+      + [block[kept[rows]] for rows, block in _numbered(file.blocks)]
+    ).astype(np.float32)
+    columns = {name: values[kept] for name, values in file.columns.items()}
+  pids = np.unique(columns['pid'].astype(str), return_inverse=True)[1]
+  # Without cameras, an image is alone under its own.
+  camids = np.unique(
+    columns.get('camid', np.arange(len(pids))), return_inverse=True
+  )[1]
+  if not _has_match(pids, camids):
+    return None
+  stored = index.stored(full)
+  signs = np.where(stored > index.centre, np.float32(1), np.float32(-1))
+  found = {'images': len(pids)}
+  for name, rows in ('full', full), ('index', stored), ('codes', signs):
+    result = metrics.evaluate_retrieval(rows, pids, camids, rows, pids, camids)
+    found[name] = round(result.mAP, 4)
+  return found
+
+
+def _choose(pids: np.ndarray) -> np.ndarray:
+  """Marks whole people, evenly spaced among all, of `ROWS` images at most."""
+  people, person, counts = np.unique(
+    pids, return_inverse=True, return_counts=True
+  )
+  counts[people == JUNK] = 0
+  step = max(1, -(-counts.sum() // ROWS))
+  chosen = (np.cumsum(counts > 0) % step == 0) & (counts > 0)
+  chosen &= np.cumsum(counts * chosen) <= ROWS
+  return chosen[person]
+
+
+def _numbered(blocks):
+  """Yields each block with the slice of its rows."""
+  start = 0
+  for block in blocks:
+    yield slice(start, start + len(block)), block
+    start += len(block)
+
+
+def _has_match(pids: np.ndarray, camids: np.ndarray) -> bool:
+  """Tells whether a person is seen by two cameras."""
+  pairs = np.unique(np.stack([pids, camids]), axis=1)
+  return len(pairs[0]) > len(np.unique(pids))

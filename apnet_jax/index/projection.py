@@ -1,0 +1,71 @@
+"""Shorter embeddings: principal components of equal variance.
+
+PCA with whitening (Jegou and Chum, ECCV 2012) is fitted on embeddings of other
+images, such as those of the training set.
+"""
+
+import dataclasses
+import os
+
+import numpy as np
+
+from apnet_jax.errors import UserError
+from apnet_jax.inference import embedding_files
+
+
+@dataclasses.dataclass(frozen=True)
+class Projection:
+  """A linear map to shorter embeddings.
+
+  Attributes:
+    mean: float32 [features], which is subtracted first.
+    matrix: float32 [features, dimensions].
+    fingerprint: fingerprint of the network whose embeddings it was fitted on.
+  """
+
+  mean: np.ndarray
+  matrix: np.ndarray
+  fingerprint: str
+
+  def __call__(self, embeddings: np.ndarray) -> np.ndarray:
+    """Maps embeddings [rows, features] to float32 [rows, dimensions].
+
+    The results have length 1.
+    """
+    short = (np.asarray(embeddings, np.float32) - self.mean) @ self.matrix
+    length = np.linalg.norm(short, axis=1, keepdims=True)
+    return short / np.maximum(length, np.finfo(np.float32).tiny)
+
+
+def fit(path: str | os.PathLike, dimensions: int) -> Projection:
+  """Fits PCA with whitening.
+
+  Args:
+    path: file that the command embed wrote.
+    dimensions: number of principal components to keep.
+
+  Raises:
+    UserError: the file cannot be read, or its embeddings have fewer principal
+      components.
+  """
+  with embedding_files.reading(path) as file:
+    count, total, products = 0, 0.0, 0.0
+    for block in file.blocks:
+      block = block.astype(np.float64)
+      count += len(block)
+      total = total + block.sum(0)
+      products = products + block.T @ block
+    fingerprint = file.info['fingerprint']
+  mean = total / max(count, 1)
+  variances, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
+  known = int((variances > 1e-7 * variances[-1]).sum())
+  if dimensions > min(known, count - 1):
+    raise UserError(
+      f'--dimensions={dimensions} is more than the {min(known, count - 1)}'
+      f' principal components of the {count:,} embeddings in {path}.'
+    )
+  kept = slice(-1, -1 - dimensions, -1)  # ascending order of eigh
+  matrix = vectors[:, kept] / np.sqrt(variances[kept])
+  return Projection(
+    mean.astype(np.float32), matrix.astype(np.float32), fingerprint
+  )
