@@ -1,10 +1,9 @@
 """Augmentation on the device: flip, crop, colour jitter, normalise, erase.
 
 The order and the settings are those of the released APNet recipe, which has no
-colour jitter. The random
-numbers of an image depend only on the key of the step and on the position of
-the image in the global batch. A batch is therefore the same on any number of
-devices.
+colour jitter. The random numbers of an image depend only on the key of the step
+and on the position of the image in the global batch. A batch is therefore the
+same on any number of devices.
 """
 
 import chex
