@@ -31,8 +31,7 @@ test: $(INSTALLED)  ## run the tests
 test-faults: $(INSTALLED)  ## kill runs, fuzz readers, count devices and processes
 	$(PYTEST) --numprocesses=3 tests/faults $(PYTEST_FLAGS)  # some tests only wait
 
-test-all: $(INSTALLED)  ## run both, side by side
-	$(PYTEST) --numprocesses=3 --ignore=tests/compilers $(PYTEST_FLAGS)
+test-all: test test-faults  ## run both
 
 test-accelerators: $(COMPILERS_INSTALLED)  ## compile for TPU and CUDA (needs neither)
 	$(COMPILERS)/bin/python -m pytest tests/compilers $(PYTEST_FLAGS)
