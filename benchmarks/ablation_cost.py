@@ -18,7 +18,7 @@ from data import datasets, listing
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """What a training run needs of each device of a machine.
+  """Memory and time that a training run needs on each device of a machine.
 
   Attributes:
     fits: whether the memory of a device is enough.

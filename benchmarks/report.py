@@ -111,7 +111,7 @@ class Difference:
 
   @property
   def is_clear(self) -> bool:
-    """Whether queries and seeds agree that there is a difference.
+    """True if all seeds and the interval over queries show a difference.
 
     The interval has no zero, and at least two seeds have the same sign.
     """

@@ -46,7 +46,7 @@ class Graph:
 
   @property
   def resizes(self) -> bool:
-    """Whether the function resizes images."""
+    """True if the exported function resizes images itself."""
     return self.takes != 'normalized' or self.input_size != self.image_size
 
   def check(self) -> None:

@@ -26,7 +26,7 @@ def cells(text, title):
 
 
 def test_the_interval_is_that_of_the_mean_over_seeds():
-  """Of two queries, a quarter of the draws has only the one, or the other."""
+  """A bootstrap of two queries draws one of them twice in half of all draws."""
   results = only([
     make_line('apnet_c0', 0, (0.2, 0.2)), make_line('apnet_c2', 0, (0.3, 0.5)),
     make_line('apnet_c0', 1, (0.4, 0.4)), make_line('apnet_c2', 1, (0.3, 0.5)),
