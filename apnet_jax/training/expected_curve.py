@@ -22,7 +22,7 @@ from apnet_jax.errors import UserError
 from apnet_jax.training import recipe
 from apnet_jax.workdir import json_files, metric_reader, run_files
 
-LEAST_RUNS = 3  # with two, the limit would be 40 standard deviations away
+LEAST_RUNS = 3  # with two, the limit is 39 standard deviations away
 # Share of the runs of a recipe that lie above the limit at an evaluation.
 CONFIDENCE = 0.99
 # Lower bound of the standard deviation. Few seeds may agree by chance, and
