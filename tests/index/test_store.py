@@ -9,7 +9,7 @@ import pytest
 
 from apnet_jax.commands import search
 from apnet_jax.errors import UserError
-from apnet_jax.index import accuracy, codes, copies, projection, store
+from apnet_jax.index import accuracy, codes, copies, files, projection, store
 from apnet_jax.inference import embedding_files
 from apnet_jax.workdir import lock
 
@@ -65,6 +65,7 @@ def test_fast_search_compares_few_embeddings(folder, monkeypatch):
   monkeypatch.setattr(codes, 'CANDIDATES', 3)
   index = store.Index(folder)
   monkeypatch.setattr(index, '_codes', index._codes[::-1])  # misleading
+  monkeypatch.setattr(index, '_check_codes', lambda: None)
   assert names(index, 3, 2, fast=True) != expected(3, range(30), 2)
   assert store.measure_recall(index) < 1
 
@@ -95,7 +96,7 @@ def test_a_killed_addition_leaves_the_index_as_it_was(
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(store.json_files, 'write_json', kill)
+    patch.setattr(files.json_files, 'write_json', kill)
     with pytest.raises(KeyboardInterrupt):
       store.add(folder, file)
   index = store.Index(folder)
@@ -175,9 +176,9 @@ def damage_info(folder, **change):
     ),
     (lambda f: (f / 'codes.bin').unlink(), 'codes.bin is damaged'),
     (lambda f: (f / 'centre.npy').write_bytes(b'x'), 'centre.npy is damaged'),
-    (lambda f: damage_info(f, version=2), 'has version 2'),
-    (lambda f: damage_info(f, rows='x'), "rows is 'x'"),
-    (lambda f: damage_info(f, dtype='int3'), 'index.json is damaged'),
+    (lambda f: damage_info(f, version=1), 'has version 1'),
+    (lambda f: damage_info(f, rows=29), 'index.json is damaged: its digest'),
+    (lambda f: damage_info(f, dtype='int8'), 'index.json is damaged: its dig'),
   ],
 )
 def test_a_damaged_index_is_named(folder, damage, message):
