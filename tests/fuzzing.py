@@ -29,7 +29,7 @@ from PIL import ExifTags, Image
 from apnet_jax import images
 from apnet_jax.commands import compare
 from apnet_jax.errors import UserError
-from apnet_jax.index import projection, store
+from apnet_jax.index import codes, projection, store
 from apnet_jax.inference import embedding_files
 from apnet_jax.inference.embedder import Embedder
 from apnet_jax.inference.packing import pack_network
@@ -360,7 +360,10 @@ def _index_reader(root):
   names = sorted(p.name for p in folder.iterdir() if p.name != lock.FILE)
 
   def read():
-    index = store.Index(folder)
+    with mock.patch.object(codes, 'CANDIDATES', 5):
+      return search(store.Index(folder))
+
+  def search(index):
     found = [
       (index.row(int(row)), float(similarity))
       for fast in (False, True)

@@ -69,6 +69,8 @@ class Index:
   ):
     self._folder = pathlib.Path(folder)
     self.info = files.read_info(self._folder) if info is None else info
+    if info is None and not self.info['rows']:
+      raise UserError(f'{folder} is an index to which nothing was added.')
     rows, dimensions = self.info['rows'], self.info['dimensions']
     self._embeddings = self._map(
       files.EMBEDDINGS, self.info['dtype'], (rows, dimensions)
@@ -334,7 +336,9 @@ def add(
       check_file(index, file, path, dtype)
       index.check()
     else:
-      first = next(blocks, np.zeros((0, file.dimensions), np.float32))
+      first = next(blocks, None)
+      if first is None:
+        raise UserError(f'{path} has no embeddings.')
       blocks = itertools.chain([first], blocks)
       index = _create(folder, file, first, dtype or DTYPE, projection)
     added = _append(index, file.columns, blocks)
@@ -396,8 +400,7 @@ def _create(
     arrays = {files.MEAN: projection.mean, files.MATRIX: projection.matrix}
     first = projection(first)
   files.write_info(folder, info)
-  centre = first.astype(np.float32).mean(0) if len(first) else first.sum(0)
-  arrays[files.CENTRE] = centre.astype(np.float32)
+  arrays[files.CENTRE] = first.astype(np.float32).mean(0)
   info['arrays'] = {
     name: files.write_array(folder / name, array)
     for name, array in arrays.items()
