@@ -35,7 +35,7 @@ FIELDS = {
   'fingerprint': str, 'dtype': str, 'features': int, 'dimensions': int,
   'rows': int, 'removed': list, 'arrays': dict,
 }  # fmt: skip
-# An odd number: of all words of 8 bytes in a row, none can change alone.
+# Odd, so that no word of 8 bytes can change alone and keep the checksum.
 _FACTOR = 0x9E3779B97F4A7C15
 _AGAIN = 'Make the index again, or restore it from a copy.'
 
