@@ -125,12 +125,12 @@ def chosen_rows(table: Table, names: str) -> Table:
     UserError: the table has no such network.
   """
   wanted = [name.strip() for name in names.split(',') if name.strip()]
-  known = [row.variant for row in table.rows]
+  known = [row.name for row in table.rows]
   if unknown := [name for name in wanted if name not in known]:
     raise UserError(
       f'--rows={names}: {", ".join(unknown)} not in {", ".join(known)}.'
     )
-  rows = [row for row in table.rows if not wanted or row.variant in wanted]
+  rows = [row for row in table.rows if not wanted or row.name in wanted]
   return Table(table.title, tuple(rows), table.across, table.counted)
 
 
