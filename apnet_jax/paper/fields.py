@@ -268,6 +268,7 @@ AUGMENT = (
       ('hue', 0.1),
     )
   ),
+  Field('augment.augmix', 0.0, 0.0, 'IV.B'),
 )  # fmt: skip
 
 TRAIN = (
