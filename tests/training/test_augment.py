@@ -225,10 +225,10 @@ def test_operations_of_augmix_are_those_of_its_paper(level, images):
   np.testing.assert_allclose(found, expected, atol=1e-6)
   for axis, name in enumerate(('rows', 'columns')):
     size = image.shape[axis]
-    shift = int(level * size / 30)
+    shift = int(float(level) * size / 30)
     source = np.arange(size) - shift
-    expected = np.moveaxis(np.take(image, source % size, axis), axis, 0).copy()
-    expected[(source < 0) | (source >= size)] = 0
+    expected = np.moveaxis(image, axis, 0)[source % size]
+    expected = expected * ((source >= 0) & (source < size))[:, None, None]
     found = np.moveaxis(OPERATION[name](image, level), axis, 0)
     np.testing.assert_allclose(found, expected, atol=1e-7)
 
