@@ -14,7 +14,7 @@ from ml_collections import config_flags
 from apnet_jax import config as config_fields
 from apnet_jax.errors import UserError
 from apnet_jax.models.network_fields import NETWORK_FIELDS, effective_fields
-from apnet_jax.paper.tables import Row, Table, first_name
+from apnet_jax.paper.tables import Row, Table
 from apnet_jax.training import pretrained
 from apnet_jax.workdir import run_files
 
@@ -47,7 +47,7 @@ class Run:
   """A training run of a table.
 
   Attributes:
-    variant: name of the network in `paper.variants.VARIANTS`.
+    variant: name of the row, as of the network in `paper.variants.VARIANTS`.
     seed: seed of the run.
     words: flags of train.py.
     config: the whole configuration that these flags make.
@@ -189,8 +189,9 @@ def plan(
         *_row_words(row, base),
         f'--config.seed={seed}',
       ]
-      name = first_name(row.variant)
-      runs.append(Run(name, seed, tuple(words), read_config(words), recipe))
+      runs.append(
+        Run(row.name_in_results, seed, tuple(words), read_config(words), recipe)
+      )
   return runs
 
 
@@ -210,11 +211,12 @@ def _file_of(row: Row, config_file: str) -> str:
 
 
 def _row_words(row: Row, base: ml_collections.ConfigDict) -> list[str]:
-  """Returns the flags that make the network of a row.
+  """Returns the flags that make the network and the recipe of a row.
 
   An image size that the user has chosen stays.
   """
   fields = {f'model.{name}': value for name, value in row.changes.items()}
+  fields |= row.recipe_fields
   weights = row.weights(base.model.pretrained)
   if weights != base.model.pretrained:
     fields['model.pretrained'] = weights

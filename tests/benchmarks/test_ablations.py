@@ -11,6 +11,7 @@ import pytest
 from apnet_jax.errors import UserError
 from apnet_jax.models.network_fields import effective_fields
 from apnet_jax.paper import tables, variants
+from apnet_jax.paper.recipes import RECIPES
 from apnet_jax.paper.tables import TABLES
 from apnet_jax.retrieval import comparison
 from benchmarks import ablation_cost, ablation_plan, ablation_runs, ablations
@@ -112,6 +113,17 @@ def test_a_network_of_two_tables_is_one_run():
   by_name = {run.variant: run for run in plan('figure5')}
   assert 'radix2' not in by_name
   assert by_name['apnet_c2'].hash == hash_of()
+
+
+def test_a_recipe_changes_the_training_and_not_the_network():
+  paper, *others = plan('recipes')
+  assert paper.hash == hash_of()  # APNet-C_2 of Table II is not run again
+  assert len({run.hash for run in others} | {paper.hash}) == 1 + len(others)
+  assert {run.recipe for run in others} == {paper.recipe}  # one table
+  usual = ablation_plan.relevant_fields(paper.config)
+  for run in others:
+    fields = dict(RECIPES[run.variant])
+    assert ablation_plan.relevant_fields(run.config) == usual | fields
 
 
 def test_folders_become_absolute(monkeypatch, tmp_path):

@@ -1,4 +1,5 @@
 import colorsys
+from functools import partial
 import types
 
 import jax
@@ -8,7 +9,10 @@ from PIL import Image, ImageEnhance
 import pytest
 
 from apnet_jax.models.normalization import MEAN, STD, normalize
-from apnet_jax.training.augment import adjust_colors, augment
+from apnet_jax.training import augment as augment_module
+from apnet_jax.training import augmix, colors
+from apnet_jax.training.augment import augment
+from apnet_jax.training.colors import adjust_colors
 from configs import common
 
 
@@ -121,13 +125,18 @@ def test_hue_is_turned_in_hsv(images):
       np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+NOTHING = {
+  'flip': 0.0, 'pad': 0, 'erase': 0.0, 'erase_fill': (0.0,) * 3,
+  'jitter': 0.0, 'augmix': 0.0,
+}  # fmt: skip
+
+
 @jax.jit
 def jittered(seed, images, positions, limits):
   """Jitters half of the images; nothing else is changed."""
   names = ('brightness', 'contrast', 'saturation', 'hue')
   fields = dict(zip(names, limits), jitter=0.5)
-  fields |= {'flip': 0.0, 'pad': 0, 'erase': 0.0, 'erase_fill': (0.0,) * 3}
-  config = types.SimpleNamespace(**fields)
+  config = types.SimpleNamespace(**NOTHING | fields)
   return augment(jax.random.key(seed), images, positions, config)
 
 
@@ -168,6 +177,133 @@ def test_jitter_depends_on_key_and_position_alone(images):
   np.testing.assert_array_equal(backwards, whole[::-1])
   other = jittered(1, images, positions, limits)
   assert not np.allclose(other, whole, atol=1e-2)
+
+
+@pytest.mark.parametrize('factor', [0.4, 1.5])
+def test_images_are_sharpened_as_by_pillow(factor, images):
+  """Pillow rounds the smoothed image to whole values."""
+  ours = 255 * jax.jit(colors.sharpen)(images[0] / 255, factor)
+  pillow = ImageEnhance.Sharpness(Image.fromarray(images[0]))
+  assert np.abs(ours - np.asarray(pillow.enhance(factor))).max() < 1.5
+  assert np.abs(ours - images[0]).max() > 40
+
+
+def test_mixing_weights_are_of_dirichlet_and_beta():
+  keys = jax.random.split(jax.random.key(0), 4000)
+  weights = np.asarray(jax.vmap(augmix.mixing_weights)(keys))
+  shares = np.asarray(jax.vmap(augmix.mixing_share)(keys))
+  np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-6)
+  assert weights.shape == (4000, 3) and (weights > 0).all()
+  # Dirichlet(1, 1, 1): mean 1/3, variance 1/18, covariance -1/36.
+  np.testing.assert_allclose(weights.mean(0), 1 / 3, atol=0.02)
+  expected = np.eye(3) / 12 - 1 / 36
+  np.testing.assert_allclose(np.cov(weights.T), expected, atol=0.004)
+  # Beta(1, 1): as many shares in each tenth.
+  counts, _ = np.histogram(shares, 10, (0, 1))
+  assert counts.sum() == 4000 and counts.min() > 330
+
+
+OPERATION = dict(
+  zip(('brighten', 'contrast', 'saturate', 'sharpen', 'rows', 'columns'),
+      augmix.OPERATIONS, strict=True)
+)  # fmt: skip
+
+
+@pytest.mark.parametrize('level', [-10.0, -4.0, 0.0, 10.0])
+def test_operations_of_augmix_are_those_of_its_paper(level, images):
+  image, level = jnp.array(images[0] / 255), jnp.float32(level)
+  factor = 1 + 0.09 * level
+  for name, field in (
+    ('brighten', 'brightness'), ('contrast', 'contrast'),
+    ('saturate', 'saturation'),
+  ):  # fmt: skip
+    expected = adjust(image, **NO_CHANGE | {field: factor})
+    found = OPERATION[name](image, level)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+  expected = colors.sharpen(image, factor)
+  found = OPERATION['sharpen'](image, level)
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+  for axis, name in enumerate(('rows', 'columns')):
+    size = image.shape[axis]
+    shift = int(float(level) * size / 30)
+    source = np.arange(size) - shift
+    expected = np.moveaxis(image, axis, 0)[source % size]
+    expected = expected * ((source >= 0) & (source < size))[:, None, None]
+    found = np.moveaxis(OPERATION[name](image, level), axis, 0)
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+@pytest.fixture
+def halve(monkeypatch):
+  """The only operation halves all values, at any level."""
+  operations = (lambda image, level: image / 2,)
+  monkeypatch.setattr(augmix, 'OPERATIONS', operations)
+
+
+def test_an_image_is_mixed_with_chains_of_one_to_three_operations(halve):
+  """If all operations halve an image of ones, its value tells the depths."""
+  keys = jax.random.split(jax.random.key(1), 300)
+
+  def one(key):
+    share = augmix.mixing_share(jax.random.split(key, 3)[1])
+    return augmix.augmix(key, jnp.ones((1, 1, 3)), 3.0).mean(), share
+
+  mixed, shares = map(np.asarray, jax.jit(jax.vmap(one))(keys))
+  chains = (mixed - (1 - shares)) / shares  # the weighted mean of three chains
+  assert (chains > 1 / 8 - 1e-3).all() and (chains < 1 / 2 + 1e-3).all()
+  # Depths 1, 2 and 3 are equally frequent: values of 1/2, 1/4 and 1/8.
+  assert np.mean(chains) == pytest.approx(7 / 24, abs=0.02)
+  # Chains of one image have depths of their own.
+  assert (np.abs(chains[:, None] - [1 / 2, 1 / 4, 1 / 8]) > 0.01).all(1).any()
+
+
+mix = jax.jit(jax.vmap(augmix.augmix, (0, 0, None)))
+
+
+def test_augmix_of_severity_0_is_the_image_and_grows_with_it(images):
+  keys, plain = jax.random.split(jax.random.key(0), 8), images[:8] / 255
+  np.testing.assert_allclose(mix(keys, plain, 0.0), plain, atol=1e-5)
+  change = [np.abs(mix(keys, plain, s) - plain).mean() for s in (1.0, 10.0)]
+  assert 0 < 3 * change[0] < change[1]
+  strongest = np.asarray(mix(keys, plain, 10.0))
+  assert strongest.min() >= 0 and strongest.max() <= 1 + 1e-6
+
+
+@jax.jit
+def augmixed(seed, images, positions):
+  config = types.SimpleNamespace(**NOTHING | {'augmix': 3.0})
+  return augment(jax.random.key(seed), images, positions, config)
+
+
+def test_augmix_depends_on_key_and_position_alone(images):
+  images, positions = images[:8], np.arange(8)
+  whole = np.asarray(augmixed(0, images, positions))
+  backwards = augmixed(0, images[::-1], positions[::-1])
+  np.testing.assert_array_equal(backwards, whole[::-1])
+  assert not np.allclose(augmixed(1, images, positions), whole, atol=1e-2)
+  same = np.asarray(augmixed(0, np.tile(images[:1], (8, 1, 1, 1)), positions))
+  assert len({image.tobytes() for image in same}) == 8
+  changed = np.abs(whole - normalize(images)).max((1, 2, 3)) > 1e-3
+  assert changed.all()  # each image, as in the paper
+
+
+def test_recipes_that_are_off_leave_no_trace_in_the_program(
+  config, images, monkeypatch
+):
+  def called(*_):
+    raise AssertionError
+
+  def trace():
+    function = partial(augment, config=config)
+    jax.eval_shape(function, jax.random.key(0), images, np.arange(64))
+
+  monkeypatch.setattr(augment_module, '_jitter', called)
+  monkeypatch.setattr(augment_module, 'augmix', called)
+  trace()
+  for field in ('jitter', 'augmix'):
+    config.update(NOTHING | {field: 0.5})
+    with pytest.raises(AssertionError):
+      trace()
 
 
 def test_depends_on_key_and_position_alone(images):
