@@ -23,6 +23,7 @@ from unittest import mock
 
 import hypothesis
 from hypothesis import strategies as st
+import jax
 import numpy as np
 from PIL import ExifTags, Image
 
@@ -32,13 +33,13 @@ from apnet_jax.errors import UserError
 from apnet_jax.index import codes, projection, store
 from apnet_jax.inference import embedding_files
 from apnet_jax.inference.embedder import Embedder
-from apnet_jax.inference.packing import pack_network
+from apnet_jax.models.apnet import variable_shapes
 from apnet_jax.models.weight_files import read_weights, write_weights
 from apnet_jax.retrieval import threshold
-from apnet_jax.workdir import json_files, lock, restore, run_files
+from apnet_jax.workdir import json_files, lock, pack, restore, run_files
 from configs import common
 from tests.inference import networks
-from tests.tiny import tiny_model
+from tests.tiny import tiny_config, tiny_model
 
 DATA = pathlib.Path(__file__).parents[1] / 'data'
 ROOM = 2**30  # bytes that a reader may use beyond those of loaded libraries
@@ -376,18 +377,24 @@ def _index_reader(root):
 
 
 def _pack_reader(root):
-  """Loads a packed network."""
-  networks.write_workdir(root)
-  threshold.save(root, networks.THRESHOLD)
-  path = root / 'tiny.apnet'
+  """Loads a packed network, whose weights are ones."""
+  config, path = tiny_config(), root / 'tiny.apnet'
+  model = tiny_model(config.model, networks.CLASSES)
+  shapes = variable_shapes(model, tuple(config.data.image_size))
+  parts = {
+    pack.CHECKPOINT: {'step': networks.STEP, 'which': 'last'},
+    run_files.CONFIG_FILE: config.to_dict(),
+    run_files.RUN_FILE: {'num_classes': networks.CLASSES, 'fingerprint': 'x'},
+    run_files.THRESHOLD_FILE: networks.THRESHOLD,
+  }
+  ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+  pack.write(path, ones, parts)
 
   def read():
     with mock.patch.object(restore, 'create_model', tiny_model):
       embedder = Embedder.load(path)
       return embedder.fingerprint, embedder.threshold, embedder.step
 
-  with mock.patch.object(restore, 'create_model', tiny_model):
-    pack_network(root, path)
   return ExactReader(root, [path.name], read)
 
 
