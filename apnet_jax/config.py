@@ -217,6 +217,11 @@ def _eval() -> ml_collections.ConfigDict:
   # query. Section IV.A names this method of Market-1501, and does not use it.
   rules.multi_query = False
   rules.max_rank = 50  # length of the CMC curve
+  # File with the mAP by epoch of finished runs of the same recipe, written by
+  # `python -m apnet_jax curves RUN RUN RUN --record=FILE`. Each evaluation in
+  # training is compared with them, and warns of a mAP below their band. ''
+  # compares with nothing.
+  rules.expected_curve = ''
   rules.pixel_baseline = False  # also ranks raw pixels, on small sets
   # k1, k2 and lambda of re-ranking (eval.py --rerank; Zhong et al., CVPR 2017).
   # Published figures have 7, 3 and 0.85 on CUHK03, and these elsewhere.

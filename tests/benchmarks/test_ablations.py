@@ -14,6 +14,7 @@ from apnet_jax.paper import tables, variants
 from apnet_jax.paper.recipes import RECIPES
 from apnet_jax.paper.tables import TABLES
 from apnet_jax.retrieval import comparison
+from apnet_jax.training import recipe
 from benchmarks import ablation_cost, ablation_plan, ablation_runs, ablations
 from benchmarks.ablation_runs import Results, Target
 from tests.benchmarks.ablation_lines import make_line
@@ -103,10 +104,10 @@ def test_a_hash_tells_what_changes_the_result():
 def test_a_hash_does_not_depend_on_defaults():
   """A later version may add fields, whose defaults change no result."""
   config = ablation_plan.read_config([f'--config={CONFIG}'])
-  fields = ablation_plan.relevant_fields(config)
+  fields = recipe.relevant_fields(config)
   assert fields == {'data.name': 'market1501'}
   config.model.levels = 1
-  assert ablation_plan.relevant_fields(config) == fields | {'model.levels': 1}
+  assert recipe.relevant_fields(config) == fields | {'model.levels': 1}
 
 
 def test_a_network_of_two_tables_is_one_run():
