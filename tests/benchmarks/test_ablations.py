@@ -121,10 +121,10 @@ def test_a_recipe_changes_the_training_and_not_the_network():
   assert paper.hash == hash_of()  # APNet-C_2 of Table II is not run again
   assert len({run.hash for run in others} | {paper.hash}) == 1 + len(others)
   assert {run.recipe for run in others} == {paper.recipe}  # one table
-  usual = ablation_plan.relevant_fields(paper.config)
+  usual = recipe.relevant_fields(paper.config)
   for run in others:
     fields = dict(RECIPES[run.variant])
-    assert ablation_plan.relevant_fields(run.config) == usual | fields
+    assert recipe.relevant_fields(run.config) == usual | fields
 
 
 def test_folders_become_absolute(monkeypatch, tmp_path):
