@@ -9,22 +9,22 @@ from typing import Any
 
 Fields = Mapping[str, Any]  # of the configuration, by dotted name
 
-_TOGETHER: dict[str, Fields] = {
+_ONE_BY_ONE: dict[str, Fields] = {
   'cosine': {'train.schedule': 'cosine'},
   'clip_norm': {'train.clip_norm': 5.0},
   'circle_beside': {'train.circle_weight': 0.1},
+  'circle_instead': {'train.circle_weight': 0.1, 'train.triplet_weight': 0.0},
   'center': {'train.center_weight': 5e-4},
   'jitter': {'augment.jitter': 0.5},
   'augmix': {'augment.augmix': 3.0},
   'ema': {'train.ema_decay': 0.99},
 }
-
 RECIPES: dict[str, Fields] = {
-  **_TOGETHER,
-  'circle_instead': {'train.circle_weight': 0.1, 'train.triplet_weight': 0.0},
-  'all': {
+  **_ONE_BY_ONE,
+  'all': {  # beside the triplet loss
     name: value
-    for fields in _TOGETHER.values()
+    for recipe, fields in _ONE_BY_ONE.items()
+    if recipe != 'circle_instead'
     for name, value in fields.items()
   },
 }

@@ -362,6 +362,13 @@ def test_a_dry_run_does_nothing(command, capsys, results):
   assert not results.folder.exists()
 
 
+def test_a_row_of_recipes_is_chosen_by_its_name(command, capsys):
+  assert command('recipes', '--rows=apnet_c2,ema', '--dry_run') == 0
+  printed = capsys.readouterr().out
+  assert printed.count(': to do') == 2
+  assert '  --config.train.ema_decay=0.99\n' in printed
+
+
 def test_a_table_runs_and_then_is_done(command, capsys, results):
   assert command('table6', '--rows=apnet_c2') == 0
   assert command('table6', '--dry-run') == 0

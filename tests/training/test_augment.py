@@ -94,7 +94,7 @@ def test_erases_one_rectangle(config, images):
 
 
 NO_CHANGE = {'brightness': 1, 'contrast': 1, 'saturation': 1, 'hue': 0}
-adjust = jax.jit(adjust_colors)
+adjust, sharpen = jax.jit(adjust_colors), jax.jit(colors.sharpen)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_jitter_depends_on_key_and_position_alone(images):
 @pytest.mark.parametrize('factor', [0.4, 1.5])
 def test_images_are_sharpened_as_by_pillow(factor, images):
   """Pillow rounds the smoothed image to whole values."""
-  ours = 255 * jax.jit(colors.sharpen)(images[0] / 255, factor)
+  ours = 255 * sharpen(images[0] / 255, factor)
   pillow = ImageEnhance.Sharpness(Image.fromarray(images[0]))
   assert np.abs(ours - np.asarray(pillow.enhance(factor))).max() < 1.5
   assert np.abs(ours - images[0]).max() > 40
@@ -203,34 +203,33 @@ def test_mixing_weights_are_of_dirichlet_and_beta():
   assert counts.sum() == 4000 and counts.min() > 330
 
 
-OPERATION = dict(
-  zip(('brighten', 'contrast', 'saturate', 'sharpen', 'rows', 'columns'),
-      augmix.OPERATIONS, strict=True)
-)  # fmt: skip
+@jax.jit
+def each_operation(image, level):
+  return [operation(image, level) for operation in augmix.OPERATIONS]
 
 
 @pytest.mark.parametrize('level', [-10.0, -4.0, 0.0, 10.0])
 def test_operations_of_augmix_are_those_of_its_paper(level, images):
-  image, level = jnp.array(images[0] / 255), jnp.float32(level)
-  factor = 1 + 0.09 * level
-  for name, field in (
-    ('brighten', 'brightness'), ('contrast', 'contrast'),
-    ('saturate', 'saturation'),
-  ):  # fmt: skip
-    expected = adjust(image, **NO_CHANGE | {field: factor})
-    found = OPERATION[name](image, level)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-  expected = colors.sharpen(image, factor)
-  found = OPERATION['sharpen'](image, level)
-  np.testing.assert_allclose(found, expected, atol=1e-6)
-  for axis, name in enumerate(('rows', 'columns')):
+  image, factor = images[0] / 255, 1 + 0.09 * level
+  *recolored, rows, columns = each_operation(image, level)
+  grey = (image @ colors.GREY)[..., None]
+  for found, expected in zip(
+    recolored,
+    [
+      *(
+        np.clip(x + factor * (image - x), 0, 1) for x in (0, grey.mean(), grey)
+      ),
+      sharpen(image, factor),
+    ],
+    strict=True,
+  ):
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+  for axis, found in enumerate((rows, columns)):
     size = image.shape[axis]
-    shift = int(float(level) * size / 30)
-    source = np.arange(size) - shift
+    source = np.arange(size) - int(level * size / 30)
     expected = np.moveaxis(image, axis, 0)[source % size]
     expected = expected * ((source >= 0) & (source < size))[:, None, None]
-    found = np.moveaxis(OPERATION[name](image, level), axis, 0)
-    np.testing.assert_allclose(found, expected, atol=1e-7)
+    np.testing.assert_allclose(np.moveaxis(found, axis, 0), expected, atol=1e-7)
 
 
 @pytest.fixture
@@ -257,16 +256,23 @@ def test_an_image_is_mixed_with_chains_of_one_to_three_operations(halve):
   assert (np.abs(chains[:, None] - [1 / 2, 1 / 4, 1 / 8]) > 0.01).all(1).any()
 
 
-mix = jax.jit(jax.vmap(augmix.augmix, (0, 0, None)))
+def test_levels_reach_the_severity_in_both_directions(monkeypatch):
+  """If the only operation writes its level, the value tells the last level."""
+  write = (lambda image, level: jnp.full_like(image, level),)
+  monkeypatch.setattr(augmix, 'OPERATIONS', write)
+  monkeypatch.setattr(augmix, 'WIDTH', 1)
 
+  def one(key, severity):
+    share = augmix.mixing_share(jax.random.split(key, 3)[1])
+    return augmix.augmix(key, jnp.zeros((1, 1, 3)), severity).max() / share
 
-def test_augmix_of_severity_0_is_the_image_and_grows_with_it(images):
-  keys, plain = jax.random.split(jax.random.key(0), 8), images[:8] / 255
-  np.testing.assert_allclose(mix(keys, plain, 0.0), plain, atol=1e-5)
-  change = [np.abs(mix(keys, plain, s) - plain).mean() for s in (1.0, 10.0)]
-  assert 0 < 3 * change[0] < change[1]
-  strongest = np.asarray(mix(keys, plain, 10.0))
-  assert strongest.min() >= 0 and strongest.max() <= 1 + 1e-6
+  levels_of = jax.jit(jax.vmap(one, (0, None)))
+  keys = jax.random.split(jax.random.key(0), 300)
+  assert not levels_of(keys, 0.0).any()
+  levels = levels_of(keys, 3.0)
+  assert levels.min() == pytest.approx(-3, abs=0.1)
+  assert levels.max() == pytest.approx(3, abs=0.1)
+  assert abs(jnp.median(levels)) < 0.3
 
 
 @jax.jit
@@ -309,13 +315,19 @@ def test_recipes_that_are_off_leave_no_trace_in_the_program(
 def test_depends_on_key_and_position_alone(images):
   """Batches are therefore equal on any number of devices, and after resume."""
   config = common.get_config().augment
-  whole = run(config, images)
-  part = run(config, images[48:], positions=jnp.arange(48, 64))
+  function = jax.jit(partial(augment, config=config))
+
+  def run(images, key=0, first=0):
+    positions = np.arange(first, first + len(images))
+    return np.asarray(function(jax.random.key(key), images, positions))
+
+  whole = run(images)
+  part = run(images[48:], first=48)
   np.testing.assert_array_equal(part, whole[48:])
-  np.testing.assert_array_equal(run(config, images), whole)
-  assert not np.array_equal(run(config, images, key=1), whole)
+  np.testing.assert_array_equal(run(images), whole)
+  assert not np.array_equal(run(images, key=1), whole)
   same = np.tile(images[:1], (64, 1, 1, 1))
-  assert len({image.tobytes() for image in run(config, same)}) > 60
+  assert len({image.tobytes() for image in run(same)}) > 60
 
 
 def test_erased_rectangles_have_the_published_shapes_and_places(config):
