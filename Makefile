@@ -14,8 +14,8 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile \
   --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-all test-accelerators docs lint format \
-  clean
+.PHONY: help demo test test-faults test-learning test-all test-accelerators \
+  docs lint format clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
@@ -26,12 +26,16 @@ demo: $(INSTALLED)  ## train and evaluate on drawn people (minutes on a laptop C
 	$(BIN)/python eval.py --ckpt=runs/synthetic --report=runs/synthetic/report
 
 test: $(INSTALLED)  ## run the tests
-	$(PYTEST) --ignore=tests/faults --ignore=tests/compilers $(PYTEST_FLAGS)
+	$(PYTEST) --ignore=tests/faults --ignore=tests/learning \
+	  --ignore=tests/compilers $(PYTEST_FLAGS)
 
 test-faults: $(INSTALLED)  ## kill runs, fuzz readers, count devices and processes
 	$(PYTEST) --numprocesses=3 tests/faults $(PYTEST_FLAGS)  # some tests only wait
 
-test-all: test test-faults  ## run both
+test-learning: $(INSTALLED)  ## train networks with a part left out (minutes)
+	$(BIN)/python -m pytest tests/learning $(PYTEST_FLAGS)
+
+test-all: test test-faults test-learning  ## run all three
 
 test-accelerators: $(COMPILERS_INSTALLED)  ## compile for TPU and CUDA (needs neither)
 	$(COMPILERS)/bin/python -m pytest tests/compilers $(PYTEST_FLAGS)

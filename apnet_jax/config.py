@@ -129,6 +129,10 @@ def _augment() -> ml_collections.ConfigDict:
   augment.contrast = 0.15  # contrast is multiplied in the same way,
   augment.saturation = 0.1  # saturation is multiplied in the same way,
   augment.hue = 0.1  # and the hue turns by up to this part of the circle.
+  # Severity of AugMix (Hendrycks et al., arXiv:1912.02781), which mixes each
+  # image with changes of its colours and place: 3 and 1 in that paper, at most
+  # 10. 0 leaves it out, as the paper here does.
+  augment.augmix = 0.0
   return augment
 
 
@@ -213,6 +217,11 @@ def _eval() -> ml_collections.ConfigDict:
   # query. Section IV.A names this method of Market-1501, and does not use it.
   rules.multi_query = False
   rules.max_rank = 50  # length of the CMC curve
+  # File with the mAP by epoch of finished runs of the same recipe, written by
+  # `python -m apnet_jax curves RUN RUN RUN --record=FILE`. Each evaluation in
+  # training is compared with them, and warns of a mAP below their band. ''
+  # compares with nothing.
+  rules.expected_curve = ''
   rules.pixel_baseline = False  # also ranks raw pixels, on small sets
   # k1, k2 and lambda of re-ranking (eval.py --rerank; Zhong et al., CVPR 2017).
   # Published figures have 7, 3 and 0.85 on CUHK03, and these elsewhere.
@@ -295,6 +304,8 @@ def check_section(section: str, values: Mapping) -> None:
       raise FieldError(field, f'={value} is not a probability.')
     if field in FRACTIONS and not 0 <= value <= 1:
       raise FieldError(field, f'={value} must be from 0 to 1.')
+    if field == 'augment.augmix' and not 0 <= value <= 10:
+      raise FieldError(field, f'={value} must be from 0 to 10.')
     if field == 'augment.hue' and not 0 <= value <= 0.5:
       raise FieldError(field, f'={value} must be from 0 to 0.5.')
     if field == 'data.test_fraction' and not 0 < value <= 1:

@@ -1,11 +1,8 @@
 """Plans the training runs of a table, one for each network and seed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
-import hashlib
-import json
 import pathlib
-from typing import Any
 
 from absl import flags
 import ml_collections
@@ -13,28 +10,9 @@ from ml_collections import config_flags
 
 from apnet_jax import config as config_fields
 from apnet_jax.errors import UserError
-from apnet_jax.models.network_fields import NETWORK_FIELDS, effective_fields
-from apnet_jax.paper.tables import Row, Table, first_name
-from apnet_jax.training import pretrained
-from apnet_jax.workdir import run_files
+from apnet_jax.paper.tables import Row, Table
+from apnet_jax.training import recipe
 
-# Fields that do not change the result of a run.
-NO_RESULT = (
-  'name',
-  'compilation_cache_dir',
-  'data.allow_other_counts',
-  'data.bad_images',
-  'data.cache',
-  'data.dir',
-  'data.prepared_dir',
-  'train.rematerialize',
-  'train.not_finite',  # and not_finite_limit
-  'train.log_every_steps',
-  'train.eval_every_epochs',
-  'train.checkpoint_every_epochs',
-  'eval.batch_size',
-  'eval.pixel_baseline',
-)
 # Fields of `config.model` that the rows of a table set, or that depend on them.
 SET_BY_ROWS = (
   'attention', 'levels', 'radix', 'stacked', 'se_blocks', 'multi_part',
@@ -47,7 +25,7 @@ class Run:
   """A training run of a table.
 
   Attributes:
-    variant: name of the network in `paper.variants.VARIANTS`.
+    variant: name of the row, as of the network in `paper.variants.VARIANTS`.
     seed: seed of the run.
     words: flags of train.py.
     config: the whole configuration that these flags make.
@@ -64,7 +42,7 @@ class Run:
   @property
   def hash(self) -> str:
     """Hash of all fields that change the result, the seed among them."""
-    return _digest(relevant_fields(self.config))
+    return recipe.digest(recipe.relevant_fields(self.config))
 
   @property
   def name(self) -> str:
@@ -96,65 +74,13 @@ def read_config(words: Sequence[str]) -> ml_collections.ConfigDict:
   return config
 
 
-def relevant_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Returns the fields that change the result of a run, by dotted name.
-
-  Fields without an effect on the network are left out, so that two
-  configurations of the same network have the same hash. So are defaults: the
-  hash stays the same when a later version adds fields.
-  """
-  network = effective_fields(config.model)
-  values = {
-    name: value
-    for name, value in _leaves(config.to_dict())
-    if not name.startswith(NO_RESULT)
-  }
-  for name in NETWORK_FIELDS:
-    values[f'model.{name}'] = _plain(network.get(name))
-  values['model.pretrained'] = _weights(config.model.pretrained)
-  default = dict(_leaves(config_fields.get_config().to_dict()))
-  return {
-    name: value
-    for name, value in values.items()
-    if value not in (None, default.get(name))
-  }
-
-
-def _weights(source: str) -> str:
-  """Returns a text that tells initial weights from others, on any machine.
-
-  Args:
-    source: value of `config.model.pretrained`.
-  """
-  if not pretrained.is_workdir(source):
-    return source
-  trained = run_files.load_full_config(pathlib.Path(source).expanduser())
-  return f'run {_digest(relevant_fields(trained))}'
-
-
 def recipe_hash(config: ml_collections.ConfigDict) -> str:
   """Returns the hash of what the networks of a table have in common."""
-  fields = relevant_fields(config)
+  fields = recipe.relevant_fields(config)
   set_by_rows = {f'model.{name}' for name in SET_BY_ROWS} | {'seed'}
-  return _digest({n: v for n, v in fields.items() if n not in set_by_rows})
-
-
-def _digest(fields: Mapping[str, Any]) -> str:
-  text = json.dumps(fields, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _leaves(values: Mapping, prefix: str = '') -> Iterator[tuple[str, Any]]:
-  for name, value in values.items():
-    if isinstance(value, Mapping):
-      yield from _leaves(value, f'{prefix}{name}.')
-    else:
-      yield prefix + name, _plain(value)
-
-
-def _plain(value):
-  """Returns the value that JSON would read back: tuples become lists."""
-  return list(value) if isinstance(value, tuple) else value
+  return recipe.digest(
+    {n: v for n, v in fields.items() if n not in set_by_rows}
+  )
 
 
 def plan(
@@ -179,7 +105,7 @@ def plan(
   """
   changed = [f'--config.{override}' for override in overrides]
   base = read_config([f'--config={config_file}', *changed])
-  recipe = recipe_hash(base)
+  common = recipe_hash(base)
   runs = []
   for seed in seeds:
     for row in table.rows:
@@ -189,8 +115,9 @@ def plan(
         *_row_words(row, base),
         f'--config.seed={seed}',
       ]
-      name = first_name(row.variant)
-      runs.append(Run(name, seed, tuple(words), read_config(words), recipe))
+      runs.append(
+        Run(row.name_in_results, seed, tuple(words), read_config(words), common)
+      )
   return runs
 
 
@@ -210,11 +137,12 @@ def _file_of(row: Row, config_file: str) -> str:
 
 
 def _row_words(row: Row, base: ml_collections.ConfigDict) -> list[str]:
-  """Returns the flags that make the network of a row.
+  """Returns the flags that make the network and the recipe of a row.
 
   An image size that the user has chosen stays.
   """
   fields = {f'model.{name}': value for name, value in row.changes.items()}
+  fields |= row.recipe_fields
   weights = row.weights(base.model.pretrained)
   if weights != base.model.pretrained:
     fields['model.pretrained'] = weights

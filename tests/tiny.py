@@ -1,4 +1,4 @@
-"""A network of two layers and one pyramid, which compiles fast.
+"""A network of few layers, two by default, which compiles fast.
 
 Its images are smaller than those of `tests.fakes`, which are for ResNet-14.
 """
@@ -16,23 +16,28 @@ from tests.fakes import small_config
 
 
 class TinyBackbone(nn.Module):
-  """A backbone of a stem and one stage, each a single convolution."""
+  """A backbone whose stem and stages are single convolutions of stride 2."""
 
   norm: Callable[..., nn.Module]
-  features: int = 16
-  num_stages = 1
+  widths: tuple[int, ...] = (16, 16)  # channels of the stem and each stage
+
+  @property
+  def num_stages(self):
+    return len(self.widths) - 1
 
   @nn.compact
   def __call__(self, x, stage, train):
-    x = Conv(self.features, 3, 2, dtype=x.dtype, name=f'conv{stage}')(x)
+    x = Conv(self.widths[stage], 3, 2, dtype=x.dtype, name=f'conv{stage}')(x)
     return nn.relu(self.norm(name=f'bn{stage}')(x, train))
 
 
-def tiny_model(config, *args, **kwargs) -> APNet:
+def tiny_model(config, *args, widths=(16, 16), **kwargs) -> APNet:
   """Returns the network of `create_model` with a `TinyBackbone`."""
   model = create_model(config, *args, **kwargs)
-  sites = tuple(site for site in config.sites if site <= 1)
-  return model.clone(backbone=partial(TinyBackbone, model.norm), sites=sites)
+  return model.clone(
+    backbone=partial(TinyBackbone, model.norm, widths),
+    sites=tuple(site for site in config.sites if site < len(widths)),
+  )
 
 
 def tiny_config(**train):

@@ -11,7 +11,7 @@ from apnet_jax.errors import FieldError, UserError
 from apnet_jax.models.apnet import create_model, variable_shapes
 from apnet_jax.models.layers import check_batch_norm_group
 from apnet_jax.parallel import processes
-from apnet_jax.training import pretrained
+from apnet_jax.training import expected_curve, pretrained
 from apnet_jax.workdir import run_files
 
 
@@ -21,6 +21,7 @@ def check(
   """Checks that a configuration is valid and fits the devices.
 
   Pre-trained weights are imported on trial, to check that they fit the network.
+  The record that the run will be compared with is read.
 
   Args:
     config: the whole configuration.
@@ -34,6 +35,7 @@ def check(
   config_fields.check(config)
   processes.check_processes()
   check_batch(config, jax.device_count())
+  _check_expected_curve(config.eval.expected_curve)
   size = tuple(config.data.image_size)
   shapes = variable_shapes(create_model(config.model, num_classes=1), size)
   if config.model.pretrained and not run_files.can_resume(workdir):
@@ -43,6 +45,15 @@ def check(
       raise FieldError(
         'model.pretrained', f'={config.model.pretrained!r}: {error}'
       ) from error
+
+
+def _check_expected_curve(path: str) -> None:
+  """Raises FieldError if there is a path, but no record of curves there."""
+  try:
+    if path:
+      expected_curve.read(path)
+  except UserError as error:
+    raise FieldError('eval.expected_curve', f'={path!r}: {error}') from error
 
 
 def check_batch(config: ml_collections.ConfigDict, devices: int) -> None:

@@ -163,7 +163,9 @@ class Loop:
     """
     outcome = self._evaluate(step)
     figures = self._run.figures(outcome)
-    self._writer.write(step, {f'eval/{k}': v for k, v in figures.items()})
+    verdict = self._run.judge(step, figures)
+    logged = figures | (verdict.metrics if verdict else {})
+    self._writer.write(step, {f'eval/{k}': v for k, v in logged.items()})
     for name, result in outcome.results.items():
       shown = ', '.join(
         f'{k} {100 * v:.1f}'
@@ -172,6 +174,8 @@ class Loop:
       counted = f' ({result.based_on})' if result.num_skipped_queries else ''
       where = f'step {step}, {name}' if name else f'step {step}'
       self._bar.write(f'{where}: {shown}{counted}')
+    if verdict:
+      self._bar.write(str(verdict))
     with self._timer.phase('save'):
       self._checkpoints.add_figures(step, figures)
       self._show_curves()

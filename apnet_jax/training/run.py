@@ -14,7 +14,7 @@ from apnet_jax.parallel import devices, processes
 from apnet_jax.retrieval import card, evaluation
 from apnet_jax.retrieval.embed import embed_pixels, make_embed
 from apnet_jax.retrieval.metrics import RetrievalResult
-from apnet_jax.training import pretrained
+from apnet_jax.training import expected_curve, pretrained
 from apnet_jax.training.programs import Programs
 from apnet_jax.training.train_step import TrainState
 from apnet_jax.workdir.checkpoints import Checkpoints
@@ -82,6 +82,9 @@ class Run:
       raise ValueError(f'programs for {self.programs.size}, data of {size}')
     self.total_steps, self.step = self.programs.total_steps, self.programs.step
     self._embed = make_embed(self.programs.model, config.eval)
+    self._expected, self._expectation = expected_curve.of_run(
+      config, feed.num_classes
+    )
 
   def initial_state(self) -> tuple[TrainState, list[str]]:
     """Returns the state before the first step, and notes on its weights."""
@@ -102,7 +105,10 @@ class Run:
     return StartingPoint(state, not_finite, [note], evaluated)
 
   def describe(self, state: TrainState) -> str:
-    """Returns lines about the network and the length of the run."""
+    """Returns lines about the network, the length of the run, and its record.
+
+    The record is that of `config.eval.expected_curve`, if it names one.
+    """
     config = self.config
     parameters = sum(p.size for p in jax.tree.leaves(state.params))
     return (
@@ -112,6 +118,7 @@ class Run:
       f'{self.total_steps:,} steps of {config.train.P} x {config.train.K}'
       f' images, {self.feed.steps_per_epoch} an epoch'
       f'{describe_micro_batches(config)}'
+      + (f'\n{self._expectation}' if self._expectation else '')
     )
 
   def is_due(self, step: int, every_epochs: int) -> bool:
@@ -188,6 +195,23 @@ class Run:
       for which, figures in by_set.items()
       for name, value in figures.items()
     }
+
+  def judge(
+    self, step: int, figures: Mapping[str, float]
+  ) -> expected_curve.Verdict | None:
+    """Compares the mAP after a step with the recorded runs of this recipe.
+
+    Args:
+      step: number of the step.
+      figures: the result of `figures`.
+
+    Returns:
+      The comparison; None without a record, or if it has no such epoch.
+    """
+    if self._expected is None:
+      return None
+    epoch = step / self.feed.steps_per_epoch
+    return self._expected.judge(epoch, figures['mAP'])
 
   def cards(self, outcome: Outcome, checkpoint: Mapping) -> dict[str, dict]:
     """Returns the result card of each data set, by name.

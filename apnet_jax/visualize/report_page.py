@@ -16,7 +16,7 @@ SIMILARITY_DIGITS = 4
 # Fields of a result card that the page shows.
 CARD_FIELDS = (
   'dataset', 'as_published', 'checkpoint', 'figures', 'based_on', 'warning',
-  'reranked', 'protocol', 'network', 'gallery', 'verification',
+  'reranked', 'protocol', 'network', 'recipe', 'gallery', 'verification',
 )  # fmt: skip
 
 

@@ -1,18 +1,15 @@
 """The page of a training run, or of several: curves made of metrics.jsonl."""
 
 from collections.abc import Iterator, Mapping, Sequence
-import json
 import os
 import pathlib
 
-from apnet_jax.errors import UserError
 from apnet_jax.paper.differences import differences
 from apnet_jax.visualize import page
-from apnet_jax.workdir import run_files
+from apnet_jax.workdir import metric_reader, run_files
 
 TEMPLATE = 'training.html.j2'
 PAGE = 'report.html'
-METRICS = 'metrics.jsonl'
 # Charts by heading: the metrics that they show, and the scale of the axis.
 CHARTS = {
   'Loss': (
@@ -21,50 +18,21 @@ CHARTS = {
   'Learning rate': (('train/learning_rate',), 'log'),
   'Accuracy on the batch': (('train/accuracy',), 'linear'),
   'Active triplets': (('train/active_triplets',), 'linear'),
-  'mAP and Rank-1': (('eval/mAP', 'eval/Rank-1'), 'linear'),
+  'mAP and Rank-1': (
+    ('eval/mAP', 'eval/Rank-1', 'eval/mAP_expected', 'eval/mAP_least'),
+    'linear',
+  ),
   'Gradient norm': (('train/gradient_norm',), 'log'),
   'Images per second': (('train/images_per_second',), 'linear'),
 }  # fmt: skip
 TIMES = ('step', 'data', 'save', 'evaluation')  # train/seconds_NAME
 
 
-def read_metrics(workdir: str | os.PathLike) -> list[dict[str, float]]:
-  """Reads the records of a run's metrics.jsonl, without a cut-off last line.
-
-  Raises:
-    UserError: the file cannot be read, or a line is damaged.
-  """
-  path = pathlib.Path(workdir) / METRICS
-  try:
-    lines = path.read_text().splitlines(True)
-  except (OSError, UnicodeError) as error:
-    raise UserError(f'{path} cannot be read: {error}') from error
-  return [
-    _parse(f'{path}, line {i}', line)
-    for i, line in enumerate(lines, 1)
-    if line.endswith('\n')  # a crash, or a write in progress, cuts it off
-  ]
-
-
-def _parse(name: str, line: str) -> dict[str, float]:
-  try:
-    record = json.loads(line)
-  except ValueError as error:
-    raise UserError(f'{name} is damaged: {error}') from error
-  if not isinstance(record, dict) or not all(
-    isinstance(value, int | float) for value in record.values()
-  ):
-    raise UserError(f'{name} is damaged: it is not a record of numbers.')
-  if 'step' not in record:
-    raise UserError(f'{name} is damaged: it has no step.')
-  return record
-
-
 def page_data(runs: Mapping[str, Sequence[Mapping]]) -> dict:
   """Collects what the page shows, ready for JSON.
 
   Args:
-    runs: records of `read_metrics` by the name of the run.
+    runs: records of `metric_reader.read_metrics` by the name of the run.
 
   Returns:
     `charts`, whose lines have points of epoch and value, and `times`.
@@ -88,14 +56,10 @@ def page_data(runs: Mapping[str, Sequence[Mapping]]) -> dict:
 
 
 def _points(records, metric: str, scale: str) -> Iterator[tuple]:
-  """Yields epoch and value of each record that has a metric."""
-  per_epoch = next(
-    (r['step'] / r['train/epoch'] for r in records if r.get('train/epoch')), 1
-  )
-  for record in records:
-    value = record.get(metric)
-    if value is not None and (scale != 'log' or value > 0):
-      yield round(record['step'] / per_epoch, 4), float(f'{value:.6g}')
+  """Yields epoch and value of each record that has a metric to draw."""
+  for epoch, value in metric_reader.curve(records, metric):
+    if scale != 'log' or value > 0:
+      yield epoch, float(f'{value:.6g}')
 
 
 def _times(records) -> dict[str, float]:
@@ -125,7 +89,10 @@ def make_page(workdirs: Sequence[str | os.PathLike]) -> str:
   names = [str(workdir) for workdir in workdirs]
   if len(workdirs) == 1:
     names = [pathlib.Path(workdirs[0]).absolute().name]
-  runs = {name: read_metrics(w) for name, w in zip(names, workdirs)}
+  runs = {
+    name: metric_reader.read_metrics(workdir)
+    for name, workdir in zip(names, workdirs)
+  }
   found = {
     name: list(differences(run_files.load_full_config(workdir)))
     for name, workdir in zip(names, workdirs)

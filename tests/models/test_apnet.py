@@ -10,6 +10,7 @@ from apnet_jax.paper import variants
 from apnet_jax.paper.variants import VARIANTS
 from apnet_jax.training.train_step import reid_loss
 from configs import common
+from tests.tiny import tiny_model
 
 # Parameters of the backbones: torchvision's numbers less its classifiers.
 TRUNK = {
@@ -216,6 +217,19 @@ def kinds_of_networks():
     parts = 1 if model['stacked'] else model['radix'] ** model['levels']
     kinds[kind] = max(kinds.get(kind, (0, '')), (parts, name))
   return [name for _, name in kinds.values()]
+
+
+@pytest.mark.parametrize('attention', ['channel', 'spatial'])
+def test_radix_1_is_stacked_attention(attention):
+  """Of two levels, by the shapes of all parameters."""
+
+  def shapes(**fields):
+    config = common.get_config().model
+    config.update(attention=attention, levels=2, reduction=1, **fields)
+    return variable_shapes(tiny_model(config, 6), (32, 16))
+
+  assert shapes(radix=1) == shapes(stacked=True, radix=2)
+  assert shapes(radix=1) != shapes(radix=2)
 
 
 def test_kinds_of_networks_cover_all_fields():

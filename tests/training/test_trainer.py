@@ -16,13 +16,21 @@ from apnet_jax.models.weight_files import write_weights
 from apnet_jax.parallel import devices
 from apnet_jax.retrieval import collapse, evaluation
 from apnet_jax.retrieval.embed import make_embed
-from apnet_jax.training import checks, collapse_watch, programs, run, trainer
+from apnet_jax.training import (
+  checks,
+  collapse_watch,
+  expected_curve,
+  programs,
+  run,
+  trainer,
+)
 from apnet_jax.training.train_step import state_shapes
 from apnet_jax.visualize import page
-from apnet_jax.workdir import restore, run_files
+from apnet_jax.workdir import json_files, restore, run_files
 from apnet_jax.workdir.checkpoints import Checkpoints, open_for_reading
 from apnet_jax.workdir.restore import restore_model
 from tests.fakes import draw_state, make_feed, make_split, small_config
+from tests.finished_runs import write_run
 from tests.tiny import tiny_config, tiny_model
 
 
@@ -56,10 +64,20 @@ def small_network():
 
 @pytest.fixture(scope='module')
 def whole_run(tmp_path_factory):
-  """A run of twelve steps without a stop, evaluated every three."""
+  """A run of twelve steps without a stop, evaluated every three.
+
+  Its mAP is expected to be 0 after one epoch, and 1 after the second.
+  """
   workdir = tmp_path_factory.mktemp('whole')
   config = tiny_config(epochs=4, eval_every_epochs=1)
   config.model.batch_norm_group = 4  # on two of four devices
+  others = [
+    write_run(tmp_path_factory.mktemp('other'), config, {1: 0.0, 2: 1.0}, seed)
+    for seed in (1, 2, 3)
+  ]
+  record = expected_curve.make_record(others)
+  json_files.write_json(workdir / 'record.json', record)
+  config.eval.expected_curve = str(workdir / 'record.json')
   return config, workdir, trainer.train(config, make_feed(config), workdir)
 
 
@@ -97,6 +115,12 @@ def test_a_run_leaves_what_it_promises(whole_run):
   }  # fmt: skip
   evaluated = [r['eval/mAP'] for r in records(workdir) if 'eval/mAP' in r]
   assert card['figures']['mAP'] == evaluated[-1]
+  expected = [
+    (r['step'], r['eval/mAP_expected'])
+    for r in records(workdir)
+    if 'eval/mAP_expected' in r
+  ]
+  assert expected == [(3, 0.0), (6, 1.0)]
   charts = page.read_data(workdir / 'report.html')['charts']
   (curve,) = [c['lines'] for c in charts if c['title'] == 'mAP and Rank-1']
   shown = [value for _, value in curve[0]['points']]
@@ -145,7 +169,7 @@ def test_parts_of_whole_groups_are_said_to_change_nothing():
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(
-  whole_run, tmp_path, monkeypatch
+  whole_run, tmp_path, monkeypatch, capsys
 ):
   config, whole, summary = whole_run
   feed = make_feed(config)
@@ -161,6 +185,11 @@ def test_a_stopped_run_goes_on_to_the_same_end(
     trainer.train(config, stopping_after(feed, 8), tmp_path)
   resumed = trainer.train(config, feed, tmp_path)
   assert len(traces) == 2  # a run compiles its step once
+  out = capsys.readouterr().out
+  assert out.count('Each mAP is compared with the 3 runs of') == 2
+  assert re.search(r'step 3: mAP .*\nepoch 1: mAP .* is as expected', out)
+  assert re.search(r'step 6: mAP .*\nwarning: epoch 2: mAP .* is below', out)
+  assert out.count('the mean of 3 runs') == 2
   chex.assert_trees_all_equal(resumed.state, summary.state)
   assert resumed.card == summary.card
   assert without_speed(records(tmp_path)) == without_speed(records(whole))

@@ -6,7 +6,7 @@ import pytest
 from apnet_jax.commands import curves
 from apnet_jax.errors import UserError
 from apnet_jax.visualize import page, training_page
-from apnet_jax.workdir import json_files
+from apnet_jax.workdir import json_files, metric_reader
 from configs import common
 from tests.visualize import browser
 
@@ -29,7 +29,7 @@ def make_run(folder, records=RECORDS, end='', **train):
 
 def test_curves_are_those_of_the_records(tmp_path):
   run = make_run(tmp_path / '<b>', end='{"step": 50, "tra')
-  data = training_page.page_data({'a': training_page.read_metrics(run)})
+  data = training_page.page_data({'a': metric_reader.read_metrics(run)})
   lines = {
     (chart['title'], line['name']): line['points']
     for chart in data['charts']
@@ -68,8 +68,12 @@ def test_the_command_compares_runs_in_a_browser(tmp_path, monkeypatch, capsys):
   runs = [
     make_run(tmp_path / 'a'), make_run(tmp_path / 'b', learning_rate=0.5),
   ]  # fmt: skip
-  output = types.SimpleNamespace(value='')
-  monkeypatch.setattr(curves.flags, 'DEFINE_string', lambda *_: output)
+  names = ('output', 'record', 'expected')
+  values = {name: types.SimpleNamespace(value='') for name in names}
+  monkeypatch.setattr(
+    curves.flags, 'DEFINE_string', lambda name, *_: values[name]
+  )
+  output = values['output']
   main = curves.command()
   with pytest.raises(UserError, match='give --output'):
     main(['curves', *runs])

@@ -20,8 +20,8 @@ function showCards() {
     };
     for (const [name, value] of Object.entries(card.figures))
       if (name !== 'cmc') add(name, percent(value, 2));
-    for (const part of ['protocol', 'gallery', 'network'])
-      for (const [name, value] of Object.entries(card[part])) add(`${part}: ${name}`, value);
+    for (const part of ['protocol', 'gallery', 'network', 'recipe'])
+      for (const [name, value] of Object.entries(card[part] ?? {})) add(`${part}: ${name}`, value);
     place.append(table);
   }
 }

@@ -1,0 +1,96 @@
+"""The recipe of a run: the configuration fields that change its result."""
+
+from collections.abc import Iterator, Mapping
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from apnet_jax import config as config_fields
+from apnet_jax.models.network_fields import NETWORK_FIELDS, effective_fields
+from apnet_jax.training import pretrained
+from apnet_jax.workdir import run_files
+
+# Fields that do not change the result of a run.
+NO_RESULT = (
+  'name',
+  'compilation_cache_dir',
+  'data.allow_other_counts',
+  'data.bad_images',
+  'data.cache',
+  'data.dir',
+  'data.prepared_dir',
+  'train.rematerialize',
+  'train.not_finite',  # and not_finite_limit
+  'train.log_every_steps',
+  'train.eval_every_epochs',
+  'train.checkpoint_every_epochs',
+  'eval.batch_size',
+  'eval.expected_curve',
+  'eval.pixel_baseline',
+)
+
+
+def relevant_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns the fields that change the result of a run, by dotted name.
+
+  Fields without an effect on the network are left out, so that two
+  configurations of the same network have the same hash. So are defaults: the
+  hash stays the same when a later version adds fields.
+
+  Args:
+    config: the whole configuration of the run.
+  """
+  network = effective_fields(config.model)
+  values = {
+    name: value
+    for name, value in _leaves(config.to_dict())
+    if not name.startswith(NO_RESULT)
+  }
+  for name in NETWORK_FIELDS:
+    values[f'model.{name}'] = _plain(network.get(name))
+  values['model.pretrained'] = _weights(config.model.pretrained)
+  default = default_fields()
+  return {
+    name: value
+    for name, value in values.items()
+    if value not in (None, default.get(name))
+  }
+
+
+def default_fields() -> dict[str, Any]:
+  """Returns the default of every configuration field, by dotted name."""
+  return dict(_leaves(config_fields.get_config().to_dict()))
+
+
+def _weights(source: str) -> str:
+  """Returns a text that tells initial weights from others, on any machine.
+
+  Args:
+    source: value of `config.model.pretrained`.
+  """
+  if not pretrained.is_workdir(source):
+    return source
+  trained = run_files.load_full_config(pathlib.Path(source).expanduser())
+  return f'run {digest(relevant_fields(trained))}'
+
+
+def digest(fields: Mapping[str, Any]) -> str:
+  """Returns a hash of fields, which does not depend on their order."""
+  text = json.dumps(fields, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _leaves(values: Mapping, prefix: str = '') -> Iterator[tuple[str, Any]]:
+  for name, value in values.items():
+    if isinstance(value, Mapping):
+      yield from _leaves(value, f'{prefix}{name}.')
+    else:
+      yield prefix + name, _plain(value)
+
+
+def _plain(value):
+  """Returns the value that JSON would read back: tuples become lists."""
+  return list(value) if isinstance(value, tuple) else value

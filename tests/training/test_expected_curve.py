@@ -1,0 +1,160 @@
+import json
+import types
+
+import numpy as np
+import pytest
+
+from apnet_jax.commands import curves
+from apnet_jax.errors import UserError
+from apnet_jax.training import checks, expected_curve
+from apnet_jax.workdir import json_files
+from tests.finished_runs import write_run
+from tests.tiny import tiny_config
+
+CURVES = ({1: 0.18, 2: 0.48}, {1: 0.2, 2: 0.5}, {1: 0.22, 2: 0.52})
+
+
+@pytest.fixture
+def runs(tmp_path):
+  """Workdirs of three finished runs."""
+  return [
+    write_run(tmp_path / str(seed), tiny_config(epochs=2), curve, seed)
+    for seed, curve in enumerate(CURVES)
+  ]
+
+
+@pytest.fixture
+def record(runs, tmp_path):
+  """The file with the record of these runs."""
+  path = tmp_path / 'record.json'
+  json_files.write_json(path, expected_curve.make_record(runs))
+  return path
+
+
+def run_command(monkeypatch, *workdirs, **values):
+  """Runs the command curves; `values` are those of its flags."""
+  monkeypatch.setattr(
+    curves.flags,
+    'DEFINE_string',
+    lambda name, *_: types.SimpleNamespace(value=values.get(name, '')),
+  )
+  curves.command()(['curves', *map(str, workdirs)])
+
+
+def test_one_of_a_hundred_runs_of_the_recipe_is_below_the_band():
+  """For the spread of any number of seeds."""
+  rng = np.random.default_rng(0)
+  for recorded in (3, 5):
+    below = 0
+    for *known, new in rng.normal(0.5, 0.05, (4000, recorded + 1)):
+      curve = expected_curve.ExpectedCurve(
+        {}, 6, np.array([1.0]), np.array(known)[:, None]
+      )
+      below += curve.judge(1.0, new).is_below
+    assert 0.005 < below / 4000 < 0.016
+
+
+def test_seeds_that_agree_leave_some_room(record):
+  content = json.loads(record.read_text())
+  for run in content['runs']:
+    run['mAP'] = [0.2, 0.5]
+  json_files.write_json(record, content)
+  expected = expected_curve.read(record)
+  mean, least = expected.band(2)
+  assert mean == 0.5
+  assert least == pytest.approx(0.5 - 6.965 * 0.01 * (4 / 3) ** 0.5, abs=1e-4)
+
+
+def test_the_command_records_and_compares(runs, tmp_path, monkeypatch, capsys):
+  record = tmp_path / 'made.json'
+  run_command(monkeypatch, *runs, record=str(record))
+  assert 'epoch 2: mean mAP 50.0, lower limit 33.9' in capsys.readouterr().out
+  low = write_run(
+    tmp_path / 'low', tiny_config(epochs=2), {1: 0.2, 1.5: 0, 2: 0.33}, 7
+  )
+  good = write_run(
+    tmp_path / 'good', tiny_config(epochs=2), {1: 0.01, 2: 0.35}, 8
+  )
+  run_command(monkeypatch, good, expected=str(record))
+  out = capsys.readouterr().out
+  assert 'warning: epoch 1: mAP 1.0 is below the band' in out
+  assert 'epoch 2: mAP 35.0 is as expected: the mean of 3 runs is 50.0' in out
+  with pytest.raises(SystemExit) as ended:
+    run_command(monkeypatch, good, low, expected=str(record))
+  assert ended.value.code == 1
+  out = capsys.readouterr().out
+  assert f'{low}, epoch 1: mAP 20.0 is as expected' in out
+  assert 'epoch 1.5' not in out
+  assert (
+    'warning: epoch 2: mAP 33.0 is below the band: the mean of 3 runs is 50.0,'
+    ' and 99% of such runs have at least 33.9'
+  ) in out
+
+
+def test_only_runs_of_one_recipe_stand_in_a_record(runs, tmp_path):
+  with pytest.raises(UserError, match='at least 3 runs with different seeds'):
+    expected_curve.make_record(runs[:2])
+  again = write_run(tmp_path / 'again', tiny_config(epochs=2), CURVES[0], 2)
+  with pytest.raises(UserError, match=r'seeds \[0, 1, 2, 2\] .* not all'):
+    expected_curve.make_record([*runs, again])
+  other = write_run(tmp_path / 'other', tiny_config(epochs=3), CURVES[0], 3)
+  with pytest.raises(UserError, match="configurations differ: {'train.epochs'"):
+    expected_curve.make_record([*runs, other])
+  short = write_run(tmp_path / 'short', tiny_config(epochs=2), {1: 0.2}, 4)
+  with pytest.raises(UserError, match='epochs of evaluation differ'):
+    expected_curve.make_record([*runs, short])
+  (short / 'result.json').unlink()
+  with pytest.raises(UserError, match='short has no result.json'):
+    expected_curve.make_record([*runs, short])
+
+
+def test_a_run_of_another_recipe_is_not_compared(record, tmp_path, monkeypatch):
+  expected = expected_curve.read(record)
+  config = tiny_config(epochs=2)
+  # Neither the seed nor a folder makes another recipe.
+  config.seed, config.data.dir, config.eval.expected_curve = 9, 'x', str(record)
+  assert expected.differences(config, 6) == []
+  assert expected.differences(config, 7) == ['7 identities, not 6']
+  found, note = expected_curve.of_run(config, 6)
+  assert found.judge(1, 0.2) and note == (
+    f'Each mAP is compared with the 3 runs of {record}.'
+  )
+  config.train.epochs, config.train.margin = 5, 0.5
+  found, note = expected_curve.of_run(config, 6)
+  assert found is None and note == (
+    f'Nothing is compared with {record}, which is of another recipe:'
+    ' train.epochs 5, not 2; train.margin 0.5, not 0.3.'
+  )
+  other = write_run(tmp_path / 'other', config, CURVES[0])
+  with pytest.raises(UserError, match='recipe: train.epochs 5, not 2; train.m'):
+    run_command(monkeypatch, other, expected=str(record))
+  late = write_run(tmp_path / 'late', tiny_config(epochs=2), {3: 0.5})
+  with pytest.raises(UserError, match='has no evaluation at an epoch of'):
+    run_command(monkeypatch, late, expected=str(record))
+  with pytest.raises(UserError, match='one of --output, --record and --exp'):
+    run_command(monkeypatch, late, expected='a', record='b')
+
+
+@pytest.mark.parametrize(
+  ('content', 'message'),
+  [
+    (None, 'cannot be read'),
+    ({}, 'is damaged'),
+    ({'runs': [{'mAP': [0.5]}] * 3}, 'not have a mAP at each epoch'),
+    ({'runs': [{'mAP': [0.1, 0.5]}] * 2}, 'no mAP of at least 3 runs'),
+  ],
+)
+def test_a_damaged_record_is_named_with_its_field(
+  record, content, message, tmp_path
+):
+  if content is None:
+    record.unlink()
+  elif content:
+    content = json.loads(record.read_text()) | content
+  if content is not None:
+    json_files.write_json(record, content)
+  config = tiny_config(epochs=2)
+  config.eval.expected_curve = str(record)
+  with pytest.raises(UserError, match=message) as raised:
+    checks.check(config, tmp_path / 'run')
+  assert str(raised.value).startswith('config.eval.expected_curve=')
