@@ -45,8 +45,8 @@ def search(
       length.
     top: number of images to find for each query.
     removed: bool [images], images that are not found; None for none.
-    check: is called with the first row and the images of each block, as they are
-      stored, before they are used; None for none.
+    check: is called with the first row and the stored images of each block
+      before they are compared; None for none.
 
   Yields:
     For each query, rows of `gallery` and cosine similarities, both [top] or

@@ -8,13 +8,13 @@ from PIL import Image
 from apnet_jax import images
 from apnet_jax.errors import UserError
 from apnet_jax.inference import rows
-from apnet_jax.retrieval import gallery_pairs
 from apnet_jax.retrieval.threshold import SAME_PERSON
 from apnet_jax.visualize import page, thumbnails
 
 TEMPLATE = 'search.html.j2'
 PAGE = 'index.html'
 TOP = 100  # images of a list that are shown at most
+PLACES_OF_IMAGE = 40  # in lists, that take the space of the smallest copy
 NAMED = 200  # images without a picture that are named above the lists
 PLAIN, SAME, OTHER = range(3)  # kinds of found images; see search.js
 # Fields of a found image that are not columns of it.
@@ -45,12 +45,10 @@ def page_data(results: Mapping, image_bytes: int = thumbnails.BUDGET) -> dict:
     some = thumbnails.evenly(len(everything), thumbnails.SAMPLED)
     small = pool.map(_read_small, [everything[i] for i in some])
     sample = [image for image in small if isinstance(image, Image.Image)]
-    height, fitting = thumbnails.HEIGHTS[0], len(everything)
+    height, fitting = thumbnails.HEIGHTS[0], _space(lists)
     if sample:
       sizes = thumbnails.bytes_by_height(sample)
-      height, fitting = thumbnails.choose_height(
-        sizes, len(everything), image_bytes
-      )
+      height, fitting = thumbnails.choose_height(sizes, fitting, image_bytes)
     lists = _choose_lists(lists, fitting)
     shown = _images(lists)
     copies = [*pool.map(lambda row: _encode(row, height), shown.values())]
@@ -88,15 +86,24 @@ def _key(row: Mapping) -> tuple:
   return (row['image'], *(row.get(name) for name in (*rows.BOX, 'frame')))
 
 
+def _space(lists: Sequence[Mapping]) -> int:
+  """Returns the space of lists on the page, in copies of images.
+
+  Images that many lists share take a little space in each of them.
+  """
+  places = sum(min(len(each['found']), TOP) for each in lists)
+  return len(_images(lists)) + places // PLACES_OF_IMAGE
+
+
 def _choose_lists(lists: Sequence[Mapping], fitting: int) -> list[Mapping]:
-  """Chooses the most lists, evenly, that have at most this number of images."""
+  """Chooses the most lists, evenly, that have at most this space."""
 
   def choose(number):
     return [lists[i] for i in thumbnails.evenly(len(lists), number)]
 
   return choose(
     thumbnails.most_fitting(
-      len(lists), lambda number: len(_images(choose(number))), fitting
+      len(lists), lambda number: _space(choose(number)), fitting
     )
   )
 
@@ -139,13 +146,15 @@ def _list_entry(each: Mapping, place: Mapping[tuple, int]) -> dict:
       {
         'found': [place[_key(row)] for row in found],
         'kinds': [_kind(row['verdict']) for row in found],
-        'similarity': [round(row['similarity'], 4) for row in found],
-        'places': [
-          gallery_pairs.place(row['share_of_pairs_below']) for row in found
-        ],
+        'similarity': [_rounded(row['similarity'], 4) for row in found],
+        'shares': [_rounded(row['share_of_pairs_below'], 4) for row in found],
       }
     ],
   }
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+  return None if value is None else round(value, digits)
 
 
 def _kind(verdict: str | None) -> int:

@@ -164,6 +164,6 @@ def test_without_a_threshold_there_are_no_verdicts(results):
   data = search_page.page_data(plain)
   (entry,) = data['queries'][0]['lists']
   assert entry['kinds'] == [search_page.PLAIN]
-  assert entry['places'] == ['above 50.0% of pairs']
+  assert entry['shares'] == [0.5]
   shown = search_page.make_page(data, '', ['No threshold is known.'])
   assert 'At the threshold' not in shown and 'No threshold is known' in shown

@@ -4,6 +4,7 @@
 //   legend     text that explains the kinds
 //   describe   (image) => the text below it
 //   headings   (query) => the heading of each of its lists
+//   note       (list, place) => text below the similarity of the image there
 //   divider    (list, place) => an element before the image there, or null
 //   orders     of the queries, by name: functions that compare two
 //   passes     (query, values of the filters by name) => whether it is shown
@@ -34,7 +35,7 @@ function cells(list) {
   });
 }
 
-function cellButton(cell, open) {
+function cellButton(list, cell, open) {
   const { name, sign, word } = cell.kind;
   const rank = cell.rank ? `${cell.rank} ` : '';
   const similarity = data.is_cosine ? make('small', {}, cell.similarity.toFixed(3)) : '';
@@ -44,7 +45,8 @@ function cellButton(cell, open) {
   },
   make('span', { class: 'frame' }, picture(cell.image)),
   make('span', { class: 'mark' }, `${rank}${sign} ${word}`),
-  similarity, make('small', { class: 'about' }, view.describe(cell.image)));
+  similarity, make('small', {}, view.note(list, cell.place)),
+  make('small', { class: 'about' }, view.describe(cell.image)));
 }
 
 function fill(article, query) {
@@ -59,7 +61,7 @@ function fill(article, query) {
     }, make('span', { class: 'frame' }, picture(query.image)), make('span', { class: 'mark' }, 'query'),
     make('small', { class: 'about' }, about)));
     cells(list).forEach((cell, i) => {
-      row.append(view.divider(list, i) || '', cellButton(cell, () => openPair(query, run, i)));
+      row.append(view.divider(list, i) || '', cellButton(list, cell, () => openPair(query, run, i)));
     });
     article.append(row);
   });

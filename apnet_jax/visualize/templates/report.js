@@ -211,6 +211,7 @@ setUpCameras();
 showLists({
   kinds, describe, orders, passes, larges,
   legend: legend(),
+  note: () => '',
   divider: () => null,
   headings: (query) => runs.map((_, run) => heading(query, run)),
   pairTitle: (query, run) => `${two ? `${runs[run].name}: ` : ''}${score(query.AP[run])}`,

@@ -9,6 +9,12 @@ const { threshold } = data;
 const isFound = (query) => query.lists[0].kinds[0] === SAME;
 const closest = (query) => query.lists[0].similarity[0];
 
+// How high a similarity is among those of pairs of searched images.
+function amongPairs(list, place) {
+  const share = list.shares[place];
+  return share === null ? '' : `above ${percent(share)} of pairs`;
+}
+
 // The line between the images above and below the threshold.
 function divider(list, place) {
   if (list.kinds[place] !== OTHER || list.kinds[place - 1] === OTHER) return null;
@@ -19,9 +25,8 @@ function divider(list, place) {
 function larges(query, run, cell) {
   const shown = cell || cells(query.lists[0])[0];
   const { word } = shown.kind;
-  const place = query.lists[0].places[shown.place];
   const parts = [`rank ${shown.rank}`, `similarity ${shown.similarity.toFixed(4)}`,
-    word && `${word} by the threshold`, place];
+    word && `${word} by the threshold`, amongPairs(query.lists[0], shown.place)];
   return [
     large(query.image, 'query'),
     large(shown.image, parts.filter(Boolean).join(', ')),
@@ -31,6 +36,7 @@ function larges(query, run, cell) {
 controls.person.parentElement.hidden = threshold === null;
 showLists({
   kinds, divider, larges,
+  note: (list, place) => (threshold === null ? amongPairs(list, place) : ''),
   describe: (image) => images.about[image],
   headings: (query) => [threshold !== null && !isFound(query)
     ? 'By the threshold, the person is not among the images that were searched.' : ''],
