@@ -21,6 +21,7 @@ def get_config():
   config.train.milestones = (3,)
   config.train.warmup_epochs = 0
   config.train.learning_rate = 1e-3  # nothing is pre-trained
-  config.train.eval_every_epochs = 0
+  config.train.eval_every_epochs = 1
   config.eval.pixel_baseline = True
+  config.eval.expected_curve = 'docs/records/curves/synthetic.json'
   return config

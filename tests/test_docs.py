@@ -9,6 +9,8 @@ from flax.traverse_util import flatten_dict
 import pytest
 
 from apnet_jax.config import get_config
+from apnet_jax.training import expected_curve
+from configs import synthetic
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = [
@@ -94,6 +96,13 @@ def test_the_table_of_attention_is_that_of_its_record():
     for name, row in record['maps'].items()
   ]
   assert shown == expected
+
+
+def test_the_demo_is_compared_with_runs_of_its_recipe(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  expected, note = expected_curve.of_run(synthetic.get_config(), 300)
+  assert expected is not None, note
+  assert expected.epochs.tolist() == [1, 2, 3, 4]
 
 
 def load_configuration_page():

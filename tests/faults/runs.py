@@ -21,6 +21,7 @@ SMOKE = (
   '--config.train.P=4',
   '--config.train.K=3',
   '--config.train.log_every_steps=1',
+  '--config.train.eval_every_epochs=0',
   '--config.eval.batch_size=16',
 )
 MEASURED = re.compile('train/(images_per_|data_wait|seconds_|.*_memory)')

@@ -40,6 +40,7 @@ def flags(raw, tmp_path_factory):
     '--config.train.P=4',
     '--config.train.K=2',
     '--config.train.log_every_steps=1',
+    '--config.train.eval_every_epochs=0',
     '--config.eval.batch_size=16',
   )
 

@@ -7,7 +7,6 @@ compares the figures of the runs.
 """
 
 from functools import partial
-import itertools
 import json
 import pathlib
 import sys
@@ -17,7 +16,6 @@ import jax
 import numpy as np
 
 import apnet_jax
-from apnet_jax.models.apnet import initialize
 from apnet_jax.models.attention import ChannelAttention
 from apnet_jax.models.normalization import normalize
 from apnet_jax.retrieval import evaluation
@@ -87,6 +85,21 @@ def shuffle_labels(raw):
   return shuffled
 
 
+def choose_weights(params, parts):
+  """Returns parameters whose parts of level 2 have the weights of others.
+
+  Args:
+    params: parameters of a network.
+    parts: for each part, the number of the part whose weights it gets.
+  """
+
+  def choose(path, leaf):
+    chosen = 'level2' in jax.tree_util.keystr(path)
+    return np.asarray(leaf)[list(parts)] if chosen else leaf
+
+  return jax.tree_util.tree_map_with_path(choose, params)
+
+
 class Trained:
   """A run that has ended, with the means to evaluate its network."""
 
@@ -120,63 +133,44 @@ class Trained:
     logits = self.evaluate(feature='logits', distance='euclidean')
     return float(logits.query_embeddings.std(1).mean())
 
-  def likeness_of_moves(self):
-    """Returns how alike the two parts of level 2 were moved by training.
-
-    It is the cosine between what was added to their weights, the largest of all
-    layers: 1 if the parts share their updates.
-    """
-    size = tuple(self.config.data.image_size)
-    first = initialize(self.model, size, self.config.seed)['params']
-    cosines = []
-    for site, layer in itertools.product(SITES, ('fc1', 'fc2')):
-      before, after = (
-        params[site]['level2'][layer]['kernel'].reshape(2, -1)
-        for params in (first, self.variables['params'])
-      )
-      one, other = np.asarray(after) - np.asarray(before)
-      length = np.linalg.norm(one) * np.linalg.norm(other)
-      cosines.append(float(one @ other / length))
-    return max(cosines)
-
   def difference_of_parts(self):
     """Returns how differently the two parts of level 2 attend the same image.
 
-    It is the mean change of their attention if they exchange their weights,
-    over the spread of the attention over images; the smallest of all pyramids.
+    A part is given the weights of the other, or both exchange theirs. The
+    result is the mean change of their attention over its spread over images;
+    the smallest of these cases and of all pyramids.
     """
+    attend, params = self._make_attend(), self.variables['params']
+    own, changes = attend(params), []
+    for weights, given in (((1, 0), (0, 1)), ((1, 1), (0,)), ((0, 0), (1,))):
+      others = attend(choose_weights(params, weights))
+      for before, after in zip(own, others):
+        before, after = before[:, given, :], after[:, given, :]
+        changes.append(np.abs(before - after).mean() / before.std(0).mean())
+    return float(min(changes))
 
-    def exchange(path, leaf):
-      return leaf[::-1] if 'level2' in jax.tree_util.keystr(path) else leaf
+  def _make_attend(self):
+    """Makes a function of parameters, the attention of level 2 on all queries.
 
-    params = self.variables['params']
-    exchanged = jax.tree_util.tree_map_with_path(exchange, params)
-    pairs = zip(self._attention(params), self._attention(exchanged))
-    return min(
-      float(np.abs(own - other).mean() / own.std(0).mean())
-      for own, other in pairs
-    )
-
-  def _attention(self, params):
-    """Returns the attention of level 2 in each pyramid, [queries, channels]."""
+    It returns an array [queries, parts, channels of a part] for each pyramid.
+    """
     rows = np.arange(len(self.feed.query.pids))
     (images,) = self.feed.query.batches(rows, len(rows))
 
     @jax.jit
-    def apply(variables, images):
+    def apply(params):
       _, seen = self.model.apply(
-        variables,
+        {**self.variables, 'params': params},
         normalize(images),
         capture_intermediates=lambda m, _: isinstance(m, ChannelAttention),
         mutable='intermediates',
       )
-      return seen['intermediates']
+      scores = [
+        seen['intermediates'][site]['level2']['__call__'][0] for site in SITES
+      ]
+      return [x.reshape(len(rows), 2, -1) for x in scores]
 
-    seen = apply({**self.variables, 'params': params}, images)
-    return [
-      np.asarray(seen[site]['level2']['__call__'][0]).reshape(len(rows), -1)
-      for site in SITES
-    ]
+    return lambda params: jax.tree.map(np.asarray, apply(params))
 
   def similarity_of_strangers(self):
     return evaluation.stranger_similarity(self.evaluate(), self.feed)
@@ -205,7 +199,6 @@ FIGURES = {
     'features': Trained.evaluate_features,
     'logits': Trained.spread_of_logits,
     'without flip': lambda run: run.evaluate(flip=False).result.mAP,
-    'likeness of moves': Trained.likeness_of_moves,
     'difference of parts': Trained.difference_of_parts,
     'strangers': Trained.similarity_of_strangers,
     'chance': Trained.chance,
