@@ -116,7 +116,7 @@ def crop(config, rules):
 def configurations():
   """Every file and every variant of it."""
   for path in sorted((ROOT / 'configs').glob('[!_]*.py')):
-    namespace = {}
+    namespace = {'__file__': str(path)}
     exec(compile(path.read_text(), str(path), 'exec'), namespace)
     assert namespace['__doc__']
     get_config = namespace['get_config']

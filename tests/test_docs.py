@@ -98,8 +98,8 @@ def test_the_table_of_attention_is_that_of_its_record():
   assert shown == expected
 
 
-def test_the_demo_is_compared_with_runs_of_its_recipe(monkeypatch):
-  monkeypatch.chdir(ROOT)
+def test_the_demo_is_compared_with_runs_of_its_recipe(monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
   expected, note = expected_curve.of_run(synthetic.get_config(), 300)
   assert expected is not None, note
   assert expected.epochs.tolist() == [1, 2, 3, 4]

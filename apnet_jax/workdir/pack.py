@@ -33,7 +33,9 @@ PARTS = (
 )  # fmt: skip
 _CHANGED = 'it was changed after it was packed'
 # Fields that name places of the machine that trained.
-PLACES = ('dir', 'prepared_dir')
+PLACES = (
+  ('data', 'dir'), ('data', 'prepared_dir'), ('eval', 'expected_curve'),
+)  # fmt: skip
 
 
 def is_pack(path: str | os.PathLike) -> bool:
@@ -80,13 +82,15 @@ def check_name(path: str | os.PathLike) -> None:
 
 
 def without_places(config: Mapping) -> dict:
-  """Returns a configuration without the folders of the machine that trained.
+  """Returns a configuration without the paths of the machine that trained.
 
   Args:
     config: the content of config.json.
   """
   config = copy.deepcopy(dict(config))
-  config['data'] |= {name: '' for name in PLACES if name in config['data']}
+  for section, name in PLACES:
+    if name in config[section]:
+      config[section][name] = ''
   config['compilation_cache_dir'] = get_config().compilation_cache_dir
   return config
 

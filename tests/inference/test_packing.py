@@ -86,6 +86,7 @@ def test_a_published_network_is_the_same(run, packed, tmp_path, monkeypatch):
 def test_places_stay_behind(packed):
   config = run_files.load_config(packed)
   assert config.data.dir == config.data.prepared_dir == ''
+  assert config.eval.expected_curve == ''
   assert b'/somewhere' not in packed.read_bytes()
   prepared = pack.read_part(packed, pack.PREPROCESSING)
   assert prepared['height_width'] == [32, 16] and len(prepared['mean']) == 3
