@@ -274,13 +274,13 @@ def report_folders(names: Collection[str]) -> dict[str, pathlib.Path]:
 
 def check_report(names: Collection[str]) -> None:
   """Raises UserError if a report on these data sets cannot be written."""
-  from apnet_jax.visualize.report import check_folder
+  from apnet_jax.visualize import page, report
 
   folders = report_folders(names).values()
   if len(folders) > 1:
-    check_folder(REPORT.value, tuple(folder.name for folder in folders))
+    page.check_folder(REPORT.value, [folder.name for folder in folders])
   for folder in folders:
-    check_folder(folder)
+    report.check_folder(folder)
 
 
 if __name__ == '__main__':

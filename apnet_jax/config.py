@@ -129,6 +129,10 @@ def _augment() -> ml_collections.ConfigDict:
   augment.contrast = 0.15  # contrast is multiplied in the same way,
   augment.saturation = 0.1  # saturation is multiplied in the same way,
   augment.hue = 0.1  # and the hue turns by up to this part of the circle.
+  # Severity of AugMix (Hendrycks et al., arXiv:1912.02781), which mixes each
+  # image with changes of its colours and place: 3 and 1 in that paper, at most
+  # 10. 0 leaves it out, as the paper here does.
+  augment.augmix = 0.0
   return augment
 
 
@@ -300,6 +304,8 @@ def check_section(section: str, values: Mapping) -> None:
       raise FieldError(field, f'={value} is not a probability.')
     if field in FRACTIONS and not 0 <= value <= 1:
       raise FieldError(field, f'={value} must be from 0 to 1.')
+    if field == 'augment.augmix' and not 0 <= value <= 10:
+      raise FieldError(field, f'={value} must be from 0 to 10.')
     if field == 'augment.hue' and not 0 <= value <= 0.5:
       raise FieldError(field, f'={value} must be from 0 to 0.5.')
     if field == 'data.test_fraction' and not 0 < value <= 1:

@@ -10,7 +10,7 @@ from ml_collections import config_flags
 
 from apnet_jax import config as config_fields
 from apnet_jax.errors import UserError
-from apnet_jax.paper.tables import Row, Table, first_name
+from apnet_jax.paper.tables import Row, Table
 from apnet_jax.training import recipe
 
 # Fields of `config.model` that the rows of a table set, or that depend on them.
@@ -25,7 +25,7 @@ class Run:
   """A training run of a table.
 
   Attributes:
-    variant: name of the network in `paper.variants.VARIANTS`.
+    variant: name of the row, as of the network in `paper.variants.VARIANTS`.
     seed: seed of the run.
     words: flags of train.py.
     config: the whole configuration that these flags make.
@@ -115,8 +115,9 @@ def plan(
         *_row_words(row, base),
         f'--config.seed={seed}',
       ]
-      name = first_name(row.variant)
-      runs.append(Run(name, seed, tuple(words), read_config(words), common))
+      runs.append(
+        Run(row.name_in_results, seed, tuple(words), read_config(words), common)
+      )
   return runs
 
 
@@ -136,11 +137,12 @@ def _file_of(row: Row, config_file: str) -> str:
 
 
 def _row_words(row: Row, base: ml_collections.ConfigDict) -> list[str]:
-  """Returns the flags that make the network of a row.
+  """Returns the flags that make the network and the recipe of a row.
 
   An image size that the user has chosen stays.
   """
   fields = {f'model.{name}': value for name, value in row.changes.items()}
+  fields |= row.recipe_fields
   weights = row.weights(base.model.pretrained)
   if weights != base.model.pretrained:
     fields['model.pretrained'] = weights

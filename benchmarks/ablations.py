@@ -1,12 +1,13 @@
-"""Trains the networks of a table of the paper, each with several seeds.
+"""Trains the networks of a table of the paper, or recipes, with several seeds.
 
   python -m benchmarks.ablations table2 --config=configs/market.py \\
     --override=data.dir=DIR --seeds=0,1,2 --results=runs/table2
 
 Tables are table2 (attention pyramids), figure5 (radix), table3 (complexity,
 which only counts), table4 (CUHK03-NP), table5 (backbones), table6 (occlusion)
-and table7 (across data sets). Any data set and configuration will do;
---override changes a field of it for all networks.
+and table7 (across data sets); and recipes, which trains one network by recipes
+of other work. Any data set and configuration will do; --override changes a
+field of it for all rows.
 
 The same command goes on after any end: a run resumes from its last checkpoint,
 and finished runs are not done again. A run that stands in two tables is done
@@ -44,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add('table', choices=list(TABLES), help='table or figure of the paper')
+  add('table', choices=list(TABLES), help='table of the paper, or recipes')
   add(
     '--config', default='configs/market.py',
     help='configuration of all networks (%(default)s)',
@@ -59,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
   )
   add(
     '--rows', default='', metavar='NAMES',
-    help='networks of the table, separated by commas, as apnet_c0,apnet_c2'
+    help='rows of the table, separated by commas, as apnet_c0,apnet_c2 or ema'
     ' (all)',
   )  # fmt: skip
   add(
@@ -119,18 +120,18 @@ def chosen_rows(table: Table, names: str) -> Table:
 
   Args:
     table: the table.
-    names: names of networks, separated by commas; '' for all.
+    names: names of rows, separated by commas; '' for all.
 
   Raises:
-    UserError: the table has no such network.
+    UserError: the table has no such row.
   """
   wanted = [name.strip() for name in names.split(',') if name.strip()]
-  known = [row.variant for row in table.rows]
+  known = [row.name for row in table.rows]
   if unknown := [name for name in wanted if name not in known]:
     raise UserError(
       f'--rows={names}: {", ".join(unknown)} not in {", ".join(known)}.'
     )
-  rows = [row for row in table.rows if not wanted or row.variant in wanted]
+  rows = [row for row in table.rows if not wanted or row.name in wanted]
   return Table(table.title, tuple(rows), table.across, table.counted)
 
 

@@ -58,7 +58,7 @@ class Group:
   """Results that one table may compare.
 
   Attributes:
-    lines: results by network and seed; see `tables.first_name`.
+    lines: results by row and seed; see `Row.name_in_results`.
   """
 
   lines: Mapping[str, Mapping[int, Line]]
@@ -84,9 +84,9 @@ class Group:
       return evaluated
     return f'{trained["dataset"]} > {evaluated}'
 
-  def figures(self, variant: str, name: str) -> list[float]:
-    """Returns a figure of a network in percent, for each seed."""
-    found = self.lines.get(first_name(variant), {})
+  def figures(self, row: Row, name: str) -> list[float]:
+    """Returns a figure of a row in percent, for each seed."""
+    found = self.lines.get(row.name_in_results, {})
     return [
       100 * line['card']['figures'][name] for _, line in sorted(found.items())
     ]
@@ -131,7 +131,7 @@ def group(lines: Iterable[Line]) -> list[Group]:
   groups: dict[str, dict] = {}
   for line in lines:
     found = groups.setdefault(_protocol(line), collections.defaultdict(dict))
-    found[first_name(line['variant'])][line['seed']] = line
+    found[line['variant']][line['seed']] = line
   return [Group(lines) for lines in groups.values()]
 
 
@@ -163,8 +163,8 @@ def difference(results: Group, row: Row) -> Difference | None:
   if not row.against:
     return None
   ours, theirs = (
-    results.lines.get(first_name(name), {})
-    for name in (row.variant, row.against)
+    results.lines.get(name, {})
+    for name in (row.name_in_results, first_name(row.against))
   )
   seeds = sorted(ours.keys() & theirs.keys())
   if not seeds:
@@ -176,7 +176,7 @@ def difference(results: Group, row: Row) -> Difference | None:
     )
     if 'mAP' not in names:
       raise UserError(
-        f'{row.variant} and {row.against}, seed {seed}: the cards do not have'
+        f'{row.name} and {row.against}, seed {seed}: the cards do not have'
         ' figures of the same queries.'
       )
     per_query.append(100 * values[:, names.index('mAP')])
@@ -220,7 +220,7 @@ def _published(row: Row, key: str) -> list[str]:
 
 
 def _figure_cells(results: Group, row: Row) -> list[str]:
-  columns = [results.figures(row.variant, name) for name in COLUMNS[:2]]
+  columns = [results.figures(row, name) for name in COLUMNS[:2]]
   if not columns[0]:
     return [NOT_RUN, '', '']
   return [*map(mean_and_spread, columns), str(len(columns[0]))]
@@ -303,7 +303,7 @@ def published_table(table: Table, groups: Sequence[Group]) -> list[str]:
 
 
 def _ours(results: Group, row: Row) -> str:
-  columns = [results.figures(row.variant, name) for name in COLUMNS]
+  columns = [results.figures(row, name) for name in COLUMNS]
   if not columns[0]:
     return NOT_RUN
   return ', '.join(map(mean_and_spread, columns))
@@ -359,11 +359,11 @@ def select(
     target: name of the folder of the target; '' for the test images of the
       training set, or for any target if the table is across data sets.
   """
-  variants = {first_name(row.variant) for row in table.rows}
+  names = {row.name_in_results for row in table.rows}
   return group(
     line
     for line in lines
-    if first_name(line['variant']) in variants
+    if line['variant'] in names
     and images in ('', line['images'])
     and (
       line['target'] == target

@@ -3,7 +3,11 @@
 python train.py --config=configs/synthetic.py
 """
 
+import pathlib
+
 from apnet_jax.config import get_config as default_config
+
+CURVES = pathlib.Path(__file__).parents[1] / 'docs/records/curves'
 
 
 def get_config():
@@ -23,5 +27,5 @@ def get_config():
   config.train.learning_rate = 1e-3  # nothing is pre-trained
   config.train.eval_every_epochs = 1
   config.eval.pixel_baseline = True
-  config.eval.expected_curve = 'docs/records/curves/synthetic.json'
+  config.eval.expected_curve = str(CURVES / 'synthetic.json')
   return config

@@ -2,7 +2,8 @@
 
 Given a damaged file, a reader returns a result or raises a `UserError` that
 names the file. It raises nothing else, does not crash or hang, and does not
-exceed its limit of memory. This command gives 200 damaged files to each of two
+exceed its limit of memory. Where a file has checksums, the result is that of
+the whole file. This command gives 200 damaged files to each of two
 readers, with limited memory:
 
   python -m tests.fuzzing 200 png_of_pillow npz
@@ -18,19 +19,27 @@ import shutil
 import sys
 import tempfile
 import types
+from unittest import mock
 
 import hypothesis
 from hypothesis import strategies as st
+import jax
 import numpy as np
 from PIL import ExifTags, Image
 
 from apnet_jax import images
 from apnet_jax.commands import compare
 from apnet_jax.errors import UserError
+from apnet_jax.index import codes, projection, store
+from apnet_jax.inference import embedding_files
+from apnet_jax.inference.embedder import Embedder
+from apnet_jax.models.apnet import variable_shapes
 from apnet_jax.models.weight_files import read_weights, write_weights
 from apnet_jax.retrieval import threshold
-from apnet_jax.workdir import json_files, restore, run_files
+from apnet_jax.workdir import json_files, lock, pack, restore, run_files
 from configs import common
+from tests.inference import networks
+from tests.tiny import tiny_config, tiny_model
 
 DATA = pathlib.Path(__file__).parents[1] / 'data'
 ROOM = 2**30  # bytes that a reader may use beyond those of loaded libraries
@@ -122,13 +131,63 @@ class Reader:
   def check(self, content: bytes) -> None:
     """Reads the files with another content of the damaged one."""
     self.path.write_bytes(content)
+    try:
+      self.read_quietly()
+    except UserError as error:
+      # Errors about several files together name the folder.
+      assert self.path.name in str(error) or str(self.root) in str(error)
+
+  def read_quietly(self):
+    """Returns the result of `read`, which prints nothing."""
     quiet = io.StringIO()
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
-      try:
-        self.read()
-      except UserError as error:
-        # Errors about several files together name the folder.
-        assert self.path.name in str(error) or str(self.root) in str(error)
+      return self.read()
+
+  def content(self):
+    """Returns the content of the whole file."""
+    return self.path.read_bytes()
+
+
+class ExactReader(Reader):
+  """A reader of files with checksums, one of which is damaged or missing.
+
+  Its results are those of the whole files; its errors name the damaged file.
+  """
+
+  def __init__(self, root: pathlib.Path, names: list[str], read):
+    super().__init__(root, names[0], self._damage)
+    self._names, self.read = names, read
+    self._whole = self.content()
+    self._expected = self.read_quietly()
+
+  def content(self):
+    """Returns the contents of the whole files by name."""
+    return {name: (self.root / name).read_bytes() for name in self._names}
+
+  @staticmethod
+  @st.composite
+  def _damage(draw, whole):
+    name = draw(st.sampled_from(sorted(whole)))
+    kind = damaged_json if name.endswith('.json') else damaged
+    content = draw(st.one_of(kind(whole[name]), st.none()))
+    return whole | {name: content}
+
+  def check(self, contents: dict[str, bytes | None]) -> None:
+    """Reads the files with other contents; None is a file that is missing."""
+    changed = [n for n in self._names if contents[n] != self._whole[n]]
+    for name in changed:
+      (self.root / name).unlink(missing_ok=True)
+      if contents[name] is not None:
+        (self.root / name).write_bytes(contents[name])
+    try:
+      found = self.read_quietly()
+    except UserError as error:
+      assert all(name in str(error) for name in changed)
+    else:
+      assert found == self._expected
+    finally:
+      for name in changed:
+        (self.root / name).write_bytes(self._whole[name])
 
 
 def _image(form: str, orientation: int | None = None) -> bytes:
@@ -261,6 +320,84 @@ def _compare(root):
     compare.compare_files(path, path, True, level=0.9, samples=20, seed=0)
 
 
+ROW_COUNT, FEATURES = 30, 24
+
+
+def _write_embeddings(path):
+  rng = np.random.default_rng(0)
+  rows = rng.normal(size=(ROW_COUNT, FEATURES)).astype(np.float32)
+  columns = {
+    'path': np.array([f'{i}.jpg' for i in range(ROW_COUNT)]),
+    'pid': np.arange(ROW_COUNT) // 3,
+  }
+  embedding_files.write(
+    path, {'fingerprint': 'x'}, columns, [rows], rows.shape, 'float32'
+  )
+
+
+def _embeddings_reader(suffix: str):
+  def make(root):
+    path = root / f'gallery{suffix}'
+    _write_embeddings(path)
+
+    def read():
+      with embedding_files.reading(path) as file:
+        columns = {name: c.tolist() for name, c in file.columns.items()}
+        return file.info, columns, np.concatenate([*file.blocks]).tolist()
+
+    return ExactReader(root, [path.name], read)
+
+  return make
+
+
+def _index_reader(root):
+  """Searches in an index of a projection, from which a row was removed."""
+  _write_embeddings(root / 'a.npz')
+  short = projection.fit(root / 'a.npz', 16)
+  folder = root / 'index'
+  store.add(folder, root / 'a.npz', 'float16', short)
+  store.Index(folder).remove(['3.jpg'])
+  queries = np.random.default_rng(1).normal(size=(1, FEATURES))
+  names = sorted(p.name for p in folder.iterdir() if p.name != lock.FILE)
+
+  def read():
+    with mock.patch.object(codes, 'CANDIDATES', 5):
+      return search(store.Index(folder))
+
+  def search(index):
+    found = [
+      (index.row(int(row)), float(similarity))
+      for fast in (False, True)
+      for result in index.search(queries, 5, fast)
+      for row, similarity in zip(*result)
+    ]
+    return found, index.sample(5).tolist(), index.info['recall']
+
+  return ExactReader(folder, names, read)
+
+
+def _pack_reader(root):
+  """Loads a packed network, whose weights are ones."""
+  config, path = tiny_config(), root / 'tiny.apnet'
+  model = tiny_model(config.model, networks.CLASSES)
+  shapes = variable_shapes(model, tuple(config.data.image_size))
+  parts = {
+    pack.CHECKPOINT: {'step': networks.STEP, 'which': 'last'},
+    run_files.CONFIG_FILE: config.to_dict(),
+    run_files.RUN_FILE: {'num_classes': networks.CLASSES, 'fingerprint': 'x'},
+    run_files.THRESHOLD_FILE: networks.THRESHOLD,
+  }
+  ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+  pack.write(path, ones, parts)
+
+  def read():
+    with mock.patch.object(restore, 'create_model', tiny_model):
+      embedder = Embedder.load(path)
+      return embedder.fingerprint, embedder.threshold, embedder.step
+
+  return ExactReader(root, [path.name], read)
+
+
 READERS = {
   'jpeg_of_pillow': _image_reader('JPEG', _by_pillow),
   'png_of_pillow': _image_reader('PNG', _by_pillow),
@@ -282,6 +419,9 @@ READERS = {
   ),
   'threshold': _json_reader('threshold.json', _threshold, threshold.load),
   'card': _json_reader('card.json', _card, _compare),
+  'embeddings': _embeddings_reader('.npz'),
+  'index': _index_reader,
+  'pack': _pack_reader,
   'csv': _layout_reader('folder', 'people.csv'),
   'list': _layout_reader('msmt17', 'list_train.txt'),
   'mat': _layout_reader('cuhk03', 'cuhk03_new_protocol_config_detected.mat'),
@@ -294,12 +434,14 @@ READERS = {
 }
 if importlib.util.find_spec('torch'):  # it is optional
   READERS['pth'] = _weights_reader('.pth')
+if importlib.util.find_spec('pyarrow'):  # so is it
+  READERS['parquet'] = _embeddings_reader('.parquet')
 
 
 def fuzz(name: str, root: pathlib.Path, examples: int) -> None:
   """Checks a reader with a number of damaged files in the folder `root`."""
   reader = READERS[name](root)
-  whole = reader.path.read_bytes()
+  whole = reader.content()
   reader.check(whole)
 
   @hypothesis.settings(

@@ -116,7 +116,7 @@ def crop(config, rules):
 def configurations():
   """Every file and every variant of it."""
   for path in sorted((ROOT / 'configs').glob('[!_]*.py')):
-    namespace = {}
+    namespace = {'__file__': str(path)}
     exec(compile(path.read_text(), str(path), 'exec'), namespace)
     assert namespace['__doc__']
     get_config = namespace['get_config']
@@ -179,6 +179,11 @@ def test_fractions_may_be_0_and_1():
   check_section('augment', {'hue': 0.5})
   with pytest.raises(ValueError, match='augment.hue=0.6 must be from 0 to 0.5'):
     check_section('augment', {'hue': 0.6})
+  check_section('augment', {'augmix': 10.0})
+  with pytest.raises(
+    ValueError, match='augment.augmix=11 must be from 0 to 10'
+  ):
+    check_section('augment', {'augmix': 11})
 
 
 def test_every_whole_number_has_a_bound():

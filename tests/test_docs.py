@@ -15,17 +15,29 @@ from configs import synthetic
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = [
   ROOT / 'README.md',
+  ROOT / 'CHANGELOG.md',
+  ROOT / 'CONTRIBUTING.md',
   ROOT / 'data' / 'README.md',
   *(ROOT / 'docs').glob('*.md'),
   *(ROOT / 'data').glob('*/README.md'),
 ]
 
 
+def headings(path):
+  """The anchors of a document's headings, as GitHub and Sphinx name them."""
+  text = re.sub(r'^```.*?^```', '', path.read_text(), flags=re.M | re.S)
+  lines = re.findall(r'^#+ (.*)$', text, flags=re.M)
+  return {re.sub(r'[^\w\- ]', '', x).lower().replace(' ', '-') for x in lines}
+
+
 @pytest.mark.parametrize('path', DOCUMENTS, ids=lambda p: p.name)
 def test_links_lead_somewhere(path):
-  links = re.findall(r'\]\(([^)#]+)\)', path.read_text())
-  local = [link for link in links if '://' not in link]
-  assert [x for x in local if not (path.parent / x).exists()] == []
+  links = re.findall(r'\]\(([^)]+)\)', path.read_text())
+  for link in (x for x in links if '://' not in x):
+    file, _, anchor = link.partition('#')
+    target = path.parent / file if file else path
+    assert target.exists(), link
+    assert not anchor or anchor in headings(target), link
 
 
 def tables_with_records():
@@ -86,8 +98,8 @@ def test_the_table_of_attention_is_that_of_its_record():
   assert shown == expected
 
 
-def test_the_demo_is_compared_with_runs_of_its_recipe(monkeypatch):
-  monkeypatch.chdir(ROOT)
+def test_the_demo_is_compared_with_runs_of_its_recipe(monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
   expected, note = expected_curve.of_run(synthetic.get_config(), 300)
   assert expected is not None, note
   assert expected.epochs.tolist() == [1, 2, 3, 4]

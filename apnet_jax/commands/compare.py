@@ -102,11 +102,10 @@ def compare_reports(
       cannot be written.
   """
   from apnet_jax.visualize import comparison_page, page, report_page
-  from apnet_jax.visualize.report import check_folder
 
   folders = [comparison_page.find_report(f) for f in (first, second)]
   if report:
-    check_folder(report, (comparison_page.PAGE,))
+    page.check_folder(report, (comparison_page.PAGE,))
   printed = io.StringIO()
   cards = [str(f / comparison_page.CARD) for f in folders]
   with contextlib.redirect_stdout(printed):

@@ -13,16 +13,19 @@ finds, measured on images of the index. If the file has columns `pid` (and
 
 --dimensions=256 --fit=train.npz keeps principal components only, fitted on the
 embeddings of other images of the same network.
+
+--check reads the whole index and compares its checksums. A search compares
+those of what it reads.
 """
 
-from collections.abc import Callable
-import pathlib
+from collections.abc import Callable, Sequence
 
 from absl import flags
 
 from apnet_jax import cli
 from apnet_jax.errors import UserError
 from apnet_jax.index import accuracy, projection, store
+from apnet_jax.inference import embedding_files
 from apnet_jax.workdir import lock
 
 
@@ -39,9 +42,9 @@ def command() -> Callable:
   )
   dtype = flags.DEFINE_enum(
     'dtype',
-    'float16',
+    None,
     store.DTYPES,
-    'Type of the embeddings in a new index.',
+    f'Type of the embeddings in a new index. Default: {store.DTYPE}.',
   )
   dimensions = flags.DEFINE_integer(
     'dimensions', None, 'Principal components in a new index.', 1
@@ -49,32 +52,80 @@ def command() -> Callable:
   fit = flags.DEFINE_string(
     'fit', None, 'File of embeddings that give the principal components.'
   )
+  check = flags.DEFINE_bool(
+    'check', False, 'Reads the whole index, and tells whether it is damaged.'
+  )
 
   def main(argv):
     cli.no_more_arguments(argv)
-    if not added.value and not removed.value:
-      raise UserError('give --add or --remove.')
-    if bool(dimensions.value) != bool(fit.value):
-      raise UserError('--dimensions and --fit belong together: give both.')
-    if fit.value and (pathlib.Path(folder.value) / store.INFO).exists():
-      raise UserError(
-        f'--dimensions and --fit are for a new index: {folder.value} exists.'
-      )
+    if not added.value and not removed.value and not check.value:
+      raise UserError('give --add, --remove or --check.')
+    check_projection(folder.value, dimensions.value, fit.value)
+    check_networks([*added.value, *filter(None, [fit.value])])
     cli.quieten()
-    short = fit.value and projection.fit(fit.value, dimensions.value)
+    short = None
+    if fit.value:
+      short = projection.fit(fit.value, dimensions.value)
     for path in added.value:
-      index, new, known = store.add(
-        folder.value, path, dtype.value, short or None
-      )
+      index, new, known = store.add(folder.value, path, dtype.value, short)
       print(f'added {new:,} of {path}; {known:,} were in the index')
       print(describe_accuracy(accuracy.measure(index, path)), end='')
     if removed.value:
       with lock.held(folder.value, '--index'):
         count = store.Index(folder.value).remove(removed.value)
       print(f'removed {count:,}')
+    if check.value:
+      store.Index(folder.value).check()
+      print('all rows are as they were written')
     print(describe(store.Index(folder.value)))
 
   return main
+
+
+def check_projection(
+  folder: str, dimensions: int | None, fit: str | None
+) -> None:
+  """Checks the flags of a projection.
+
+  Args:
+    folder: folder of the index.
+    dimensions: value of --dimensions.
+    fit: value of --fit.
+
+  Raises:
+    UserError: only one of the two is given, or the index exists.
+  """
+  if not dimensions and not fit:
+    return
+  if store.has_rows(folder):
+    kept = store.Index(folder).info['dimensions']
+    raise UserError(
+      f'--dimensions and --fit are for a new index: {folder} exists, and keeps'
+      f' {kept:,} dimensions of all that is added. Leave them out.'
+    )
+  if not dimensions or not fit:
+    raise UserError('--dimensions and --fit belong together: give both.')
+
+
+def check_networks(paths: Sequence[str]) -> None:
+  """Checks files of embeddings before anything is written.
+
+  Args:
+    paths: the files.
+
+  Raises:
+    UserError: a file cannot be read, or two come from different networks.
+  """
+  found = {}
+  for path in paths:
+    with embedding_files.reading(path) as file:
+      found.setdefault(file.info['fingerprint'], path)
+  if len(found) > 1:
+    (a, first), (b, second), *_ = found.items()
+    raise UserError(
+      f'{second} has embeddings of another network than {first}: the'
+      f' fingerprints are {b} and {a}.'
+    )
 
 
 def describe_accuracy(found: dict | None) -> str:

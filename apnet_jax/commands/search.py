@@ -13,6 +13,9 @@ stored with the network; this one does not hold for an index with --dimensions.
 Without a threshold, the command says where each
 similarity lies among those of the pairs of gallery images.
 
+--report=DIR writes a page, DIR/index.html, with each query and the images that
+were found for it.
+
 Images of a folder that cannot be read are left out and listed at the end;
 --strict makes the first of them an error. A query that is named itself must be
 readable.
@@ -38,6 +41,10 @@ from apnet_jax.retrieval.threshold import OTHER_PERSON, verdict
 from apnet_jax.workdir import json_files
 
 PLACES = ('frame', 'track', *BOX)  # columns that say where in a file
+NOT_OF_PROJECTED = (
+  'The threshold of the network does not hold for an index with --dimensions:'
+  ' give --threshold.'
+)
 SAMPLE = 1000  # embeddings of an index that give the scale of similarities
 
 
@@ -61,6 +68,12 @@ def command() -> Callable:
   copy_to = flags.DEFINE_string(
     'copy_to', '', 'Also copies the images that were found to this folder.'
   )
+  report = flags.DEFINE_string(
+    'report',
+    '',
+    'New or empty folder for a page (index.html) that shows each query and the'
+    ' images that were found, or that of an earlier search.',
+  )
   flags.mark_flag_as_required('ckpt')
 
   def main(argv):
@@ -69,6 +82,7 @@ def command() -> Callable:
     if fast.value and not index.value:
       raise UserError('--fast needs --index.')
     copies.check_folder(copy_to.value)
+    check_report(report.value, copy_to.value)
     named = [pathlib.Path(name) for name in argv[1:]]
     queries = [path for name in named for path in images.find_images(name)]
     if not queries:
@@ -77,7 +91,6 @@ def command() -> Callable:
     items = images.find_images(gallery.value) if gallery.value else None
     cli.quieten()
     network = Embedder.load(ckpt.value, which.value, given.value)
-    print(network.about, file=sys.stderr)
     if stored:
       results = search_index(
         network,
@@ -95,11 +108,55 @@ def command() -> Callable:
       )
     if output.value:
       json_files.write_json(output.value, results)
+    if report.value:
+      write_report(report.value, results, index.value or gallery.value)
     if copy_to.value:
       count = copies.copy_found(results['results'], copy_to.value)
       print(f'copied {count:,} images to {copy_to.value}')
 
   return main
+
+
+def check_report(folder: str, copy_to: str) -> None:
+  """Checks that a page can be written to a folder.
+
+  Args:
+    folder: value of --report.
+    copy_to: value of --copy_to.
+
+  Raises:
+    UserError: the folder has other files, cannot be written, or is that of the
+      copies.
+  """
+  if not folder:
+    return
+  from apnet_jax.visualize import page, search_page
+
+  page.check_folder(folder, (search_page.PAGE,))
+  if (
+    copy_to
+    and pathlib.Path(folder).resolve() == pathlib.Path(copy_to).resolve()
+  ):
+    raise UserError('--report and --copy_to need a folder each.')
+
+
+def write_report(folder: str, results: dict, searched: str) -> None:
+  """Writes the page of a search, and prints its address.
+
+  Args:
+    folder: folder of the page.
+    results: the results, ready for JSON.
+    searched: name of the gallery or of the index.
+  """
+  from apnet_jax.visualize import page, search_page
+
+  data = search_page.page_data(results)
+  shown = search_page.make_page(
+    data, f'Search in {searched}', results['remarks']
+  )
+  path = pathlib.Path(folder, search_page.PAGE)
+  page.write_page(path, shown)
+  print(f'The report is {path.absolute().as_uri()}')
 
 
 def search_files(
@@ -135,6 +192,7 @@ def search_files(
   found = nearest.search(query.embeddings, item.embeddings, top)
   return _print_found(
     network.threshold,
+    network.about,
     [query, item],
     found,
     lambda row: {'image': str(item.paths[row])},
@@ -180,8 +238,12 @@ def search_index(
     columns = index.row(row)
     return {'image': columns.pop('path'), **columns}
 
+  about, limit = network.about, network.threshold
+  if index.is_projected and threshold is None:
+    about, limit = NOT_OF_PROJECTED, None
   return _print_found(
-    threshold if index.is_projected else network.threshold,
+    limit,
+    about,
     [query],
     index.search(query.embeddings, top, fast),
     describe,
@@ -191,6 +253,7 @@ def search_index(
 
 def _print_found(
   threshold: float | None,
+  about: str,
   embedded: list[image_files.Embedded],
   found: Iterable,
   describe: Callable[[int], dict],
@@ -200,6 +263,7 @@ def _print_found(
 
   Args:
     threshold: cosine from which two images show one person, or None.
+    about: the threshold and its origin, as a sentence.
     embedded: queries, and the gallery if it was embedded now.
     found: rows and similarities of the images found for each query.
     describe: returns the columns of a row, with `image`.
@@ -208,8 +272,10 @@ def _print_found(
   Returns:
     The results, ready for JSON.
   """
+  remarks = [about]
   if threshold is None:
-    print(gallery_pairs.legend(pairs), file=sys.stderr)
+    remarks.append(gallery_pairs.legend(pairs))
+  print('\n'.join(remarks), file=sys.stderr)
   results = []
   for path, (rows, cosines) in zip(embedded[0].paths, found):
     hits = [
@@ -223,13 +289,15 @@ def _print_found(
     ]
     results.append({'query': str(path), 'found': hits})
     print(printable('\n'.join(_lines(path, hits))))
-  cli.warn(gallery_pairs.describe_collapse(pairs))
+  collapse = gallery_pairs.describe_collapse(pairs)
+  cli.warn(collapse)
   cli.warn(image_files.describe_unreadable(embedded))
   unreadable = {}
   for group in embedded:
     unreadable |= {str(p): error for p, error in group.unreadable.items()}
   return {
     'threshold': threshold,
+    'remarks': remarks + [collapse] * bool(collapse),
     'results': results,
     'unreadable': unreadable,
   }

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 import pathlib
 import shutil
 
-from apnet_jax import images
 from apnet_jax.errors import UserError
-from apnet_jax.inference.rows import BOX
+from apnet_jax.inference import rows
 
 
 def check_folder(folder: str) -> None:
@@ -44,7 +43,7 @@ def copy_found(results: Sequence[dict], folder: str) -> int:
     shutil.copyfile(query, target / f'query{query.suffix}')
     for rank, found in enumerate(result['found'], 1):
       name = f'{rank:02d}_{found["similarity"]:.3f}'
-      if 'frame' not in found:
+      if not rows.is_in_video(found):
         _copy(found, target, name)
         count += 1
   return count
@@ -52,11 +51,9 @@ def copy_found(results: Sequence[dict], folder: str) -> int:
 
 def _copy(found: dict, target: pathlib.Path, name: str) -> None:
   image = pathlib.Path(found['image'])
-  if BOX[0] in found:
-    box = [round(found[side]) for side in BOX]
-    images.read_upright(image).crop(box).save(
-      target / f'{name}_{image.stem}.png'
-    )
+  if rows.BOX[0] in found:
+    picture = rows.read_picture(image, found)
+    picture.save(target / f'{name}_{image.stem}.png')
     return
   try:
     shutil.copyfile(image, target / f'{name}_{image.name}')

@@ -45,8 +45,8 @@ def fit(path: str | os.PathLike, dimensions: int) -> Projection:
     dimensions: number of principal components to keep.
 
   Raises:
-    UserError: the file cannot be read, or its embeddings have fewer principal
-      components.
+    UserError: the file cannot be read, is empty, or its embeddings have fewer
+      principal components.
   """
   with embedding_files.reading(path) as file:
     count, total, products = 0, 0.0, 0.0
@@ -56,7 +56,9 @@ def fit(path: str | os.PathLike, dimensions: int) -> Projection:
       total = total + block.sum(0)
       products = products + block.T @ block
     fingerprint = file.info['fingerprint']
-  mean = total / max(count, 1)
+  if not count:
+    raise UserError(f'{path} has no embeddings to fit --dimensions on.')
+  mean = total / count
   variances, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
   known = int((variances > 1e-7 * variances[-1]).sum())
   if dimensions > min(known, count - 1):

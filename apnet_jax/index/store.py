@@ -1,22 +1,25 @@
 """An index: embeddings and their images in a folder, which grows.
 
-DIR/index.json      the network, the number of rows, the recall of fast search
+DIR/index.json      the network, the number of rows, rows that were removed, the
+                    recall of fast search, and digests of the small arrays
 DIR/embeddings.bin  float32, float16 or int8 [rows, dimensions]
 DIR/codes.bin       binary codes, uint64 [rows, words]; see `codes`
 DIR/centre.npy      the centre of the codes, float32 [dimensions]
 DIR/mean.npy        of a projection to fewer dimensions; see `projection`
 DIR/matrix.npy      its matrix, float32 [features, dimensions]
 DIR/rows.jsonl      columns of each row, such as its path, as JSON
-DIR/ends.bin        int64 [rows], where each line of rows.jsonl ends
-DIR/removed.npy     rows that were removed
+DIR/rows.bin        the end of each line and checksums; see `files.ROW`
 DIR/run.lock        lock of the command that writes into the index
 
-Rows beyond the number in index.json were left by a call that was killed. They
-are ignored, and overwritten by the next one.
+All changes become valid by index.json, which is written last. Rows beyond the
+number there were left by a call that was killed. They are ignored, and
+overwritten by the next one. An index of no rows was not finished; it is made
+again.
 """
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -25,15 +28,14 @@ from typing import Any
 import numpy as np
 
 from apnet_jax.errors import UserError
-from apnet_jax.index import codes
+from apnet_jax.index import codes, files
 from apnet_jax.index.projection import Projection
 from apnet_jax.inference import embedding_files
 from apnet_jax.retrieval import nearest
-from apnet_jax.workdir import json_files, lock
+from apnet_jax.workdir import lock
 
-INFO = 'index.json'
-DTYPES = (*embedding_files.DTYPES, 'int8')
-VERSION = 1
+INFO, DTYPES = files.INFO, files.DTYPES
+DTYPE = 'float16'  # of the embeddings in a new index, by default
 SAMPLE = 100  # rows that are searched for to measure the recall
 TOP = 10  # of the recall
 READ = 1024  # embeddings that are compared exactly at once, or a multiple
@@ -43,13 +45,18 @@ QUERIES = 16  # queries that are compared with the codes at once
 class Index:
   """Embeddings in a folder, to search for the most similar ones.
 
+  Checksums are compared when a part of it is read first. So a search in damaged
+  files is an error, or has the results of whole files.
+
   Args:
     folder: folder of an index.
+    info: fields of an index.json that is to be written; None to read it.
 
   Attributes:
     info: fields of index.json: `fingerprint` of the network, `features` of its
-      embeddings, `dimensions` that are kept of them, `dtype`, `rows`, and
-      `recall`, the share of the ten closest rows that fast search finds.
+      embeddings, `dimensions` that are kept of them, `dtype`, `rows`, numbers
+      of those that were `removed`, and `recall`, the share of the ten closest
+      rows that fast search finds.
     centre: float32 [dimensions], the centre of the codes.
     removed: bool [rows], rows that were removed.
 
@@ -57,49 +64,41 @@ class Index:
     UserError: the folder is no index, or is damaged.
   """
 
-  def __init__(self, folder: str | os.PathLike):
+  def __init__(
+    self, folder: str | os.PathLike, info: dict[str, Any] | None = None
+  ):
     self._folder = pathlib.Path(folder)
-    if not (self._folder / INFO).is_file():
-      raise UserError(f'{folder} is not an index: it has no {INFO}.')
-    self.info = _check(json_files.read_fields(self._folder / INFO), folder)
+    self.info = files.read_info(self._folder) if info is None else info
+    if info is None and not self.info['rows']:
+      raise UserError(f'{folder} is an index to which nothing was added.')
     rows, dimensions = self.info['rows'], self.info['dimensions']
-    shape = rows, dimensions
-    self._embeddings = self._map('embeddings', self.info['dtype'], shape)
-    self._codes = self._map('codes', np.uint64, (rows, codes.words(dimensions)))
-    self._ends = self._map('ends', np.int64, (rows,))
-    self.centre = self._load('centre', (dimensions,))
+    self._embeddings = self._map(
+      files.EMBEDDINGS, self.info['dtype'], (rows, dimensions)
+    )
+    width = codes.words(dimensions)
+    self._codes = self._map(files.CODES, np.uint64, (rows, width))
+    self._rows = self._map(files.ROWS, files.ROW, (rows,))
+    self.centre = self._load(files.CENTRE, (dimensions,))
     self._projection = None
     if dimensions != self.info['features']:
       shape = self.info['features'], dimensions
       self._projection = Projection(
-        self._load('mean', shape[:1]),
-        self._load('matrix', shape),
+        self._load(files.MEAN, shape[:1]),
+        self._load(files.MATRIX, shape),
         self.info['fingerprint'],
       )
-    self.removed = self._load('removed', None)
-    extra = rows - len(self.removed)
-    if extra < 0:
-      raise UserError(f'{self._folder} is damaged: removed.npy is too long.')
-    self.removed = np.pad(self.removed, (0, extra))
+    self.removed = np.zeros(rows, bool)
+    self.removed[self.info['removed']] = True
+    self._checked = set()  # blocks of rows whose checksums were compared
 
   def _map(self, name: str, dtype, shape) -> np.ndarray:
-    path = self._folder / f'{name}.bin'
     if not shape[0]:
       return np.zeros(shape, dtype)
-    needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if not path.is_file() or path.stat().st_size < needed:
-      raise UserError(f'{path} is damaged: it has less than {needed:,} bytes.')
-    return np.memmap(path, dtype, 'r', shape=shape)
+    return files.map_array(self._folder / name, dtype, shape)
 
   def _load(self, name: str, shape) -> np.ndarray:
-    path = self._folder / f'{name}.npy'
-    try:
-      array = np.load(path, allow_pickle=False)
-      if shape and array.shape != shape:
-        raise ValueError(f'its shape is {array.shape}')
-    except (OSError, ValueError, EOFError) as error:
-      raise UserError(f'{path} is damaged: {error}') from error
-    return array
+    digest = self.info['arrays'].get(name)
+    return files.read_array(self._folder / name, shape, digest)
 
   def __len__(self) -> int:
     """Returns the number of rows that were not removed."""
@@ -139,13 +138,8 @@ class Index:
 
   def row(self, number: int) -> dict[str, Any]:
     """Returns the columns of a row by name, such as `path`."""
-    start = int(self._ends[number - 1]) if number else 0
-    with (self._folder / 'rows.jsonl').open('rb') as file:
-      file.seek(start)
-      line = file.read(int(self._ends[number]) - start)
-    return json_files.check_fields(
-      json_files.parse_json(line.decode(), f'row {number}'), self._folder
-    )
+    line = files.read_line(self._folder / files.LINES, self._rows, number)
+    return json.loads(line)
 
   def sample(self, count: int) -> np.ndarray:
     """Returns embeddings of evenly spaced rows, float32 [rows, dimensions]."""
@@ -180,8 +174,11 @@ class Index:
   ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Searches for the results of `project` or `sample`; see `search`."""
     if not fast:
-      yield from nearest.search(queries, self._embeddings, top, self.removed)
+      yield from nearest.search(
+        queries, self._embeddings, top, self.removed, self._check_embeddings
+      )
       return
+    self._check_codes()
     for start in range(0, len(queries), QUERIES):
       yield from self._search_fast(queries[start : start + QUERIES], top)
 
@@ -213,17 +210,53 @@ class Index:
     """
     shape = size or len(rows), self.info['dimensions']
     found = np.zeros(shape, self.info['dtype'])
-    with (self._folder / 'embeddings.bin').open('rb', buffering=0) as file:
+    path = self._folder / files.EMBEDDINGS
+    with path.open('rb', buffering=0) as file:
       for row, number in zip(found, rows.tolist()):
         file.seek(number * row.nbytes)
         file.readinto(row)
+    wrong = files.checksums(found[: len(rows)]) != self._rows['embedding'][rows]
+    if wrong.any():
+      raise files.damaged_row(path, int(rows[wrong][0]))
     return found
+
+  def check(self) -> None:
+    """Reads the whole index.
+
+    Raises:
+      UserError: a row was changed.
+    """
+    for _ in self._lines():
+      pass
+    for start in range(0, len(self._embeddings), nearest.BLOCK):
+      block = self._embeddings[start : start + nearest.BLOCK]
+      self._check_embeddings(start, block)
+      nearest.drop_pages(self._embeddings, start, start + len(block))
+    self._check_codes()
+
+  def _check_embeddings(self, start: int, block: np.ndarray) -> None:
+    """Compares the checksums of a block of embeddings at its first use."""
+    if start in self._checked:
+      return
+    expected = self._rows['embedding'][start : start + len(block)]
+    path = self._folder / files.EMBEDDINGS
+    files.check_rows(path, block, expected, start)
+    self._checked.add(start)
+
+  def _check_codes(self) -> None:
+    """Compares the checksums of all codes at their first use."""
+    if files.CODES in self._checked:
+      return
+    for start in range(0, len(self._codes), codes.ROWS):
+      block = self._codes[start : start + codes.ROWS]
+      expected = self._rows['code'][start : start + len(block)]
+      files.check_rows(self._folder / files.CODES, block, expected, start)
+      nearest.drop_pages(self._codes, start, start + len(block))
+    self._checked.add(files.CODES)
 
   def _lines(self) -> Iterator[bytes]:
     """Yields the lines of rows.jsonl that belong to rows."""
-    with (self._folder / 'rows.jsonl').open('rb') as file:
-      for _ in range(self.info['rows']):
-        yield file.readline()
+    return files.read_lines(self._folder / files.LINES, self._rows)
 
   def remove(self, paths: list[str]) -> int:
     """Removes all rows of these paths; returns their number.
@@ -246,15 +279,30 @@ class Index:
         f' as {min(missing)}.'
       )
     count = int(removed.sum() - self.removed.sum())
-    _save(self._folder / 'removed.npy', removed)
+    self.info['removed'] = np.flatnonzero(removed).tolist()
+    files.write_info(self._folder, self.info)
     self.removed = removed
     return count
+
+
+def has_rows(folder: str | os.PathLike) -> bool:
+  """Tells whether a folder holds an index that was finished.
+
+  Raises:
+    UserError: the folder holds a damaged index, or something else.
+  """
+  folder = pathlib.Path(folder)
+  if (folder / INFO).is_file():
+    return files.read_info(folder)['rows'] > 0
+  if folder.is_dir() and any(p.name != lock.FILE for p in folder.iterdir()):
+    raise UserError(f'{folder} is not an index, and not empty.')
+  return False
 
 
 def add(
   folder: str | os.PathLike,
   path: str | os.PathLike,
-  dtype: str = 'float16',
+  dtype: str | None = None,
   projection: Projection | None = None,
 ) -> tuple[Index, int, int]:
   """Adds a file of embeddings to an index, which is made if there is none.
@@ -264,7 +312,8 @@ def add(
   Args:
     folder: folder of the index.
     path: file that the command embed wrote.
-    dtype: type of the embeddings in a new index, one of `DTYPES`.
+    dtype: type of the embeddings, one of `DTYPES`; None for that of the index,
+      or `DTYPE` in a new one.
     projection: projection of the embeddings in a new index; None for none.
 
   Returns:
@@ -272,94 +321,168 @@ def add(
 
   Raises:
     UserError: the file cannot be read or comes from another network, the folder
-      is something else, or another process writes into it.
+      is something else, another process writes into it, or it is an index that
+      is damaged or has another type.
   """
   folder = pathlib.Path(folder)
+  has_rows(folder)  # before the lock leaves its file there
   with (
     embedding_files.reading(path) as file,
     lock.held(folder, '--index'),
   ):
-    if not (folder / INFO).exists():
-      _create(folder, file, dtype, projection)
-    index = Index(folder)
-    index.check_network(file.info['fingerprint'], str(path))
-    if file.dimensions != index.info['features']:
-      raise UserError(f'{path} has {file.dimensions} features.')
-    added = _append(index, file)
+    blocks = file.blocks
+    if has_rows(folder):
+      index = Index(folder)
+      check_file(index, file, path, dtype)
+      index.check()
+    else:
+      first = next(blocks, None)
+      if first is None:
+        raise UserError(f'{path} has no embeddings.')
+      blocks = itertools.chain([first], blocks)
+      index = _create(folder, file, first, dtype or DTYPE, projection)
+    added = _append(index, file.columns, blocks)
     index = Index(folder)
     index.info['recall'] = measure_recall(index)
-    json_files.write_json(folder / INFO, index.info)
+    files.write_info(folder, index.info)
   return index, added, len(file.columns['path']) - added
 
 
-def _create(folder: pathlib.Path, file, dtype: str, projection) -> None:
-  if any(path.name != lock.FILE for path in folder.iterdir()):
-    raise UserError(f'{folder} is not an index, and not empty.')
-  dimensions = file.dimensions
-  if projection is not None:
-    if projection.fingerprint != file.info['fingerprint']:
-      raise UserError(
-        'the file of --fit has embeddings of another network: its fingerprint'
-        f' is {projection.fingerprint}, not {file.info["fingerprint"]}.'
-      )
-    dimensions = projection.matrix.shape[1]
-    _save(folder / 'mean.npy', projection.mean)
-    _save(folder / 'matrix.npy', projection.matrix)
-  _save(folder / 'centre.npy', np.zeros(dimensions, np.float32))
-  _save(folder / 'removed.npy', np.zeros(0, bool))
-  (folder / 'rows.jsonl').touch()
+def check_file(index: Index, file, path, dtype: str | None) -> None:
+  """Raises UserError if a file of embeddings does not fit an index.
+
+  Args:
+    index: the index.
+    file: the file, open for reading.
+    path: its path, for messages.
+    dtype: type that the index shall have; None for any.
+  """
+  index.check_network(file.info['fingerprint'], str(path))
+  if file.dimensions != index.info['features']:
+    raise UserError(
+      f'{path} has {file.dimensions} features; the index has'
+      f' {index.info["features"]}.'
+    )
+  if dtype not in (None, index.info['dtype']):
+    raise UserError(
+      f'--dtype={dtype} is for a new index: this one has embeddings of type'
+      f' {index.info["dtype"]}.'
+    )
+
+
+def _create(
+  folder: pathlib.Path, file, first: np.ndarray, dtype: str, projection
+) -> Index:
+  """Writes an index without rows, which `has_rows` takes for unfinished.
+
+  Args:
+    folder: its folder.
+    file: file of embeddings, open for reading.
+    first: embeddings of the file that determine the centre of codes.
+    dtype: type of the embeddings in the index.
+    projection: projection of them; None for none.
+  """
   info = {
-    'version': VERSION,
+    'version': files.VERSION,
     'fingerprint': file.info['fingerprint'],
     'features': file.dimensions,
-    'dimensions': dimensions,
+    'dimensions': file.dimensions,
     'dtype': dtype,
     'rows': 0,
+    'removed': [],
     'recall': None,
+    'arrays': {},
   }
-  json_files.write_json(folder / INFO, info)
+  arrays = {}
+  if projection is not None:
+    _check_projection(projection, file)
+    info['dimensions'] = projection.matrix.shape[1]
+    arrays = {files.MEAN: projection.mean, files.MATRIX: projection.matrix}
+    first = projection(first)
+  files.write_info(folder, info)
+  arrays[files.CENTRE] = first.astype(np.float32).mean(0)
+  info['arrays'] = {
+    name: files.write_array(folder / name, array)
+    for name, array in arrays.items()
+  }
+  return Index(folder, info)
 
 
-def _append(index: Index, file) -> int:
-  """Appends the new rows of a file; returns their number."""
+def _check_projection(projection: Projection, file) -> None:
+  if projection.fingerprint != file.info['fingerprint']:
+    raise UserError(
+      'the file of --fit has embeddings of another network: its fingerprint'
+      f' is {projection.fingerprint}, not {file.info["fingerprint"]}.'
+    )
+  if len(projection.mean) != file.dimensions:
+    raise UserError(
+      f'the file of --fit has {len(projection.mean)} features, not'
+      f' {file.dimensions}.'
+    )
+
+
+def _append(
+  index: Index, columns: Mapping[str, np.ndarray], blocks: Iterator[np.ndarray]
+) -> int:
+  """Appends rows that are new; returns their number.
+
+  Args:
+    index: the index, whose rows were checked.
+    columns: columns of the rows, by name.
+    blocks: their embeddings.
+  """
   folder, rows = index._folder, index.info['rows']
   known = {
     line for line, gone in zip(index._lines(), index.removed) if not gone
   }
-  lines = _encode_rows(file.columns)
-  new = np.array([line not in known for line in lines])
+  lines = _encode_rows(columns)
+  new = np.array([line not in known for line in lines], bool)
+  kept = [line for line, is_new in zip(lines, new) if is_new]
+  width = index._embeddings.dtype.itemsize * index.info['dimensions']
   sizes = {
-    'embeddings.bin': index._embeddings.dtype.itemsize
-    * index.info['dimensions'],
-    'codes.bin': 8 * codes.words(index.info['dimensions']),
-    'ends.bin': 8,
+    files.EMBEDDINGS: rows * width,
+    files.CODES: rows * 8 * codes.words(index.info['dimensions']),
+    files.ROWS: rows * files.ROW.itemsize,
+    files.LINES: int(index._rows['end'][-1]) if rows else 0,
   }
-  end = int(index._ends[-1]) if rows else 0
   with contextlib.ExitStack() as stack:
-    files = {
-      name: stack.enter_context(_open_at(folder / name, rows * size))
+    opened = {
+      name: stack.enter_context(_open_at(folder / name, size))
       for name, size in sizes.items()
     }
-    text = stack.enter_context(_open_at(folder / 'rows.jsonl', end))
-    start = 0
-    for block in file.blocks:
-      kept = new[start : start + len(block)]
-      block = index.project(block[kept])
-      if not rows and not start:
-        index.centre = block.mean(0)
-        _save(folder / 'centre.npy', index.centre)
+    opened[files.LINES].write(b''.join(kept))
+    start, done, end = 0, 0, sizes[files.LINES]
+    for block in blocks:
+      is_new = new[start : start + len(block)]
+      start += len(block)
+      block = index.project(block[is_new])
       stored = _encode(block, index.info['dtype'])
-      files['embeddings.bin'].write(stored.tobytes())
       code = codes.encode(block, index.centre)
-      files['codes.bin'].write(code.tobytes())
-      for i in np.flatnonzero(kept):
-        end += text.write(lines[start + i])
-        files['ends.bin'].write(np.int64(end).tobytes())
-      start += len(kept)
-  added = int(new.sum())
-  info = index.info | {'rows': rows + added}
-  json_files.write_json(folder / INFO, info)
-  return added
+      some = kept[done : done + len(block)]
+      opened[files.EMBEDDINGS].write(stored.tobytes())
+      opened[files.CODES].write(code.tobytes())
+      opened[files.ROWS].write(_describe_rows(some, stored, code, end))
+      done, end = done + len(some), end + sum(map(len, some))
+  info = index.info | {'rows': rows + len(kept)}
+  files.write_info(folder, info)
+  return len(kept)
+
+
+def _describe_rows(lines, stored, code, end: int) -> bytes:
+  """Returns rows of rows.bin.
+
+  Args:
+    lines: lines of the rows.
+    stored: their embeddings in the index.
+    code: their codes.
+    end: where the line before them ends.
+  """
+  described = np.empty(len(lines), files.ROW)
+  described['end'] = end + np.cumsum([len(line) for line in lines], dtype=int)
+  described['line'] = [files.checksum_of_line(line) for line in lines]
+  described['embedding'] = files.checksums(stored)
+  described['code'] = files.checksums(code)
+  return described.tobytes()
 
 
 def _encode(embeddings: np.ndarray, dtype: str) -> np.ndarray:
@@ -398,13 +521,6 @@ def _open_at(path: pathlib.Path, size: int):
   return file
 
 
-def _save(path: pathlib.Path, array: np.ndarray) -> None:
-  part = path.with_name(f'{path.name}.part')
-  with part.open('wb') as file:
-    np.save(file, array)
-  part.replace(path)
-
-
 def measure_recall(index: Index) -> float | None:
   """Returns the share of the closest rows that fast search finds.
 
@@ -425,26 +541,3 @@ def measure_recall(index: Index) -> float | None:
     for (a, _), (b, _) in zip(exact, fast)
   ]
   return round(float(np.mean(shares)), 4)
-
-
-def _check(info: dict, folder) -> dict:
-  kinds = {'fingerprint': str, 'dtype': str} | dict.fromkeys(
-    ('features', 'dimensions', 'rows'), int
-  )
-  if info.get('version') != VERSION:
-    raise UserError(
-      f'{folder} has version {info.get("version")!r} of the format of an index;'
-      f' this program reads {VERSION}.'
-    )
-  for name, kind in kinds.items():
-    if not isinstance(info.get(name), kind):
-      raise UserError(
-        f'{folder}/{INFO} is damaged: {name} is {info.get(name)!r}.'
-      )
-  if (
-    info['dtype'] not in DTYPES
-    or info['rows'] < 0
-    or not 1 <= info['dimensions'] <= info['features']
-  ):
-    raise UserError(f'{folder}/{INFO} is damaged.')
-  return info

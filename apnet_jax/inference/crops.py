@@ -104,34 +104,40 @@ def _check_boxes(boxes, name: str) -> np.ndarray:
 def crop(
   image: Image.Image, box: np.ndarray, image_size: tuple[int, int], name: str
 ) -> np.ndarray:
-  """Crops an image to a box and resizes the crop.
+  """Crops an image to a box and resizes the crop; see `cut_out`.
+
+  Returns:
+    uint8 [height, width, 3], of `image_size`.
+  """
+  return images.resize(cut_out(image, box, name), image_size)
+
+
+def cut_out(image: Image.Image, box: Sequence[float], name: str) -> Image.Image:
+  """Cuts a box out of an image.
 
   Args:
     image: image of mode RGB.
-    box: float [4], x1, y1, x2, y2; clipped to the image and widened to whole
+    box: x1, y1, x2, y2 in pixels; clipped to the image and widened to whole
       pixels.
-    image_size: height and width of the result, in pixels.
     name: the box for messages.
-
-  Returns:
-    uint8 [height, width, 3].
 
   Raises:
     UserError: the box has no pixel in the image.
   """
-  (width, height), (x1, y1, x2, y2) = image.size, box.tolist()
+  (width, height), (x1, y1, x2, y2) = image.size, map(float, box)
   if x1 >= x2 or y1 >= y2:
     raise UserError(
-      f'{name} is empty: {box.tolist()}. Boxes are x1, y1, x2, y2, with x1 < x2'
-      ' and y1 < y2.'
+      f'{name} is empty: {[x1, y1, x2, y2]}. Boxes are x1, y1, x2, y2, with'
+      ' x1 < x2 and y1 < y2.'
     )
   left, top = max(0, math.floor(x1)), max(0, math.floor(y1))
   right, bottom = min(width, math.ceil(x2)), min(height, math.ceil(y2))
   if left >= right or top >= bottom:
     raise UserError(
-      f'{name} lies outside of it: {box.tolist()} in {width} x {height} pixels.'
+      f'{name} lies outside of it: {[x1, y1, x2, y2]} in {width} x {height}'
+      ' pixels.'
     )
-  return images.resize(image.crop((left, top, right, bottom)), image_size)
+  return image.crop((left, top, right, bottom))
 
 
 def _decode(frame: Frame) -> Image.Image:

@@ -122,7 +122,9 @@ def _write_parquet(path, info, columns, blocks, shape) -> None:
         }
       ).replace_schema_metadata({INFO: json.dumps(info)})
       if writer is None:
-        writer = stack.enter_context(parquet.ParquetWriter(path, table.schema))
+        writer = stack.enter_context(
+          parquet.ParquetWriter(path, table.schema, write_page_checksum=True)
+        )
       writer.write_table(table)
       start = stop
 
@@ -142,9 +144,7 @@ def reading(path: str | os.PathLike) -> Iterator[EmbeddingFile]:
   with contextlib.ExitStack() as stack:
     with _naming(path):
       found = (_read_parquet if arrow else _read_npz)(path, stack)
-      json_files.check_fields(found.info, path)
-      if not isinstance(found.info.get('fingerprint'), str):
-        raise UserError('it does not name its network')
+      _check(found, path)
     yield dataclasses.replace(found, blocks=_checked(found, path))
 
 
@@ -156,6 +156,17 @@ def _naming(path: pathlib.Path) -> Iterator[None]:
     raise UserError(
       f'{path} cannot be read as a file of embeddings: {first_line(error)}'
     ) from error
+
+
+def _check(found: EmbeddingFile, path: pathlib.Path) -> None:
+  """Raises UserError if the fields or columns of a file are not as written."""
+  json_files.check_fields(found.info, path)
+  if not isinstance(found.info.get('fingerprint'), str):
+    raise UserError('it does not name its network')
+  if 'path' not in found.columns:
+    raise UserError('it has no column path')
+  if len({column.shape for column in found.columns.values()}) > 1:
+    raise UserError('its columns have different lengths')
 
 
 def _checked(found: EmbeddingFile, path: pathlib.Path) -> Iterator[np.ndarray]:
@@ -174,15 +185,15 @@ def _checked(found: EmbeddingFile, path: pathlib.Path) -> Iterator[np.ndarray]:
 def _read_npz(path: pathlib.Path, stack: contextlib.ExitStack):
   archive = stack.enter_context(zipfile.ZipFile(path))
   names = [name.removesuffix('.npy') for name in archive.namelist()]
-  columns = {}
-  for name in names:
-    if name != EMBEDDING:
-      with archive.open(f'{name}.npy') as file:
-        columns[name] = np.lib.format.read_array(file, allow_pickle=False)
+  columns = {
+    name: _read_column(archive, name) for name in names if name != EMBEDDING
+  }
   info = json_files.parse_json(str(columns.pop(INFO)), INFO)
   file = stack.enter_context(archive.open(f'{EMBEDDING}.npy'))
   np.lib.format.read_magic(file)
-  shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+  shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+  if len(shape) != 2 or by_columns or dtype.kind != 'f':
+    raise UserError('its embeddings are not float [rows, features] by rows')
   size = shape[1] * dtype.itemsize
 
   def blocks():
@@ -192,9 +203,19 @@ def _read_npz(path: pathlib.Path, stack: contextlib.ExitStack):
   return EmbeddingFile(info, columns, shape[1], blocks())
 
 
+def _read_column(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+  with archive.open(f'{name}.npy') as file:
+    column = np.lib.format.read_array(file, allow_pickle=False)
+    if file.read(1):  # zipfile compares the checksum when it reads the end
+      raise UserError(f'its column {name} is longer than it says')
+  return column
+
+
 def _read_parquet(path: pathlib.Path, stack: contextlib.ExitStack):
   parquet = import_optional('pyarrow.parquet', 'parquet')
-  file = stack.enter_context(parquet.ParquetFile(path))
+  file = stack.enter_context(
+    parquet.ParquetFile(path, page_checksum_verification=True)
+  )
   schema = file.schema_arrow
   info = json_files.parse_json(schema.metadata[INFO.encode()].decode(), INFO)
   names = [name for name in schema.names if name != EMBEDDING]

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import os
 import pathlib
 
+from apnet_jax.config import get_config
 from apnet_jax.inference import packing
+from apnet_jax.paper import differences
 from apnet_jax.retrieval import threshold as thresholds
 from apnet_jax.workdir import run_files
 
@@ -77,15 +79,10 @@ def text(parts: Mapping[str, Mapping]) -> str:
 
 def _network(parts) -> str:
   config, run = parts[run_files.CONFIG_FILE], parts[run_files.RUN_FILE]
-  model, train = config['model'], config['train']
+  model = config['model']
   prepared = parts[packing.PREPROCESSING]
   height, width = prepared['height_width']
   started = run.get('started_from') or model.get('pretrained')
-  recipe = (
-    ('identities in a batch', 'P'), ('images of each', 'K'),
-    ('epochs', 'epochs'), ('base learning rate', 'base_lr'),
-  )  # fmt: skip
-  recipe = ', '.join(f'{n} {train[k]}' for n, k in recipe if k in train)
   return f"""\
 # Model card: APNet, {model['backbone']}
 
@@ -99,9 +96,27 @@ def _network(parts) -> str:
 resizing change embeddings |
 | embedding | `{prepared['feature']}`\
 {', average with the mirror image' * prepared['average_with_mirror_image']} |
-| recipe | {recipe} |
+| recipe | {_recipe(config)} |
 | started from | {started or 'random weights'} |
 """
+
+
+def _recipe(config: Mapping) -> str:
+  """Returns the main fields of the training, and others without defaults."""
+  full = get_config()
+  full.update(config)
+  fields, usual = differences.recipe(full), differences.recipe(get_config())
+  main = (
+    ('identities in a batch', 'train.P'), ('images of each', 'train.K'),
+    ('epochs', 'train.epochs'), ('learning rate', 'train.learning_rate'),
+  )  # fmt: skip
+  texts = [f'{name} {differences.show(fields.pop(f))}' for name, f in main]
+  texts += [
+    f'`{name}={differences.show(value)}`'
+    for name, value in fields.items()
+    if value != usual.get(name)
+  ]
+  return ', '.join(texts)
 
 
 def _data(parts) -> str:

@@ -1,6 +1,6 @@
 """The images or boxes that the command embed embeds, one a row."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import csv
 import glob
 import hashlib
@@ -8,8 +8,10 @@ import itertools
 import json
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from apnet_jax import images
 from apnet_jax.errors import UserError
@@ -77,6 +79,39 @@ def boxes_of(columns: dict, rows: slice) -> np.ndarray | None:
   if BOX[0] not in columns:
     return None
   return np.stack([columns[name][rows] for name in BOX], 1)
+
+
+def is_in_video(row: Mapping[str, Any]) -> bool:
+  """Tells whether an embedded row is a box in a video.
+
+  Args:
+    row: columns of the row. `frame` is a number for boxes in videos only; a CSV
+      file of images keeps such a column as text.
+  """
+  return isinstance(row.get('frame'), int)
+
+
+def read_picture(
+  path: str | os.PathLike, row: Mapping[str, Any]
+) -> Image.Image:
+  """Reads the image of an embedded row in its own size; its box is cut out.
+
+  Args:
+    path: path of the image.
+    row: other columns of the row.
+
+  Returns:
+    An upright image of mode RGB.
+
+  Raises:
+    UserError: the image cannot be read, has no such box, or lies in a video.
+  """
+  if is_in_video(row):
+    raise UserError(f'frame {row["frame"]} of {path} is in a video.')
+  image = images.read_upright(path)
+  if BOX[0] not in row:
+    return image
+  return crops.cut_out(image, [row[side] for side in BOX], f'the box of {path}')
 
 
 def digest(columns: dict[str, np.ndarray]) -> str:

@@ -1,4 +1,4 @@
-"""Where a configuration differs from the paper, in sentences."""
+"""Where a configuration differs from the paper, and what its recipe is."""
 
 from collections.abc import Iterator
 import itertools
@@ -24,6 +24,21 @@ def differences(config: ml_collections.ConfigDict) -> Iterator[str]:
         f'Paper: {departure.paper}; here: {departure.here}, because'
         f' {departure.because}.'
       )
+
+
+def recipe(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns the fields of training that its result depends on, with values.
+
+  Fields without an effect in this configuration are left out.
+
+  Returns:
+    Values of fields of `config.augment` and `config.train`, by dotted name.
+  """
+  return {
+    field.field: field.value(config)
+    for field in (*FIELDS['augment'], *FIELDS['train'])
+    if field.matters and field.used(config)
+  }
 
 
 def show(value: Any) -> str:

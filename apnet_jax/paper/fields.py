@@ -9,6 +9,8 @@ prints. Numbers in brackets are references of the paper.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import pathlib
+import re
 from typing import Any
 
 import ml_collections
@@ -32,7 +34,8 @@ class Field:
     where: place in the paper; '' if the paper is silent.
     also: other values that the paper studies.
     also_in: place of these values in the paper.
-    because: reasons for values used here, by value.
+    because: reasons for values used here, by value; or a function that returns
+      the reason for the value of a configuration, or ''.
     when: returns whether the field has an effect in a configuration. For fields
       of `NETWORK_FIELDS`, `effective_fields` is used instead.
     matters: False if no result depends on the field.
@@ -44,7 +47,9 @@ class Field:
   where: str = ''
   also: tuple = ()
   also_in: str = ''
-  because: Mapping[Any, str] = dataclasses.field(default_factory=dict)
+  because: Mapping[Any, str] | Callable = dataclasses.field(
+    default_factory=dict
+  )
   when: Predicate = lambda config: True
   matters: bool = True
 
@@ -94,8 +99,12 @@ class Field:
   def source(self, config: ml_collections.ConfigDict) -> str:
     """Returns a text with the reason or source of a configuration's value."""
     value = self.value(config)
-    if value in self.because:
-      return self.because[value]
+    if callable(self.because):
+      reason = self.because(config)
+    else:
+      reason = self.because.get(value, '')
+    if reason:
+      return reason
     if value == self.released:
       return 'as in the released code'
     return 'chosen in this configuration'
@@ -134,12 +143,28 @@ def _by_attention(channel, spatial) -> Callable:
   return lambda config: spatial if _is_spatial(config) else channel
 
 
-def _imagenet(config) -> str:
-  """Returns the name of the initial weights, or 'ImageNet' if there are none.
+def _origin(config) -> str:
+  """Says where the initial weights come from, if that is not ImageNet.
 
-  Any initial weights are assumed to be pre-trained on ImageNet.
+  A name tells it: those of LUPerson and MoCo have these words. Other weights
+  are taken for weights of ImageNet, and the result is ''.
   """
-  return config.model.pretrained or 'ImageNet'
+  source = config.model.pretrained
+  if not source:
+    return 'random weights, because no file was given'
+  if pathlib.Path(source).expanduser().is_dir():
+    return 'the network of another run'
+  name = source.lower().split('/')[-1]
+  if re.search('(^|[^a-z])lup', name):
+    return 'weights of people (LUPerson), by their name'
+  if 'moco' in name:
+    return 'weights that were trained without labels (MoCo), by their name'
+  return ''
+
+
+def _imagenet(config) -> str:
+  """Returns the name of initial weights of ImageNet, or 'ImageNet'."""
+  return 'ImageNet' if _origin(config) else config.model.pretrained
 
 
 def _decays_by_steps(config) -> bool:
@@ -170,8 +195,7 @@ MODEL = (
     because={'resnet14': 'one block a stage, for CPUs'},
   ),
   Field(
-    'model.pretrained', _imagenet, 'ImageNet', 'IV.B',
-    because={'': 'random weights, because no file was given'},
+    'model.pretrained', _imagenet, 'ImageNet', 'IV.B', because=_origin,
   ),
   Field('model.last_stride', 1, 1, 'IV.B'),
   Field(
@@ -268,6 +292,7 @@ AUGMENT = (
       ('hue', 0.1),
     )
   ),
+  Field('augment.augmix', 0.0, 0.0, 'IV.B'),
 )  # fmt: skip
 
 TRAIN = (

@@ -1,9 +1,13 @@
-"""The paper's tables of experiments: their networks and published figures."""
+"""The paper's tables of experiments: their networks and published figures.
+
+One table is not of the paper: that of recipes of other work.
+"""
 
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+from apnet_jax.paper.recipes import RECIPES
 from apnet_jax.paper.variants import APNET_C2, CHANNEL_SIZE, VARIANTS
 
 Figures = tuple[float, ...]  # mAP, Rank-1 and Rank-5 if given, in percent
@@ -28,16 +32,37 @@ class Row:
     published: figures in percent by data set. A network that was trained on
       another data set than it was evaluated on has both names, as
       'market1501 > dukemtmc_reid'.
+    recipe: name of its recipe in `recipes.RECIPES`; '' for that of the
+      configuration.
   """
 
   variant: str
   against: str = ''
   published: Mapping[str, Figures] = dataclasses.field(default_factory=dict)
+  recipe: str = ''
+
+  @property
+  def name(self) -> str:
+    """Name of the row on a command line."""
+    return self.recipe or self.variant
+
+  @property
+  def name_in_results(self) -> str:
+    """Name of the row in results, the same in all tables that it stands in."""
+    return self.recipe or first_name(self.variant)
 
   @property
   def title(self) -> str:
-    """Name of the network in the paper."""
-    return VARIANTS[self.variant].title
+    """Name of the network in the paper, or the fields of the recipe."""
+    if not self.recipe:
+      return VARIANTS[self.variant].title
+    fields = RECIPES[self.recipe].items()
+    return '+ ' + ', '.join(f'`{name}={value}`' for name, value in fields)
+
+  @property
+  def recipe_fields(self) -> Mapping[str, Any]:
+    """Fields of the recipe, by dotted name."""
+    return RECIPES[self.recipe] if self.recipe else {}
 
   @property
   def changes(self) -> dict[str, Any]:
@@ -75,10 +100,10 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """A table or figure of the paper.
+  """A table or figure of the paper, or the table of recipes.
 
   Attributes:
-    title: its name in the paper.
+    title: its name, in the paper if it is from there.
     rows: its networks, in order.
     across: whether networks are evaluated on other images than those of the
       data set that they were trained on.
@@ -181,6 +206,10 @@ TABLE_VII = _rows(
   apnet_c2=((21.3, 35.9), (24.0, 51.0)),
   apnet_c3=((22.8, 37.7), (23.7, 50.9)),
 )
+TABLE_OF_RECIPES = (
+  Row('apnet_c2'),
+  *(Row('apnet_c2', 'apnet_c2', recipe=name) for name in RECIPES),
+)
 TABLES = {
   'table2': Table('Table II', TABLE_II),
   'table3': Table(
@@ -197,4 +226,5 @@ TABLES = {
   'table6': Table('Table VI', TABLE_VI),
   'table7': Table('Table VII', TABLE_VII, across=True),
   'figure5': Table('Fig. 5', FIGURE_5),
+  'recipes': Table('Recipes', TABLE_OF_RECIPES),
 }

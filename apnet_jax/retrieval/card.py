@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from apnet_jax.feed import Benchmark, Split
+from apnet_jax.paper import differences
 from apnet_jax.retrieval import multi_query
 from apnet_jax.retrieval.metrics import RetrievalResult
 from apnet_jax.retrieval.rerank import describe
@@ -89,6 +90,9 @@ def result_card(
       'seed': config.seed,
       'image_size': list(config.data.image_size),
       **{name: _plain(value) for name, value in config.model.items()},
+    },
+    'recipe': {
+      name: _plain(value) for name, value in differences.recipe(config).items()
     },
     'queries': {
       'valid': result.num_valid_queries,

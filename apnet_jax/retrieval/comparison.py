@@ -11,7 +11,7 @@ from apnet_jax.workdir.json_files import read_json
 # Fields of a card that must be equal for figures to be comparable.
 MUST_BE_EQUAL = ('dataset', 'fingerprint', 'protocol', 'gallery')
 # Fields of a card whose differences are only shown.
-MAY_DIFFER = ('checkpoint', 'network', 'versions')
+MAY_DIFFER = ('checkpoint', 'network', 'recipe', 'versions')
 
 
 def read_cards(path: str) -> dict[str, dict]:
@@ -89,7 +89,11 @@ def differences(a: Mapping, b: Mapping, fields) -> Iterator[str]:
     fields: names of the fields to compare, nested fields included.
   """
   for field in fields:
-    yield from _differences(field, a.get(field), b.get(field))
+    if (field in a) == (field in b):
+      yield from _differences(field, a.get(field), b.get(field))
+    else:  # earlier versions wrote fewer fields
+      first, second = ('given' if field in card else '-' for card in (a, b))
+      yield f'  {field}: {first} | {second}'
 
 
 def _differences(name: str, a, b) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The gallery images whose embeddings are most similar to those of queries."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import mmap
 
 import jax
@@ -32,6 +32,7 @@ def search(
   gallery: np.ndarray,
   top: int,
   removed: np.ndarray | None = None,
+  check: Callable[[int, np.ndarray], None] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Finds the closest gallery images of each query, exactly.
 
@@ -44,6 +45,8 @@ def search(
       length.
     top: number of images to find for each query.
     removed: bool [images], images that are not found; None for none.
+    check: is called with the first row and the stored images of each block
+      before they are compared; None for none.
 
   Yields:
     For each query, rows of `gallery` and cosine similarities, both [top] or
@@ -51,10 +54,10 @@ def search(
   """
   for start in range(0, len(queries), QUERIES):
     some = np.asarray(queries[start : start + QUERIES], np.float32)
-    yield from _search(some, gallery, top, removed)
+    yield from _search(some, gallery, top, removed, check)
 
 
-def _search(queries, gallery, top, removed):
+def _search(queries, gallery, top, removed, check):
   """Returns the closest images of a few queries; see `search`."""
   rows = np.zeros((len(queries), 0), int)
   best = np.zeros((len(queries), 0), np.float32)
@@ -62,6 +65,8 @@ def _search(queries, gallery, top, removed):
   for start in range(0, len(gallery), BLOCK):
     block = gallery[start : start + BLOCK]
     size = len(block)
+    if check is not None:
+      check(start, block)
     if start and size < BLOCK:  # else another program would be compiled
       block = np.concatenate([block, np.zeros_like(gallery[: BLOCK - size])])
     found = np.array(similarities(device_queries, block))[:, :size]

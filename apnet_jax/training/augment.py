@@ -1,9 +1,9 @@
-"""Augmentation on the device: flip, crop, colour jitter, normalise, erase.
+"""Augmentation on the device: flip, crop, recolour, normalise, erase.
 
-The order and the settings are those of the released APNet recipe, which has no
-colour jitter. The random numbers of an image depend only on the key of the step
-and on the position of the image in the global batch. A batch is therefore the
-same on any number of devices.
+The order and the settings are those of the released APNet recipe, which has
+neither colour jitter nor AugMix. The random numbers of an image depend only on
+the key of the step and on the position of the image in the global batch. A
+batch is therefore the same on any number of devices.
 """
 
 import chex
@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import ml_collections
 
 from apnet_jax.models.normalization import normalize
+from apnet_jax.training.augmix import augmix
+from apnet_jax.training.colors import adjust_colors
 
-GREY = (0.299, 0.587, 0.114)  # weights of RGB in the luma, as in Pillow
 # Random erasing (Zhong et al., AAAI 2020), the settings of the field.
 ERASED_AREA = (0.02, 0.4)  # of the image
 ASPECT_RATIO = (0.3, 1 / 0.3)  # height over width, drawn uniformly
@@ -48,6 +49,9 @@ def augment(
     image = _pad_and_crop(crop, image, config.pad)
     if config.jitter > 0:
       image = _jitter(jax.random.fold_in(own, 3), image, config)
+    if config.augmix > 0:
+      mixed = augmix(jax.random.fold_in(own, 4), image / 255, config.augmix)
+      image = 255 * mixed
     return _erase(erase, normalize(image), config.erase, config.erase_fill)
 
   return jax.vmap(one)(images, positions)
@@ -87,64 +91,6 @@ def _jitter(key, image, config):
   )
   jitter = jax.random.bernoulli(chosen, config.jitter)
   return jnp.where(jitter, 255 * changed, image.astype(changed.dtype))
-
-
-def adjust_colors(
-  image: jax.Array,
-  brightness: jax.Array,
-  contrast: jax.Array,
-  saturation: jax.Array,
-  hue: jax.Array,
-) -> jax.Array:
-  """Adjusts the colours of an image, each as torchvision and Pillow define it.
-
-  torchvision's `ColorJitter` also draws the order; here it is the one of the
-  arguments.
-
-  Args:
-    image: float [height, width, 3], RGB values in 0..1.
-    brightness: factor of all values.
-    contrast: factor of the distance to the mean grey of the image.
-    saturation: factor of the distance to the grey of the same pixel.
-    hue: angle to turn the hue by, in full circles.
-
-  Returns:
-    float [height, width, 3], in 0..1.
-  """
-
-  def blend(image, other, factor):
-    return jnp.clip(other + factor * (image - other), 0, 1)
-
-  def grey(image):
-    return (image * jnp.array(GREY)).sum(-1, keepdims=True)
-
-  image = blend(image, 0, brightness)
-  image = blend(image, grey(image).mean(), contrast)
-  image = blend(image, grey(image), saturation)
-  return _turn_hue(image, hue)
-
-
-def _turn_hue(image, angle):
-  """Turns the hue of an image in HSV; value and saturation stay.
-
-  Args:
-    image: float [height, width, 3], RGB values in 0..1.
-    angle: in full circles.
-  """
-  red, green, blue = image[..., 0], image[..., 1], image[..., 2]
-  value = image.max(-1)
-  chroma = value - image.min(-1)
-  safe = jnp.where(chroma > 0, chroma, 1)
-  # No comparison with `value`: XLA may compute it twice, and round differently.
-  sixths = jnp.where(
-    (red >= green) & (red >= blue),
-    (green - blue) / safe,
-    jnp.where(green >= blue, (blue - red) / safe + 2, (red - green) / safe + 4),
-  )
-  # Each channel falls from the value by the chroma, far from its own hue.
-  place = (jnp.array([5, 3, 1]) + sixths[..., None] + 6 * angle) % 6
-  far = jnp.clip(jnp.minimum(place, 4 - place), 0, 1)
-  return value[..., None] - chroma[..., None] * far
 
 
 def _erase(key, image, probability, fill):

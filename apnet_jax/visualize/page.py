@@ -1,6 +1,6 @@
 """Self-contained HTML pages: templates, and data that scripts can read."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import json
 import os
 import pathlib
@@ -72,3 +72,29 @@ def write_page(path: str | os.PathLike, page: str) -> None:
   part = path.with_suffix('.part')
   part.write_text(page)
   part.replace(path)
+
+
+def check_folder(folder: str | os.PathLike, allowed: Collection[str]) -> None:
+  """Checks that pages may be written to a folder.
+
+  Args:
+    folder: the folder, which need not exist.
+    allowed: names of the files that an earlier command may have left.
+
+  Raises:
+    UserError: the folder is a file, cannot be written, or has other files.
+  """
+  folder = pathlib.Path(folder)
+  if not folder.exists():
+    return
+  if not folder.is_dir():
+    raise UserError(f'--report={folder} is a file, not a folder.')
+  others = sorted({entry.name for entry in folder.iterdir()} - {*allowed})
+  if others:
+    raise UserError(
+      f'--report={folder} has other files than a report:'
+      f' {", ".join(others[:3])}{" ..." if len(others) > 3 else ""}. Give a new'
+      ' or an empty folder.'
+    )
+  if not os.access(folder, os.W_OK):
+    raise UserError(f'--report={folder} is not writable.')

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 import os
 import pathlib
 
-from apnet_jax.errors import UserError
 from apnet_jax.feed import Benchmark
 from apnet_jax.retrieval.diagnosis import by_difficulty
 from apnet_jax.retrieval.evaluation import Evaluation
@@ -24,32 +23,9 @@ def address(folder: str | os.PathLike) -> str:
   return pathlib.Path(folder, PAGE).absolute().as_uri()
 
 
-def check_folder(
-  folder: str | os.PathLike, allowed: tuple[str, ...] = FILES
-) -> None:
-  """Checks that a report may be written to a folder.
-
-  Args:
-    folder: folder of the report, which need not exist.
-    allowed: names of the files that an earlier report may have left.
-
-  Raises:
-    UserError: the folder is a file, cannot be written, or has other files.
-  """
-  folder = pathlib.Path(folder)
-  if not folder.exists():
-    return
-  if not folder.is_dir():
-    raise UserError(f'--report={folder} is a file, not a folder.')
-  others = sorted({entry.name for entry in folder.iterdir()} - {*allowed})
-  if others:
-    raise UserError(
-      f'--report={folder} has other files than a report:'
-      f' {", ".join(others[:3])}{" ..." if len(others) > 3 else ""}. Give a new'
-      ' or an empty folder.'
-    )
-  if not os.access(folder, os.W_OK):
-    raise UserError(f'--report={folder} is not writable.')
+def check_folder(folder: str | os.PathLike) -> None:
+  """Checks that a folder can hold a report; see `page.check_folder`."""
+  page.check_folder(folder, FILES)
 
 
 def write_report(

@@ -12,12 +12,11 @@ from apnet_jax.visualize import heat_colours, page, thumbnails
 
 TEMPLATE = 'report.html.j2'
 TOP = 10  # ranked images of a list
-IMAGE_BYTES = 45_000_000  # for all images of a page, in base 64
 SIMILARITY_DIGITS = 4
 # Fields of a result card that the page shows.
 CARD_FIELDS = (
   'dataset', 'as_published', 'checkpoint', 'figures', 'based_on', 'warning',
-  'reranked', 'protocol', 'network', 'gallery', 'verification',
+  'reranked', 'protocol', 'network', 'recipe', 'gallery', 'verification',
 )  # fmt: skip
 
 
@@ -25,7 +24,7 @@ def page_data(
   card: Mapping,
   evaluated: Evaluation,
   benchmark: Benchmark,
-  image_bytes: int = IMAGE_BYTES,
+  image_bytes: int = thumbnails.BUDGET,
   attend: Callable | None = None,
   attended: int = 0,
 ) -> dict:
@@ -53,7 +52,9 @@ def page_data(
   order = by_difficulty(evaluated)
   lists = list(ranked_lists(evaluated, order, TOP))
   wanted = _gallery_rows(lists)
-  sizes = list(thumbnails.bytes_by_height(benchmark.gallery, wanted))
+  some = wanted[thumbnails.evenly(len(wanted), thumbnails.SAMPLED)]
+  batches = benchmark.gallery.batches(some, thumbnails.BATCH)
+  sizes = thumbnails.bytes_by_height([i for batch in batches for i in batch])
   images = len(order) + len(wanted)
   height, fitting = thumbnails.choose_height(sizes, images, image_bytes)
   lists = _choose_lists(lists, fitting)
@@ -83,13 +84,13 @@ def _choose_lists(lists: Sequence[RankedList], images: int):
     lists: lists, the hardest query first.
     images: number of images that may be shown.
   """
-  low, high = 1, len(lists)
-  while low < high:
-    middle = (low + high + 1) // 2
-    some = hardest_and_even(len(lists), middle)
-    needed = len(some) + len(_gallery_rows(lists[i] for i in some))
-    low, high = (middle, high) if needed <= images else (low, middle - 1)
-  return [lists[i] for i in hardest_and_even(len(lists), low)]
+
+  def needed(number):
+    some = hardest_and_even(len(lists), number)
+    return number + len(_gallery_rows(lists[i] for i in some))
+
+  number = thumbnails.most_fitting(len(lists), needed, images)
+  return [lists[i] for i in hardest_and_even(len(lists), number)]
 
 
 def hardest_and_even(total: int, number: int) -> list[int]:

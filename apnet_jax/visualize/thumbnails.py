@@ -1,7 +1,7 @@
 """Small copies of images, as text that a page can hold."""
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 import io
 
@@ -10,6 +10,7 @@ from PIL import Image
 
 from apnet_jax.feed import Split
 
+BUDGET = 45_000_000  # bytes for all images of a page
 HEIGHTS = (256, 192, 128, 96)  # in pixels; the largest that fits is used
 QUALITY = 60  # of WebP
 SAMPLED = 48  # images whose size tells that of all
@@ -21,16 +22,28 @@ def encode(image: np.ndarray | Image.Image, height: int) -> str:
 
   Args:
     image: uint8 [height, width, 3], or a picture.
-    height: height of the copy in pixels; a lower image keeps its size.
+    height: see `shrink`.
   """
   if not isinstance(image, Image.Image):
     image = Image.fromarray(image)
-  if image.height > height:
-    width = max(1, round(image.width * height / image.height))
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
   file = io.BytesIO()
-  image.save(file, 'WEBP', quality=QUALITY, method=2)
+  shrink(image, height).save(file, 'WEBP', quality=QUALITY, method=2)
   return base64.b64encode(file.getvalue()).decode()
+
+
+def shrink(image: Image.Image, height: int) -> Image.Image:
+  """Returns an image in a smaller size.
+
+  Args:
+    image: image of mode RGB.
+    height: largest height of the copy in pixels, and half of its largest width;
+      a smaller image keeps its size.
+  """
+  scale = min(height / image.height, 2 * height / image.width)
+  if scale >= 1:
+    return image
+  size = [max(1, round(side * scale)) for side in image.size]
+  return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def encode_all(split: Split, rows: Sequence[int], height: int) -> list[str]:
@@ -43,18 +56,27 @@ def encode_all(split: Split, rows: Sequence[int], height: int) -> list[str]:
     ]
 
 
-def bytes_by_height(split: Split, rows: Sequence[int]) -> Iterator[tuple]:
+def evenly(total: int, number: int) -> list[int]:
+  """Chooses places in a list, evenly spaced from the first to the last.
+
+  Args:
+    total: length of the list.
+    number: number of places to choose; all are chosen if there are fewer.
+  """
+  places = np.linspace(0, total - 1, min(number, total))
+  return places.round().astype(int).tolist()
+
+
+def bytes_by_height(
+  images: Sequence[np.ndarray | Image.Image],
+) -> Iterator[tuple]:
   """Yields each of `HEIGHTS` with the mean size of a copy in bytes.
 
   Args:
-    split: images.
-    rows: rows of images, a sample of which is encoded.
+    images: `SAMPLED` of the images of a page, or fewer; at least one.
   """
-  places = np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows)))
-  sample = np.asarray(rows)[places.round().astype(int)]
-  images = [i for batch in split.batches(sample, BATCH) for i in batch]
   for height in HEIGHTS:
-    yield height, np.mean([len(encode(i, height)) for i in images])
+    yield height, np.mean([len(encode(image, height)) for image in images])
 
 
 def choose_height(
@@ -73,3 +95,23 @@ def choose_height(
   fitting = [(height, int(budget / size)) for height, size in sizes]
   enough = [height for height, number in fitting if number >= images]
   return (enough[0], images) if enough else fitting[-1]
+
+
+def most_fitting(total: int, needed: Callable[[int], int], images: int) -> int:
+  """Returns the most lists of a page that need at most a number of images.
+
+  Args:
+    total: number of lists that there are.
+    needed: returns the number of images of some number of lists.
+    images: number of images that may be shown.
+
+  Returns:
+    The number of lists, at least one.
+  """
+  low, high = 1, total
+  while low < high:
+    middle = (low + high + 1) // 2
+    low, high = (
+      (middle, high) if needed(middle) <= images else (low, middle - 1)
+    )
+  return low

@@ -2,8 +2,8 @@
 
 The file is in the safetensors format, so that reading it executes nothing. It
 holds the variables of one checkpoint. Its metadata holds the JSON files of the
-workdir by their names (`PARTS`), and a digest of everything else, by which a
-file that was changed or cut off is refused.
+workdir by their names (`PARTS`), a digest of the variables, and a digest of all
+other metadata. A file that was changed or cut off is refused by them.
 """
 
 from collections.abc import Mapping
@@ -25,14 +25,17 @@ from apnet_jax.errors import UserError, first_line
 from apnet_jax.workdir import json_files
 
 SUFFIX = '.apnet'
-VERSION = '1'  # of the format
+VERSION = '2'  # of the format
 CHECKPOINT, PREPROCESSING = 'checkpoint.json', 'preprocessing.json'
 PARTS = (
   CHECKPOINT, PREPROCESSING, 'config.json', 'run.json', 'threshold.json',
   'result.json',
 )  # fmt: skip
+_CHANGED = 'it was changed after it was packed'
 # Fields that name places of the machine that trained.
-PLACES = ('dir', 'prepared_dir')
+PLACES = (
+  ('data', 'dir'), ('data', 'prepared_dir'), ('eval', 'expected_curve'),
+)  # fmt: skip
 
 
 def is_pack(path: str | os.PathLike) -> bool:
@@ -62,12 +65,11 @@ def write(
   texts = {
     name: json.dumps(part, allow_nan=False) for name, part in parts.items()
   }
-  texts['apnet'] = VERSION
+  texts |= {'apnet': VERSION, 'weights': weights_digest(arrays)}
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(f'{path.name}.part')
-  digest = _digest(arrays, texts)
   try:
-    part.write_bytes(save(arrays, {**texts, 'digest': digest}))
+    part.write_bytes(save(arrays, {**texts, 'digest': _digest(texts)}))
     part.replace(path)
   finally:
     part.unlink(missing_ok=True)
@@ -80,13 +82,15 @@ def check_name(path: str | os.PathLike) -> None:
 
 
 def without_places(config: Mapping) -> dict:
-  """Returns a configuration without the folders of the machine that trained.
+  """Returns a configuration without the paths of the machine that trained.
 
   Args:
     config: the content of config.json.
   """
   config = copy.deepcopy(dict(config))
-  config['data'] |= {name: '' for name in PLACES if name in config['data']}
+  for section, name in PLACES:
+    if name in config[section]:
+      config[section][name] = ''
   config['compilation_cache_dir'] = get_config().compilation_cache_dir
   return config
 
@@ -94,7 +98,7 @@ def without_places(config: Mapping) -> dict:
 def read_part(path: str | os.PathLike, name: str) -> Any:
   """Reads the content of a JSON file from a packed network.
 
-  Only the header of the file is read, whose digest is not checked.
+  Only the header of the file is read.
 
   Args:
     path: the packed network.
@@ -174,13 +178,13 @@ class PackedCheckpoint:
     """
     self.chosen(which)
     with _open(self._path) as file:
-      texts = file.metadata()
+      expected = file.metadata().get('weights')
       try:
         arrays = {name: file.get_tensor(name) for name in file.keys()}
       except Exception as error:  # safetensors raises a class of its own
         raise _damaged(self._path, first_line(error)) from error
-    if texts.pop('digest', '') != _digest(arrays, texts):
-      raise _damaged(self._path, 'it was changed after it was packed')
+    if expected != weights_digest(arrays):
+      raise _damaged(self._path, _CHANGED)
     leaves = traverse_util.flatten_dict(dict(variables), sep='/')
     found = {name: (a.shape, a.dtype) for name, a in arrays.items()}
     expected = {name: (s.shape, s.dtype) for name, s in leaves.items()}
@@ -203,7 +207,7 @@ class PackedCheckpoint:
 
 
 def _open(path: str | os.PathLike):
-  """Opens a packed network and checks that it is one."""
+  """Opens a packed network and checks its metadata."""
   path = pathlib.Path(path)
   if not path.is_file():
     raise UserError(f'{path} is not a file.')
@@ -211,7 +215,8 @@ def _open(path: str | os.PathLike):
     file = safetensors.safe_open(path, framework='numpy')
   except Exception as error:  # safetensors raises a class of its own
     raise _damaged(path, first_line(error)) from error
-  version = (file.metadata() or {}).get('apnet')
+  texts = dict(file.metadata() or {})
+  version = texts.get('apnet')
   if version is None:
     raise UserError(
       f'{path} is a file of weights, not a network written by the command pack.'
@@ -221,14 +226,15 @@ def _open(path: str | os.PathLike):
       f'{path} has version {version!r} of its format; this program reads'
       f' version {VERSION}. Pack the network again.'
     )
+  if texts.pop('digest', '') != _digest(texts):
+    raise _damaged(path, _CHANGED)
   return file
 
 
-def _digest(arrays: Mapping, texts: Mapping[str, str]) -> str:
-  """Returns a hash of arrays and of texts, with their names."""
-  digest = hashlib.sha256(weights_digest(arrays).encode())
-  digest.update(json.dumps(dict(texts), sort_keys=True).encode())
-  return digest.hexdigest()
+def _digest(texts: Mapping[str, str]) -> str:
+  """Returns a hash of texts with their names."""
+  text = json.dumps(dict(texts), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def weights_digest(arrays: Mapping[str, np.ndarray]) -> str:

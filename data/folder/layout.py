@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import dataclasses
 import hashlib
 import pathlib
+import shlex
 from typing import Any
 
 from apnet_jax.config import check_section
@@ -80,6 +81,12 @@ class FolderLayout(raw.Layout):
     except UserError as error:
       if doubt:
         raise doubt.error() from error
+      if schemes.vehicle_id_command(root):
+        raise UserError(
+          f'{root} seems to be VehicleID, whose labels stand in lists:'
+          f' `python -m data.doctor {shlex.quote(str(root))}` prints a command'
+          ' that makes a CSV file of them.'
+        ) from error
       raise
     return dataclasses.replace(dataset, doubt=doubt)
 

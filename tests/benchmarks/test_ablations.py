@@ -11,6 +11,7 @@ import pytest
 from apnet_jax.errors import UserError
 from apnet_jax.models.network_fields import effective_fields
 from apnet_jax.paper import tables, variants
+from apnet_jax.paper.recipes import RECIPES
 from apnet_jax.paper.tables import TABLES
 from apnet_jax.retrieval import comparison
 from apnet_jax.training import recipe
@@ -113,6 +114,17 @@ def test_a_network_of_two_tables_is_one_run():
   by_name = {run.variant: run for run in plan('figure5')}
   assert 'radix2' not in by_name
   assert by_name['apnet_c2'].hash == hash_of()
+
+
+def test_a_recipe_changes_the_training_and_not_the_network():
+  paper, *others = plan('recipes')
+  assert paper.hash == hash_of()  # APNet-C_2 of Table II is not run again
+  assert len({run.hash for run in others} | {paper.hash}) == 1 + len(others)
+  assert {run.recipe for run in others} == {paper.recipe}  # one table
+  usual = recipe.relevant_fields(paper.config)
+  for run in others:
+    fields = dict(RECIPES[run.variant])
+    assert recipe.relevant_fields(run.config) == usual | fields
 
 
 def test_folders_become_absolute(monkeypatch, tmp_path):
@@ -348,6 +360,13 @@ def test_a_dry_run_does_nothing(command, capsys, results):
   assert printed.count(': to do') == 2
   assert '--config.model.levels=1\n' in printed
   assert not results.folder.exists()
+
+
+def test_a_row_of_recipes_is_chosen_by_its_name(command, capsys):
+  assert command('recipes', '--rows=apnet_c2,ema', '--dry_run') == 0
+  printed = capsys.readouterr().out
+  assert printed.count(': to do') == 2
+  assert '  --config.train.ema_decay=0.99\n' in printed
 
 
 def test_a_table_runs_and_then_is_done(command, capsys, results):

@@ -85,6 +85,20 @@ def test_a_table():
   assert 'paper' not in text
 
 
+def test_recipes_stand_beside_their_network_in_a_table_of_their_own():
+  lines = [
+    make_line('apnet_c2', 0, (0.2, 0.2)),
+    make_line('circle_instead', 0, (0.5, 0.5)),
+  ]
+  text = report.make_tables(TABLES['recipes'], lines)
+  row = '+ `train.circle_weight=0.1`, `train.triplet_weight=0.0`'
+  assert cells(text, row)[1:5] == ['50.0', '50.0', '1', '+30.0']
+  assert cells(text, 'APNet-C_2')[1:5] == ['20.0', '20.0', '1', '']
+  assert cells(text, '+ `train.schedule=cosine` |')[1] == report.NOT_RUN
+  text = report.make_tables(TABLES['table2'], lines)
+  assert cells(text, 'APNet-C_2')[1] == '20.0' and 'circle' not in text
+
+
 @pytest.mark.parametrize(
   'changes',
   [

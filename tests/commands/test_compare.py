@@ -87,6 +87,18 @@ def test_the_same_card_differs_by_nothing(cards):
   assert all('+0.0 to +0.0' in row for row in rows)
 
 
+def test_recipes_that_differ_are_shown_also_of_older_cards(cards):
+  def shown(a, b):
+    return list(comparison.differences(a, b, comparison.MAY_DIFFER))
+
+  card = cards[0]
+  other = card | {'recipe': card['recipe'] | {'train.ema_decay': 0.9}}
+  assert shown(card, other) == ['  recipe.train.ema_decay: 0.0 | 0.9']
+  older = {name: value for name, value in card.items() if name != 'recipe'}
+  assert shown(older, card) == ['  recipe: - | given']
+  assert shown(older, older) == []
+
+
 def test_unlike_cards_are_refused(cards, tmp_path, capsys):
   other = make_card(0.25, drop_distractors=True, ap='trapezoid')
   files = write(tmp_path, A=cards[0], B=other)

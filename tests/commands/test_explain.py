@@ -5,7 +5,9 @@ import pytest
 from apnet_jax import create_model
 from apnet_jax.commands import explain
 from apnet_jax.models.counting import count
+from apnet_jax.paper.differences import recipe
 from apnet_jax.paper.fields import DEPARTURES, FIELDS, SILENT
+from apnet_jax.paper.recipes import RECIPES
 from configs import common, market, msmt17, synthetic
 from tests.commands.running import run_command
 
@@ -65,6 +67,51 @@ def test_the_profiles_differ_only_where_they_say(profile, expected):
   assert differing(config) == expected
   config.model.pretrained = 'weights.pth'
   assert differing(config) == expected - {'model.pretrained'}
+
+
+@pytest.mark.parametrize(
+  ('source', 'reason'),
+  [
+    ('', 'random weights'),
+    ('weights/lup_moco_r50.pth', 'weights of people (LUPerson)'),
+    ('~/LUPws_r50.pth', 'weights of people (LUPerson)'),
+    ('moco_v2_800ep_pretrain.pth.tar', 'weights that were trained without'),
+    ('.', 'the network of another run'),
+    ('hf://timm/resnet50.tv_in1k', ''),
+    ('moco/tulip-resnet50.pth', ''),
+  ],
+)
+def test_only_weights_of_imagenet_are_those_of_the_paper(source, reason):
+  config = market.get_config()
+  config.model.pretrained = source
+  assert ('model.pretrained' in differing(config)) == bool(reason)
+  texts = [t for t in explain.differences(config) if 'pretrained' in t]
+  assert len(texts) == bool(reason)
+  assert all(f'here: {explain.show(source)}, {reason}' in t for t in texts)
+
+
+def test_recipes_of_other_work_are_differences():
+  usual = differing(market.get_config())
+  for fields in RECIPES.values():
+    config = market.get_config()
+    for field, value in fields.items():
+      section, name = field.split('.')
+      config[section][name] = value
+    # The paper gives no weight of the triplet loss.
+    assert differing(config) - usual == fields.keys() - {'train.triplet_weight'}
+
+
+def test_the_recipe_has_the_fields_that_have_an_effect():
+  config = market.get_config()
+  fields = recipe(config)
+  assert fields['train.ema_decay'] == 0 and fields['augment.augmix'] == 0
+  assert 'train.center_rate' not in fields
+  assert not any('every' in name or 'finite' in name for name in fields)
+  config.train.update(center_weight=5e-4, schedule='cosine')
+  changed = recipe(config)
+  assert changed.keys() ^ fields.keys() == {
+    'train.center_rate', 'train.milestones', 'train.decay_factor',
+  }  # fmt: skip
 
 
 def test_the_official_profile_is_the_released_code():

@@ -22,6 +22,7 @@ from absl import flags, logging
 import numpy as np
 from PIL import Image
 import pytest
+from tqdm import tqdm
 
 from apnet_jax import __main__, cli
 from apnet_jax.parallel import processes
@@ -99,6 +100,11 @@ def machine(tmp_path, monkeypatch, compilation_cache):
   monkeypatch.setattr(processes, 'start', lambda *_: None)  # JAX has started
   for module in (checks, restore, programs):
     monkeypatch.setattr(module, 'create_model', tiny_model)
+  # Bars that vanish at their end are shown only where something takes long.
+  display = tqdm.display
+  monkeypatch.setattr(
+    tqdm, 'display', lambda bar, **given: bar.leave and display(bar, **given)
+  )
   # A failing command would end this process while a thread compiles.
   monkeypatch.setattr(programs.Programs, 'compile_ahead', lambda *_: None)
   verbosity = logging.get_verbosity()

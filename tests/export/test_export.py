@@ -152,13 +152,16 @@ def test_model_card_tells_what_is_known(parts):
     'dataset': 'market1501', 'figures': {'mAP': 0.5, 'Rank-1': 0.75},
     'protocol': {'ap': 'step'},
   }  # fmt: skip
-  config = parts['config.json'] | {'data': {'name': 'duke'}}
+  train = {'learning_rate': 1e-3, 'ema_decay': 0.99}
+  config = parts['config.json'] | {'data': {'name': 'duke'}, 'train': train}
   text = model_card.text(
     parts
     | {'result.json': card, 'threshold.json': networks.THRESHOLD}
     | {'config.json': config}
   )
   assert 'mAP 50.0, Rank-1 75.0' in text and 'ap: step' in text
+  assert 'epochs 160, learning rate 0.001, ' in text
+  assert '`train.ema_decay=0.99`' in text and 'jitter' not in text
   assert 'withdrawn' in text and 'Threshold 0.2500' in text
 
 

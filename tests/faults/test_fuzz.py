@@ -25,7 +25,14 @@ OF_DATA = (
   'webp_of_tensorflow',
   'exif_of_tensorflow',
 )
-OTHERS = tuple(name for name in fuzzing.READERS if name not in OF_DATA)
+WITH_CHECKSUMS = tuple(
+  name
+  for name in ('embeddings', 'parquet', 'index', 'pack')
+  if name in fuzzing.READERS
+)
+OTHERS = tuple(
+  name for name in fuzzing.READERS if name not in OF_DATA + WITH_CHECKSUMS
+)
 
 
 @pytest.mark.parametrize(
@@ -33,9 +40,10 @@ OTHERS = tuple(name for name in fuzzing.READERS if name not in OF_DATA)
   [
     (OF_DATA, 300),
     (tuple(name for name in OTHERS if name != 'config'), 600),
+    (WITH_CHECKSUMS, 400),
     (('config',), 60),  # each example builds a network
   ],
-  ids=['data', 'others', 'config'],
+  ids=['data', 'others', 'checksums', 'config'],
 )
 def test_damage_within_bounds_of_memory_and_time(names, examples):
   result = subprocess.run(

@@ -35,7 +35,7 @@ def make_config(attention, group, dtype):
     config.train.update(
       clip_norm=1.0, circle_weight=0.1, center_weight=0.1, ema_decay=0.5
     )
-    config.augment.jitter = 0.5
+    config.augment.update(jitter=0.5, augmix=3.0)
   else:
     config.model.attention = attention
   config.model.update(

@@ -9,7 +9,7 @@ import pytest
 
 from apnet_jax.commands import search
 from apnet_jax.errors import UserError
-from apnet_jax.index import accuracy, codes, copies, projection, store
+from apnet_jax.index import accuracy, codes, copies, files, projection, store
 from apnet_jax.inference import embedding_files
 from apnet_jax.workdir import lock
 
@@ -65,6 +65,7 @@ def test_fast_search_compares_few_embeddings(folder, monkeypatch):
   monkeypatch.setattr(codes, 'CANDIDATES', 3)
   index = store.Index(folder)
   monkeypatch.setattr(index, '_codes', index._codes[::-1])  # misleading
+  monkeypatch.setattr(index, '_check_codes', lambda: None)
   assert names(index, 3, 2, fast=True) != expected(3, range(30), 2)
   assert store.measure_recall(index) < 1
 
@@ -95,7 +96,7 @@ def test_a_killed_addition_leaves_the_index_as_it_was(
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(store.json_files, 'write_json', kill)
+    patch.setattr(files.json_files, 'write_json', kill)
     with pytest.raises(KeyboardInterrupt):
       store.add(folder, file)
   index = store.Index(folder)
@@ -175,15 +176,90 @@ def damage_info(folder, **change):
     ),
     (lambda f: (f / 'codes.bin').unlink(), 'codes.bin is damaged'),
     (lambda f: (f / 'centre.npy').write_bytes(b'x'), 'centre.npy is damaged'),
-    (lambda f: damage_info(f, version=2), 'has version 2'),
-    (lambda f: damage_info(f, rows='x'), "rows is 'x'"),
-    (lambda f: damage_info(f, dtype='int3'), 'index.json is damaged'),
+    (lambda f: damage_info(f, version=1), 'has version 1'),
+    (lambda f: damage_info(f, rows=29), 'index.json is damaged: its digest'),
+    (lambda f: damage_info(f, dtype='int8'), 'index.json is damaged: its dig'),
   ],
 )
 def test_a_damaged_index_is_named(folder, damage, message):
   damage(folder)
   with pytest.raises(UserError, match=message):
     store.Index(folder)
+
+
+def flip(path, place):
+  """Flips a bit of a file."""
+  content = bytearray(path.read_bytes())
+  content[place] ^= 1
+  path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+  ('name', 'place', 'use', 'message'),
+  [
+    ('embeddings.bin', 7 * 48, lambda i: names(i, 3, 1), 'row 7 does not'),
+    ('embeddings.bin', 7 * 48, lambda i: i.sample(30), 'row 7 does not'),
+    ('embeddings.bin', -1, lambda i: names(i, 3, 30, True), 'row 29 does'),
+    ('codes.bin', 7 * 64, lambda i: names(i, 3, 1, True), 'row 7 does not'),
+    ('rows.jsonl', 9, lambda i: i.row(0), 'row 0 does not'),
+    ('rows.jsonl', -3, lambda i: i.remove(['3.jpg']), 'row 29 does not'),
+    ('rows.bin', 7 * 32 + 8, lambda i: i.row(7), 'row 7 does not.* rows.bin'),
+    ('rows.bin', 7 * 32, lambda i: i.row(8), 'row 8 does not.* rows.bin'),
+    ('rows.bin', 7 * 32 + 16, lambda i: names(i, 3, 1), 'row 7 .* rows.bin'),
+    ('centre.npy', -1, None, 'does not have the digest'),
+    ('index.json', 20, None, 'index.json'),
+  ],
+)
+def test_a_changed_bit_is_an_error_where_it_is_read(
+  folder, name, place, use, message
+):
+  flip(folder / name, place)
+  with pytest.raises(UserError, match=message) as error:
+    use(store.Index(folder))
+  assert name in str(error.value)
+  if use is not None:
+    with pytest.raises(UserError, match=name):
+      store.Index(folder).check()
+
+
+def test_nothing_is_added_to_a_damaged_index(folder, tmp_path):
+  flip(folder / 'codes.bin', -1)
+  before = {p.name: p.read_bytes() for p in folder.iterdir()}
+  with pytest.raises(UserError, match='codes.bin is damaged: row 29'):
+    store.add(folder, write(tmp_path, 'c', range(30, 40)))
+  after = {p.name: p.read_bytes() for p in folder.iterdir()}
+  assert after | {lock.FILE: b''} == before | {lock.FILE: b''}
+
+
+def test_checksums_see_each_word_and_the_order():
+  rows = RNG.integers(0, 255, (6, 24), np.uint8)
+  rows[1] = rows[0]
+  rows[1, :16] = np.roll(rows[0, :16], 8)  # two words change places
+  found = files.checksums(rows)
+  assert len(np.unique(found)) == 6
+  changed = rows.copy()
+  changed[2, 23] ^= 128
+  assert (files.checksums(changed) != found).tolist() == [0, 0, 1, 0, 0, 0]
+  odd = rows[:, :13]  # bytes that are not whole words
+  assert len(np.unique(files.checksums(odd))) == 6
+  assert len(files.checksums(rows[:0])) == 0
+
+
+def test_an_unfinished_index_is_made_again(tmp_path, monkeypatch):
+  """By any settings: it has no rows yet."""
+  short = projection.fit(write(tmp_path, 'fit', range(40)), 5)
+  target = tmp_path / 'index'
+  with monkeypatch.context() as patch:
+    patch.setattr(store, '_append', None)
+    with pytest.raises(TypeError):
+      store.add(target, write(tmp_path, 'a', range(20)), projection=short)
+  assert not store.has_rows(target)
+  index, added, _ = store.add(target, write(tmp_path, 'a', range(20)), 'int8')
+  assert (added, index.info['dimensions'], index.info['dtype']) == (
+    20,
+    24,
+    'int8',
+  )
 
 
 def test_an_empty_index_is_said(folder):

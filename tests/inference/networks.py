@@ -24,7 +24,8 @@ def write_workdir(folder, seed=0):
   features of random weights would all have nearly one direction.)
   """
   config = tiny_config()
-  config.data.update(dir='/somewhere', prepared_dir='/else')
+  config.data.update(dir='/somewhere/a', prepared_dir='/somewhere/b')
+  config.eval.expected_curve = '/somewhere/c'
   model = tiny_model(config.model, CLASSES)
   size = tuple(config.data.image_size)
   variables = flax.core.unfreeze(initialize(model, size, seed))

@@ -1,4 +1,5 @@
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -74,6 +75,39 @@ def test_a_damaged_file_is_named(suffix, tmp_path):
   path.unlink()
   with pytest.raises(UserError, match='is not a file of embeddings'):
     read()
+
+
+def save(file, longer=b'', **arrays):
+  """Writes an .npz file as another program might; `longer` follows `path`."""
+  whole = {
+    'path': COLUMNS['path'], 'embedding': EMBEDDINGS,
+    'info': np.array('{"fingerprint": "abc"}'), **arrays,
+  }  # fmt: skip
+  with zipfile.ZipFile(file, 'w') as archive:
+    for name, array in whole.items():
+      with archive.open(f'{name}.npy', 'w') as member:
+        np.save(member, array)
+        member.write(longer if name == 'path' else b'')
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'longer': b'x'}, 'its column path is longer than it says'),
+    ({'pid': np.arange(6)}, 'its columns have different lengths'),
+    ({'embedding': np.asfortranarray(EMBEDDINGS)}, 'are not float .* by rows'),
+    ({'embedding': EMBEDDINGS.astype(int)}, 'are not float'),
+    ({'embedding': EMBEDDINGS[:6]}, 'it is cut off'),
+  ],
+)
+def test_files_of_other_programs_are_examined(change, message, tmp_path):
+  save(tmp_path / 'a.npz')
+  with embedding_files.reading(tmp_path / 'a.npz') as file:
+    np.testing.assert_array_equal(np.concatenate([*file.blocks]), EMBEDDINGS)
+  save(tmp_path / 'a.npz', **change)
+  with pytest.raises(UserError, match=f'a.npz cannot be read.*{message}'):
+    with embedding_files.reading(tmp_path / 'a.npz') as file:
+      list(file.blocks)
 
 
 def test_a_file_that_cannot_be_written(tmp_path, monkeypatch):

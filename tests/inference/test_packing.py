@@ -86,6 +86,7 @@ def test_a_published_network_is_the_same(run, packed, tmp_path, monkeypatch):
 def test_places_stay_behind(packed):
   config = run_files.load_config(packed)
   assert config.data.dir == config.data.prepared_dir == ''
+  assert config.eval.expected_curve == ''
   assert b'/somewhere' not in packed.read_bytes()
   prepared = pack.read_part(packed, pack.PREPROCESSING)
   assert prepared['height_width'] == [32, 16] and len(prepared['mean']) == 3
@@ -143,9 +144,19 @@ def drop_array(arrays, texts):
 def other_network(arrays, texts):
   change_weight(arrays, texts)
   arrays['params/more'] = np.zeros(1, np.float32)
-  digest = texts.pop('digest')
-  texts['digest'] = pack._digest(arrays, texts)
-  assert texts['digest'] != digest
+
+
+def signed(change):
+  """Returns the change, after which the digests are those of the content."""
+
+  def change_and_sign(arrays, texts):
+    change(arrays, texts)
+    digest = texts.pop('digest')
+    texts['weights'] = pack.weights_digest(arrays)
+    texts['digest'] = pack._digest(texts)
+    assert texts['digest'] != digest
+
+  return change_and_sign
 
 
 @pytest.mark.parametrize(
@@ -154,16 +165,17 @@ def other_network(arrays, texts):
     (change_weight, 'it was changed after it was packed'),
     (change_config, 'it was changed after it was packed'),
     (drop_array, 'it was changed after it was packed'),
-    (other_network, '1 of its arrays do not belong.*params/more'),
-    (lambda _, texts: texts.update(apnet='2'), "has version '2'"),
+    (signed(other_network), '1 of its arrays do not belong.*params/more'),
+    (lambda _, texts: texts.update(apnet='1'), "has version '1'"),
     (lambda _, texts: texts.clear(), 'a file of weights, not a network'),
     (
-      lambda _, texts: texts.update({'checkpoint.json': '{}'}),
+      signed(lambda _, texts: texts.update({'checkpoint.json': '{}'})),
       'its checkpoint is {}',
     ),
-    (lambda _, texts: texts.pop('run.json'), 'run.json is missing'),
+    (lambda _, texts: texts.pop('run.json'), 'it was changed after it was'),
+    (signed(lambda _, texts: texts.pop('run.json')), 'run.json is missing'),
     (
-      lambda _, texts: texts.update({'config.json': '{'}),
+      signed(lambda _, texts: texts.update({'config.json': '{'})),
       'config.json cannot be read as JSON',
     ),
   ],

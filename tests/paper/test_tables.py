@@ -9,11 +9,11 @@ from data import datasets
 
 @pytest.mark.parametrize('table', TABLES.values(), ids=list(TABLES))
 def test_a_table_names_what_exists(table):
-  names = [row.variant for row in table.rows]
+  names = [row.name for row in table.rows]
   assert len(set(names)) == len(names)
   for row in table.rows:
     assert row.against in ('', *names)
-    assert not row.against or row.against != row.variant
+    assert not row.against or row.against != row.name
     for key, figures in row.published.items():
       parts = key.split(' > ')
       assert datasets.full_names(parts) == parts

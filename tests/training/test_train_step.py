@@ -46,12 +46,18 @@ def make_batch():
 SGD = optax.sgd(1.0)
 
 
+def plain_sgd(config):
+  """Returns SGD, with the clipping of a configuration."""
+  limit = config.train.clip_norm
+  return optax.chain(optax.clip_by_global_norm(limit), SGD) if limit else SGD
+
+
 def bind(config, model=None):
   """Returns `step(state, batch)` of one device."""
   return partial(
     train_step,
     model=model or create_model(config.model, CLASSES, AXIS),
-    optimizer=SGD,
+    optimizer=plain_sgd(config),
     config=config,
     axis_name=AXIS,
   )
@@ -82,17 +88,29 @@ def step_on(devices, config, state, model=None):
   return jax.device_get(step(state, batch))
 
 
-@functools.cache
-def tiny_step(devices, group, **train):
-  """Returns state and metrics after a float64 step with batch norm groups."""
+def tiny_config(group, **train):
   config = make_config(
     attention='none', batch_norm_group=group, dtype='float64'
   )
   config.train.update(train)
+  return config
+
+
+def tiny_case(config):
+  """Returns a tiny network and its first state in float64."""
   model = tiny_model(config.model, CLASSES, AXIS, config.train.rematerialize)
-  state = widen(jax.device_get(create_state(model, SGD, SIZE, seed=0)))
+  state = create_state(model, plain_sgd(config), SIZE, 0, config.train)
+  state = widen(jax.device_get(state))
   # A frozen shift, as imported weights may have.
   state.batch_stats['bottleneck']['bias'] = np.linspace(0, 1, 16)
+  return model, state
+
+
+@functools.cache
+def tiny_step(devices, group, **train):
+  """Returns state and metrics after a float64 step with batch norm groups."""
+  config = tiny_config(group, **train)
+  model, state = tiny_case(config)
   return step_on(devices, config, state, model)
 
 
@@ -108,9 +126,8 @@ def test_devices_do_not_change_the_step(x64):
 @pytest.mark.parametrize(
   ('train', 'devices', 'group', 'group_of_batch'),
   [
-    ({'accumulate': 2}, 4, 2, 2),  # a group spans two devices
     ({'accumulate': 2, 'rematerialize': True}, 1, 0, 4),  # 0: a micro-batch
-    ({'rematerialize': True}, 1, 2, 2),
+    ({'rematerialize': True}, 1, 4, 4),
   ],
 )
 def test_less_memory_is_the_same_step(
@@ -122,6 +139,41 @@ def test_less_memory_is_the_same_step(
   assert difference(new, expected) < 1e-9
   bias = new.batch_stats['bottleneck']['bias']
   assert (bias == np.linspace(0, 1, 16)).all()
+
+
+def recipe_step(devices, accumulate):
+  """Returns the state before and after a step with all recipes, and metrics."""
+  config = tiny_config(
+    2, accumulate=accumulate, clip_norm=0.5, circle_weight=0.1,
+    circle_scale=8.0, center_weight=0.1, ema_decay=0.75,
+  )  # fmt: skip
+  config.augment.jitter = 0.5
+  model, state = tiny_case(config)
+  # After some steps, when neither centres nor the average are new.
+  centers = np.random.default_rng(0).normal(size=(CLASSES, 16))
+  state = state.replace(step=np.int32(7), centers=(centers,))
+  return state, *step_on(devices, config, state, model)
+
+
+def test_micro_batches_are_the_same_step_with_all_recipes(x64):
+  """Circle and centre loss, clipping, the average of weights, colour jitter."""
+  old, expected, expected_metrics = recipe_step(1, accumulate=1)
+  _, new, metrics = recipe_step(4, accumulate=2)  # a group spans two devices
+  assert difference(metrics, expected_metrics) < 1e-9
+  assert difference(new, expected) < 1e-9
+  bias = new.batch_stats['bottleneck']['bias']
+  assert (bias == np.linspace(0, 1, 16)).all()
+  # Each recipe takes part.
+  assert metrics['gradient_norm'] > 0.5
+  assert metrics['circle'] > 0 and metrics['center'] > 0
+  moved = np.abs(new.centers[0] - old.centers[0]).max(1) > 0
+  assert moved.sum() == 4  # the people of the batch
+  before, after, mean = (
+    variables['params']['classifier']['kernel']
+    for variables in (old.average, {'params': new.params}, new.average)
+  )
+  np.testing.assert_allclose(mean, 0.75 * before + 0.25 * after, rtol=1e-9)
+  assert 0 < np.linalg.norm(after - before) <= 0.5
 
 
 def test_the_average_of_weights_is_a_mean_and_then_forgets():

@@ -225,6 +225,8 @@ def test_threshold_filters_keys_and_dialog(reports, chromium):
   opened.keyboard.press('ArrowLeft')
   assert dialog.inner_text() != before
   opened.keyboard.press('Escape')
+  focused = 'document.activeElement.tagName === "BUTTON"'
+  opened.wait_for_function(focused)  # as before the dialog
   assert not dialog.is_visible()
   opened.keyboard.press('j')
   assert opened.evaluate('document.activeElement.tagName') == 'ARTICLE'

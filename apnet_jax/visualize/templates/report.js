@@ -1,20 +1,6 @@
-const { images, runs, queries } = data;
+const { runs } = data;
 const two = runs.length > 1;
 const colours = ['var(--a)', 'var(--b)'];
-// Kinds of images: class, sign, word. The order is that of ranked_lists.py.
-const kinds = [
-  ['right', '✓', 'right'],
-  ['wrong', '✗', 'wrong'],
-  data.has_cameras ? ['same', '◌', 'same camera'] : ['same', '◌', 'query itself'],
-  ['junk', '⊘', 'junk'],
-];
-const ranked = (kind) => kind < 2;
-
-function picture(image, text = '') {
-  return make('img', {
-    alt: text, src: `data:image/webp;base64,${images.thumbnail[image]}`,
-  });
-}
 
 function describe(image) {
   const camera = data.has_cameras ? `, camera ${images.camera[image]}` : '';
@@ -34,8 +20,8 @@ function showCards() {
     };
     for (const [name, value] of Object.entries(card.figures))
       if (name !== 'cmc') add(name, percent(value, 2));
-    for (const part of ['protocol', 'gallery', 'network'])
-      for (const [name, value] of Object.entries(card[part])) add(`${part}: ${name}`, value);
+    for (const part of ['protocol', 'gallery', 'network', 'recipe'])
+      for (const [name, value] of Object.entries(card[part] ?? {})) add(`${part}: ${name}`, value);
     place.append(table);
   }
 }
@@ -148,67 +134,23 @@ function showCharts() {
 
 // Ranked lists.
 
-// The cells of a list, in their order; a list is one run's for one query.
-function cells(query, list) {
-  let rank = 0;
-  return list.found.map((image, i) => {
-    const kind = list.kinds[i];
-    if (ranked(kind)) rank += 1;
-    return { image, kind, rank: ranked(kind) ? rank : null, similarity: list.similarity[i] };
-  });
-}
-
-function cellButton(cell, open) {
-  const [name, sign, word] = kinds[cell.kind];
-  const rank = cell.rank ? `${cell.rank} ` : '';
-  const similarity = data.is_cosine ? make('small', {}, cell.similarity.toFixed(3)) : '';
-  return make('button', {
-    type: 'button', class: `cell ${name}`, onclick: open,
-    title: `${images.name[cell.image]}\n${describe(cell.image)}`,
-  },
-  make('span', { class: 'frame' }, picture(cell.image)),
-  make('span', { class: 'mark' }, `${rank}${sign} ${word}`),
-  similarity, make('small', {}, describe(cell.image)));
-}
+// Kinds of images, in the order of ranked_lists.py.
+const kinds = [
+  { name: 'right', sign: '✓', word: 'right', ranked: true },
+  { name: 'wrong', sign: '✗', word: 'wrong', ranked: true },
+  { name: 'same', sign: '◌', word: data.has_cameras ? 'same camera' : 'query itself' },
+  { name: 'junk', sign: '⊘', word: 'junk' },
+];
 
 const score = (x) => `AP ${(100 * x).toFixed(1)}`;
 
-function matchText(query, run) {
-  const list = query.lists[run];
-  const similarity = data.is_cosine ? `, similarity ${list.match_similarity.toFixed(3)}` : '';
-  return `the first at rank ${query.first[run]}${similarity}`;
+function heading(query, run) {
+  const similarity = data.is_cosine ? `, similarity ${query.lists[run].match_similarity.toFixed(3)}` : '';
+  const matches = `${query.matches} true match${query.matches === 1 ? '' : 'es'}`;
+  const about = `${score(query.AP[run])}, ${matches}, the first at rank ${query.first[run]}${similarity}`;
+  return two ? `${runs[run].name}: ${about}` : about;
 }
 
-function fill(article, query) {
-  const name = images.name[query.image];
-  article.append(make('h3', {}, `${name} – ${describe(query.image)}`));
-  query.lists.forEach((list, run) => {
-    const matches = `${query.matches} true match${query.matches === 1 ? '' : 'es'}`;
-    const about = `${score(query.AP[run])}, ${matches}, ${matchText(query, run)}`;
-    article.append(make('h4', {}, two ? `${runs[run].name}: ${about}` : about));
-    const found = cells(query, list);
-    const row = make('div', { class: 'row' }, make('button', {
-      type: 'button', class: 'cell query', onclick: () => openPair(query, run, null), title: name,
-    }, make('span', { class: 'frame' }, picture(query.image)), make('span', { class: 'mark' }, 'query'),
-    make('small', {}, describe(query.image))));
-    found.forEach((cell, i) => row.append(cellButton(cell, () => openPair(query, run, i))));
-    article.append(row);
-  });
-}
-
-const shown = new IntersectionObserver((entries) => {
-  for (const { target, isIntersecting } of entries) {
-    const filled = target.childElementCount > 0;
-    if (isIntersecting && !filled) fill(target, target.query);
-    else if (!isIntersecting && filled && !target.contains(document.activeElement)) {
-      target.style.minHeight = `${target.offsetHeight}px`;
-      target.replaceChildren();
-    }
-  }
-}, { rootMargin: '600px 0px' });
-
-const controls = document.getElementById('controls');
-const lists = document.getElementById('lists');
 const difference = (q) => q.AP[1] - q.AP[0];
 const orders = {
   ...(two && {
@@ -221,143 +163,56 @@ const orders = {
   'by file name': (a, b) => images.name[a.image].localeCompare(images.name[b.image]),
 };
 
-// Whether a query passes the filters. A file name is searched in the lists, too.
-function passes(query, { camera, identity, search, failures }) {
+function passes(query, { camera, identity, failures }) {
   if (camera && images.camera[query.image] !== Number(camera)) return false;
   if (identity.trim() && images.identity[query.image] !== Number(identity)) return false;
-  if (failures && query.first.every((rank) => rank === 1)) return false;
-  if (!search) return true;
-  const has = (image) => images.name[image].toLowerCase().includes(search);
-  return has(query.image) || query.lists.some((list) => list.found.some(has));
+  return !failures || query.first.some((rank) => rank > 1);
 }
 
-function update() {
-  const filters = {
-    camera: controls.camera.value,
-    identity: controls.identity.value,
-    search: controls.search.value.toLowerCase(),
-    failures: controls.failures.checked,
-  };
-  const found = queries.filter((query) => passes(query, filters));
-  found.sort(orders[controls.order.value]);
-  shown.disconnect();
-  lists.replaceChildren(...found.map((query) => {
-    const article = make('article', { class: two ? 'two' : null, tabindex: -1 });
-    article.query = query;
-    return article;
-  }));
-  for (const article of lists.children) shown.observe(article);
-  document.getElementById('count').textContent =
-    `${found.length.toLocaleString('en')} of ${queries.length.toLocaleString('en')} queries`;
-}
-
-function setUpControls() {
-  for (const name of Object.keys(orders)) controls.order.append(make('option', {}, name));
-  const cameras = data.has_cameras ? new Set(queries.map((q) => images.camera[q.image])) : [];
-  for (const camera of [...cameras].sort((a, b) => a - b))
-    controls.camera.append(make('option', { value: camera }, `camera ${camera}`));
-  if (!data.has_cameras) controls.camera.parentElement.hidden = true;
-  let timer;
-  controls.addEventListener('input', () => {
-    clearTimeout(timer);
-    timer = setTimeout(update, 120);
-  });
-  controls.addEventListener('reset', () => setTimeout(update));
-  controls.addEventListener('submit', (event) => event.preventDefault());
+function legend() {
   const used = new Set(queries.flatMap((q) => q.lists.flatMap((list) => list.kinds)));
   const meaning = ['the person of the query', 'another person',
     data.has_cameras ? 'the person under the camera of the query, not ranked' : 'not ranked',
     'not ranked'];
-  document.getElementById('legend').textContent = kinds
-    .map(([, sign, word], i) => used.has(i) ? `${sign} ${word}: ${meaning[i]}.` : '')
+  return kinds
+    .map(({ sign, word }, i) => used.has(i) ? `${sign} ${word}: ${meaning[i]}.` : '')
     .filter(Boolean).join(' ') + (data.is_cosine ? ' Below each image: cosine similarity.' : '');
 }
 
-// The dialog with a query and a found image, large.
-
-const dialog = document.getElementById('pair');
-let current = null;
-
-function large(image, caption, heat) {
-  const figure = make('figure', { class: 'large' }, picture(image, caption));
-  if (heat) figure.append(make('img', {
-    alt: `attention of ${caption}`, src: `data:image/webp;base64,${heat}`,
-  }));
-  figure.append(make('figcaption', {}, caption, make('br'), images.name[image],
-    make('br'), describe(image)));
-  return figure;
-}
-
-function openPair(query, run, index) {
+// A query with a found image, and with its first true match.
+function larges(query, run, cell) {
   const list = query.lists[run];
-  const found = cells(query, list);
-  current = { query, run, index, last: found.length - 1, opener: current?.opener || document.activeElement };
-  const cell = index === null ? null : found[index];
   const heat = (image) => data.attention[`${query.image}-${image}-${run}`] || [];
   const matchHeat = heat(list.match);
   // The query's map is that of its pair with the chosen image.
   const chosen = cell ? heat(cell.image) : matchHeat;
+  const similarity = (x) => data.is_cosine ? `, similarity ${x.toFixed(4)}` : '';
   const parts = [large(query.image, 'query', chosen[0])];
   if (cell) {
-    const [, sign, word] = kinds[cell.kind];
-    const similarity = data.is_cosine ? `, similarity ${cell.similarity.toFixed(4)}` : '';
-    parts.push(large(cell.image, `${cell.rank ? `rank ${cell.rank}, ` : ''}${sign} ${word}${similarity}`, chosen[1]));
+    const rank = cell.rank ? `rank ${cell.rank}, ` : '';
+    parts.push(large(cell.image,
+      `${rank}${cell.kind.sign} ${cell.kind.word}${similarity(cell.similarity)}`, chosen[1]));
   }
-  if (!cell || cell.image !== list.match) parts.push(large(list.match, `✓ first true match, rank ${query.first[run]}${data.is_cosine ? `, similarity ${list.match_similarity.toFixed(4)}` : ''}`, matchHeat[1]));
-  dialog.replaceChildren(
-    make('h3', {}, `${two ? `${runs[run].name}: ` : ''}${score(query.AP[run])}`),
-    make('div', { class: 'larges' }, ...parts),
-    make('div', { class: 'buttons' },
-      make('button', { type: 'button', onclick: () => move(-1) }, '← previous'),
-      make('button', { type: 'button', onclick: () => move(1) }, 'next →'),
-      make('button', { type: 'button', onclick: () => dialog.close() }, 'close')));
-  if (!dialog.open) dialog.showModal();
+  if (!cell || cell.image !== list.match) parts.push(large(list.match,
+    `✓ first true match, rank ${query.first[run]}${similarity(list.match_similarity)}`, matchHeat[1]));
+  return parts;
 }
 
-function move(by) {
-  const { query, run, index, last } = current;
-  const next = (index === null ? -1 : index) + by;
-  openPair(query, run, next < 0 ? null : Math.min(last, next));
+function setUpCameras() {
+  const cameras = data.has_cameras ? new Set(queries.map((q) => images.camera[q.image])) : [];
+  for (const camera of [...cameras].sort((a, b) => a - b))
+    controls.camera.append(make('option', { value: camera }, `camera ${camera}`));
+  if (!data.has_cameras) controls.camera.parentElement.hidden = true;
 }
-
-dialog.addEventListener('close', () => {
-  const opener = current?.opener;
-  current = null;
-  opener?.focus();
-});
-dialog.addEventListener('click', (event) => {
-  if (event.target === dialog) dialog.close();
-});
-
-function nextQuery(by) {
-  const all = [...lists.children];
-  const here = all.findIndex((article) => article.contains(document.activeElement));
-  const next = all[Math.max(0, Math.min(all.length - 1, here < 0 ? 0 : here + by))];
-  next?.scrollIntoView({ block: 'start' });
-  next?.focus();
-}
-
-document.addEventListener('keydown', (event) => {
-  if (event.ctrlKey || event.altKey || event.metaKey) return;
-  if (dialog.open) {
-    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (by) { event.preventDefault(); move(by); }
-    return;
-  }
-  if (/^(input|select)$/i.test(event.target.tagName)) return;
-  if (event.key === '/') { event.preventDefault(); controls.search.focus(); }
-  if (event.key === 'j') nextQuery(1);
-  if (event.key === 'k') nextQuery(-1);
-  if (event.key === 'Enter' && event.target.query) openPair(event.target.query, 0, 0);
-});
-
-// For print, lists in view stay as they are; others are filled, up to a limit.
-window.addEventListener('beforeprint', () => {
-  for (const article of [...lists.children].slice(0, 100))
-    if (!article.childElementCount) fill(article, article.query);
-});
 
 showCards();
 showCharts();
-setUpControls();
-update();
+setUpCameras();
+showLists({
+  kinds, describe, orders, passes, larges,
+  legend: legend(),
+  note: () => '',
+  divider: () => null,
+  headings: (query) => runs.map((_, run) => heading(query, run)),
+  pairTitle: (query, run) => `${two ? `${runs[run].name}: ` : ''}${score(query.AP[run])}`,
+});

@@ -1,0 +1,124 @@
+"""Mistakes in calls of the command index; nothing is written by any."""
+
+from absl import flags
+from absl.testing import flagsaver
+import numpy as np
+import pytest
+
+from apnet_jax import cli
+from apnet_jax.commands import index
+from apnet_jax.inference import embedding_files
+
+FEATURES = 6
+
+
+def write(path, rows, fingerprint='abc'):
+  embeddings = np.random.default_rng(rows).normal(size=(rows, FEATURES))
+  columns = {'path': np.array([f'{i}.jpg' for i in range(rows)])}
+  embedding_files.write(
+    path, {'fingerprint': fingerprint}, columns, [embeddings],
+    embeddings.shape, 'float32',
+  )  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def run():
+  """Runs the command in this process; returns its exit code."""
+  before = set(flags.FLAGS)
+  main = index.command()
+
+  def run(*arguments):
+    with flagsaver.flagsaver():
+      try:
+        with cli.errors_as_messages():
+          main(cli._parse_flags(['index', *arguments]))
+      except SystemExit as end:
+        return end.code
+    return 0
+
+  yield run
+  flags.FLAGS.unparse_flags()
+  for name in set(flags.FLAGS) - before:
+    delattr(flags.FLAGS, name)
+
+
+@pytest.fixture(scope='module')
+def folder(run, tmp_path_factory):
+  """Files of embeddings, and an index with a projection to two dimensions."""
+  root = tmp_path_factory.mktemp('index')
+  for name, rows, network in (
+    ('a', 20, 'abc'), ('few', 4, 'abc'), ('none', 0, 'abc'), ('b', 9, 'xyz'),
+  ):  # fmt: skip
+    write(root / f'{name}.npz', rows, network)
+  (root / 'broken.npz').write_bytes((root / 'a.npz').read_bytes()[:900])
+  (root / 'holiday').mkdir()
+  (root / 'holiday' / 'notes.txt').touch()
+  assert not run(
+    f'--index={root}/short', f'--add={root}/a.npz', '--dimensions=2',
+    f'--fit={root}/a.npz',
+  )  # fmt: skip
+  return root
+
+
+def snapshot(root):
+  return {
+    path: path.read_bytes() if path.is_file() else None
+    for path in root.rglob('*')
+    if path.name != 'run.lock'
+  }
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ('new', '--add, --remove or --check'),
+    ('new --add=a --dimensions=2', '--dimensions and --fit belong together'),
+    ('new --add=a --fit=a', '--dimensions and --fit belong together'),
+    ('new --add=a --fit=a --dimensions=0', 'dimensions'),
+    (
+      'new --add=a --fit=a --dimensions=7',
+      '--dimensions=7 is more than the 6 principal components of the 20',
+    ),
+    (
+      'new --add=a --fit=few --dimensions=4',
+      '--dimensions=4 is more than the 3 principal components of the 4',
+    ),
+    ('new --add=a --fit=b --dimensions=2', 'b.npz has embeddings of another'),
+    ('new --add=a --fit=none --dimensions=2', 'none.npz has no embeddings'),
+    ('new --add=a --fit=broken --dimensions=2', 'broken.npz cannot be read'),
+    ('new --add=a --fit=x --dimensions=2', 'x.npz is not a file of embeddings'),
+    ('new --add=a --add=b', 'b.npz has embeddings of another network than'),
+    ('new --add=a --add=broken', 'broken.npz cannot be read'),
+    ('new --add=none', 'none.npz has no embeddings'),
+    ('new --remove=1.jpg', 'new is not an index'),
+    ('new --check', 'new is not an index'),
+    (
+      'short --add=few --fit=a --dimensions=3',
+      'short exists, and keeps 2 dimensions of all that is added',
+    ),
+    ('short --add=few --dimensions=3', 'are for a new index'),
+    ('short --add=few --dtype=int8', '--dtype=int8 is for a new index'),
+    ('short --add=b', 'short is an index of another network'),
+    ('short --remove=x.jpg', 'does not have 1 of 1 paths, as x.jpg'),
+    ('holiday --add=a', 'holiday is not an index, and not empty'),
+  ],
+)
+def test_mistakes_are_errors_and_write_nothing(
+  run, folder, arguments, message, capsys
+):
+  name, *others = arguments.split()
+  for i, argument in enumerate(others):
+    flag, _, value = argument.partition('=')
+    if flag in ('--add', '--fit'):
+      others[i] = f'{flag}={folder}/{value}.npz'
+  before = snapshot(folder)
+  assert run(f'--index={folder}/{name}', *others) == 2
+  out, err = capsys.readouterr()
+  assert err.startswith('error: ') and message in err and not out
+  assert snapshot(folder) == before
+  assert not (folder / 'holiday' / 'run.lock').exists()
+
+
+def test_a_whole_index_passes_its_check(run, folder, capsys):
+  assert run(f'--index={folder}/short', '--check') == 0
+  assert 'all rows are as they were written' in capsys.readouterr().out
