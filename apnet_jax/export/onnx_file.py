@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import logging
+import pathlib
 import warnings
 
 import numpy as np
@@ -55,11 +56,16 @@ def build(graph: Graph) -> bytes:
   return model.SerializeToString()
 
 
-def open_file(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
+def write(graph: Graph, path: pathlib.Path) -> None:
+  """Writes a network to a file, see `build`."""
+  path.write_bytes(build(graph))
+
+
+def open_file(path: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
   """Returns the function in an ONNX file, run by ONNX Runtime on the CPU.
 
   Args:
-    content: the file.
+    path: the file.
 
   Returns:
     A function of images, which have their channels last as in JAX. They are
@@ -67,7 +73,7 @@ def open_file(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
   """
   runtime = import_optional('onnxruntime', EXTRA)
   session = runtime.InferenceSession(
-    content, providers=['CPUExecutionProvider']
+    str(path), providers=['CPUExecutionProvider']
   )
   first = session.get_inputs()[0].shape[1] == 3
 
