@@ -6,16 +6,25 @@ import pathlib
 import shutil
 
 from apnet_jax.errors import UserError
-from apnet_jax.export import onnx_file, parity, saved_model, stablehlo
+from apnet_jax.export import (
+  onnx_file,
+  parity,
+  saved_model,
+  stablehlo,
+  tflite,
+)
 from apnet_jax.export.graph import Graph
 from apnet_jax.inference import model_card
 from apnet_jax.workdir import json_files
 
 # Modules with `write(graph, path)` and `open_file(path)`.
 FORMATS = {
-  'onnx': onnx_file, 'stablehlo': stablehlo, 'savedmodel': saved_model
+  'onnx': onnx_file, 'stablehlo': stablehlo, 'savedmodel': saved_model,
+  'tflite': tflite,
 }  # fmt: skip
 SUFFIXES = {name: f'.{name}' for name in FORMATS}
+# Formats that have no place for the facts of a network.
+WITHOUT_FACTS = ('stablehlo', 'tflite')
 METADATA_SUFFIX = '.metadata.json'
 # Input of boxmot's networks before its version 23, whatever the file says.
 BOXMOT_SIZE = (256, 128)
@@ -54,7 +63,7 @@ def export(
     images: folder of images for the comparison; empty for drawn patterns.
     card: the parts that `model_card.write` needs, to write a card, too.
     side_file: content of the file `OUTPUT.metadata.json`; by default, the facts
-      about a StableHLO file, which has no place for them.
+      about a file of `WITHOUT_FACTS`.
 
   Returns:
     The result of `parity.compare`, the `images` that it compared, and the size
@@ -80,7 +89,7 @@ def export(
     part.replace(path)
   finally:
     _remove(part)
-  if format == 'stablehlo' and side_file is None:
+  if format in WITHOUT_FACTS and side_file is None:
     side_file = graph.metadata()
   if side_file is not None:
     json_files.write_json(

@@ -12,8 +12,8 @@ from apnet_jax.export import onnx_preprocessing
 from apnet_jax.export.graph import Graph
 from apnet_jax.optional import import_optional
 
-# What boxmot takes at most; newer runtimes take it, too.
-OPSET, IR = 20, 10
+# Read by ONNX Runtime from 1.14 on, which also the oldest boxmot installs.
+OPSET, IR = 18, 8
 INPUT, OUTPUT = 'images', 'output0'
 EXTRA = 'onnx'
 

@@ -44,7 +44,7 @@ def write(graph: Graph, path: pathlib.Path) -> None:
   Raises:
     UserError: TensorFlow is not installed.
   """
-  tf = _import_tensorflow()
+  tf = import_tensorflow()
   xla = import_optional('tensorflow.compiler.tf2xla.python.xla', EXTRA)
   weights = jax.tree.map(
     lambda array: tf.Variable(array, trainable=False), graph.stored()
@@ -88,7 +88,7 @@ def write(graph: Graph, path: pathlib.Path) -> None:
 
 def open_file(path: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
   """Returns the function in a SavedModel, run by TensorFlow on the CPU."""
-  tf = _import_tensorflow()
+  tf = import_tensorflow()
   loaded = tf.saved_model.load(str(path))
   signature = loaded.signatures[SIGNATURE]
 
@@ -116,7 +116,12 @@ def _sizes(array: jax.core.ShapedArray) -> list[int | None]:
   return [size if isinstance(size, int) else None for size in array.shape]
 
 
-def _import_tensorflow():
+def import_tensorflow():
+  """Imports TensorFlow, without what it logs, and keeps it off the GPUs.
+
+  Raises:
+    UserError: TensorFlow is not installed.
+  """
   quieten_tensorflow()
   tf = import_optional('tensorflow', EXTRA)
   tf.config.set_visible_devices([], 'GPU')  # JAX uses them
