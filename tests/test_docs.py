@@ -178,3 +178,26 @@ def test_the_table_of_embedding_is_that_of_its_records():
       rows.append([f'{row["images/s"]:.1f}' for row in figures.values()])
   shown = rows_after('<!-- embed record -->', 'docs/embed_and_search.md')
   assert [row[2:] for row in shown] == rows
+
+
+def test_the_table_of_shorter_embeddings_is_that_of_its_record():
+  path = ROOT / 'docs/records/benchmarks/shorter.json'
+  figures = json.loads(path.read_text())['figures']
+  shown = rows_after('<!-- shorter record -->', 'docs/embed_and_search.md')
+  assert [[row[0], row[1], row[3], row[4]] for row in shown] == [
+    [way, f'{row["bytes"]:,}', str(row['mAP']), str(row['Rank-1'])]
+    for way, row in figures.items()
+  ]
+
+
+def test_what_is_said_of_ultralytics_stands_in_the_record():
+  path = ROOT / 'docs/records/export/ultralytics.json'
+  ((version, found),) = json.loads(path.read_text())['versions'].items()
+  ((_, row),) = found['files'].items()
+  text = ' '.join((ROOT / 'docs/export.md').read_text().split())
+  assert f'Ultralytics {version} loads' in text
+  assert f'(lowest cosine {row["same tensors, lowest cosine"]:.4f})' in text
+  assert (
+    f'the mean is {row["same crops, mean cosine"]:.4f} and the lowest'
+    f' {row["same crops, lowest cosine"]:.4f}'
+  ) in text
