@@ -12,7 +12,7 @@ from apnet_jax.export import onnx_preprocessing
 from apnet_jax.export.graph import Graph
 from apnet_jax.optional import import_optional
 
-# Read by ONNX Runtime from 1.14 on, which also the oldest boxmot installs.
+# Old enough for ONNX Runtime 1.16, which boxmot 10 and 11 install.
 OPSET, IR = 18, 8
 INPUT, OUTPUT = 'images', 'output0'
 EXTRA = 'onnx'
