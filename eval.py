@@ -84,6 +84,20 @@ RERANK = flags.DEFINE_bool(
   ' which the APNet paper does not use. Its parameters are'
   ' --config.eval.rerank_k1, rerank_k2 and rerank_lambda.',
 )
+FIT = flags.DEFINE_string(
+  'fit',
+  '',
+  'Embeddings of other images by this network, such as those of the training'
+  ' set, which the command embed wrote. The card then also has the figures of'
+  ' shorter embeddings: principal components (fitted on this file), int8 and'
+  ' binary codes.',
+)
+DIMENSIONS = flags.DEFINE_integer(
+  'dimensions',
+  256,
+  'Number of principal components for --fit.',
+  lower_bound=1,
+)
 CHOOSE_THRESHOLD = flags.DEFINE_float(
   'choose_threshold',
   None,
@@ -161,6 +175,7 @@ def main(argv):
     verifier,
     RERANK.value,
     embeds_junk=bool(REPORT.value),
+    shorten=make_shortening(model, variables, config),
   )
   prepared = targets.prepare_all(configs)
 
@@ -216,6 +231,11 @@ def check_flags(
   for field in changed:
     if field.startswith('eval.rerank_') and not RERANK.value:
       raise UserError(f'--config.{field} needs --rerank.')
+  if FIT.value and config.eval.distance != 'cosine':
+    raise UserError(
+      '--fit needs cosine similarities, but config.eval.distance='
+      f'{config.eval.distance!r}.'
+    )
   if ATTENTION.value and not REPORT.value:
     raise UserError('--attention needs --report, the folder of the page.')
   packed = is_pack(ckpt)
@@ -245,6 +265,23 @@ def check_flags(
       '--choose_threshold needs cosine similarities, but config.eval.distance='
       f'{config.eval.distance!r}.'
     )
+
+
+def make_shortening(model, variables, config) -> Callable | None:
+  """Returns the ways to shorten embeddings that --fit asks for, or None.
+
+  Args:
+    model: the network.
+    variables: its variables.
+    config: the whole configuration of the run.
+  """
+  if not FIT.value:
+    return None
+  from apnet_jax.index.shorter import Shortening
+  from apnet_jax.inference.embedder import Embedder
+
+  fingerprint = Embedder(model, variables, config).fingerprint
+  return Shortening(FIT.value, DIMENSIONS.value, fingerprint)
 
 
 def attention_of(model, variables, feature: str) -> Callable | None:

@@ -63,7 +63,7 @@ def serve(args: argparse.Namespace) -> None:
     size, run = embedder.image_size, jax_function(embedder)
   else:
     size = args.image_size
-    run = onnx_file.open_file(pathlib.Path(args.file).read_bytes())
+    run = onnx_file.open_file(pathlib.Path(args.file))
 
   def measure(batch):
     rng = np.random.default_rng(0)
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> dict:
   figures = {}
   with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
     file = pathlib.Path(folder, 'network.onnx')
-    file.write_bytes(onnx_file.build(Graph(embedder, embedder.image_size)))
+    onnx_file.write(Graph(embedder, embedder.image_size), file)
     arguments += ['--file', str(file)]
     del embedder
     processes = {

@@ -154,3 +154,71 @@ def test_the_table_of_groups_is_that_of_its_record():
   row = [str(figures['people']), *(f'{100 * share:.1f}%' for share in shares)]
   assert f'| {" | ".join(row)} |' in text
   assert f'{figures["images"]:,} images' in text
+
+
+def rows_after(mark, page):
+  """The cells of the first table after a mark, without its head."""
+  table = (ROOT / page).read_text().split(mark)[1]
+  _, _, *body = re.search(r'(\|.*\n)+', table)[0].strip().splitlines()
+  return [line.strip('| ').split(' | ') for line in body]
+
+
+def test_the_tables_of_exports_are_those_of_their_records():
+  folder = ROOT / 'docs/records/export'
+  parity = json.loads((folder / 'parity.json').read_text())['exports']
+  assert rows_after('<!-- export record: parity -->', 'docs/export.md') == [
+    [
+      name,
+      f'{row["largest difference"]:.1e}',
+      f'{row["lowest cosine"]:.6f}',
+      str(row['MB']),
+    ]
+    for name, row in parity.items()
+  ]
+  boxmot = json.loads((folder / 'boxmot.json').read_text())['versions']
+  assert rows_after('<!-- export record: boxmot -->', 'docs/export.md') == [
+    [
+      version,
+      row['packages']['onnxruntime'],
+      *(
+        'refused'
+        if 'failure' in file
+        else f'{file["same crops, lowest cosine"]:.4f}'
+        for file in row['files'].values()
+      ),
+    ]
+    for version, row in boxmot.items()
+  ]
+
+
+def test_the_table_of_embedding_is_that_of_its_records():
+  rows = []
+  for name in ('embed', 'embed_resnet14'):
+    path = ROOT / f'docs/records/benchmarks/{name}.json'
+    for figures in json.loads(path.read_text())['figures'].values():
+      rows.append([f'{row["images/s"]:.1f}' for row in figures.values()])
+  shown = rows_after('<!-- embed record -->', 'docs/embed_and_search.md')
+  assert [row[2:] for row in shown] == rows
+
+
+def test_the_table_of_shorter_embeddings_is_that_of_its_record():
+  path = ROOT / 'docs/records/benchmarks/shorter.json'
+  figures = json.loads(path.read_text())['figures']
+  shown = rows_after('<!-- shorter record -->', 'docs/embed_and_search.md')
+  assert [[row[0], row[1], row[3], row[4]] for row in shown] == [
+    [way, f'{row["bytes"]:,}', str(row['mAP']), str(row['Rank-1'])]
+    for way, row in figures.items()
+  ]
+
+
+def test_what_is_said_of_ultralytics_stands_in_the_record():
+  path = ROOT / 'docs/records/export/ultralytics.json'
+  ((version, found),) = json.loads(path.read_text())['versions'].items()
+  ((_, row),) = found['files'].items()
+  text = ' '.join((ROOT / 'docs/export.md').read_text().split())
+  assert f'Ultralytics {version} loads' in text
+  assert f'(lowest cosine {row["same tensors, lowest cosine"]:.4f})' in text
+  assert (
+    f'the mean is {row["same crops, mean cosine"]:.4f} and the lowest'
+    f' {row["same crops, lowest cosine"]:.4f}'
+  ) in text

@@ -1,17 +1,18 @@
-"""Exports a trained network to ONNX or StableHLO, or for trackers.
+"""Exports a trained network to another runtime, or for trackers.
 
   python -m apnet_jax export --ckpt=runs/market --output=market.onnx
 
-The suffix of --output chooses the format: .onnx (needs the extra onnx), or
-.stablehlo, which jax.export reads on CPUs, CUDA and TPUs. The size of batches
-is dynamic. Embeddings have length 1. By default, images are resized and
-normalised before; --preprocess=inside puts both into the file, which then takes
-uint8 images of any size.
+The suffix of --output chooses the format: .onnx (needs the extra onnx);
+.stablehlo, which jax.export reads on CPUs, CUDA and TPUs; .savedmodel, a folder
+for TensorFlow, or .tflite (both need the extra data). The size of batches is
+dynamic. Embeddings have length 1. By default, images are resized and normalised
+before; --preprocess=inside puts both into the file, which then takes uint8
+images of any size.
 
 --for=boxmot writes a folder of ONNX files that trackers of boxmot take
 unchanged, and --for=ultralytics a file for those of Ultralytics. A model card
-lies beside each export. Before a file is written, it is run and compared with
-the network. docs/export.md has the details.
+lies beside each export. Before a file is kept, it is run and compared with the
+network. docs/export.md has the details.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,10 @@ def command() -> Callable:
   """Defines the absl flags of this command, and returns its `main(argv)`."""
   ckpt = flags.DEFINE_string('ckpt', None, cli.CKPT_HELP, required=True)
   output = flags.DEFINE_string(
-    'output', None, 'File to write; with --for=boxmot, a folder.', required=True
+    'output',
+    None,
+    'File or folder to write; with --for=boxmot, a folder.',
+    required=True,
   )
   which = cli.define_which()
   format = flags.DEFINE_enum(
@@ -113,7 +117,7 @@ def _image_size(given: list[str] | None) -> tuple[int, int] | None:
 def _tell(path, found) -> None:
   path = pathlib.Path(path).expanduser()
   print(
-    f'wrote {path}: {path.stat().st_size / 1e6:.1f} MB; a feature differs by'
+    f'wrote {path}: {found["bytes"] / 1e6:.1f} MB; a feature differs by'
     f' {found["largest_difference"]:.1e} at most, the lowest cosine is'
     f' {found["lowest_cosine"]:.6f} ({found["images"]}, batches of'
     f' {", ".join(map(str, found["batches"]))})'

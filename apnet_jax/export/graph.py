@@ -1,7 +1,8 @@
 """The function that an exported file computes, and the facts about it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import json
 
 import jax
@@ -14,6 +15,7 @@ from apnet_jax.inference.embedder import Embedder
 from apnet_jax.models import device_forms, normalization
 
 INPUTS = ('normalized', 'uint8', 'unit')
+SYMBOLIC_SIZE = ('height', 'width')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,13 @@ class Graph:
     """True if the exported function resizes images itself."""
     return self.takes != 'normalized' or self.input_size != self.image_size
 
+  @property
+  def signature(self) -> tuple[str, str]:
+    """Shape of the images, as JAX writes symbolic shapes, and their type."""
+    size = self.input_size if self.takes == 'normalized' else SYMBOLIC_SIZE
+    dtype = 'uint8' if self.takes == 'uint8' else 'float32'
+    return f'batch, {size[0]}, {size[1]}, 3', dtype
+
   def check(self) -> None:
     """Raises UserError if the network cannot be exported like this."""
     height, width = self.image_size
@@ -63,38 +72,45 @@ class Graph:
         f' (--image_size): {error}'
       ) from error
 
-  def function(self) -> Callable[[jax.Array], jax.Array]:
-    """Returns the network as a function that other runtimes can have.
+  def stored(self) -> Mapping:
+    """Returns the variables of the network in the types of the file."""
+    return jax.tree.map(self._store, self.embedder.variables)
+
+  def embed(self, stored: Mapping, images: jax.Array) -> jax.Array:
+    """Embeds normalised images; a function that other runtimes can have.
+
+    Args:
+      stored: see `stored`.
+      images: float32 [batch, height, width, 3], normalised, of `image_size`.
+        The batch may be symbolic.
 
     Returns:
-      A function from float32 [batch, height, width, 3], normalised images, to
-      embeddings of length 1, [batch, features]. The batch may be symbolic.
+      Embeddings of length 1, [batch, features].
     """
-    stored = jax.tree.map(self._store, self.embedder.variables)
+    variables = jax.tree.map(
+      lambda array: jnp.asarray(array).astype(jnp.float32), stored
+    )
+    with device_forms.portable():
+      return self.embedder.embed_normalized(variables, images)
 
-    def embed(images):
-      variables = jax.tree.map(
-        lambda array: jnp.asarray(array).astype(jnp.float32), stored
-      )
-      with device_forms.portable():
-        return self.embedder.embed_normalized(variables, images)
+  def embed_pixels(self, stored: Mapping, images: jax.Array) -> jax.Array:
+    """Like `embed`, for images as `takes` has them, channels last."""
+    if not self.resizes:
+      return self.embed(stored, images)
+    if self.takes == 'normalized':
+      images = jnp.rint(normalization.denormalize(images))
+    elif self.takes == 'unit':
+      images = images * 255
+    images = normalization.normalize(resize(images, self.image_size))
+    return self.embed(stored, images)
 
-    return embed
+  def function(self) -> Callable[[jax.Array], jax.Array]:
+    """Returns `embed` with the weights inside."""
+    return functools.partial(self.embed, self.stored())
 
   def function_of_pixels(self) -> Callable[[jax.Array], jax.Array]:
-    """Like `function`, for images as `takes` has them, channels last."""
-    embed = self.function()
-
-    def embed_pixels(images):
-      if not self.resizes:
-        return embed(images)
-      if self.takes == 'normalized':
-        images = jnp.rint(normalization.denormalize(images))
-      elif self.takes == 'unit':
-        images = images * 255
-      return embed(normalization.normalize(resize(images, self.image_size)))
-
-    return embed_pixels
+    """Returns `embed_pixels` with the weights inside."""
+    return functools.partial(self.embed_pixels, self.stored())
 
   def metadata(self) -> dict[str, str]:
     """Returns the facts about the exported file, each as a text."""

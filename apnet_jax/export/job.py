@@ -3,15 +3,28 @@
 from collections.abc import Mapping
 import os
 import pathlib
+import shutil
 
 from apnet_jax.errors import UserError
-from apnet_jax.export import onnx_file, parity, stablehlo
+from apnet_jax.export import (
+  onnx_file,
+  parity,
+  saved_model,
+  stablehlo,
+  tflite,
+)
 from apnet_jax.export.graph import Graph
 from apnet_jax.inference import model_card
 from apnet_jax.workdir import json_files
 
-FORMATS = {'onnx': onnx_file, 'stablehlo': stablehlo}
-SUFFIXES = {'onnx': '.onnx', 'stablehlo': '.stablehlo'}
+# Modules with `write(graph, path)` and `open_file(path)`.
+FORMATS = {
+  'onnx': onnx_file, 'stablehlo': stablehlo, 'savedmodel': saved_model,
+  'tflite': tflite,
+}  # fmt: skip
+SUFFIXES = {name: f'.{name}' for name in FORMATS}
+# Formats that have no place for the facts of a network.
+WITHOUT_FACTS = ('stablehlo', 'tflite')
 METADATA_SUFFIX = '.metadata.json'
 # Input of boxmot's networks before its version 23, whatever the file says.
 BOXMOT_SIZE = (256, 128)
@@ -40,19 +53,21 @@ def export(
   card: Mapping | None = None,
   side_file: Mapping | None = None,
 ) -> dict:
-  """Exports a network and compares the file with it before it is written.
+  """Exports a network, unless the file gives other embeddings.
 
   Args:
     graph: the network as it is exported.
     format: one of `FORMATS`.
-    output: file to write, with the suffix of the format.
+    output: file to write, with the suffix of the format; for a SavedModel, a
+      folder.
     images: folder of images for the comparison; empty for drawn patterns.
     card: the parts that `model_card.write` needs, to write a card, too.
     side_file: content of the file `OUTPUT.metadata.json`; by default, the facts
-      about a StableHLO file, which has no place for them.
+      about a file of `WITHOUT_FACTS`.
 
   Returns:
-    The result of `parity.compare`, and the `images` that it compared.
+    The result of `parity.compare`, the `images` that it compared, and the size
+    of the export in `bytes`.
 
   Raises:
     UserError: the network cannot be exported, or the file gives other
@@ -64,19 +79,25 @@ def export(
   if graph.takes != 'normalized':  # images of any size
     size = (2 * size[0] + 9, 2 * size[1] - 3)
   pixels, shown = parity.pixels(images, size)
-  content = FORMATS[format].build(graph)
-  run = FORMATS[format].open_file(content)
-  found = parity.compare(graph, run, pixels) | {'images': shown}
-  if format == 'stablehlo' and side_file is None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(f'{path.name}.part')
+  _remove(part)  # of a command that was killed
+  try:
+    FORMATS[format].write(graph, part)
+    run = FORMATS[format].open_file(part)
+    found = parity.compare(graph, run, pixels) | {'images': shown}
+    part.replace(path)
+  finally:
+    _remove(part)
+  if format in WITHOUT_FACTS and side_file is None:
     side_file = graph.metadata()
-  _write(path, content)
   if side_file is not None:
     json_files.write_json(
       path.with_name(path.name + METADATA_SUFFIX), side_file
     )
   if card is not None:
     model_card.write(model_card.path_beside(path), card)
-  return found
+  return found | {'bytes': _size(path)}
 
 
 def boxmot_exports(
@@ -113,12 +134,14 @@ def boxmot_exports(
   return files
 
 
-def _write(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file whole or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f'{path.name}.part')
-  try:
-    part.write_bytes(content)
-    part.replace(path)
-  finally:
-    part.unlink(missing_ok=True)
+def _remove(path: pathlib.Path) -> None:
+  """Removes a file, or a folder with all that it holds, if it exists."""
+  if path.is_dir():
+    shutil.rmtree(path)
+  path.unlink(missing_ok=True)
+
+
+def _size(path: pathlib.Path) -> int:
+  """Returns the bytes of a file, or of all files in a folder."""
+  files = path.rglob('*') if path.is_dir() else [path]
+  return sum(file.stat().st_size for file in files if file.is_file())

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import logging
+import pathlib
 import warnings
 
 import numpy as np
@@ -11,8 +12,8 @@ from apnet_jax.export import onnx_preprocessing
 from apnet_jax.export.graph import Graph
 from apnet_jax.optional import import_optional
 
-# What boxmot takes at most; newer runtimes take it, too.
-OPSET, IR = 20, 10
+# Old enough for ONNX Runtime 1.16, which boxmot 10 and 11 install.
+OPSET, IR = 18, 8
 INPUT, OUTPUT = 'images', 'output0'
 EXTRA = 'onnx'
 
@@ -55,11 +56,16 @@ def build(graph: Graph) -> bytes:
   return model.SerializeToString()
 
 
-def open_file(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
+def write(graph: Graph, path: pathlib.Path) -> None:
+  """Writes a network to a file, see `build`."""
+  path.write_bytes(build(graph))
+
+
+def open_file(path: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
   """Returns the function in an ONNX file, run by ONNX Runtime on the CPU.
 
   Args:
-    content: the file.
+    path: the file.
 
   Returns:
     A function of images, which have their channels last as in JAX. They are
@@ -67,7 +73,7 @@ def open_file(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
   """
   runtime = import_optional('onnxruntime', EXTRA)
   session = runtime.InferenceSession(
-    content, providers=['CPUExecutionProvider']
+    str(path), providers=['CPUExecutionProvider']
   )
   first = session.get_inputs()[0].shape[1] == 3
 

@@ -1,6 +1,7 @@
 """Writes StableHLO, by `jax.export`."""
 
 from collections.abc import Callable
+import pathlib
 import warnings
 
 import jax
@@ -21,21 +22,21 @@ def build(graph: Graph) -> bytes:
   Args:
     graph: the network as it is exported.
   """
-  if graph.takes == 'normalized':
-    (batch,) = export.symbolic_shape('batch')
-    shape = (batch, *graph.input_size, 3)
-  else:
-    shape = (*export.symbolic_shape('batch, height, width'), 3)
-  dtype = 'uint8' if graph.takes == 'uint8' else 'float32'
+  shape, dtype = graph.signature
   exported = export.export(
     jax.jit(graph.function_of_pixels()), platforms=PLATFORMS
-  )(jax.ShapeDtypeStruct(shape, dtype))
+  )(jax.ShapeDtypeStruct(export.symbolic_shape(shape), dtype))
   return bytes(exported.serialize())
 
 
-def open_file(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
-  """Returns the function in a serialised StableHLO program."""
+def write(graph: Graph, path: pathlib.Path) -> None:
+  """Writes a network to a file, see `build`."""
+  path.write_bytes(build(graph))
+
+
+def open_file(path: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
+  """Returns the function in a file of serialised StableHLO."""
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    call = jax.jit(export.deserialize(bytearray(content)).call)
+    call = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
   return lambda images: np.asarray(call(images))

@@ -21,11 +21,13 @@ class Projection:
     mean: float32 [features], which is subtracted first.
     matrix: float32 [features, dimensions].
     fingerprint: fingerprint of the network whose embeddings it was fitted on.
+    images: number of embeddings that it was fitted on; None if unknown.
   """
 
   mean: np.ndarray
   matrix: np.ndarray
   fingerprint: str
+  images: int | None = None
 
   def __call__(self, embeddings: np.ndarray) -> np.ndarray:
     """Maps embeddings [rows, features] to float32 [rows, dimensions].
@@ -69,5 +71,5 @@ def fit(path: str | os.PathLike, dimensions: int) -> Projection:
   kept = slice(-1, -1 - dimensions, -1)  # ascending order of eigh
   matrix = vectors[:, kept] / np.sqrt(variances[kept])
   return Projection(
-    mean.astype(np.float32), matrix.astype(np.float32), fingerprint
+    mean.astype(np.float32), matrix.astype(np.float32), fingerprint, count
   )

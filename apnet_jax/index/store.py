@@ -134,7 +134,7 @@ class Index:
     Returns:
       float32 [rows, dimensions], of length 1 but for rounding.
     """
-    return _decode(_encode(self.project(embeddings), self.info['dtype']))
+    return rounded(self.project(embeddings), self.info['dtype'])
 
   def row(self, number: int) -> dict[str, Any]:
     """Returns the columns of a row by name, such as `path`."""
@@ -483,6 +483,11 @@ def _describe_rows(lines, stored, code, end: int) -> bytes:
   described['embedding'] = files.checksums(stored)
   described['code'] = files.checksums(code)
   return described.tobytes()
+
+
+def rounded(embeddings: np.ndarray, dtype: str) -> np.ndarray:
+  """Returns embeddings in float32, after they were stored in a type."""
+  return _decode(_encode(embeddings, dtype))
 
 
 def _encode(embeddings: np.ndarray, dtype: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 import contextlib
+import dataclasses
 import hashlib
 from importlib import metadata
 import os
@@ -23,6 +24,22 @@ PACKAGES = (  # whose versions stand on a card
   'tensorflow', 'tensorflow-cpu',
 )  # fmt: skip
 NO_CAMERAS = 'no cameras: each query against all other images, itself removed'
+
+
+@dataclasses.dataclass(frozen=True)
+class Shorter:
+  """Figures of a ranking by shorter embeddings.
+
+  Attributes:
+    result: the figures.
+    bytes: bytes of an embedding.
+    fitted_on: number of other images that the shortening was fitted on; 0 if
+      it needs none.
+  """
+
+  result: RetrievalResult
+  bytes: int
+  fitted_on: int
 
 
 def all_figures(result: RetrievalResult, ap: str = 'step') -> dict:
@@ -53,6 +70,7 @@ def result_card(
   verification: Mapping | None = None,
   diagnosis: Mapping | None = None,
   reranked_warning: str = '',
+  shorter: Mapping[str, Shorter] | None = None,
 ) -> dict:
   """Makes a result card, ready for JSON; docs/evaluation.md lists its fields.
 
@@ -65,6 +83,7 @@ def result_card(
     verification: the result of `PairVerifier.verify`, if any.
     diagnosis: the result of `diagnosis.diagnose`, if any.
     reranked_warning: the result of `evaluation.small_gallery_warning`.
+    shorter: figures with shorter embeddings by way of shortening, if any.
   """
   rules, ap = config.eval, config.eval.ap
   per_query = result.query_figures(ap)
@@ -84,6 +103,15 @@ def result_card(
       'figures': all_figures(reranked, ap),
       'warning': reranked_warning or None,
     },
+    'shorter': {
+      way: {
+        'bytes': short.bytes,
+        'fitted_on': short.fitted_on,
+        'figures': all_figures(short.result, ap),
+      }
+      for way, short in (shorter or {}).items()
+    }
+    or None,
     'protocol': protocol(config, benchmark),
     'network': {
       'profile': config.profile,

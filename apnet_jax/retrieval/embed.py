@@ -101,7 +101,7 @@ def embed_normalized(
 
   embeddings = apply(images)
   if rules.flip:
-    embeddings = (embeddings + apply(images[:, :, ::-1])) / 2
+    embeddings = (embeddings + apply(jnp.flip(images, axis=2))) / 2
   if rules.distance == 'cosine':
     embeddings /= jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
   return embeddings

@@ -295,8 +295,38 @@ def rerank(evaluation: Evaluation, benchmark: Benchmark) -> RetrievalResult:
     rules.rerank_k2,
     rules.rerank_lambda,
   )
+  return _figures(evaluation, benchmark, scores)
+
+
+def with_embeddings(
+  evaluation: Evaluation,
+  benchmark: Benchmark,
+  query_embeddings: np.ndarray,
+  gallery_embeddings: np.ndarray,
+) -> RetrievalResult:
+  """Computes the figures of an evaluation with other embeddings of its images.
+
+  Args:
+    evaluation: an evaluation of the benchmark.
+    benchmark: queries and gallery.
+    query_embeddings: float [queries, features].
+    gallery_embeddings: float [ranked, features].
+  """
+  scores = EmbeddingScores(
+    query_embeddings,
+    gallery_embeddings,
+    evaluation.labels.kept,
+    evaluation.rules.distance,
+  )
+  return _figures(evaluation, benchmark, scores)
+
+
+def _figures(
+  evaluation: Evaluation, benchmark: Benchmark, scores: Scores
+) -> RetrievalResult:
+  """Computes the figures of an evaluation with other similarities."""
   pids = benchmark.gallery.pids[evaluation.gallery_rows]
-  return _apply_rules(scores, evaluation.labels, pids, rules)
+  return _apply_rules(scores, evaluation.labels, pids, evaluation.rules)
 
 
 def small_gallery_warning(evaluation: Evaluation) -> str:

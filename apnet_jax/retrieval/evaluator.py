@@ -23,6 +23,8 @@ class Evaluator:
     reranks: whether to compute figures after re-ranking, too.
     embeds_junk: whether to embed the junk of galleries too, for ranked lists
       that show it.
+    shorten: `shorten(evaluation, benchmark)` returns figures with shorter
+      embeddings by way of shortening, as `card.Shorter`; None for none.
 
   Attributes:
     cards: result cards by name of the data set.
@@ -37,10 +39,12 @@ class Evaluator:
     verifier: PairVerifier,
     reranks: bool = False,
     embeds_junk: bool = False,
+    shorten: Callable | None = None,
   ):
     self._embed, self._variables = embed, variables
     self._checkpoint, self._verifier = checkpoint, verifier
     self._reranks, self._embeds_junk = reranks, embeds_junk
+    self._shorten = shorten
     self.cards, self.results = {}, {}
 
   def evaluate(
@@ -84,6 +88,9 @@ class Evaluator:
         print(warning)
       reranked = evaluation.rerank(evaluated, benchmark)
       self.results[f'{name}, re-ranked'] = reranked
+    shorter = self._shorten(evaluated, benchmark) if self._shorten else {}
+    for way, short in shorter.items():
+      self.results[f'{name}, {way}'] = short.result
     verified = self._verifier.verify(evaluated, config, benchmark)
     diagnosed = diagnosis.diagnose(evaluated, benchmark)
     print('\n'.join(diagnosis.lines(diagnosed)))
@@ -96,5 +103,6 @@ class Evaluator:
       verified,
       diagnosed,
       reranked_warning=warning,
+      shorter=shorter,
     )
     return evaluated

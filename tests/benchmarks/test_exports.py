@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from benchmarks import export_boxmot, export_resizing
+from benchmarks import export_resizing, export_trackers
 
 
 def test_plain_resizing_weighs_two_neighbours():
@@ -33,7 +33,24 @@ def test_ways_of_resizing_are_compared_with_the_networks_own():
 
 def test_boxes_of_a_frame_are_its_images():
   images = [np.full((4, 3, 3), 7, np.uint8), np.full((6, 5, 3), 9, np.uint8)]
-  frame, boxes = export_boxmot.make_frame(images)
+  frame, boxes = export_trackers.make_frame(images)
   assert frame.shape == (6, 8, 3)
   for image, (x1, y1, x2, y2) in zip(images, boxes.astype(int)):
     np.testing.assert_array_equal(frame[y1:y2, x1:x2], image)
+
+
+def test_embeddings_of_a_tracker_are_compared_with_the_networks():
+  def embed(images):
+    x = np.float32([[x.mean(), np.median(x) + 1] for x in images])
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+  rng = np.random.default_rng(0)
+  crops = rng.integers(0, 256, (2, 9, 5, 3), np.uint8)
+  output = {
+    'pixels': crops[:, ::2] + 0.3, 'crop_0': crops[0], 'crop_1': crops[1],
+    'features': 3 * embed(crops),
+  }  # fmt: skip
+  found = export_trackers.compare(embed, output)
+  assert found['pixels'] == [5, 5]
+  assert found['same crops, lowest cosine'] == 1
+  assert 0.9 < found['same tensors, lowest cosine'] < 1
