@@ -32,13 +32,13 @@ class Shorter:
 
   Attributes:
     result: the figures.
-    bytes: bytes of an embedding.
+    length: bytes of an embedding.
     fitted_on: number of other images that the shortening was fitted on; 0 if
       it needs none.
   """
 
   result: RetrievalResult
-  bytes: int
+  length: int
   fitted_on: int
 
 
@@ -105,7 +105,7 @@ def result_card(
     },
     'shorter': {
       way: {
-        'bytes': short.bytes,
+        'bytes': short.length,
         'fitted_on': short.fitted_on,
         'figures': all_figures(short.result, ap),
       }

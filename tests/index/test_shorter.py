@@ -45,7 +45,7 @@ def test_each_way_is_ranked_by_its_own_embeddings(path):
   )  # fmt: skip
   shorten = Shortening(path, 3, 'abc')
   found = shorten(evaluated, benchmark)
-  assert {way: (x.bytes, x.fitted_on) for way, x in found.items()} == {
+  assert {way: (x.length, x.fitted_on) for way, x in found.items()} == {
     'int8': (16, 0), 'codes': (2, 200), '3 dimensions': (6, 200),
     '3 dimensions, codes': (1, 200),
   }  # fmt: skip
