@@ -26,8 +26,8 @@ SIGNATURE = 'serving_default'
 # The folder of a SavedModel for files that TensorFlow does not read itself.
 FACTS = 'assets.extra/metadata.json'
 EXTRA = 'data'
-# Old enough for released versions of TensorFlow (2.21 reads up to 1.13), and new
-# enough for all operations used here.
+# Old enough for released versions of TensorFlow (2.21 reads up to 1.13), and
+# new enough for all operations used here.
 STABLEHLO_VERSION = '1.0.0'
 
 

@@ -101,7 +101,7 @@ def test_exported_programs_hold_no_choice_by_device(embedder):
 
 def test_saved_model_is_the_network(embedder, tmp_path):
   path = tmp_path / 'a.savedmodel'
-  graph = Graph(embedder, SIZE, 'uint8', 'float16')
+  graph = Graph(embedder, SIZE, weights='float16')
   found = job.export(graph, 'savedmodel', path)
   assert found['batches'] == [1, 7, 32]
   assert found['lowest_cosine'] > 0.9999
