@@ -185,6 +185,7 @@ def search_files(
     UserError: an image that must be readable is not, or no query is, or no
       gallery image.
   """
+  print(network.about, file=sys.stderr)
   optional = set() if strict else {*queries, *gallery} - {*named}
   query, item = image_files.embed_files(
     network, queries, gallery, optional=optional
@@ -231,6 +232,10 @@ def search_index(
       that must be readable is not.
   """
   index.check_network(network.fingerprint, 'this network')
+  about, limit = network.about, network.threshold
+  if index.is_projected and threshold is None:
+    about, limit = NOT_OF_PROJECTED, None
+  print(about, file=sys.stderr)
   optional = set() if strict else {*queries} - {*named}
   (query,) = image_files.embed_files(network, queries, optional=optional)
 
@@ -238,9 +243,6 @@ def search_index(
     columns = index.row(row)
     return {'image': columns.pop('path'), **columns}
 
-  about, limit = network.about, network.threshold
-  if index.is_projected and threshold is None:
-    about, limit = NOT_OF_PROJECTED, None
   return _print_found(
     limit,
     about,
@@ -263,7 +265,7 @@ def _print_found(
 
   Args:
     threshold: cosine from which two images show one person, or None.
-    about: the threshold and its origin, as a sentence.
+    about: the threshold and its origin, as a sentence that was printed.
     embedded: queries, and the gallery if it was embedded now.
     found: rows and similarities of the images found for each query.
     describe: returns the columns of a row, with `image`.
@@ -275,7 +277,7 @@ def _print_found(
   remarks = [about]
   if threshold is None:
     remarks.append(gallery_pairs.legend(pairs))
-  print('\n'.join(remarks), file=sys.stderr)
+    print(remarks[-1], file=sys.stderr)
   results = []
   for path, (rows, cosines) in zip(embedded[0].paths, found):
     hits = [
