@@ -17,7 +17,7 @@ the record are not compiled again, unless --again is given.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import datetime
 import pathlib
@@ -55,6 +55,13 @@ DTYPES = ('bfloat16', 'float32')
 PROGRAMS = ('train', 'embed')
 CLASSES = 751  # identities of Market-1501
 BATCH = 80  # the paper's
+# Figures of a table: bytes that a device reads and writes in a step of all
+# devices, its temporary memory, and the roofline's speed of all devices.
+FIGURES = {
+  'bytes': lambda figures: figures['bytes'],
+  'temporary': lambda figures: figures['memory']['temporary'],
+  'images/s': lambda figures: figures['images/s at most'],
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,39 +155,49 @@ def cases(args: argparse.Namespace) -> Iterator[Case]:
           yield Case(device, network, dtype, program)
 
 
-def format_table(chosen: list[Case], record: Mapping[str, Any]) -> str:
-  """Formats the cases as a table, with their ratios to plain Flax.
+def format_table(
+  record: Mapping[str, Any],
+  program: str,
+  dtype: str,
+  figure: str,
+  devices: Sequence[str] = DEVICES,
+  networks: Sequence[str] = NETWORKS,
+) -> str:
+  """Formats a figure of all networks on all devices as a table.
 
   Args:
-    chosen: cases to show.
     record: figures by the key of a case.
+    program: one of `PROGRAMS`.
+    dtype: one of `DTYPES`.
+    figure: one of `FIGURES`. Numbers of bytes are in GB, with the ratio to
+      plain Flax in brackets.
+    devices: names of targets, the columns.
+    networks: some of `NETWORKS`, the rows.
   """
-  lines = [
-    '| device | program | type | network | GB | of plain | temporary GB |'
-    ' of plain | images/s at most | bound by |',
-    '|---' * 10 + '|',
-  ]
-  for case in chosen:
-    row = [case.device, case.program, case.dtype, case.network]
-    figures = record.get(case.key)
-    plain = record.get(case.plain.key) or {}
-    if not figures:
-      row += ['not run'] + [''] * 5
-    elif 'reason' in figures:
-      row += [figures['reason']] + [''] * 5
-    else:
-      row += _with_ratio(figures, plain, lambda f: f['bytes'])
-      row += _with_ratio(figures, plain, lambda f: f['memory']['temporary'])
-      row += [f'{figures["images/s at most"]:,}', figures['bound by']]
-    lines.append('| ' + ' | '.join(row) + ' |')
+  lines = [f'| network | {" | ".join(devices)} |', '|---' * (len(devices) + 1)]
+  lines[1] += '|'
+  for network in networks:
+    row = [network]
+    row += [
+      _cell(record, Case(device, network, dtype, program), FIGURES[figure])
+      for device in devices
+    ]
+    lines.append(f'| {" | ".join(row)} |')
   return '\n'.join(lines)
 
 
-def _with_ratio(figures, plain, read) -> list[str]:
-  """Returns the cells of a number of bytes, and of its ratio to plain Flax."""
-  known = plain and 'reason' not in plain
-  ratio = f'{read(figures) / read(plain):.2f}' if known else ''
-  return [f'{read(figures) / 1e9:.2f}', ratio]
+def _cell(record: Mapping[str, Any], case: Case, read: Callable) -> str:
+  figures, plain = record.get(case.key), record.get(case.plain.key)
+  if figures is None:
+    return 'not run'
+  if 'reason' in figures:
+    return figures['reason']
+  value = read(figures)
+  if read is FIGURES['images/s']:
+    return f'{value:,}'
+  if case.plain == case or not plain or 'reason' in plain:
+    return f'{value / 1e9:.2f}'
+  return f'{value / 1e9:.2f} ({value / read(plain):.2f})'
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -235,7 +252,15 @@ def main(arguments: list[str] | None = None) -> int:
           'cases': dict(sorted(record['cases'].items())),
         },
       )
-  print(format_table(chosen, record['cases']))
+  for program in args.programs:
+    for dtype in args.dtypes:
+      for figure in FIGURES:
+        print(f'\n{program}, {dtype}, {figure}\n')
+        print(
+          format_table(
+            record['cases'], program, dtype, figure, args.devices, args.networks
+          )
+        )
   return 0
 
 

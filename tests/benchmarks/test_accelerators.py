@@ -1,6 +1,7 @@
 """The comparison with plain Flax, without a compiler for accelerators."""
 
 import json
+import re
 
 import jax
 import pytest
@@ -74,24 +75,36 @@ def test_ratios_stand_beside_the_figures():
     for network in ('apnet_c0', 'plain')
   )
   other = FIGURES | {'bytes': 25 * 10**9, 'memory': {'temporary': 10**9}}
-  record = {ours.key: FIGURES, plain.key: other}
-  row = accelerators.format_table([ours], record).splitlines()[-1]
-  assert '| 30.00 | 1.20 | 2.00 | 2.00 | 2,180 | bytes |' in row
-  alone = accelerators.format_table([ours], {ours.key: FIGURES})
-  assert '| 30.00 |  | 2.00 |  |' in alone
-  missing = accelerators.format_table([plain], {})
-  assert 'not run' in missing
-  refused = accelerators.format_table([ours], {ours.key: {'reason': 'no room'}})
-  assert 'no room' in refused
+
+  def row(record, figure='bytes', case=ours):
+    table = accelerators.format_table(
+      record, 'train', 'bfloat16', figure, [case.device], [case.network]
+    )
+    assert table.startswith('| network | v5e:2x2 |\n|---|---|\n')
+    return table.splitlines()[-1]
+
+  both = {ours.key: FIGURES, plain.key: other}
+  assert row(both) == '| apnet_c0 | 30.00 (1.20) |'
+  assert row(both, 'temporary') == '| apnet_c0 | 2.00 (2.00) |'
+  assert row(both, 'images/s') == '| apnet_c0 | 2,180 |'
+  assert row(both, case=plain) == '| plain | 25.00 |'
+  assert row({ours.key: FIGURES}) == '| apnet_c0 | 30.00 |'
+  assert row({}) == '| apnet_c0 | not run |'
+  assert row({ours.key: {'reason': 'no room'}}) == '| apnet_c0 | no room |'
 
 
-def test_the_documented_table_is_that_of_the_record():
+def test_the_documented_tables_are_those_of_the_record():
   page = (accelerators.ROOT / 'docs/performance.md').read_text()
   known = json.loads(accelerators.RECORD.read_text())['cases']
-  chosen = [Case(*key.split()) for key in known]
-  head, _, *rows = accelerators.format_table(chosen, known).splitlines()
-  shown = page[page.index(head) :].split('\n\n')[0].splitlines()[2:]
-  assert shown and set(shown) <= set(rows)
+  shown = re.findall(
+    r'<!-- accelerators: (\w+) (\w+) (\S+) -->\n((?:\|.*\n)+)', page
+  )
+  assert shown
+  for program, dtype, figure, table in shown:
+    devices = [cell.strip() for cell in table.splitlines()[0].split('|')[2:-1]]
+    assert table.rstrip() == accelerators.format_table(
+      known, program, dtype, figure, devices
+    )
 
 
 @pytest.fixture
