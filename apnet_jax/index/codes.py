@@ -12,7 +12,7 @@ import numpy as np
 from apnet_jax.retrieval import nearest
 
 CANDIDATES = 1000  # codes whose embeddings are compared exactly
-ROWS = 65_536  # codes that are in memory at once
+ROWS = 131_072  # codes in a block; two blocks are in memory at once
 _LANES = 16  # 32-bit words that are counted side by side
 
 
@@ -52,14 +52,23 @@ def distances(queries: np.ndarray, codes: np.ndarray) -> np.ndarray:
   found = np.empty((len(queries), len(codes)), np.uint16)
   device_queries = jax.device_put([query.view(np.uint32) for query in queries])
   size = min(ROWS, len(codes))
+
+  def collect(start: int, counts: list[jax.Array]) -> None:
+    for i, count in enumerate(counts):
+      found[i, start : start + size] = count
+    nearest.drop_pages(codes, start, start + size)
+
+  last = None
   for start in range(0, len(codes), ROWS):
     # The last block overlaps the one before: another size would be compiled.
     start = min(start, len(codes) - size)
     block = jax.device_put(codes[start : start + size].view(np.uint32))
     counts = [_count_different(query, block) for query in device_queries]
-    for i, count in enumerate(counts):
-      found[i, start : start + size] = count
-    nearest.drop_pages(codes, start, start + size)
+    if last:  # while this block is counted
+      collect(*last)
+    last = start, counts
+  if last:
+    collect(*last)
   return found
 
 
