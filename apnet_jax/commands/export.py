@@ -26,6 +26,7 @@ from apnet_jax.export import job
 from apnet_jax.export.graph import Graph
 from apnet_jax.inference import packing
 from apnet_jax.inference.embedder import Embedder
+from apnet_jax.workdir import run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
 
 
@@ -81,7 +82,8 @@ def command() -> Callable:
     card = packing.collect(source, embedder.step, which_one)
 
     def write(path, size, format, takes, side_file=None, given=None):
-      graph = Graph(embedder, size, takes, weights.value, given)
+      figures = card.get(run_files.RESULT_FILE)
+      graph = Graph(embedder, size, takes, weights.value, given, figures)
       found = job.export(graph, format, path, images.value, card, side_file)
       _tell(path, found)
 

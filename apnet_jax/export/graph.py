@@ -16,6 +16,8 @@ from apnet_jax.models import device_forms, normalization
 
 INPUTS = ('normalized', 'uint8', 'unit')
 SYMBOLIC_SIZE = ('height', 'width')
+# Fields of a result card that go into the file; others have a value per query.
+OF_CARD = ('dataset', 'checkpoint', 'figures', 'based_on', 'protocol')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Graph:
       in float32 with both.
     size_of_input: height and width of images that are 'normalized', if they are
       to be resized to `image_size`; None if they have this size.
+    card: result card of the network; None if there is none.
   """
 
   embedder: Embedder
@@ -40,6 +43,7 @@ class Graph:
   takes: str = 'normalized'
   weights: str = 'float32'
   size_of_input: tuple[int, int] | None = None
+  card: Mapping | None = None
 
   @property
   def input_size(self) -> tuple[int, int]:
@@ -138,6 +142,8 @@ class Graph:
       'network': self.embedder.settings,
       'fingerprint': self.embedder.fingerprint,
     }
+    if self.card:
+      about['card'] = {n: self.card[n] for n in OF_CARD if n in self.card}
     return {
       name: value if isinstance(value, str) else json.dumps(value)
       for name, value in about.items()

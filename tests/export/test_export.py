@@ -64,7 +64,8 @@ def test_stablehlo_is_written_with_its_facts_and_a_card(
   embedder, parts, tmp_path
 ):
   path = tmp_path / 'a.stablehlo'
-  graph = Graph(embedder, SIZE, 'uint8')
+  card = {'dataset': 'drawn', 'figures': {'mAP': 0.5}, 'queries': [1, 2]}
+  graph = Graph(embedder, SIZE, 'uint8', card=card)
   found = job.export(graph, 'stablehlo', path, card=parts)
   assert found['batches'] == [1, 7, 32]
   assert found['largest_difference'] < 1e-3
@@ -73,6 +74,8 @@ def test_stablehlo_is_written_with_its_facts_and_a_card(
   about = json.loads((tmp_path / 'a.stablehlo.metadata.json').read_text())
   assert json.loads(about['imgsz']) == [32, 16]
   assert about['fingerprint'] == embedder.fingerprint
+  shown = {'dataset': 'drawn', 'figures': {'mAP': 0.5}}
+  assert json.loads(about['card']) == shown
   assert 'Intended use' in (tmp_path / 'a.MODEL_CARD.md').read_text()
   with pytest.raises(UserError, match='a.stablehlo exists'):
     job.export(graph, 'stablehlo', path)
