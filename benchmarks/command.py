@@ -1,7 +1,7 @@
 """Tools of all benchmarks: flags, processes that measure, and result files."""
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import datetime
 import json
@@ -240,6 +240,35 @@ class MeasuringProcess:
       self.process.stdin.close()
     self.process.wait()
     self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def serve_networks(
+  module: str, arguments: list[str], names: Iterable[str]
+) -> Iterator[dict[str, MeasuringProcess]]:
+  """Yields a process for each of several networks, which ends afterwards.
+
+  Args:
+    module: see `MeasuringProcess`.
+    arguments: command line of the module, without `--serve NAME`.
+    names: values of --serve.
+
+  Yields:
+    The processes by name.
+  """
+  with contextlib.ExitStack() as stack:
+    yield {
+      name: stack.enter_context(
+        contextlib.closing(
+          MeasuringProcess(
+            module,
+            [*arguments, '--serve', name],
+            environment(**NETWORK_ENVIRONMENT),
+          )
+        )
+      )
+      for name in names
+    }
 
 
 def time_in_turns(

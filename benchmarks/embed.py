@@ -14,7 +14,6 @@ the load stands in the record.
 """
 
 import argparse
-import contextlib
 import importlib.metadata
 import os
 import pathlib
@@ -108,19 +107,7 @@ def run(args: argparse.Namespace) -> dict:
   arguments = measuring.network_arguments(args)
   arguments += ['--images', args.images, '--count', str(args.count)]
   figures = {}
-  with contextlib.ExitStack() as stack:
-    processes = {
-      name: stack.enter_context(
-        contextlib.closing(
-          command.MeasuringProcess(
-            'embed',
-            [*arguments, '--serve', name],
-            command.environment(**command.NETWORK_ENVIRONMENT),
-          )
-        )
-      )
-      for name in (OURS, LOOP)
-    }
+  with command.serve_networks('embed', arguments, (OURS, LOOP)) as processes:
     for task in ('reading', 'embedding'):
       seconds = command.time_in_turns(processes, args.turns, task=task)
       figures[task] = {

@@ -85,18 +85,9 @@ def run(args: argparse.Namespace) -> dict:
     onnx_file.write(Graph(embedder, embedder.image_size), file)
     arguments += ['--file', str(file)]
     del embedder
-    processes = {
-      name: stack.enter_context(
-        contextlib.closing(
-          command.MeasuringProcess(
-            'export_speed',
-            [*arguments, '--serve', name],
-            command.environment(**command.NETWORK_ENVIRONMENT),
-          )
-        )
-      )
-      for name in (JAX, ONNX)
-    }
+    processes = stack.enter_context(
+      command.serve_networks('export_speed', arguments, (JAX, ONNX))
+    )
     print(f'{"batch":>5}  {"":14}{"fastest s":>10}{"images/s":>10}')
     for batch in args.batch:
       seconds = command.time_in_turns(processes, args.turns, batch=batch)

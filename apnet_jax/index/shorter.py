@@ -1,4 +1,4 @@
-"""What shorter embeddings cost: figures of an evaluation with them."""
+"""Retrieval figures with shortened embeddings: components, int8, codes."""
 
 import os
 

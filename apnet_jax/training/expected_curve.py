@@ -50,7 +50,7 @@ class Verdict:
 
   @property
   def is_below(self) -> bool:
-    """Whether the run lies below the limit."""
+    """True if the mAP of the run is below `least`."""
     return self.mAP < self.least
 
   @property

@@ -93,6 +93,6 @@ def test_the_neck_spreads_strangers(figures):
 
 
 def test_the_average_with_the_mirrored_image_raises_the_figures(figures):
-  """The same network has a mAP that is 0.02 to 0.04 higher with it."""
+  """Averaging with the mirrored image raises mAP by 0.02 to 0.04."""
   whole = figures['whole']
   assert whole['mAP'] > whole['without flip'] + 0.01

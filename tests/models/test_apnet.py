@@ -221,7 +221,7 @@ def kinds_of_networks():
 
 @pytest.mark.parametrize('attention', ['channel', 'spatial'])
 def test_radix_1_is_stacked_attention(attention):
-  """Of two levels, by the shapes of all parameters."""
+  """The parameters of both have the same shapes, with two levels."""
 
   def shapes(**fields):
     config = common.get_config().model
