@@ -28,7 +28,7 @@ from apnet_jax.models.heads import (
   classifier_init,
 )
 from apnet_jax.models.inception import InceptionV3
-from apnet_jax.models.layers import BatchNorm, Conv
+from apnet_jax.models.layers import BatchNorm, Conv, MomentNorm
 from apnet_jax.models.network_fields import NETWORK_FIELDS, has_pyramids
 from apnet_jax.models.pyramid import AttentionPyramid
 from apnet_jax.models.resnet import STAGE_BLOCKS, STAGE_WIDTHS, ResNet, Stage
@@ -230,7 +230,9 @@ def _pyramid(config, norm) -> Callable[..., nn.Module]:
     stacked=config.stacked,
     fine_to_coarse=config.order == 'fine_to_coarse',
     norm_after_split=(
-      partial(norm, train_bias=False) if config.norm_after_split else None
+      partial(MomentNorm, **norm.keywords, train_bias=False)
+      if config.norm_after_split
+      else None
     ),
   )
 

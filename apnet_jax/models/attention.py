@@ -146,7 +146,9 @@ class SharedChannelAttention(nn.Module):
     return attention.reshape(batch, 1, 1, channels)
 
 
-def attend(x: jax.Array, attention: jax.Array) -> jax.Array:
+def attend(
+  x: jax.Array, attention: jax.Array, shift: jax.Array | None = None
+) -> jax.Array:
   """Multiplies features by attention, the product of Eq. (3).
 
   The product, and the sum over positions or channels in its gradient, are
@@ -155,12 +157,17 @@ def attend(x: jax.Array, attention: jax.Array) -> jax.Array:
   Args:
     x: features [batch, height, width, channels].
     attention: an array that broadcasts against `x`.
+    shift: an array that broadcasts against `x` and is added to the product, as
+      a normalisation does; None for the product alone.
 
   Returns:
     An array of the shape and type of `x`.
   """
   dtype = jnp.promote_types(x.dtype, jnp.float32)
-  return (attention.astype(dtype) * x.astype(dtype)).astype(x.dtype)
+  y = attention.astype(dtype) * x.astype(dtype)
+  if shift is not None:
+    y = y + shift.astype(dtype)
+  return y.astype(x.dtype)
 
 
 def average(x: jax.Array) -> jax.Array:

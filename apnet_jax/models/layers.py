@@ -7,6 +7,7 @@ weights carry over by name (`docs/architecture.md`).
 
 from collections.abc import Callable
 from functools import partial
+import math
 
 import flax.linen as nn
 import jax
@@ -97,7 +98,22 @@ class BatchNorm(nn.Module):
     Raises:
       UserError: groups do not fit the batch; see `check_batch_norm_group`.
     """
-    channels = x.shape[-1]
+    scale, bias, running_mean, running_var = self._variables(x.shape[-1])
+    if not train:
+      factor = scale * lax.rsqrt(running_var.value + self.epsilon)
+      y = (_wide(x) - running_mean.value) * factor + bias
+      return y.astype(self.dtype or y.dtype)
+
+    groups, average = self._grouping(x.shape[0])
+    y, mean, var = normalize(
+      x.reshape(groups, -1, *x.shape[1:]), scale, bias, average, self.epsilon
+    )
+    y = y.reshape(x.shape)
+    self._update(running_mean, running_var, mean, var, x.shape)
+    return y.astype(self.dtype or y.dtype)
+
+  def _variables(self, channels: int) -> tuple:
+    """Returns scale, bias, and the variables of the running statistics."""
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels)
     running_var = self.variable('batch_stats', 'var', jnp.ones, channels)
     scale = self.param('scale', nn.initializers.ones, (channels,))
@@ -105,31 +121,40 @@ class BatchNorm(nn.Module):
       bias = self.param('bias', nn.initializers.zeros, (channels,))
     else:
       bias = self.variable('batch_stats', 'bias', jnp.zeros, channels).value
+    return scale, bias, running_mean, running_var
 
-    if not train:
-      factor = scale * lax.rsqrt(running_var.value + self.epsilon)
-      y = (_wide(x) - running_mean.value) * factor + bias
-      return y.astype(self.dtype or y.dtype)
+  def _update(self, running_mean, running_var, mean, var, shape) -> None:
+    """Updates the running statistics, except during initialisation.
 
-    images = x.shape[0] * self._devices()
-    group = self.group if self.group < images else 0
-    groups, average = self._grouping(group, x.shape[0])
-    y, mean, var = normalize(
-      x.reshape(groups, -1, *x.shape[1:]), scale, bias, average, self.epsilon
-    )
-    y = y.reshape(x.shape)
-    if not self.is_initializing():
-      count = (group or images) * x[0, ..., 0].size
-      for running, value in (
-        (running_mean, mean),
-        (running_var, var * (count / max(count - 1, 1))),
-      ):
-        value = value.mean(0).reshape(channels)
-        if group:  # without groups, all devices have the same value
-          value = self._average_devices(value)
-        new = self.momentum * running.value + (1 - self.momentum) * value
-        running.value = new.astype(running.value.dtype)
-    return y.astype(self.dtype or y.dtype)
+    Args:
+      running_mean: variable of the running mean, [channels].
+      running_var: variable of the running variance, [channels].
+      mean: mean of each group on this device, [groups, 1, ..., channels].
+      var: biased variance of each group, of the same shape.
+      shape: shape of the normalised map, (batch, ..., channels).
+    """
+    if self.is_initializing():
+      return
+    group = self._group_size(shape[0])
+    images = group or shape[0] * self._devices()
+    count = images * math.prod(shape[1:-1])
+    for running, value in (
+      (running_mean, mean),
+      (running_var, var * (count / max(count - 1, 1))),
+    ):
+      value = value.mean(0).reshape(shape[-1])
+      if group:  # without groups, all devices have the same value
+        value = self._average_devices(value)
+      new = self.momentum * running.value + (1 - self.momentum) * value
+      running.value = new.astype(running.value.dtype)
+
+  def _group_size(self, local: int) -> int:
+    """Returns the images of a group, 0 if it is the whole global batch.
+
+    Args:
+      local: number of images of this device.
+    """
+    return self.group if self.group < local * self._devices() else 0
 
   def _devices(self) -> int:
     """Returns the number of devices that share a batch."""
@@ -146,18 +171,17 @@ class BatchNorm(nn.Module):
       return value
     return lax.pmean(value, self.axis_name, **groups)
 
-  def _grouping(self, group: int, local: int) -> tuple[int, Callable]:
+  def _grouping(self, local: int) -> tuple[int, Callable]:
     """Returns the grouping of the images of this device for statistics.
 
     Args:
-      group: number of images of a group; 0 for the whole global batch.
       local: number of images of this device.
 
     Returns:
       The number of groups with images on this device, and a function that
       averages a value over the devices of a group.
     """
-    devices = self._devices()
+    devices, group = self._devices(), self._group_size(local)
     if group == 0:
       return 1, self._average_devices
     if local % group == 0:  # every group lies on one device
@@ -170,6 +194,67 @@ class BatchNorm(nn.Module):
     return 1, lambda value: self._average_devices(
       value, axis_index_groups=members
     )
+
+
+class MomentNorm(BatchNorm):
+  """Batch normalisation of maps whose moments are known, as scale and shift.
+
+  The module has the variables and the result of `BatchNorm`, but does not read
+  the map. By the law of total variance, the variance of a group is the average
+  of the variances within its images, plus the variance of their means.
+  """
+
+  @nn.compact
+  def __call__(
+    self, mean: jax.Array, var: jax.Array, shape: tuple[int, ...], train: bool
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns the scale and the shift that normalise each channel.
+
+    Args:
+      mean: average of each image over its positions, [batch, 1, 1, channels].
+      var: biased variance within each image, of the same shape.
+      shape: shape of the map, (batch, height, width, channels).
+      train: whether the statistics are those of each group, and update the
+        running statistics, as in `BatchNorm`.
+
+    Returns:
+      Scale and shift, which broadcast against `mean`: the map times the scale
+      plus the shift is normalised.
+
+    Raises:
+      UserError: groups do not fit the batch; see `check_batch_norm_group`.
+    """
+    scale, bias, running_mean, running_var = self._variables(shape[-1])
+    if train:
+      groups, average = self._grouping(shape[0])
+      by_group = (groups, -1, *mean.shape[1:])
+      means = mean.reshape(by_group)
+      group_mean = average(means.mean(1, keepdims=True))
+      between = jnp.square(means - group_mean)
+      group_var = average(
+        (var.reshape(by_group) + between).mean(1, keepdims=True)
+      )
+      self._update(running_mean, running_var, group_mean, group_var, shape)
+      used_mean, used_var = (
+        jnp.broadcast_to(value, means.shape).reshape(mean.shape)
+        for value in (group_mean, group_var)
+      )
+    else:
+      used_mean, used_var = running_mean.value, running_var.value
+    factor = scale * lax.rsqrt(used_var + self.epsilon)
+    return factor, bias - used_mean * factor
+
+
+def image_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns the mean and the biased variance of each image over its positions.
+
+  Args:
+    x: [batch, height, width, channels].
+
+  Returns:
+    Two arrays [batch, 1, 1, channels] of at least float32.
+  """
+  return _moments(x, (1, 2), lambda value: value)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -222,7 +307,8 @@ def _moments(x, axes, average):
   wide = _wide(x)
   mean = average(wide.mean(axes, keepdims=True))
   if x.dtype == wide.dtype:
-    centred = wide - mean
+    # The derivative of the variance with respect to the mean is 0.
+    centred = wide - lax.stop_gradient(mean)
     return mean, average(jnp.square(centred).mean(axes, keepdims=True))
   mean_square = average(jnp.square(wide).mean(axes, keepdims=True))
   return mean, jnp.maximum(mean_square - jnp.square(mean), 0)

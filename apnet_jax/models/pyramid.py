@@ -1,13 +1,13 @@
 """The attention pyramid: split, attend, merge, stack (Section III.A)."""
 
 from collections.abc import Callable
-import math
 
 import flax.linen as nn
 import jax
 
 from apnet_jax.errors import UserError
 from apnet_jax.models.attention import attend, average
+from apnet_jax.models.layers import image_moments
 
 
 class SplitError(UserError):
@@ -74,9 +74,11 @@ class AttentionPyramid(nn.Module):
     X_i is sigmoid(A_i) times the average of X_{i-1}: levels read and scale the
     average, and the map is multiplied once, by the product of all sigmoids.
     Both forms agree up to the rounding of floating-point numbers.
-  - Spatial attention scores positions, and a batch normalisation between levels
-    needs the variance over positions. In these two cases every level multiplies
-    the whole map, as the loop does.
+  - A batch normalisation between levels scales and shifts a channel by the same
+    numbers at all positions, too. It needs the variance of X_i within each
+    image, which is the square of the scale so far times that of X_0.
+  - Spatial attention scores positions. There, every level multiplies the whole
+    map, as the loop does.
 
   The split attention of the released code (`SharedChannelAttention`) has a
   softmax over parts in place of the sigmoid; the loop does not show it.
@@ -94,7 +96,7 @@ class AttentionPyramid(nn.Module):
     fine_to_coarse: True applies the finest level first, as the released code
       does.
     norm_after_split: makes the batch normalisation that the released code has
-      after each split level; None for the paper's pyramid.
+      after each split level, a `MomentNorm`; None for the paper's pyramid.
     level_by_level: True multiplies the whole map at every level, as the loop
       does, so that the map X_i of each level exists. This is slower, and for
       pictures of the levels.
@@ -124,24 +126,30 @@ class AttentionPyramid(nn.Module):
     Raises:
       SplitError: the channels or rows do not split into the parts of a level.
     """
-    averaged = self.along == 'channels' and not self.norm_after_split
-    averaged = averaged and not self.level_by_level
-    seen = average(x) if averaged else x  # X_{i-1}, or its average
-    all_scores = []  # sigmoid(A_i) of each level
+    averaged = self.along == 'channels' and not self.level_by_level
+    seen, var = x, None  # X_{i-1}, or its average and its variance
+    if averaged and self.norm_after_split:
+      seen, var = image_moments(x)
+    elif averaged:
+      seen = average(x)
+    scale, shift = 1, None  # X_i = scale * X_0 + shift
     levels = range(1, self.levels + 1)
     for level in reversed(levels) if self.fine_to_coarse else levels:
       parts = parts_of_level(level, self.radix, self.stacked)
       self._check_split(x, parts, level)
       attention = self.attention if parts == 1 else self.split_attention
       scores = attention(parts=parts, name=f'level{level}')(seen, train)
-      all_scores.append(scores)
       seen = attend(seen, scores)
+      scale, shift = scale * scores, None if shift is None else shift * scores
       if parts > 1 and self.norm_after_split:
-        seen = self.norm_after_split(name=f'norm{level}')(seen, train)
+        moments = (seen, scale**2 * var) if averaged else image_moments(seen)
+        norm = self.norm_after_split(name=f'norm{level}')
+        factor, offset = norm(*moments, x.shape, train)
+        seen = attend(seen, factor, offset)
+        scale = scale * factor
+        shift = offset if shift is None else shift * factor + offset
       seen = self.level_output(seen, level, scores)
-    if averaged and all_scores:
-      return attend(x, math.prod(all_scores))
-    return seen if all_scores else x
+    return attend(x, scale, shift) if averaged and self.levels else seen
 
   def level_output(
     self, x: jax.Array, level: int, scores: jax.Array

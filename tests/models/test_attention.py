@@ -20,7 +20,7 @@ from apnet_jax.models.attention import (
   torch_uniform,
 )
 from apnet_jax.models.heads import LocalBranch
-from apnet_jax.models.layers import BatchNorm
+from apnet_jax.models.layers import BatchNorm, MomentNorm
 from apnet_jax.models.pyramid import AttentionPyramid, parts_of_level
 from apnet_jax.models.torch_weights import import_state_dict
 from configs import common
@@ -129,7 +129,7 @@ def test_a_level_order_and_norm_of_the_released_code():
     attention=ChannelAttention,
     split_attention=partial(SharedChannelAttention, norm=BatchNorm),
     fine_to_coarse=True,
-    norm_after_split=BatchNorm,
+    norm_after_split=MomentNorm,
   )
   x = jax.random.normal(jax.random.key(0), (2, 3, 2, 64))
   variables = pyramid.init(jax.random.key(1), x)
@@ -300,7 +300,7 @@ def test_gradients_of_every_level_are_not_zero(kind):
     attention=attention['channel' if kind == 'shared' else kind],
     split_attention=attention[kind],
     along='rows' if kind == 'spatial' else 'channels',
-    norm_after_split=BatchNorm if kind == 'shared' else None,
+    norm_after_split=MomentNorm if kind == 'shared' else None,
   )
   x = jax.random.normal(jax.random.key(0), (8, 16, 4, 64))
   variables = pyramid.init(jax.random.key(1), x)
