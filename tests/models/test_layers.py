@@ -4,7 +4,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from apnet_jax.models.layers import BatchNorm, Conv
+from apnet_jax.models.attention import attend
+from apnet_jax.models.layers import BatchNorm, Conv, MomentNorm, image_moments
+
+
+class NormByMoments(MomentNorm):
+  """A `MomentNorm` that is called as a `BatchNorm`."""
+
+  def __call__(self, x, train):
+    scale, shift = super().__call__(*image_moments(x), x.shape, train)
+    return attend(x, scale, shift)
+
+
+both_norms = pytest.mark.parametrize('norm', [BatchNorm, NormByMoments])
 
 
 @pytest.fixture
@@ -45,13 +57,14 @@ def normalized(x, axes):
   return (x - mean) / np.sqrt(var + 1e-5)
 
 
+@both_norms
 @pytest.mark.parametrize('group', [0, 40, 8, 4, 2])
-def test_batch_norm_by_groups(images, group):
+def test_batch_norm_by_groups(images, group, norm):
   """Groups are consecutive images; running statistics are those of PyTorch.
 
   A group size above the size of the batch means the whole batch.
   """
-  norm = BatchNorm(group=group)
+  norm = norm(group=group)
   variables = norm.init(jax.random.key(0), images, True)
   y, changed = norm.apply(variables, images, True, mutable=['batch_stats'])
   groups = np.asarray(images).reshape(-1, min(group or 8, 8), 7, 6, 5)
@@ -64,20 +77,22 @@ def test_batch_norm_by_groups(images, group):
   np.testing.assert_allclose(stats['var'], 0.9 + 0.1 * unbiased, rtol=1e-4)
 
 
+@both_norms
 @pytest.mark.parametrize('group', [0, 4])
-def test_gradients_of_batch_norm_are_those_of_its_formula(images, group, x64):
-  """They are written out in the code."""
+def test_gradients_of_batch_norm_are_those_of_its_formula(
+  images, group, norm, x64
+):
+  """Those of `BatchNorm` are written out in the code."""
   x = np.asarray(images, np.float64)
   scale, shift = np.arange(1.0, 6), np.arange(5.0)
   weights = np.sin(np.arange(x.size)).reshape(x.shape)
 
   def ours(x, scale, shift):
-    norm = BatchNorm(group=group)
     variables = {
       'params': {'scale': scale, 'bias': shift},
       'batch_stats': {'mean': np.zeros(5), 'var': np.ones(5)},
     }
-    y, _ = norm.apply(variables, x, True, mutable=['batch_stats'])
+    y, _ = norm(group=group).apply(variables, x, True, mutable=['batch_stats'])
     return (y * weights).sum()
 
   def formula(x, scale, shift):
@@ -93,28 +108,30 @@ def test_gradients_of_batch_norm_are_those_of_its_formula(images, group, x64):
     np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
-def test_batch_norm_in_evaluation(images):
-  norm = BatchNorm()
+@both_norms
+def test_batch_norm_in_evaluation(images, norm):
   variables = {
     'params': {'scale': jnp.arange(1.0, 6), 'bias': jnp.arange(5.0)},
     'batch_stats': {'mean': jnp.arange(5.0), 'var': jnp.full(5, 4.0)},
   }
   expected = (images - np.arange(5)) / np.sqrt(4 + 1e-5)
   expected = expected * np.arange(1, 6) + np.arange(5)
-  y = norm.apply(variables, images, False)
+  y = norm().apply(variables, images, False)
   np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
 
 
+@both_norms
 @pytest.mark.parametrize('group', [0, 40, 8, 4, 2, 1])
-def test_batch_norm_does_not_depend_on_devices(images, group):
+def test_batch_norm_does_not_depend_on_devices(images, group, norm):
   """Values, statistics and gradients are equal on one device and on four."""
 
   def run(images, axis_name=None):
-    norm = BatchNorm(group=group, axis_name=axis_name)
-    variables = BatchNorm().init(jax.random.key(0), images, False)
+    variables = norm().init(jax.random.key(0), images, False)
 
     def loss(images):
-      y, changed = norm.apply(variables, images, True, mutable=['batch_stats'])
+      y, changed = norm(group=group, axis_name=axis_name).apply(
+        variables, images, True, mutable=['batch_stats']
+      )
       weights = jnp.sin(jnp.arange(y[0].size)).reshape(y[0].shape)
       return (jnp.tanh(y) * weights).sum(), (y, changed['batch_stats'])
 
