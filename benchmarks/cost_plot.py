@@ -29,12 +29,13 @@ def draw(figures: Mapping, base: str) -> Figure:
   for (left, right), (sweep, points) in zip(rows, figures.items()):
     known = {value: point for value, point in points.items() if point}
     _draw(left, sweep, known, {'images/s': SPEED})
-    left.margins(y=0.1)
-    left.set(ylabel='images/s', ylim=(0, left.get_ylim()[1]))
+    fastest = max(point['images/s'] for point in known.values())
+    left.set(ylabel='images/s', ylim=(0, 1.1 * fastest))
     both = {'multiply-adds': WORK, 'of the pyramid': PYRAMID}
     _draw(right, sweep, known, both)
     right.set(ylabel='multiply-adds per image', yscale='log')
-    right.legend(fontsize=8)
+  lines, names = right.get_legend_handles_labels()
+  figure.legend(lines, names, loc='outside lower right', ncols=2, fontsize=8)
   return figure
 
 
