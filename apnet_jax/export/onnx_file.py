@@ -104,9 +104,16 @@ def _prepend(onnx, model, preprocessing):
     model, 'network/', rename_outputs=False, rename_inputs=True
   )
   named.ir_version = IR
-  return onnx.compose.merge_models(
+  merged = onnx.compose.merge_models(
     preprocessing, named, io_map=[('normalized', named.graph.input[0].name)]
   )
+  # Merging lists the operations of both models, which are the same version.
+  versions = {entry.domain: entry.version for entry in merged.opset_import}
+  del merged.opset_import[:]
+  merged.opset_import.extend(
+    onnx.helper.make_opsetid(*entry) for entry in versions.items()
+  )
+  return merged
 
 
 @contextlib.contextmanager

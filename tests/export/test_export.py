@@ -211,6 +211,16 @@ def test_onnx_is_written_with_its_facts(embedder, tmp_path):
 
 
 @needs_onnx
+def test_onnx_that_resizes_has_each_set_of_operations_once(embedder):
+  import onnx
+
+  graph = Graph(embedder, (80, 40), 'uint8')
+  model = onnx.load_from_string(onnx_file.build(graph))
+  domains = [version.domain for version in model.opset_import]
+  assert len(domains) == len(set(domains))
+
+
+@needs_onnx
 @pytest.mark.parametrize('size', [(80, 40), (30, 64), (16, 12)])
 def test_onnx_resizes_as_pillow(embedder, size):
   import onnx
