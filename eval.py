@@ -89,8 +89,8 @@ FIT = flags.DEFINE_string(
   '',
   'Embeddings of other images by this network, such as those of the training'
   ' set, which the command embed wrote. The card then also has the figures of'
-  ' shorter embeddings: principal components (fitted on this file), int8 and'
-  ' binary codes.',
+  ' shorter embeddings: principal components (fitted on this file) with and'
+  ' without whitening, int8 and binary codes.',
 )
 DIMENSIONS = flags.DEFINE_integer(
   'dimensions',

@@ -12,7 +12,8 @@ finds, measured on images of the index. If the file has columns `pid` (and
 `camid`), it also says which mAP its embeddings have, in full and as stored.
 
 --dimensions=256 --fit=train.npz keeps principal components only, fitted on the
-embeddings of other images of the same network.
+embeddings of other images of the same network; --whiten scales them to equal
+variance.
 
 --check reads the whole index and compares its checksums. A search compares
 those of what it reads.
@@ -52,6 +53,12 @@ def command() -> Callable:
   fit = flags.DEFINE_string(
     'fit', None, 'File of embeddings that give the principal components.'
   )
+  whiten = flags.DEFINE_bool(
+    'whiten',
+    False,
+    'Scales the principal components of --dimensions to equal variance.'
+    ' `eval.py --fit` tells what this costs.',
+  )
   check = flags.DEFINE_bool(
     'check', False, 'Reads the whole index, and tells whether it is damaged.'
   )
@@ -60,12 +67,13 @@ def command() -> Callable:
     cli.no_more_arguments(argv)
     if not added.value and not removed.value and not check.value:
       raise UserError('give --add, --remove or --check.')
-    check_projection(folder.value, dimensions.value, fit.value)
+    check_projection(folder.value, dimensions.value, fit.value, whiten.value)
     check_networks([*added.value, *filter(None, [fit.value])])
     cli.quieten()
     short = None
     if fit.value:
       short = projection.fit(fit.value, dimensions.value)
+      short = short.whitened() if whiten.value else short
     for path in added.value:
       index, new, known = store.add(folder.value, path, dtype.value, short)
       print(f'added {new:,} of {path}; {known:,} were in the index')
@@ -83,7 +91,7 @@ def command() -> Callable:
 
 
 def check_projection(
-  folder: str, dimensions: int | None, fit: str | None
+  folder: str, dimensions: int | None, fit: str | None, whiten: bool
 ) -> None:
   """Checks the flags of a projection.
 
@@ -91,11 +99,14 @@ def check_projection(
     folder: folder of the index.
     dimensions: value of --dimensions.
     fit: value of --fit.
+    whiten: value of --whiten.
 
   Raises:
-    UserError: only one of the two is given, or the index exists.
+    UserError: not both of the first two are given, or the index exists.
   """
   if not dimensions and not fit:
+    if whiten:
+      raise UserError('--whiten needs --dimensions and --fit.')
     return
   if store.has_rows(folder):
     kept = store.Index(folder).info['dimensions']

@@ -1,7 +1,7 @@
-"""Shorter embeddings: principal components of equal variance.
+"""Shorter embeddings: their principal components, with or without whitening.
 
-PCA with whitening (Jegou and Chum, ECCV 2012) is fitted on embeddings of other
-images, such as those of the training set.
+PCA is fitted on embeddings of other images, such as those of the training set.
+Whitening (Jegou and Chum, ECCV 2012) scales the components to equal variance.
 """
 
 import dataclasses
@@ -22,12 +22,15 @@ class Projection:
     matrix: float32 [features, dimensions].
     fingerprint: fingerprint of the network whose embeddings it was fitted on.
     images: number of embeddings that it was fitted on; None if unknown.
+    deviations: float32 [dimensions], the standard deviation of each component
+      of these embeddings; None if unknown.
   """
 
   mean: np.ndarray
   matrix: np.ndarray
   fingerprint: str
   images: int | None = None
+  deviations: np.ndarray | None = None
 
   def __call__(self, embeddings: np.ndarray) -> np.ndarray:
     """Maps embeddings [rows, features] to float32 [rows, dimensions].
@@ -38,9 +41,17 @@ class Projection:
     length = np.linalg.norm(short, axis=1, keepdims=True)
     return short / np.maximum(length, np.finfo(np.float32).tiny)
 
+  def whitened(self) -> 'Projection':
+    """Returns a projection whose components have equal variance."""
+    return dataclasses.replace(
+      self,
+      matrix=self.matrix / self.deviations,
+      deviations=np.ones_like(self.deviations),
+    )
+
 
 def fit(path: str | os.PathLike, dimensions: int) -> Projection:
-  """Fits PCA with whitening.
+  """Fits PCA, without whitening.
 
   Args:
     path: file that the command embed wrote.
@@ -69,7 +80,10 @@ def fit(path: str | os.PathLike, dimensions: int) -> Projection:
       f' principal components of the {count:,} embeddings in {path}.'
     )
   kept = slice(-1, -1 - dimensions, -1)  # ascending order of eigh
-  matrix = vectors[:, kept] / np.sqrt(variances[kept])
   return Projection(
-    mean.astype(np.float32), matrix.astype(np.float32), fingerprint, count
+    mean.astype(np.float32),
+    vectors[:, kept].astype(np.float32),
+    fingerprint,
+    count,
+    np.sqrt(variances[kept]).astype(np.float32),
   )

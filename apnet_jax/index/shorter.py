@@ -33,6 +33,7 @@ class Shortening:
         f'--fit={path} has embeddings of another network, or of other settings:'
         f' {self._project.fingerprint}, not {fingerprint}.'
       )
+    self._whiten = self._project.whitened()
 
   def __call__(
     self, evaluated: evaluation.Evaluation, benchmark: Benchmark
@@ -68,13 +69,14 @@ class Shortening:
       By way: embeddings whose cosines are those of the short ones; bytes of a
       short one in an index; number of images that the way was fitted on.
     """
-    few = self._project(embeddings)
-    fitted_on = self._project.images
+    few, white = self._project(embeddings), self._whiten(embeddings)
+    fitted_on, length = self._project.images, 2 * few.shape[1]
     kept = f'{few.shape[1]} dimensions'
     return {
       'int8': (store.rounded(embeddings, 'int8'), embeddings.shape[1], 0),
       'codes': (*_codes(embeddings - self._project.mean), fitted_on),
-      kept: (store.rounded(few, 'float16'), 2 * few.shape[1], fitted_on),
+      kept: (store.rounded(few, 'float16'), length, fitted_on),
+      f'{kept}, whitened': (store.rounded(white, 'float16'), length, fitted_on),
       f'{kept}, codes': (*_codes(few), fitted_on),
     }
 

@@ -75,6 +75,7 @@ def snapshot(root):
     ('new --add=a --dimensions=2', '--dimensions and --fit belong together'),
     ('new --add=a --fit=a', '--dimensions and --fit belong together'),
     ('new --add=a --fit=a --dimensions=0', 'dimensions'),
+    ('new --add=a --whiten', '--whiten needs --dimensions and --fit'),
     (
       'new --add=a --fit=a --dimensions=7',
       '--dimensions=7 is more than the 6 principal components of the 20',

@@ -17,17 +17,24 @@ def write(path, embeddings):
   return path
 
 
-def test_components_have_equal_variance_and_are_the_largest(tmp_path):
+def test_components_are_the_largest_and_whitening_makes_them_equal(tmp_path):
   mixing = np.linalg.qr(RNG.normal(size=(6, 6)))[0]
   spread = np.array([0.01, 3, 0.1, 2, 0.02, 1])
   rows = 5 + RNG.normal(size=(500, 6)) * spread @ mixing
-  short = projection.fit(write(tmp_path / 'a.npz', rows), 3)
-  parts = (rows - short.mean) @ short.matrix
-  np.testing.assert_allclose(np.cov(parts.T, ddof=0), np.eye(3), atol=1e-3)
-  found = short.matrix / np.linalg.norm(short.matrix, axis=0)
-  cosines = np.abs(mixing[[1, 3, 5]] @ found)
-  np.testing.assert_allclose(cosines, np.eye(3), atol=0.1)
-  np.testing.assert_allclose(np.linalg.norm(short(rows), axis=1), 1, rtol=1e-5)
+  plain = projection.fit(write(tmp_path / 'a.npz', rows), 3)
+  variances = np.diag([9.0, 4, 1])
+  for short, expected, rtol in (
+    (plain, variances, 0.2), (plain.whitened(), np.eye(3), 1e-3),
+  ):  # fmt: skip
+    parts = (rows - short.mean) @ short.matrix
+    spread = np.cov(parts.T, ddof=0)
+    np.testing.assert_allclose(spread, expected, rtol=rtol, atol=1e-3)
+    found = short.matrix / np.linalg.norm(short.matrix, axis=0)
+    cosines = np.abs(mixing[[1, 3, 5]] @ found)
+    np.testing.assert_allclose(cosines, np.eye(3), atol=0.1)
+    length = np.linalg.norm(short(rows), axis=1)
+    np.testing.assert_allclose(length, 1, rtol=1e-5)
+  np.testing.assert_allclose(np.linalg.norm(plain.matrix, axis=0), 1, rtol=1e-5)
 
 
 def test_more_components_than_there_are_is_an_error(tmp_path):

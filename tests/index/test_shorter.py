@@ -47,18 +47,21 @@ def test_each_way_is_ranked_by_its_own_embeddings(path):
   found = shorten(evaluated, benchmark)
   assert {way: (x.length, x.fitted_on) for way, x in found.items()} == {
     'int8': (16, 0), 'codes': (2, 200), '3 dimensions': (6, 200),
-    '3 dimensions, codes': (1, 200),
+    '3 dimensions, whitened': (6, 200), '3 dimensions, codes': (1, 200),
   }  # fmt: skip
   query, gallery = drawn.values()
   fitted = np.load(path)['embedding']
   variances, axes = np.linalg.eigh(np.cov(fitted.T, ddof=0))
-  few = [
-    (x - fitted.mean(0)) @ axes[:, -3:] / np.sqrt(variances[-3:])
-    for x in (query, gallery)
-  ]
+  few = [(x - fitted.mean(0)) @ axes[:, -3:] for x in (query, gallery)]
+  white = [x / np.sqrt(variances[-3:]) for x in few]
   signs = [np.sign(x - fitted.mean(0)) for x in (query, gallery)]
-  few = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in few]
-  for way, rows in ('3 dimensions', few), ('codes', signs):
+  few, white = (
+    [x / np.linalg.norm(x, axis=1, keepdims=True) for x in pair]
+    for pair in (few, white)
+  )
+  for way, rows in (
+    ('3 dimensions', few), ('3 dimensions, whitened', white), ('codes', signs),
+  ):  # fmt: skip
     assert found[way].result.mAP == pytest.approx(
       naive_mAP(*rows, pids), abs=0.01
     )
