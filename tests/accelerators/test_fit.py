@@ -155,6 +155,7 @@ def test_a_type_without_figures_is_a_mistake(make):
   [
     ('h100', [], 1, False),
     ('h100', ['INTERNAL: Failed to get configs for: 4'], 2, False),
+    ('a100', ['INTERNAL: No supported config found for HLO: 4'], 2, False),
     ('h100', ['INTERNAL: Failed to get configs for: 4'] * 2, 2, True),
     ('h100', ['INTERNAL: a fault'], 1, True),
     ('v5e:2x4', ['INTERNAL: a fault'], 1, True),
