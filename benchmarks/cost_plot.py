@@ -30,7 +30,7 @@ def draw(figures: Mapping, base: str) -> Figure:
     known = {value: point for value, point in points.items() if point}
     _draw(left, sweep, known, {'images/s': SPEED})
     fastest = max(point['images/s'] for point in known.values())
-    left.set(ylabel='images/s', ylim=(0, 1.1 * fastest))
+    left.set(ylabel='images/s', ylim=(0, 1.1 * fastest or None))
     both = {'multiply-adds': WORK, 'of the pyramid': PYRAMID}
     _draw(right, sweep, known, both)
     right.set(ylabel='multiply-adds per image', yscale='log')

@@ -13,7 +13,7 @@ import jax
 from jax.extend import core
 
 from apnet_jax.models.attention import ChannelAttention
-from apnet_jax.models.layers import BatchNorm
+from apnet_jax.models.layers import BatchNorm, MomentNorm
 from apnet_jax.models.pyramid import AttentionPyramid
 
 
@@ -68,7 +68,11 @@ def count(model: nn.Module, image_size: tuple[int, int]) -> Complexity:
       map_sizes[context.module.path] = args[0].size
     out = call(*args, **kwargs)
     if context.method_name == '__call__':
-      if isinstance(context.module, BatchNorm):
+      if isinstance(context.module, MomentNorm):
+        # It gets moments. The code that PyTorch-OpCounter counts reads the map.
+        _, _, shape, *_ = args
+        normalized += math.prod(shape)
+      elif isinstance(context.module, BatchNorm):
         normalized += args[0].size
       elif isinstance(context.module, ChannelAttention):
         # `AttentionPyramid` averages the map once. The code that
