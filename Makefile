@@ -41,7 +41,7 @@ test-accelerators: $(COMPILERS_INSTALLED)  ## compile for TPU and CUDA (needs ne
 	$(COMPILERS)/bin/python -m pytest tests/compilers $(PYTEST_FLAGS)
 
 docs: $(VENV)/docs-$(VERSION)  ## build the documentation as a site
-	$(BIN)/python -m sphinx -c docs --fail-on-warning --quiet . build/docs
+	$(BIN)/python -m sphinx -E -c docs --fail-on-warning --quiet . build/docs
 	@echo 'The first page is build/docs/index.html'
 
 lint: $(INSTALLED)  ## check the style

@@ -1,15 +1,15 @@
 """An index: embeddings and their images in a folder, which grows.
 
-DIR/index.json      the network, the number of rows, rows that were removed, the
-                    recall of fast search, and digests of the small arrays
-DIR/embeddings.bin  float32, float16 or int8 [rows, dimensions]
-DIR/codes.bin       binary codes, uint64 [rows, words]; see `codes`
-DIR/centre.npy      the centre of the codes, float32 [dimensions]
-DIR/mean.npy        of a projection to fewer dimensions; see `projection`
-DIR/matrix.npy      its matrix, float32 [features, dimensions]
-DIR/rows.jsonl      columns of each row, such as its path, as JSON
-DIR/rows.bin        the end of each line and checksums; see `files.ROW`
-DIR/run.lock        lock of the command that writes into the index
+- index.json: the network, the number of rows, rows that were removed, the
+  recall of fast search, and digests of the small arrays
+- embeddings.bin: float32, float16 or int8 [rows, dimensions]
+- codes.bin: binary codes, uint64 [rows, words]; see `codes`
+- centre.npy: the centre of the codes, float32 [dimensions]
+- mean.npy: of a projection to fewer dimensions; see `projection`
+- matrix.npy: its matrix, float32 [features, dimensions]
+- rows.jsonl: columns of each row, such as its path, as JSON
+- rows.bin: the end of each line and checksums; see `files.ROW`
+- run.lock: lock of the command that writes into the index
 
 All changes become valid by index.json, which is written last. Rows beyond the
 number there were left by a call that was killed. They are ignored, and
