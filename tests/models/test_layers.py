@@ -82,7 +82,10 @@ def test_batch_norm_by_groups(images, group, norm):
 def test_gradients_of_batch_norm_are_those_of_its_formula(
   images, group, norm, x64
 ):
-  """Those of `BatchNorm` are written out in the code."""
+  """Gradients equal those that JAX derives from the formula of the paper.
+
+  `BatchNorm` has a hand-written gradient.
+  """
   x = np.asarray(images, np.float64)
   scale, shift = np.arange(1.0, 6), np.arange(5.0)
   weights = np.sin(np.arange(x.size)).reshape(x.shape)
