@@ -23,6 +23,7 @@ import pathlib
 from absl import flags
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from apnet_jax import cli, hub, images
 from apnet_jax.errors import UserError
@@ -301,10 +302,14 @@ def summarize(
   split = images.make_split(paths, size)
   summary = attention_maps.Summary()
   batch_size = min(SUMMARY_BATCH, len(paths))
-  for batch in split.batches(np.arange(len(paths)), batch_size):
-    padded = np.resize(batch, (batch_size, *batch.shape[1:]))
-    for explained in explainer.explain_identity(padded, label)[: len(batch)]:
-      summary.add(explained)
+  with tqdm(
+    total=len(paths), desc='Explaining', unit=' images', leave=False, delay=1
+  ) as bar:
+    for batch in split.batches(np.arange(len(paths)), batch_size):
+      padded = np.resize(batch, (batch_size, *batch.shape[1:]))
+      for explained in explainer.explain_identity(padded, label)[: len(batch)]:
+        summary.add(explained)
+      bar.update(len(batch))
   means = summary.means()
   print(f'means over {summary.images:,} images, after step {step}')
   print('\n'.join(attention_maps.table(means)))
