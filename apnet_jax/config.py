@@ -97,8 +97,8 @@ def _data() -> ml_collections.ConfigDict:
   # How images are held in memory: encoded, as in their files; or decoded, which
   # takes more memory and less time.
   data.cache = 'encoded'
-  # Unreadable images that training replaces by others, if images rot after the
-  # set was prepared. 0 stops at the first.
+  # Unreadable images that training replaces by others, if they become unreadable
+  # after the set was prepared. 0 stops at the first.
   data.bad_images = 0
   data.image_size = (384, 192)  # height and width in pixels
   # For own images without splits: the share of identities in the test half.

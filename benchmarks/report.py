@@ -190,6 +190,8 @@ def difference(results: Group, row: Row) -> Difference | None:
 def format_group(table: Table, results: Group) -> list[str]:
   """Returns the lines of a Markdown table: a row for each network.
 
+  Notes follow on rows that have fewer seeds than what they are compared with.
+
   Args:
     table: table of the paper.
     results: results of one protocol.
@@ -205,7 +207,31 @@ def format_group(table: Table, results: Group) -> list[str]:
       cells += _published(row, key)[:2]
     cells += _figure_cells(results, row) + _difference_cells(results, row)
     lines.append(_row(cells))
-  return lines
+  return lines + _notes(table, results)
+
+
+def _notes(table: Table, results: Group) -> list[str]:
+  """Returns what rows with fewer seeds than their baseline are compared with.
+
+  The difference of such a row is not that of the two means in the table.
+  """
+  notes = []
+  for row in table.rows:
+    found = difference(results, row)
+    if found is None:
+      continue
+    baseline = results.lines[first_name(row.against)]
+    if found.seeds.keys() == baseline.keys():
+      continue
+    seeds = 'seed' + 's' * (len(found.seeds) > 1)
+    seeds += f' {", ".join(map(str, found.seeds))}'
+    values = (100 * baseline[s]['card']['figures']['mAP'] for s in found.seeds)
+    notes.append(
+      f'Seeds are compared in pairs: a row with {seeds} alone is compared with'
+      f' {seeds} of {VARIANTS[row.against].title}, mAP'
+      f' {statistics.mean(values):.1f}.'
+    )
+  return [line for note in dict.fromkeys(notes) for line in ('', note)]
 
 
 def _difference_heads(table: Table) -> list[str]:

@@ -183,6 +183,11 @@ class Embedder:
     )
 
   @property
+  def model(self) -> nn.Module:
+    """The network, as made by `create_model`."""
+    return self._model
+
+  @property
   def variables(self) -> Mapping:
     """Variables of the network, replicated on all devices."""
     return self._variables

@@ -19,7 +19,7 @@ class MetricWriter:
   """Writes `metrics.jsonl` and TensorBoard events into a workdir.
 
   When the disk is full, records are kept in memory and written as soon as there
-  is room. They are lost if the run ends before that.
+  is space. They are lost if the run ends before that.
 
   Args:
     workdir: an existing folder.
