@@ -97,8 +97,8 @@ def _data() -> ml_collections.ConfigDict:
   # How images are held in memory: encoded, as in their files; or decoded, which
   # takes more memory and less time.
   data.cache = 'encoded'
-  # Unreadable images that training replaces by others, if they become unreadable
-  # after the set was prepared. 0 stops at the first.
+  # Images that training may replace by others, if they become unreadable after
+  # the set was prepared. 0 stops at the first.
   data.bad_images = 0
   data.image_size = (384, 192)  # height and width in pixels
   # For own images without splits: the share of identities in the test half.
@@ -148,7 +148,9 @@ def _train() -> ml_collections.ConfigDict:
   # Computes maps within a stage again instead of storing them, to save memory.
   train.rematerialize = False
   train.epochs = 160  # an epoch takes no chunk of K images twice
-  train.steps = 0  # ends the run after this many steps; 0 for all epochs
+  # Ends the run after this many steps, which may be more than `epochs` have; 0
+  # for all epochs.
+  train.steps = 0
   train.learning_rate = 4e-4  # of Adam, after the warm-up
   # Decay of the learning rate: step, at the milestones (Section IV.B); or
   # cosine, from the warm-up to 0 at the end of all epochs (Loshchilov and
@@ -262,6 +264,12 @@ AT_LEAST = {
   'train.accumulate': 1,
   'train.epochs': 1,
   'train.steps': 0,
+  'train.learning_rate': 0,
+  'train.decay_factor': 0,
+  'train.warmup_factor': 0,
+  'train.weight_decay': 0,
+  'train.margin': 0,
+  'train.triplet_weight': 0,
   'train.warmup_epochs': 0,
   'train.clip_norm': 0,
   'train.circle_weight': 0,
@@ -279,7 +287,8 @@ AT_LEAST = {
 PROBABILITIES = ('augment.flip', 'augment.erase', 'augment.jitter')
 FRACTIONS = (  # from 0 to 1
   'augment.brightness', 'augment.contrast', 'augment.saturation',
-  'train.circle_margin', 'train.center_rate', 'train.ema_decay',
+  'train.label_smoothing', 'train.circle_margin', 'train.center_rate',
+  'train.ema_decay',
   'eval.rerank_lambda',
 )  # fmt: skip
 
@@ -310,6 +319,8 @@ def check_section(section: str, values: Mapping) -> None:
       raise FieldError(field, f'={value} must be from 0 to 0.5.')
     if field == 'data.test_fraction' and not 0 < value <= 1:
       raise FieldError(field, f'={value} must be above 0 and at most 1.')
+    if field == 'augment.erase_fill' and len(value) != 3:
+      raise FieldError(field, f'={tuple(value)} is not a value of each colour.')
     if field == 'data.image_size' and not _is_size(tuple(value)):
       raise FieldError(
         field, f'={tuple(value)} is not a height and a width in pixels.'
@@ -326,7 +337,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     FieldError: names the field, its value and what is allowed.
   """
-  if config.seed < 0:
-    raise FieldError('seed', f'={config.seed} must be at least 0.')
+  if not 0 <= config.seed < 2**32:  # JAX would drop the higher bits
+    raise FieldError('seed', f'={config.seed} must be from 0 to 2^32 - 1.')
   for section in ('model', 'data', 'augment', 'train', 'eval'):
     check_section(section, config[section])

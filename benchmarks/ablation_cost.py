@@ -66,8 +66,7 @@ def training_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
 
 def steps_of(config: ml_collections.ConfigDict, steps_per_epoch: int) -> int:
   """Returns the number of steps of a whole run."""
-  steps = config.train.epochs * steps_per_epoch
-  return min(steps, config.train.steps) if config.train.steps else steps
+  return config.train.steps or config.train.epochs * steps_per_epoch
 
 
 def compiler(device: str) -> Callable[[ml_collections.ConfigDict], Cost]:

@@ -6,7 +6,7 @@ import re
 import pytest
 
 import apnet_jax
-from apnet_jax.config import AT_LEAST, CHOICES, check_section
+from apnet_jax.config import AT_LEAST, CHOICES, check, check_section
 from configs import _variants, common, market
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -165,6 +165,15 @@ def test_a_bound_itself_is_allowed(field):
     check_section(section, {name: AT_LEAST[field] - 1})
 
 
+def test_seeds_have_32_bits():
+  config = common.get_config()
+  config.seed = 2**32 - 1
+  check(config)
+  config.seed = 2**32
+  with pytest.raises(ValueError, match='seed=4294967296 must be from 0 to'):
+    check(config)
+
+
 def test_probabilities_may_be_0_and_1():
   check_section('augment', {'flip': 0.0, 'erase': 1.0})
   with pytest.raises(ValueError, match='config.augment.flip=1.5 is not a prob'):
@@ -176,6 +185,8 @@ def test_fractions_may_be_0_and_1():
   check_section('train', {'circle_margin': 1.0})
   with pytest.raises(ValueError, match='circle_margin=1.5 must be from 0 to 1'):
     check_section('train', {'circle_margin': 1.5})
+  with pytest.raises(ValueError, match='erase_fill=.0, 0. is not a value of'):
+    check_section('augment', {'erase_fill': (0, 0)})
   check_section('augment', {'hue': 0.5})
   with pytest.raises(ValueError, match='augment.hue=0.6 must be from 0 to 0.5'):
     check_section('augment', {'hue': 0.6})

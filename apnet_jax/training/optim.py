@@ -26,7 +26,8 @@ def learning_rate_schedule(
     steps_per_epoch: number of optimiser steps in an epoch.
 
   Raises:
-    FieldError: no epoch is left after the warm-up for the cosine.
+    FieldError: no epoch is left after the warm-up for the cosine, or steps are
+      left after it.
   """
   milestones = jnp.array(tuple(config.milestones), jnp.int32)
   if config.schedule == 'cosine':
@@ -49,6 +50,13 @@ def learning_rate_schedule(
 def _cosine_after_warmup(
   config: ml_collections.ConfigDict, steps_per_epoch: int
 ) -> optax.Schedule:
+  if config.steps > config.epochs * steps_per_epoch:
+    raise FieldError(
+      'train.steps',
+      f'={config.steps} is more than the {config.epochs * steps_per_epoch} of'
+      f' config.train.epochs={config.epochs}, after which the rate of'
+      " config.train.schedule='cosine' is 0. Give fewer, or more epochs.",
+    )
   epochs = config.epochs - config.warmup_epochs
   if epochs < 1:
     raise FieldError(
@@ -82,6 +90,24 @@ def create_optimizer(
   if config.clip_norm > 0:
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), *adam)
   return optax.chain(*adam)
+
+
+def updates_done(opt_state: optax.OptState) -> jax.Array | None:
+  """Returns the number of updates in the moments of Adam, int32 [].
+
+  Steps that were skipped or rolled back are not among them.
+
+  Args:
+    opt_state: state of an optimiser.
+
+  Returns:
+    None if the optimiser is not Adam.
+  """
+
+  def is_of_adam(path, _):
+    return getattr(path[-1], 'tuple_name', '') == 'ScaleByAdamState'
+
+  return optax.tree.get(opt_state, 'count', filtering=is_of_adam)
 
 
 def at_step(opt_state: optax.OptState, step: jax.Array) -> optax.OptState:

@@ -208,8 +208,9 @@ def averaged(
   """Returns the exponential moving average of the variables after a step.
 
   As in Mean Teacher (Tarvainen and Valpola, NeurIPS 2017), the decay after n
-  steps is at most 1 - 1/n, so that the first average is a plain mean and the
-  initial weights have no share in it.
+  updates is at most 1 - 1/n, so that the first average is a plain mean and the
+  initial weights have no share in it. Steps that were skipped or rolled back
+  are no updates.
 
   Args:
     state: the state before the step.
@@ -221,7 +222,10 @@ def averaged(
   """
   if state.average is None:
     return None
-  share = jnp.maximum(1 - decay, 1 / (state.step + 1))
+  updates = optim.updates_done(new.opt_state)
+  if updates is None:  # other optimisers do not count
+    updates = new.step
+  share = jnp.maximum(1 - decay, 1 / updates)
   return jax.tree.map(
     lambda old, value: old + share.astype(old.dtype) * (value - old),
     state.average,

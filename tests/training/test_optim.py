@@ -44,13 +44,16 @@ def test_cosine_schedule_is_eq_5_of_sgdr_after_the_warmup():
   assert float(optim.learning_rate_schedule(config, 5)(17)) == rates[17]
 
 
-def test_cosine_needs_an_epoch_after_the_warmup():
+def test_cosine_needs_an_epoch_after_the_warmup_and_no_step_after_it():
   config = common.get_config().train
   config.update(schedule='cosine', epochs=10)
   with pytest.raises(
     ValueError, match='train.warmup_epochs=10 leaves no epoch'
   ):
     optim.learning_rate_schedule(config, steps_per_epoch=5)
+  config.update(epochs=20, steps=201)
+  with pytest.raises(ValueError, match='train.steps=201 is more than the 200'):
+    optim.learning_rate_schedule(config, 10)
 
 
 def test_long_gradients_are_scaled_down_before_the_decay():

@@ -179,12 +179,17 @@ def test_micro_batches_are_the_same_step_with_all_recipes(x64):
 def test_the_average_of_weights_is_a_mean_and_then_forgets():
   """Mean Teacher: the decay is min(decay, 1 - 1/(t + 1)) after t steps."""
   rng, expected, seen = np.random.default_rng(0), None, []
-  state = TrainState(jnp.int32(0), {'w': jnp.ones(2)}, {}, ())
-  assert averaged(state, state, 0.75) is None
-  state = state.replace(average=state.trained_variables)
+  start = TrainState(jnp.int32(0), {'w': jnp.ones(2)}, {}, ())
+  assert averaged(start, start, 0.75) is None
+  # Two steps were skipped: they are no updates.
+  state = start.replace(step=2, average=start.trained_variables)
   for t in range(7):
     seen.append(rng.normal(size=2))
-    new = state.replace(step=state.step + 1, params={'w': jnp.array(seen[-1])})
+    new = state.replace(
+      step=state.step + 1,
+      params={'w': jnp.array(seen[-1])},
+      opt_state=optax.ScaleByAdamState(jnp.int32(t + 1), {}, {}),
+    )
     state = new.replace(average=averaged(state, new, 0.75))
     if t < 4:
       expected = np.mean(seen, 0)
