@@ -15,9 +15,9 @@ def pack_network(
 ) -> dict:
   """Packs a trained network into one file; see `workdir.pack`.
 
-  The file contains the weights, the configuration without the folders of this
-  machine, the facts of the run, the preprocessing of images, and the threshold
-  and the result card if they belong to the checkpoint.
+  The file contains the weights, the configuration, the facts of the run, the
+  preprocessing of images, and the threshold and the result card if they belong
+  to the checkpoint, all without the folders of this machine.
 
   Args:
     source: workdir of `train.py`, or another packed network; see
@@ -47,6 +47,8 @@ def pack_network(
 def collect(source: str | os.PathLike, step: int, which: str) -> dict:
   """Collects what is known about a checkpoint besides its weights.
 
+  Folders of the machine that trained are left out.
+
   Args:
     source: workdir of `train.py`, or packed network.
     step: step of the checkpoint.
@@ -62,15 +64,15 @@ def collect(source: str | os.PathLike, step: int, which: str) -> dict:
   parts = {
     CHECKPOINT: {'step': step, 'which': which},
     PREPROCESSING: preprocessing(config),
-    run_files.CONFIG_FILE: pack.without_places(config.to_dict()),
-    run_files.RUN_FILE: run_files.load_run(source),
+    run_files.CONFIG_FILE: pack.config_without_places(config.to_dict()),
+    run_files.RUN_FILE: pack.run_without_places(run_files.load_run(source)),
   }
   threshold = thresholds.load(source)
   if threshold and threshold['step'] == step:
     parts[run_files.THRESHOLD_FILE] = threshold
   card = run_files.read_file(source, run_files.RESULT_FILE)
   if card and _step(card) == step:
-    parts[run_files.RESULT_FILE] = card
+    parts[run_files.RESULT_FILE] = pack.card_without_places(card)
   return parts
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
+from apnet_jax import hub
 from apnet_jax.config import get_config
 from apnet_jax.errors import UserError, first_line
 from apnet_jax.workdir import json_files
@@ -81,7 +82,7 @@ def check_name(path: str | os.PathLike) -> None:
     raise UserError(f'--output={path} must end in {SUFFIX}.')
 
 
-def without_places(config: Mapping) -> dict:
+def config_without_places(config: Mapping) -> dict:
   """Returns a configuration without the paths of the machine that trained.
 
   Args:
@@ -91,8 +92,44 @@ def without_places(config: Mapping) -> dict:
   for section, name in PLACES:
     if name in config[section]:
       config[section][name] = ''
+  _shorten(config['model'], 'pretrained')
   config['compilation_cache_dir'] = get_config().compilation_cache_dir
   return config
+
+
+def run_without_places(run: Mapping) -> dict:
+  """Returns the facts of a run without the folders of what it started from.
+
+  Args:
+    run: the content of run.json, or the entry `checkpoint` of a result card.
+  """
+  run = copy.deepcopy(dict(run))
+  for name in ('workdir', 'weights'):  # see `pretrained.started_from`
+    _shorten(run.get('started_from'), name)
+  return run
+
+
+def card_without_places(card: Mapping) -> dict:
+  """Returns a result card without the folders of what the run started from.
+
+  Args:
+    card: the content of result.json.
+  """
+  card = copy.deepcopy(dict(card))
+  card['checkpoint'] = run_without_places(card['checkpoint'])
+  _shorten(card.get('network'), 'pretrained')
+  return card
+
+
+def _shorten(fields: Any, name: str) -> None:
+  """Replaces a source of initial weights, if it is there, by its last part.
+
+  Names of the Hugging Face Hub tell nothing of a machine, and stay whole.
+  """
+  source = fields.get(name) if isinstance(fields, dict) else None
+  if isinstance(source, str) and not hub.is_source(source):
+    # '.' has no last part, and '' would mean random weights.
+    fields[name] = pathlib.PurePath(source).name or source
 
 
 def read_part(path: str | os.PathLike, name: str) -> Any:

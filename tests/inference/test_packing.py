@@ -1,5 +1,6 @@
 import json
 import pathlib
+import shutil
 import struct
 
 import numpy as np
@@ -8,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from apnet_jax.commands import push_to_hub
 from apnet_jax.errors import UserError
+from apnet_jax.inference import model_card
 from apnet_jax.inference.embedder import Embedder
 from apnet_jax.inference.packing import pack_network
 from apnet_jax.retrieval import threshold
@@ -91,6 +93,49 @@ def test_places_stay_behind(packed):
   prepared = pack.read_part(packed, pack.PREPROCESSING)
   assert prepared['height_width'] == [32, 16] and len(prepared['mean']) == 3
   assert pack.read_part(packed, 'result.json')['figures'] == {'mAP': 0.5}
+
+
+@pytest.mark.parametrize(
+  ('source', 'name'),
+  [
+    ('/somewhere/d/people', 'people'),
+    ('/somewhere/d/weights.pth', 'weights.pth'),
+    ('hf://owner/somebody', 'hf://owner/somebody'),
+    ('.', '.'),  # not '', which means random weights
+  ],
+)
+def test_places_of_what_it_started_from_stay_behind(
+  run, packed, tmp_path, source, name
+):
+  workdir, path = tmp_path / 'run', tmp_path / 'tuned.apnet'
+  shutil.copytree(run, workdir)
+  config, facts = run_files.load_config(run), run_files.load_run(run)
+  config.model.pretrained = source
+  json_files.write_json(workdir / 'config.json', config.to_dict())
+  for kind in ('workdir', 'weights'):
+    started = {kind: source, 'trained_on': {'dataset': 'msmt17/train'}}
+    json_files.write_json(
+      workdir / 'run.json', facts | {'started_from': started}
+    )
+    result = {
+      'checkpoint': {'step': networks.STEP, 'started_from': started},
+      'figures': {'mAP': 0.5},
+      'network': {'pretrained': source},
+    }
+    json_files.write_json(workdir / 'result.json', result)
+    parts = pack_network(workdir, path)
+    assert b'/somewhere' not in path.read_bytes()
+    text = model_card.text(parts)
+    assert '/somewhere' not in text and f"'{kind}': '{name}'" in text
+    kept = started | {kind: name}
+    assert run_files.load_config(path).model.pretrained == name
+    assert run_files.load_run(path)['started_from'] == kept
+    card = pack.read_part(path, 'result.json')
+    assert card['checkpoint']['started_from'] == kept
+    assert card['network'] == {'pretrained': name}
+  assert Embedder.load(path).fingerprint == Embedder.load(packed).fingerprint
+  weights = pretrained.read_workdir(path)
+  assert weights.step == networks.STEP and weights.state_dict
 
 
 def test_what_belongs_to_another_checkpoint_stays_behind(
