@@ -91,16 +91,20 @@ class ExpectedCurve:
   mAP: np.ndarray
 
   def differences(
-    self, config: ml_collections.ConfigDict, num_classes: int
+    self,
+    config: ml_collections.ConfigDict,
+    num_classes: int,
+    run: Mapping | None = None,
   ) -> list[str]:
     """Returns where a run is of another recipe, as 'train.epochs 2, not 4'.
 
     Args:
       config: the whole configuration of the run.
       num_classes: number of identities that the run is trained on.
+      run: the content of run.json, if the run has begun.
     """
     default = recipe.default_fields()
-    ours, theirs = default | _recipe(config), default | self.recipe
+    ours, theirs = default | _recipe(config, run), default | self.recipe
     found = [
       f'{name} {value!r}, not {theirs.get(name)!r}'
       for name, value in ours.items()
@@ -144,9 +148,11 @@ class ExpectedCurve:
     return band and Verdict(epoch, mAP, *band, len(self.mAP))
 
 
-def _recipe(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def _recipe(
+  config: ml_collections.ConfigDict, run: Mapping | None
+) -> dict[str, Any]:
   """Returns the fields that change the result of a run, without the seed."""
-  fields = recipe.relevant_fields(config)
+  fields = recipe.relevant_fields(config, run)
   return {name: value for name, value in fields.items() if name != 'seed'}
 
 
@@ -234,7 +240,7 @@ def _read_run(workdir: str | os.PathLike) -> dict[str, Any]:
     metric_reader.curve(metric_reader.read_metrics(workdir), 'eval/mAP')
   )
   return {
-    'recipe': _recipe(config),
+    'recipe': _recipe(config, run),
     'num_classes': run['num_classes'],
     'fingerprint': run['fingerprint'],
     'devices': run.get('devices'),
@@ -246,13 +252,16 @@ def _read_run(workdir: str | os.PathLike) -> dict[str, Any]:
 
 
 def of_run(
-  config: ml_collections.ConfigDict, num_classes: int
+  config: ml_collections.ConfigDict,
+  num_classes: int,
+  run: Mapping | None = None,
 ) -> tuple[ExpectedCurve | None, str]:
   """Reads the record that a run is compared with while it trains.
 
   Args:
     config: the whole configuration of the run.
     num_classes: number of identities that the run is trained on.
+    run: the content of run.json, if the run has begun.
 
   Returns:
     The record, None if `config.eval.expected_curve` names none or one of
@@ -265,7 +274,7 @@ def of_run(
   if not path:
     return None, ''
   expected = read(path)
-  if different := expected.differences(config, num_classes):
+  if different := expected.differences(config, num_classes, run):
     more = f' and {len(different) - 3} more' if len(different) > 3 else ''
     return None, (
       f'Nothing is compared with {path}, which is of another recipe:'
@@ -284,8 +293,8 @@ def judge_run(
     UserError: the run is of another recipe, or a file of it is damaged.
   """
   config = run_files.load_full_config(workdir)
-  classes = run_files.load_run(workdir)['num_classes']
-  if different := expected.differences(config, classes):
+  run = run_files.load_run(workdir)
+  if different := expected.differences(config, run['num_classes'], run):
     raise UserError(
       f'{workdir} is not a run of the recorded recipe: {"; ".join(different)}.'
     )

@@ -9,10 +9,13 @@ from typing import Any
 import ml_collections
 
 from apnet_jax import config as config_fields
+from apnet_jax.errors import UserError
 from apnet_jax.models.network_fields import NETWORK_FIELDS, effective_fields
 from apnet_jax.training import pretrained
 from apnet_jax.workdir import run_files
 
+# Entry of run.json: the result of `of_source` when the run began.
+SOURCE_RECIPE = 'source_recipe'
 # Fields that do not change the result of a run.
 NO_RESULT = (
   'name',
@@ -33,7 +36,9 @@ NO_RESULT = (
 )
 
 
-def relevant_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def relevant_fields(
+  config: ml_collections.ConfigDict, run: Mapping | None = None
+) -> dict[str, Any]:
   """Returns the fields that change the result of a run, by dotted name.
 
   Fields without an effect on the network are left out, so that two
@@ -42,6 +47,8 @@ def relevant_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
   Args:
     config: the whole configuration of the run.
+    run: the content of run.json, if the run has begun. It is then not an error
+      if another run that it started from is gone.
   """
   network = effective_fields(config.model)
   values = {
@@ -51,7 +58,7 @@ def relevant_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
   }
   for name in NETWORK_FIELDS:
     values[f'model.{name}'] = _plain(network.get(name))
-  values['model.pretrained'] = _weights(config.model.pretrained)
+  values['model.pretrained'] = _weights(config.model.pretrained, run)
   default = default_fields()
   return {
     name: value
@@ -65,16 +72,56 @@ def default_fields() -> dict[str, Any]:
   return dict(_leaves(config_fields.get_config().to_dict()))
 
 
-def _weights(source: str) -> str:
+def _weights(source: str, run: Mapping | None) -> str:
   """Returns a text that tells initial weights from others, on any machine.
 
   Args:
     source: value of `config.model.pretrained`.
+    run: see `relevant_fields`.
+  """
+  if run is None:
+    trained = of_source(source)
+  elif SOURCE_RECIPE in run:
+    trained = run[SOURCE_RECIPE]
+  else:  # a run of an earlier version, whose source may be gone
+    try:
+      trained = of_source(source)
+    except UserError:
+      trained = None
+    if not trained and _was_run(source, run):
+      return f'{source}, whose recipe is not known'
+  return f'run {trained}' if trained else source
+
+
+def _was_run(source: str, run: Mapping) -> bool:
+  """Returns whether initial weights came from another run, which may be gone.
+
+  Args:
+    source: value of `config.model.pretrained`.
+    run: the content of run.json.
+  """
+  started = run.get('started_from')
+  named = isinstance(started, Mapping) and 'workdir' in started
+  return named or pretrained.is_workdir(source)
+
+
+def of_source(source: str) -> str | None:
+  """Returns a hash of the recipe of the run that gives the initial weights.
+
+  Args:
+    source: value of `config.model.pretrained`.
+
+  Returns:
+    The hash; None if the source is not a workdir or packed network.
+
+  Raises:
+    UserError: the workdir or packed network cannot be read.
   """
   if not pretrained.is_workdir(source):
-    return source
-  trained = run_files.load_full_config(pathlib.Path(source).expanduser())
-  return f'run {digest(relevant_fields(trained))}'
+    return None
+  workdir = pathlib.Path(source).expanduser()
+  trained = run_files.load_full_config(workdir)
+  return digest(relevant_fields(trained, run_files.load_run(workdir)))
 
 
 def digest(fields: Mapping[str, Any]) -> str:

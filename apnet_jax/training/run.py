@@ -59,6 +59,7 @@ class Run:
     feed: data to train and evaluate on.
     programs: programs for this configuration and data, if they were made
       before the data were prepared.
+    facts: the content of run.json, if the run has begun.
 
   Attributes:
     programs: the network, its training step and its initial state.
@@ -74,6 +75,7 @@ class Run:
     config: ml_collections.ConfigDict,
     feed: Feed,
     programs: Programs | None = None,
+    facts: Mapping | None = None,
   ):
     self.config, self.feed = config, feed
     size = (feed.num_classes, feed.steps_per_epoch)
@@ -83,7 +85,7 @@ class Run:
     self.total_steps, self.step = self.programs.total_steps, self.programs.step
     self._embed = make_embed(self.programs.model, config.eval)
     self._expected, self._expectation = expected_curve.of_run(
-      config, feed.num_classes
+      config, feed.num_classes, facts
     )
 
   def initial_state(self) -> tuple[TrainState, list[str]]:

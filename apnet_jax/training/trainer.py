@@ -13,7 +13,7 @@ from apnet_jax.feed import Feed
 from apnet_jax.parallel import devices, processes
 from apnet_jax.retrieval import card, evaluation
 from apnet_jax.retrieval.metrics import describe_queries, few_queries_warning
-from apnet_jax.training import pretrained, profiling
+from apnet_jax.training import pretrained, profiling, recipe
 from apnet_jax.training.checks import check
 from apnet_jax.training.loop import Loop
 from apnet_jax.training.programs import Programs
@@ -78,7 +78,7 @@ def train(
     print(feed.summary)
     for name, benchmark in feed.by_set.items():
       _print_queries(name, len(benchmark.query.pids), skipped[name])
-    run = Run(config, feed, programs)
+    run = Run(config, feed, programs, run_files.load_run(workdir))
     with Checkpoints(workdir, is_scheduled=run.saves) as checkpoints:
       run.programs.compile_ahead(checkpoints.latest_step)
       start = run.starting_point(checkpoints)
@@ -158,14 +158,16 @@ def run_facts(
   """Returns the content of run.json.
 
   Returns:
-    The origin of the initial weights, facts about the data set, the devices,
-    and the versions of the software.
+    The origin of the initial weights, with the recipe of the run that they come
+    from; facts about the data set, the devices, and the versions of the
+    software.
   """
   # A run that resumes does not need its initial weights again.
   resumes = run_files.can_resume(workdir)
   source = '' if resumes else config.model.pretrained
   return {
     'started_from': pretrained.started_from(source),
+    recipe.SOURCE_RECIPE: recipe.of_source(source),
     'num_classes': feed.num_classes,
     'fingerprint': feed.fingerprint,
     'devices': devices.describe(),

@@ -13,7 +13,7 @@ from apnet_jax.inference import model_card
 from apnet_jax.inference.embedder import Embedder
 from apnet_jax.inference.packing import pack_network
 from apnet_jax.retrieval import threshold
-from apnet_jax.training import pretrained
+from apnet_jax.training import pretrained, recipe
 from apnet_jax.workdir import json_files, pack, run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
 from tests import hub_server
@@ -114,9 +114,8 @@ def test_places_of_what_it_started_from_stay_behind(
   json_files.write_json(workdir / 'config.json', config.to_dict())
   for kind in ('workdir', 'weights'):
     started = {kind: source, 'trained_on': {'dataset': 'msmt17/train'}}
-    json_files.write_json(
-      workdir / 'run.json', facts | {'started_from': started}
-    )
+    facts |= {'started_from': started, recipe.SOURCE_RECIPE: 'a1b2'}
+    json_files.write_json(workdir / 'run.json', facts)
     result = {
       'checkpoint': {'step': networks.STEP, 'started_from': started},
       'figures': {'mAP': 0.5},
@@ -134,6 +133,7 @@ def test_places_of_what_it_started_from_stay_behind(
     assert card['checkpoint']['started_from'] == kept
     assert card['network'] == {'pretrained': name}
   assert Embedder.load(path).fingerprint == Embedder.load(packed).fingerprint
+  assert recipe.of_source(str(path)) == recipe.of_source(str(workdir))
   weights = pretrained.read_workdir(path)
   assert weights.step == networks.STEP and weights.state_dict
 

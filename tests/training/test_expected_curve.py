@@ -6,8 +6,8 @@ import pytest
 
 from apnet_jax.commands import curves
 from apnet_jax.errors import UserError
-from apnet_jax.training import checks, expected_curve
-from apnet_jax.workdir import json_files
+from apnet_jax.training import checks, expected_curve, recipe
+from apnet_jax.workdir import json_files, run_files
 from tests.finished_runs import write_run
 from tests.tiny import tiny_config
 
@@ -133,6 +133,56 @@ def test_a_run_of_another_recipe_is_not_compared(record, tmp_path, monkeypatch):
     run_command(monkeypatch, late, expected=str(record))
   with pytest.raises(UserError, match='one of --output, --record and --exp'):
     run_command(monkeypatch, late, expected='a', record='b')
+
+
+def tuned_run(folder, source, curve, seed=0, **facts):
+  """Writes the files of a finished run that started from another one."""
+  config = tiny_config(epochs=2)
+  config.model.pretrained = str(source)
+  write_run(folder, config, curve, seed)
+  run = run_files.load_run(folder) | facts
+  json_files.write_json(folder / 'run.json', run)
+  return config, run
+
+
+def test_a_fine_tuned_run_needs_its_source_no_more(tmp_path, monkeypatch):
+  source, record = tmp_path / 'source', tmp_path / 'record.json'
+  write_run(source, tiny_config(epochs=9), CURVES[0])
+  facts = {recipe.SOURCE_RECIPE: recipe.of_source(str(source))}
+  folders = [tmp_path / str(seed) for seed in range(4)]
+  for seed, folder in enumerate(folders):
+    curve = CURVES[seed % 3]
+    config, run = tuned_run(folder, source, curve, seed, **facts)
+  json_files.write_json(record, expected_curve.make_record(folders[:3]))
+  config.eval.expected_curve = str(record)
+  assert expected_curve.of_run(config, 6)[0]  # before it begins
+
+  source.rename(tmp_path / 'moved')
+  assert expected_curve.of_run(config, 6, run)[0]
+  run_command(monkeypatch, folders[3], expected=str(record))
+  again = expected_curve.make_record(folders[:3])
+  assert again == json.loads(record.read_text())
+  # The weights of another recipe are other weights.
+  other = run | {recipe.SOURCE_RECIPE: 'other'}
+  assert not expected_curve.of_run(config, 6, other)[0]
+
+
+def test_a_run_of_an_earlier_version_may_not_know_its_source(record, tmp_path):
+  source = tmp_path / 'source'
+  write_run(source, tiny_config(epochs=9), CURVES[0])
+  config, run = tuned_run(
+    tmp_path / 'tuned', source, CURVES[0], started_from={'workdir': str(source)}
+  )
+  known = recipe.relevant_fields(config)
+  assert recipe.relevant_fields(config, run) == known
+  config.eval.expected_curve = str(record)
+  for gone in (tmp_path / 'gone', tmp_path / 'gone.apnet'):
+    config.model.pretrained = str(gone)
+    found, note = expected_curve.of_run(config, 6, run)
+    assert found is None
+    assert f"model.pretrained '{gone}, whose recipe is not known', not" in note
+  with pytest.raises(UserError, match='gone.apnet is not a file'):
+    recipe.relevant_fields(config)  # of a run that has yet to begin
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import pytest
 from apnet_jax.models.torch_weights import to_state_dict
 from apnet_jax.models.weight_files import write_weights
 from apnet_jax.retrieval import card
-from apnet_jax.training import checks, pretrained, run, trainer
-from apnet_jax.workdir import run_files
+from apnet_jax.training import checks, pretrained, recipe, run, trainer
+from apnet_jax.workdir import json_files, run_files
 from apnet_jax.workdir.checkpoints import Checkpoints
 from tests.fakes import CLASSES, draw_state, make_feed, small_config
 
@@ -130,9 +130,20 @@ def test_a_begun_run_needs_its_source_no_more(source, tmp_path):
     'step': 1,
     'trained_on': {'dataset': 'noise', 'fingerprint': 'noise'},
   }
-  assert start()['started_from'] == started
+  begun = start()
+  assert begun['started_from'] == started
+  assert begun[recipe.SOURCE_RECIPE] == recipe.of_source(str(source[0]))
   (workdir / 'checkpoints' / '1').mkdir(parents=True)
   shutil.rmtree(gone)
+  assert start() == begun
+  config.eval.expected_curve = str(tmp_path / 'record.json')
+  fields = recipe.relevant_fields(config, begun)
+  json_files.write_json(config.eval.expected_curve, {
+    'recipe': fields, 'num_classes': feed.num_classes, 'epochs': [1],
+    'runs': [{'mAP': [0.5]}] * 3,
+  })  # fmt: skip
+  resumed = run.Run(config, feed, facts=start())
+  assert resumed.judge(feed.steps_per_epoch, {'mAP': 0.5})
   chosen = card.checkpoint_entry(1, 'last', config, start())
   assert chosen['started_from'] == started
   assert chosen['trained_on']['fingerprint'] == 'others'
@@ -141,5 +152,7 @@ def test_a_begun_run_needs_its_source_no_more(source, tmp_path):
 def test_runs_that_start_anew_and_from_files_say_so(source, tmp_path):
   run = run_files.load_run(source[0])
   assert run['started_from'] is None
+  assert run[recipe.SOURCE_RECIPE] is None
+  assert recipe.of_source('a.npz') is None
   assert pretrained.started_from('a.npz') == {'weights': 'a.npz'}
   np.testing.assert_equal(pretrained.is_workdir('hf://timm/resnet50'), False)
