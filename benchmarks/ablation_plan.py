@@ -76,7 +76,8 @@ def read_config(words: Sequence[str]) -> ml_collections.ConfigDict:
 
 def recipe_hash(config: ml_collections.ConfigDict) -> str:
   """Returns the hash of what the networks of a table have in common."""
-  fields = recipe.relevant_fields(config)
+  # A row may give an effect to a field that has none here.
+  fields = recipe.changed_fields(config)
   set_by_rows = {f'model.{name}' for name in SET_BY_ROWS} | {'seed'}
   return recipe.digest(
     {n: v for n, v in fields.items() if n not in set_by_rows}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 import hashlib
+import itertools
 import json
 import pathlib
 from typing import Any
@@ -11,6 +12,7 @@ import ml_collections
 from apnet_jax import config as config_fields
 from apnet_jax.errors import UserError
 from apnet_jax.models.network_fields import NETWORK_FIELDS, effective_fields
+from apnet_jax.paper.fields import FIELDS
 from apnet_jax.training import pretrained
 from apnet_jax.workdir import run_files
 
@@ -19,6 +21,7 @@ SOURCE_RECIPE = 'source_recipe'
 # Fields that do not change the result of a run.
 NO_RESULT = (
   'name',
+  'profile',  # a label of the other fields
   'compilation_cache_dir',
   'data.allow_other_counts',
   'data.bad_images',
@@ -32,8 +35,13 @@ NO_RESULT = (
   'train.checkpoint_every_epochs',
   'eval.batch_size',
   'eval.expected_curve',
+  'eval.max_rank',  # the length of the CMC curve; no rank in it changes
   'eval.pixel_baseline',
+  'eval.rerank_',  # for eval.py alone
 )
+# Fields that stay in a recipe when they have no effect, because the hashes of
+# docs/records/ablations contain them.
+_ALWAYS_IN = ('train.milestones', 'train.decay_factor')
 
 
 def relevant_fields(
@@ -41,20 +49,40 @@ def relevant_fields(
 ) -> dict[str, Any]:
   """Returns the fields that change the result of a run, by dotted name.
 
-  Fields without an effect on the network are left out, so that two
-  configurations of the same network have the same hash. So are defaults: the
-  hash stays the same when a later version adds fields.
+  Fields without an effect are left out, so that two configurations of the same
+  training have the same hash. So are defaults: the hash stays the same when a
+  later version adds fields.
 
   Args:
     config: the whole configuration of the run.
     run: the content of run.json, if the run has begun. It is then not an error
       if another run that it started from is gone.
   """
+  unused = unused_fields(config)
+  return {
+    name: value
+    for name, value in changed_fields(config, run).items()
+    if name not in unused
+  }
+
+
+def changed_fields(
+  config: ml_collections.ConfigDict, run: Mapping | None = None
+) -> dict[str, Any]:
+  """Returns the fields that are no defaults and may change a result.
+
+  Beside `relevant_fields` these are fields of training without an effect in
+  this configuration, which have one if another field is changed.
+
+  Args:
+    config: the whole configuration of the run.
+    run: see `relevant_fields`.
+  """
   network = effective_fields(config.model)
   values = {
     name: value
     for name, value in _leaves(config.to_dict())
-    if not name.startswith(NO_RESULT)
+    if changes_result(name)
   }
   for name in NETWORK_FIELDS:
     values[f'model.{name}'] = _plain(network.get(name))
@@ -65,6 +93,21 @@ def relevant_fields(
     for name, value in values.items()
     if value not in (None, default.get(name))
   }
+
+
+def changes_result(name: str) -> bool:
+  """Returns whether a field, by dotted name, may change the result of a run."""
+  return not name.startswith(NO_RESULT)
+
+
+def unused_fields(config: ml_collections.ConfigDict) -> set[str]:
+  """Returns the dotted names of fields without an effect in a configuration.
+
+  For example, without the circle loss its margin has none.
+  """
+  fields = itertools.chain(*FIELDS.values())
+  unused = {field.field for field in fields if not field.used(config)}
+  return unused.difference(_ALWAYS_IN)
 
 
 def default_fields() -> dict[str, Any]:

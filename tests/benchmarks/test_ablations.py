@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -99,6 +100,43 @@ def test_a_hash_tells_what_changes_the_result():
     assert hash_of() != hash_of(other)
   # Level 0 has no radix.
   assert hash_of('model.radix=4', row=0) == hash_of(row=0)
+
+
+def test_a_field_without_effect_changes_no_hash():
+  unused = (
+    'profile=other', 'eval.max_rank=20', 'eval.rerank_k1=9',
+    'eval.rerank_lambda=0.5', 'train.circle_margin=0.4', 'augment.hue=0.2',
+  )  # fmt: skip
+  assert hash_of(*unused) == hash_of()
+  with_circle_loss = ('train.circle_weight=1', 'train.circle_margin=0.4')
+  assert hash_of(*with_circle_loss) != hash_of(with_circle_loss[0])
+  config = ablation_plan.read_config([f'--config={CONFIG}'])
+  config.model.reduction = 8
+  for fields in ({'attention': 'none'}, {'levels': 0}, {'hidden': 8}):
+    other = config.copy_and_resolve_references()
+    other.model.update(fields)
+    assert 'model.reduction' not in recipe.relevant_fields(other)
+  assert recipe.relevant_fields(config)['model.reduction'] == 8
+
+
+def test_a_field_that_only_some_rows_use_is_of_the_recipe():
+  """Results with other values of it do not stand in one table."""
+  usual = plan('recipes')[0].recipe
+  assert plan('recipes', 'train.circle_margin=0.4')[0].recipe != usual
+  without = ('model.attention=none', 'model.reduction=8')
+  assert plan('table2', *without)[0].recipe != plan('table2')[0].recipe
+  label = ('profile=other', 'eval.max_rank=20')
+  assert plan('recipes', *label)[0].recipe == usual
+
+
+def test_the_hashes_of_the_records_hold():
+  """A later version must not train them again."""
+  record = ablation_runs.ROOT / 'docs/records/ablations/results.jsonl'
+  for line in map(json.loads, record.read_text().splitlines()):
+    words = shlex.split(line['command'])
+    if words[1] == 'train.py':
+      fields = recipe.relevant_fields(ablation_plan.read_config(words[2:]))
+      assert recipe.digest(fields) == line['configuration']
 
 
 def test_a_hash_does_not_depend_on_defaults():

@@ -135,6 +135,27 @@ def test_a_run_of_another_recipe_is_not_compared(record, tmp_path, monkeypatch):
     run_command(monkeypatch, late, expected='a', record='b')
 
 
+def test_fields_without_effect_make_no_other_recipe(record):
+  """Neither here nor in a record, which an earlier version may have made."""
+  config = tiny_config(epochs=2)
+  config.profile, config.train.circle_scale = 'other', 64.0
+  config.eval.update(max_rank=20, rerank_k1=10)
+  assert expected_curve.read(record).differences(config, 6) == []
+  content = json.loads(record.read_text())
+  content['recipe'] |= {
+    'profile': 'official', 'eval.rerank_k2': 3, 'train.circle_margin': 0.4,
+  }  # fmt: skip
+  json_files.write_json(record, content)
+  expected = expected_curve.read(record)
+  assert expected.differences(config, 6) == []
+  config.train.circle_weight = 1.0
+  assert expected.differences(config, 6) == [
+    'train.circle_margin 0.25, not 0.4',
+    'train.circle_scale 64.0, not 128.0',
+    'train.circle_weight 1.0, not 0.0',
+  ]
+
+
 def tuned_run(folder, source, curve, seed=0, **facts):
   """Writes the files of a finished run that started from another one."""
   config = tiny_config(epochs=2)
