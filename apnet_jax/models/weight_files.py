@@ -18,6 +18,7 @@ from apnet_jax.errors import UserError, first_line
 from apnet_jax.optional import import_optional
 
 FORMATS = ('.pth', '.pt', '.bin', '.safetensors', '.npz')
+PACK_SUFFIX = '.apnet'  # of a packed network, which `workdir.pack` reads
 # Default limit on the size of weights, more than any network here needs.
 # `import_weights` sets a tighter one for its network.
 MAX_BYTES = 4 * 2**30
@@ -52,8 +53,7 @@ def read_weights(source, max_bytes: int = MAX_BYTES) -> Mapping:
   ).expanduser()
   if not path.is_file():
     raise UserError(f'the weights {source} are not a file.')
-  # MoCo's files are called .pth.tar, and are no archives of tar.
-  suffix = pathlib.Path(path.name.lower().removesuffix('.tar')).suffix
+  suffix = suffix_of(path)
   _check_format(suffix, source)
   _check_size(_unpacked_size(path), path, max_bytes)
   if suffix == '.npz':
@@ -61,6 +61,12 @@ def read_weights(source, max_bytes: int = MAX_BYTES) -> Mapping:
   if suffix == '.safetensors':
     return _read_safetensors(path)
   return _read_torch(path, max_bytes)
+
+
+def suffix_of(path: pathlib.Path) -> str:
+  """Returns the suffix that tells the format of a file of weights."""
+  # MoCo's files are called .pth.tar, and are no archives of tar.
+  return pathlib.Path(path.name.lower().removesuffix('.tar')).suffix
 
 
 def write_weights(path: str | os.PathLike, state_dict: Mapping) -> None:

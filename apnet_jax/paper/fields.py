@@ -15,6 +15,8 @@ from typing import Any
 
 import ml_collections
 
+from apnet_jax import hub
+from apnet_jax.models import weight_files
 from apnet_jax.models.network_fields import NETWORK_FIELDS, effective_fields
 
 SILENT = None  # the paper states no value
@@ -31,7 +33,7 @@ class Field:
     paper: the paper's value, a function that returns this value for a
       configuration, or `SILENT`.
     released: the value of the released code; None if it has no such setting.
-    where: place in the paper; '' if the paper is silent.
+    where: place in the paper; '' if the paper is always silent.
     also: other values that the paper studies.
     also_in: place of these values in the paper.
     because: reasons for values used here, by value; or a function that returns
@@ -72,7 +74,12 @@ class Field:
     return self.paper(config) if callable(self.paper) else self.paper
 
   def place(self, config: ml_collections.ConfigDict) -> str:
-    """Returns where the paper states `paper_value`, such as 'Table II'."""
+    """Returns where the paper states `paper_value`, such as 'Table II'.
+
+    The result is '' if the paper states no value for this configuration.
+    """
+    if self.paper_value(config) is SILENT:
+      return ''
     return self.also_in if self.value(config) in self.also else self.where
 
   def used(self, config: ml_collections.ConfigDict) -> bool:
@@ -147,18 +154,23 @@ def _origin(config) -> str:
   """Says where the initial weights come from, if that is not ImageNet.
 
   A name tells it: those of LUPerson and MoCo have these words. Other weights
-  are taken for weights of ImageNet, and the result is ''.
+  are taken for weights of ImageNet, and the result is ''. A name of no weights
+  where nothing is may be that of a run that has gone.
   """
   source = config.model.pretrained
   if not source:
     return 'random weights, because no file was given'
-  if pathlib.Path(source).expanduser().is_dir():
+  path = pathlib.Path(source).expanduser()
+  if path.is_dir() or path.suffix == weight_files.PACK_SUFFIX:
     return 'the network of another run'
   name = source.lower().split('/')[-1]
   if re.search('(^|[^a-z])lup', name):
     return 'weights of people (LUPerson), by their name'
   if 'moco' in name:
     return 'weights that were trained without labels (MoCo), by their name'
+  is_weights = weight_files.suffix_of(path) in weight_files.FORMATS
+  if not (is_weights or hub.is_source(source) or path.exists()):
+    return 'of unknown origin: no such file or folder is here'
   return ''
 
 
@@ -317,13 +329,13 @@ TRAIN = (
     'train.decay_factor', _by_attention(0.1, 0.5), 0.1, 'IV.B',
     when=_decays_by_steps,
   ),
-  Field('train.warmup_epochs', _by_attention(SILENT, 5), 10),
+  Field('train.warmup_epochs', _by_attention(SILENT, 5), 10, 'IV.B'),
   Field(
-    'train.warmup_factor', _by_attention(SILENT, 0.01), 0.01,
+    'train.warmup_factor', _by_attention(SILENT, 0.01), 0.01, 'IV.B',
     when=lambda config: config.train.warmup_epochs > 0,
   ),
   Field(
-    'train.weight_decay', _by_attention(SILENT, 5e-4), 1e-3,
+    'train.weight_decay', _by_attention(SILENT, 5e-4), 1e-3, 'IV.B',
     because={
       5e-4: 'the value of Luo et al. [31], whose settings the paper follows;'
       ' it is added to the gradient of every parameter'
@@ -384,6 +396,7 @@ FIELDS = {
     Field('eval.ap', SILENT, 'step'),
     Field('eval.drop_distractors', SILENT, False),
     Field('eval.single_gallery_shot', SILENT, False),
+    Field('eval.multi_query', False, None, 'IV.A'),
   ),
 }  # fmt: skip
 
@@ -433,7 +446,9 @@ DEPARTURES = (
     ' released code skipped until January 2022',
     'all 15,913 gallery images',
     'the authors of the benchmark define it so',
-    lambda config: config.data.name == 'market1501',
+    lambda config: (
+      config.data.name == 'market1501' and not config.eval.drop_distractors
+    ),
   ),
   Departure(
     'trains on the 32,621 images of list_train.txt and list_val.txt (Table I)',

@@ -23,9 +23,9 @@ from safetensors.numpy import save
 from apnet_jax import hub
 from apnet_jax.config import get_config
 from apnet_jax.errors import UserError, first_line
+from apnet_jax.models.weight_files import PACK_SUFFIX as SUFFIX
 from apnet_jax.workdir import json_files
 
-SUFFIX = '.apnet'
 VERSION = '2'  # of the format
 CHECKPOINT, PREPROCESSING = 'checkpoint.json', 'preprocessing.json'
 PARTS = (

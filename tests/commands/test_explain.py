@@ -77,6 +77,9 @@ def test_the_profiles_differ_only_where_they_say(profile, expected):
     ('~/LUPws_r50.pth', 'weights of people (LUPerson)'),
     ('moco_v2_800ep_pretrain.pth.tar', 'weights that were trained without'),
     ('.', 'the network of another run'),
+    ('packed/market.apnet', 'the network of another run'),
+    ('runs/gone', 'of unknown origin: no such file or folder is here'),
+    ('/dev/null', ''),
     ('hf://timm/resnet50.tv_in1k', ''),
     ('moco/tulip-resnet50.pth', ''),
   ],
@@ -88,6 +91,30 @@ def test_only_weights_of_imagenet_are_those_of_the_paper(source, reason):
   texts = [t for t in explain.differences(config) if 'pretrained' in t]
   assert len(texts) == bool(reason)
   assert all(f'here: {explain.show(source)}, {reason}' in t for t in texts)
+
+
+def test_the_distractors_are_a_difference_only_where_they_are_ranked():
+  config = market.get_config()
+  assert 'all 15,913 gallery images' in ' '.join(explain.differences(config))
+  config.eval.drop_distractors = True
+  assert 'gallery' not in ' '.join(explain.differences(config))
+
+
+def test_multi_query_is_a_difference():
+  config = market.get_config()
+  usual = differing(config)
+  config.eval.multi_query = True
+  assert differing(config) - usual == {'eval.multi_query'}
+
+
+@pytest.mark.parametrize('profile', ['paper', 'spatial', 'official'])
+def test_each_value_of_the_paper_has_its_place(profile):
+  config = market.get_config(profile)
+  for name, field in FIELD.items():
+    stated = field.paper_value(config) is not SILENT
+    assert bool(field.place(config)) == stated, name
+  config.train.update(warmup_epochs=7, warmup_factor=0.5, weight_decay=0.1)
+  assert not any(' ()' in text for text in explain.differences(config))
 
 
 def test_recipes_of_other_work_are_differences():
