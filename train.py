@@ -82,9 +82,11 @@ def main(argv):
       from data import pipeline
 
       listings = listing.read_to_train(config)
-      programs = Programs(
-        config, *listing.training_size(listings, config.train)
+      identities, steps_per_epoch = listing.training_size(
+        listings, config.train
       )
+      checks.check_steps_done(config, steps_per_epoch, workdir)
+      programs = Programs(config, identities, steps_per_epoch)
       programs.compile_ahead(run_files.last_step(workdir))
       feed = pipeline.load(config, listings)
     trainer.train(config, feed, workdir, profile_steps, programs)

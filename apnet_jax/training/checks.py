@@ -11,7 +11,7 @@ from apnet_jax.errors import FieldError, UserError
 from apnet_jax.models.apnet import create_model, variable_shapes
 from apnet_jax.models.layers import check_batch_norm_group
 from apnet_jax.parallel import processes
-from apnet_jax.training import expected_curve, pretrained
+from apnet_jax.training import expected_curve, pretrained, programs
 from apnet_jax.workdir import run_files
 
 
@@ -54,6 +54,39 @@ def _check_expected_curve(path: str) -> None:
       expected_curve.read(path)
   except UserError as error:
     raise FieldError('eval.expected_curve', f'={path!r}: {error}') from error
+
+
+def check_steps_done(
+  config: ml_collections.ConfigDict,
+  steps_per_epoch: int,
+  workdir: str | os.PathLike,
+) -> None:
+  """Checks that a run does not end before the steps that its workdir has done.
+
+  Such a run would train nothing, and give the result of all these steps as that
+  of fewer.
+
+  Args:
+    config: the whole configuration.
+    steps_per_epoch: number of batches in an epoch.
+    workdir: workdir of the run, which may have no checkpoint yet.
+
+  Raises:
+    FieldError: the workdir has done more steps than the configuration asks for.
+  """
+  done = run_files.last_step(workdir) or 0
+  total = programs.total_steps(config.train, steps_per_epoch)
+  if done <= total:
+    return
+  name, least = 'steps', done
+  if not config.train.steps:
+    name, least = 'epochs', math.ceil(done / steps_per_epoch)
+  raise FieldError(
+    f'train.{name}',
+    f'={config.train[name]} asks for {total} steps, but the run in'
+    f' --workdir={workdir} has done {done}. Give at least'
+    f' config.train.{name}={least}, or another --workdir.',
+  )
 
 
 def check_batch(config: ml_collections.ConfigDict, devices: int) -> None:

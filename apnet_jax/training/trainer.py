@@ -14,7 +14,7 @@ from apnet_jax.parallel import devices, processes
 from apnet_jax.retrieval import card, evaluation
 from apnet_jax.retrieval.metrics import describe_queries, few_queries_warning
 from apnet_jax.training import pretrained, profiling, recipe
-from apnet_jax.training.checks import check
+from apnet_jax.training.checks import check, check_steps_done
 from apnet_jax.training.loop import Loop
 from apnet_jax.training.programs import Programs
 from apnet_jax.training.run import Run
@@ -63,7 +63,8 @@ def train(
 
   Raises:
     UserError: the configuration does not fit the data, the devices or the
-      workdir; or the workdir belongs to another run, or cannot be written to.
+      workdir; or the workdir belongs to another run, has done more steps than
+      the configuration asks for, or cannot be written to.
     FloatingPointError: a loss or a gradient is not finite, and
       `config.train.not_finite` says to stop.
     OSError: the last checkpoint could not be saved.
@@ -74,6 +75,7 @@ def train(
     name: evaluation.check_benchmark(one) for name, one in feed.by_set.items()
   }
   with lock.held(workdir), Interruption() as interruption:
+    check_steps_done(config, feed.steps_per_epoch, workdir)
     _claim(workdir, config, feed)
     print(feed.summary)
     for name, benchmark in feed.by_set.items():

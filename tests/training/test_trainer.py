@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from apnet_jax.errors import UserError
 from apnet_jax.models.apnet import create_model
 from apnet_jax.models.torch_weights import Imported, to_state_dict
 from apnet_jax.models.weight_files import write_weights
@@ -205,6 +206,37 @@ def test_a_finished_run_is_only_evaluated(whole_run, capsys, monkeypatch):
   out = capsys.readouterr().out
   assert 'Rank-1' in out
   assert 'warning: step 12: the network embeds all images alike' in out
+
+
+def test_a_run_is_not_cut_to_fewer_steps_than_it_has_done(whole_run):
+  """The result of twelve steps would count as that of nine."""
+  config, workdir, _ = whole_run
+  names = ('config.json', 'run.json', 'result.json', 'metrics.jsonl')
+  before = [(workdir / name).read_bytes() for name in names]
+  shorter = config.copy_and_resolve_references()
+  shorter.train.epochs = 3
+  with pytest.raises(UserError) as error:
+    trainer.train(shorter, make_feed(shorter), workdir)
+  assert str(error.value) == (
+    'config.train.epochs=3 asks for 9 steps, but the run in'
+    f' --workdir={workdir} has done 12. Give at least config.train.epochs=4,'
+    ' or another --workdir.'
+  )
+  assert [(workdir / name).read_bytes() for name in names] == before
+
+
+def test_the_least_number_of_steps_is_that_done(tmp_path):
+  """Seven steps are more than two epochs of three steps."""
+  (tmp_path / 'checkpoints' / '7').mkdir(parents=True)
+  for train, least in (
+    ({'steps': 6, 'epochs': 9}, 'steps=7'),
+    ({'epochs': 2}, 'epochs=3'),
+  ):
+    config = tiny_config(**train)
+    with pytest.raises(UserError, match=f'at least config.train.{least}, or'):
+      checks.check_steps_done(config, 3, tmp_path)
+  checks.check_steps_done(tiny_config(steps=7), 3, tmp_path)
+  checks.check_steps_done(tiny_config(steps=1), 3, tmp_path / 'new')
 
 
 @pytest.mark.parametrize('number', [4, 1])
