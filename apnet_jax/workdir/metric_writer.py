@@ -169,6 +169,8 @@ def _moment_of(line: str) -> tuple[float, bool]:
     The step, infinity if a crash cut the line off; and whether the record is
     that of the evaluation after the step.
   """
+  if not line.endswith('\n'):  # the next record would stand on the same line
+    return float('inf'), True
   try:
     record = json.loads(line)
     return record['step'], any(name.startswith('eval/') for name in record)

@@ -5,6 +5,7 @@ import time
 
 from tensorboardX.proto import event_pb2
 
+from apnet_jax.workdir import metric_reader
 from apnet_jax.workdir.metric_writer import MetricWriter
 
 
@@ -30,6 +31,19 @@ def test_what_was_written_after_the_checkpoint_is_dropped(tmp_path):
   assert [(r['step'], r['loss']) for r in steps] == [
     (1, 1), (2, 2), (3, 3), (4, 40),
   ]  # fmt: skip
+
+
+def test_a_record_without_its_line_break_is_dropped(tmp_path):
+  """The next record would otherwise stand on the same line."""
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('{"step": 1, "loss": 1}\n{"step": 2, "loss": 2}')
+  assert [r['step'] for r in metric_reader.read_metrics(tmp_path)] == [1]
+  with MetricWriter(tmp_path, 2) as writer:
+    writer.write(3, {'loss': 3})
+  assert metric_reader.read_metrics(tmp_path) == [
+    {'step': 1, 'loss': 1},
+    {'step': 3, 'loss': 3},
+  ]
 
 
 def test_the_record_of_an_evaluation_to_repeat_is_dropped(tmp_path):
