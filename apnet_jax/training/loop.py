@@ -127,7 +127,8 @@ class Loop:
       on_device: metrics that the training step returned. Scalars are logged.
 
     Returns:
-      These metrics by name, with learning rate, epoch, speed and memory.
+      These metrics by name, with learning rate, epoch, memory and, except of
+      the first step after a start, speed.
     """
     run = self._run
     metrics = {k: float(v) for k, v in on_device.items() if not v.ndim}
@@ -140,11 +141,13 @@ class Loop:
     metrics = {k: v for k, v in metrics.items() if math.isfinite(v)}
     self._writer.write(step, {f'train/{k}': v for k, v in metrics.items()})
     self._watch.see_losses(step, metrics)
-    self._bar.set_postfix_str(
-      f'loss {metrics.get("loss", math.nan):.3f},'
-      f' {metrics["images_per_second"]:.0f} images/s, data wait'
-      f' {metrics["data_wait"]:.0%}'
-    )
+    shown = f'loss {metrics.get("loss", math.nan):.3f}'
+    if 'images_per_second' in metrics:  # the first step is not timed
+      shown += (
+        f', {metrics["images_per_second"]:.0f} images/s, data wait'
+        f' {metrics["data_wait"]:.0%}'
+      )
+    self._bar.set_postfix_str(shown)
     return metrics
 
   def _save(self, step: int) -> None:

@@ -65,18 +65,22 @@ class StepTimer:
       this fraction.
       `seconds_step` and, for each of `PHASES`, `seconds_PHASE`: averages in
       seconds per step.
-      The time of saves and evaluations counts only for their own phases.
+      The time of saves and evaluations counts only for their own phases. After
+      the first step, which is not measured, theirs are the only entries.
     """
     total = time.perf_counter() - self._start
-    others = self._seconds['save'] + self._seconds['evaluation']
-    training = max(total - others, 1e-9)
-    seconds = {'step': training - self._seconds['data'], **self._seconds}
-    result = {
-      'images_per_second': self._steps * self._batch_size / training,
-      'data_wait': self._seconds['data'] / training,
-    } | {f'seconds_{k}': v / max(self._steps, 1) for k, v in seconds.items()}
+    others = {k: self._seconds[k] for k in ('save', 'evaluation')}
+    training = max(total - sum(others.values()), 1e-9)
+    speed, seconds = {}, others
+    if self._steps:
+      seconds = {'step': training - self._seconds['data'], **self._seconds}
+      speed = {
+        'images_per_second': self._steps * self._batch_size / training,
+        'data_wait': self._seconds['data'] / training,
+      }
+    each = max(self._steps, 1)
     self._restart()
-    return result
+    return speed | {f'seconds_{k}': v / each for k, v in seconds.items()}
 
 
 def memory() -> dict[str, float]:

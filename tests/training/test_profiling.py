@@ -34,6 +34,15 @@ def test_time_is_split(monkeypatch):
   assert timer.figures()['seconds_save'] == 0
 
 
+def test_the_first_step_has_no_speed():
+  """It is not timed, so that its speed would be 0 images per second."""
+  timer = profiling.StepTimer(batch_size=8)
+  timer.count()
+  assert timer.figures() == {'seconds_save': 0, 'seconds_evaluation': 0}
+  timer.count()
+  assert timer.figures()['images_per_second'] > 0
+
+
 def test_memory_is_told_by_the_device_or_else_of_the_process(monkeypatch):
   assert profiling.memory()['process_memory'] > 1e8
 

@@ -132,6 +132,18 @@ def test_a_run_leaves_what_it_promises(whole_run):
   assert list((workdir / 'tensorboard').iterdir())
 
 
+def test_a_start_is_not_drawn_as_a_speed_of_nothing(whole_run):
+  """Each step is logged, but the first is not timed."""
+  _, workdir, _ = whole_run
+  speeds = [
+    (r['step'], r['train/images_per_second'])
+    for r in records(workdir)
+    if 'train/images_per_second' in r
+  ]
+  assert [step for step, _ in speeds] == list(range(2, STEPS + 1))
+  assert min(speed for _, speed in speeds) > 0
+
+
 def test_a_run_learns_in_parts(tmp_path, capsys, monkeypatch):
   """The batch is always the same, without augmentation."""
   config = tiny_config(
