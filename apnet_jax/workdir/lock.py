@@ -12,6 +12,9 @@ import jax
 from apnet_jax.errors import UserError
 
 FILE = 'run.lock'
+# Folders whose lock this process holds. A process that it forks holds none.
+_held: set[pathlib.Path] = set()
+os.register_at_fork(after_in_child=_held.clear)
 
 
 @contextlib.contextmanager
@@ -36,23 +39,27 @@ def held(workdir: str | os.PathLike, flag: str = '--workdir') -> Iterator[None]:
   path = pathlib.Path(workdir) / FILE
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent.resolve()
     file = path.open('a+')
   except OSError as error:
     raise UserError(
       f'{flag}={workdir} cannot be written to: {error.strerror}.'
     ) from error
   with file:
-    taken = _take(file, workdir, flag)
+    taken = folder not in _held and _take(file, workdir, flag)
     if taken:
       file.truncate(0)
       file.write(_this_process())
       file.flush()
+      _held.add(folder)
     try:
       yield
     finally:
-      if taken and os.listdir(path.parent) == [FILE]:
-        path.unlink()
-        path.parent.rmdir()
+      if taken and folder in _held:  # it is not in a forked process
+        _held.remove(folder)
+        if os.listdir(path.parent) == [FILE]:
+          path.unlink()
+          path.parent.rmdir()
 
 
 def _take(file, workdir, flag: str) -> bool:
@@ -64,19 +71,17 @@ def _take(file, workdir, flag: str) -> bool:
     flag: flag that names it, for messages.
 
   Returns:
-    Whether the lock was taken: False if this process holds the lock already, or
-    if the file system has no locks.
+    Whether the lock was taken: False if the file system has no locks.
 
   Raises:
-    UserError: another process holds the lock.
+    UserError: another process holds the lock. Its text in the file may be that
+      of this process: in containers with the same host name, both are number 1.
   """
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError as error:
     file.seek(0)
     holder = file.read()
-    if holder == _this_process():
-      return False
     raise UserError(
       f'{flag}={workdir} is in use by {holder or "another process"}. Wait for'
       f' it, or give another {flag}.'

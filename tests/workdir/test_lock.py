@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from apnet_jax.errors import UserError
 from apnet_jax.workdir import lock
 
 HOLD = (
@@ -18,6 +19,20 @@ HOLD = (
   "  open(sys.argv[1] + '/file', 'w').close()\n"
   "  print('held', flush=True)\n"
   '  time.sleep(60)\n'
+)
+FORK = (
+  'import os, sys\n'
+  'from apnet_jax.workdir import lock\n'
+  'lock.jax.process_index = int\n'  # JAX would start threads, and not fork
+  'try:\n'
+  '  with lock.held(sys.argv[1]):\n'
+  '    if child := os.fork():\n'
+  '      os.waitpid(child, 0)\n'
+  '      with lock.held(sys.argv[1]):\n'
+  "        os.path.isdir(sys.argv[1]) and print('still held')\n"
+  '    else:\n'
+  '      with lock.held(sys.argv[1]): pass\n'
+  'except ValueError as error: print(error)\n'
 )
 
 
@@ -46,6 +61,42 @@ def test_the_second_run_is_refused_until_the_first_is_killed(tmp_path):
     with lock.held(tmp_path), lock.held(tmp_path):  # the same process
       pass
   assert (tmp_path / 'file').exists()
+
+
+def test_a_process_of_the_same_name_is_another_one(tmp_path):
+  """Two containers may have one host name, and process 1 in each."""
+  name = f'process {os.getpid()} on {socket.gethostname()}'
+  with (tmp_path / lock.FILE).open('w') as other:
+    fcntl.flock(other, fcntl.LOCK_EX)
+    other.write(name)
+    other.flush()
+    with pytest.raises(UserError, match=f'is in use by {name}'):
+      with lock.held(tmp_path):
+        pass
+  with lock.held(tmp_path):
+    pass
+
+
+def test_a_workdir_is_known_by_other_paths(tmp_path, monkeypatch):
+  (tmp_path / 'link').symlink_to('run')
+  monkeypatch.chdir(tmp_path)
+  with lock.held('run'), lock.held(tmp_path / 'link'):
+    with lock.held(tmp_path / 'run'):
+      pass
+    assert (tmp_path / 'run').is_dir()
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_forked_process_does_not_hold_what_its_parent_holds(tmp_path):
+  out = subprocess.run(
+    [sys.executable, '-W', 'ignore', '-c', FORK, str(tmp_path / 'run')],
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  child, parent = out.stdout.splitlines()
+  assert 'is in use by process' in child, out.stderr
+  assert parent == 'still held'
 
 
 def test_a_workdir_that_nothing_was_written_to_goes_again(tmp_path):
