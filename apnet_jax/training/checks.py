@@ -75,7 +75,7 @@ def check_steps_done(
     FieldError: the workdir has done more steps than the configuration asks for.
   """
   done = run_files.last_step(workdir) or 0
-  total = programs.total_steps(config.train, steps_per_epoch)
+  total = programs.total_steps(config, steps_per_epoch)
   if done <= total:
     return
   name, least = 'steps', done

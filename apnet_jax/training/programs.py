@@ -46,7 +46,7 @@ class Programs:
   ):
     self._config = config
     self.size = (num_classes, steps_per_epoch)
-    self.total_steps = total_steps(config.train, steps_per_epoch)
+    self.total_steps = total_steps(config, steps_per_epoch)
     schedule = optim.learning_rate_schedule(config.train, steps_per_epoch)
     self.learning_rate = jax.jit(schedule)  # one program instead of six
     self.model, optimizer, self._step = make_step(config, num_classes, schedule)
@@ -111,10 +111,10 @@ def total_steps(config: ml_collections.ConfigDict, steps_per_epoch: int) -> int:
   """Returns the number of steps of a run from the beginning to the end.
 
   Args:
-    config: the `train` part of a configuration.
+    config: the whole configuration.
     steps_per_epoch: number of batches in an epoch.
   """
-  return config.steps or config.epochs * steps_per_epoch
+  return config.train.steps or config.train.epochs * steps_per_epoch
 
 
 def make_step(
