@@ -187,7 +187,8 @@ def _train() -> ml_collections.ConfigDict:
   # Valpola, 2017); 1 averages all steps alike. 0 keeps none, as in the paper.
   train.ema_decay = 0.0
   # When a loss or a gradient is not finite: stop the run; skip the update; or
-  # roll_back to the weights of the last checkpoint and use other batches.
+  # roll_back to the weights of the last scheduled checkpoint (not one of a
+  # signal), or else of the start, and use other batches.
   train.not_finite = 'stop'
   train.not_finite_limit = 10  # steps that may be skipped or rolled back
   train.log_every_steps = 20  # steps between two lines of metrics

@@ -7,8 +7,9 @@ WORKDIR/checkpoints/N.damaged/          a checkpoint that could not be read
 A state is saved before it is evaluated, so that a run that ends during an
 evaluation loses nothing. Each save deletes older checkpoints, but keeps the one
 before it, the best by mAP, and the last scheduled one, to which a run may have
-to roll back. (A signal saves one off schedule.) A best one that the last save
-has surpassed is deleted at the end of the run.
+to roll back. (A signal saves one off schedule.) Each records whether it was
+scheduled, since the schedule may change when a run resumes. A best one that the
+last save has surpassed is deleted at the end of the run.
 """
 
 from collections.abc import Callable, Mapping
@@ -63,12 +64,13 @@ class Checkpoints:
     self.failure = None
     self._read_only = read_only
     self._is_scheduled, self._saving = is_scheduled, None
+    self._scheduled = {}  # by step: whether its checkpoint was scheduled
     if not read_only:
       self._set_aside_damaged_figures()
     self._keep = policies.AnyPreservationPolicy(
       [
         policies.LatestN(2),
-        _LatestScheduled(is_scheduled),
+        _LatestScheduled(self._was_scheduled),
         _Best(self._mAP),
       ]
     )
@@ -109,13 +111,17 @@ class Checkpoints:
     """
     self._finish()
     self._saving = step
+    self._scheduled[step] = bool(self._is_scheduled(step))
     state = devices.as_global_arrays(_present(state))
     try:
       self._manager.save(
         step,
         args=ocp.args.StandardSave(state),
         force=True,
-        custom_metadata={'not_finite': not_finite},
+        custom_metadata={
+          'not_finite': not_finite,
+          'scheduled': self._scheduled[step],
+        },
       )
     except Exception as error:  # Orbax raises whatever its writers raise
       self._give_up(error)
@@ -202,9 +208,28 @@ class Checkpoints:
 
   @property
   def latest_scheduled_step(self) -> int | None:
-    """The step of the last scheduled checkpoint, None if there is none."""
-    steps = filter(self._is_scheduled, self._manager.all_steps())
+    """The step of the last checkpoint that was scheduled when it was saved.
+
+    None if there is none.
+    """
+    steps = filter(self._was_scheduled, self._manager.all_steps())
     return max(steps, default=None)
+
+  def _was_scheduled(self, step: int) -> bool:
+    """Returns whether a checkpoint was scheduled when it was saved.
+
+    Where that is not recorded, as by an earlier version, today's schedule
+    decides.
+    """
+    if step not in self._scheduled:
+      try:
+        recorded = self._read_metadata(step).get('scheduled')
+      except UserError:  # only reading the checkpoint tells that it is damaged
+        recorded = None
+      if recorded is None:
+        recorded = self._is_scheduled(step)
+      self._scheduled[step] = bool(recorded)
+    return self._scheduled[step]
 
   def chosen(self, which: str) -> str:
     """Returns how a checkpoint is chosen, 'last' or 'best': as asked for."""
@@ -322,7 +347,8 @@ class Checkpoints:
     """
 
     def read(step):
-      return self.restore(step, state), self._read_not_finite(step)
+      not_finite = self._read_metadata(step).get('not_finite', 0)
+      return self.restore(step, state), not_finite
 
     _, found, damaged = self._first_whole('last', read)
     for later, reason in damaged:
@@ -331,10 +357,10 @@ class Checkpoints:
       self._manager.reload()
     return found
 
-  def _read_not_finite(self, step: int) -> int:
-    """Returns the number of steps not finite before a checkpoint.
+  def _read_metadata(self, step: int) -> Mapping:
+    """Returns what `save` recorded with a checkpoint, besides its state.
 
-    The file is read without Orbax, which would read more than this number.
+    The file is read without Orbax, which would read more than this.
 
     Raises:
       UserError: the file cannot be read.
@@ -344,7 +370,7 @@ class Checkpoints:
       metadata = json.loads(path.read_text())
     except (OSError, ValueError) as error:
       raise UserError(f'{path} cannot be read: {error}') from error
-    return (metadata.get('custom_metadata') or {}).get('not_finite', 0)
+    return metadata.get('custom_metadata') or {}
 
   def restore_variables(
     self, which: str, variables: Mapping

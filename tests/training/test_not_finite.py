@@ -159,14 +159,6 @@ def test_rolling_back_takes_the_last_checkpoint_and_other_batches(
   assert 'moments are those after 3 steps' in capsys.readouterr().out
 
 
-def test_rolling_back_to_the_start(tmp_path):
-  config = make_config(not_finite='roll_back', steps=2)
-  state = trainer.train(config, feed_with(config, {2: LOSS}), tmp_path).state
-  first, _ = run.Run(config, make_feed(config)).initial_state()
-  chex.assert_trees_all_equal(state.params, first.params)
-  assert counts(state) == {'ScaleByAdamState': 0, 'ScaleByScheduleState': 2}
-
-
 class Killed(BaseException):
   pass
 
@@ -177,6 +169,26 @@ def kill():
 
 def terminate():
   os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_rolling_back_after_the_period_of_checkpoints_has_changed(
+  tmp_path, capsys
+):
+  """The checkpoint after step 3 is none of a period of six steps."""
+  config = make_config(not_finite='roll_back', steps=5)
+  with pytest.raises(Killed):
+    trainer.train(config, feed_with(config, {}, 5, kill), tmp_path)
+  config.train.checkpoint_every_epochs = 2
+  trainer.train(config, feed_with(config, {5: LOSS}), tmp_path)
+  assert 'moments are those after 3 steps' in capsys.readouterr().out
+
+
+def test_rolling_back_to_the_start(tmp_path):
+  config = make_config(not_finite='roll_back', steps=2)
+  state = trainer.train(config, feed_with(config, {2: LOSS}), tmp_path).state
+  first, _ = run.Run(config, make_feed(config)).initial_state()
+  chex.assert_trees_all_equal(state.params, first.params)
+  assert counts(state) == {'ScaleByAdamState': 0, 'ScaleByScheduleState': 2}
 
 
 @pytest.mark.parametrize(

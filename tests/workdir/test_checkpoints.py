@@ -272,6 +272,35 @@ def test_a_checkpoint_of_a_signal_takes_no_regular_ones_place(tmp_path):
   assert names(tmp_path) == {'6', '7', '8'}
 
 
+def test_a_checkpoint_stays_scheduled_in_another_schedule(tmp_path):
+  """Otherwise a run that resumes with it would roll back to its start."""
+  with Checkpoints(tmp_path, is_scheduled=lambda step: step == 3) as before:
+    for step in (3, 4):
+      before.save(step, state(step))
+  with Checkpoints(tmp_path, is_scheduled=lambda step: step == 8) as after:
+    assert after.latest_scheduled_step == 3
+    for step in (5, 6):
+      after.save(step, state(step))
+    after.wait()
+    assert names(tmp_path) == {'3', '5', '6'}
+    after.save(8, state(8))
+    after.wait()
+    assert after.latest_scheduled_step == 8
+  assert names(tmp_path) == {'6', '8'}
+
+
+@pytest.mark.parametrize('content', ['{}', '{"custom_metadata": {}}', ''])
+def test_without_a_record_the_schedule_of_today_decides(content, tmp_path):
+  """So it is with checkpoints of an earlier version."""
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(3, state(3))
+  file = tmp_path / 'checkpoints' / '3' / '_CHECKPOINT_METADATA'
+  file.write_text(content)
+  for today, expected in ((3, 3), (4, None)):
+    with Checkpoints(tmp_path, is_scheduled=today.__eq__) as checkpoints:
+      assert checkpoints.latest_scheduled_step == expected
+
+
 def names(workdir):
   return {path.name for path in (workdir / 'checkpoints').iterdir()}
 
