@@ -18,8 +18,9 @@ from apnet_jax.feed import Split
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 FORMATS = ('JPEG', 'PNG', 'BMP', 'WEBP')
 FORMAT_NAMES = 'JPEG, PNG, BMP or WebP'  # for messages
-# Names, in lower case, that macOS and Windows give to files of their own.
-SYSTEM_NAMES = ('__macosx', 'thumbs.db', 'desktop.ini')
+# Names, in lower case, that systems give to files and folders of their own. The
+# last is on disks of Linux, where only root can read it.
+SYSTEM_NAMES = ('__macosx', 'thumbs.db', 'desktop.ini', 'lost+found')
 # Larger images are not decoded: a small file can declare any number of pixels.
 # An image of this size takes 192 MB.
 MAX_PIXELS = 64_000_000
@@ -52,43 +53,104 @@ def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
     The paths of the images, sorted.
 
   Raises:
-    UserError: the path does not exist, or the folder has no images.
+    UserError: the path does not exist, the folder has no images, or it or a
+      folder below it cannot be read.
   """
   path = pathlib.Path(path)
   if path.is_file():
     return [path]
+  if not path.is_dir():
+    raise UserError(f'{path} does not exist.')
   found = sorted(image for image in images_below(path) if image.is_file())
   if not found:
-    if not path.is_dir():
-      raise UserError(f'{path} does not exist.')
     raise UserError(f'{path} has no image ({", ".join(SUFFIXES)}) below it.')
   return found
 
 
-def images_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+def images_below(
+  folder: pathlib.Path, on_error: Callable[[OSError], None] | None = None
+) -> Iterator[pathlib.Path]:
   """Yields the image files in and below a folder, as `files_below` does."""
-  return filter(is_image, files_below(folder))
+  return filter(is_image, files_below(folder, on_error=on_error))
 
 
 def files_below(
-  folder: pathlib.Path, hidden: bool = False
+  folder: pathlib.Path,
+  hidden: bool = False,
+  on_error: Callable[[OSError], None] | None = None,
 ) -> Iterator[pathlib.Path]:
   """Yields the files in and below a folder, in name order within each folder.
 
-  Links to folders are not followed. Folders that cannot be read are omitted.
+  Links to folders are followed, except a link to a folder that it lies in or
+  below: that would never end.
 
   Args:
     folder: the folder.
     hidden: whether to yield files that are hidden or in a hidden folder
       (`is_hidden`), too.
+    on_error: called with the error of each folder that cannot be read; its
+      files are then omitted. By default, the error is raised as `UserError`.
+
+  Raises:
+    UserError: a folder cannot be read, and there is no `on_error`.
   """
-  for parent, folders, names in os.walk(folder):
+  todo = [(os.fspath(folder), ())]
+  while todo:
+    parent, above = todo.pop()
+    try:
+      status = os.stat(parent)
+      names, folders = _list_folder(parent)
+    except OSError as error:
+      if on_error is None:
+        raise folder_error(error) from error
+      on_error(error)
+      continue
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+      continue
     if not hidden:
-      folders[:] = itertools.filterfalse(is_hidden, folders)
       names = itertools.filterfalse(is_hidden, names)
-    folders.sort()
+      folders = itertools.filterfalse(is_hidden, folders)
     for name in sorted(names):
       yield pathlib.Path(parent, name)
+    for name in sorted(folders, reverse=True):
+      todo.append((os.path.join(parent, name), (*above, here)))
+
+
+def _list_folder(folder: str) -> tuple[list[str], list[str]]:
+  """Returns the names of the files and of the folders in a folder.
+
+  Raises:
+    OSError: the folder cannot be read.
+  """
+  files, folders = [], []
+  with os.scandir(folder) as entries:
+    for entry in entries:
+      (folders if _is_folder(entry) else files).append(entry.name)
+  return files, folders
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+  try:
+    return entry.is_dir()
+  except PermissionError:
+    # A link to a place that is closed to us. If it could be a folder, it counts
+    # as one, so that reading it fails and names it.
+    return not is_image(pathlib.Path(entry.name))
+  except OSError:  # a link to itself
+    return False
+
+
+def folder_error(error: OSError) -> UserError:
+  """Returns the error to raise when a folder of images cannot be read.
+
+  Args:
+    error: error of the system, which knows the folder.
+  """
+  return UserError(
+    f'the folder {error.filename} cannot be read: {error.strerror}. Make it'
+    ' readable, or move it away.'
+  )
 
 
 def is_image(path: pathlib.Path) -> bool:

@@ -134,12 +134,13 @@ def examine(
 
   Raises:
     UserError: there is no data set of this name.
-    OSError: a folder cannot be read.
+    OSError: the folder cannot be read. (One below it is a finding.)
   """
   base = _base_folder(path)
   found, other_folders = folders.find_datasets(path, name, **settings)
   folder = found[0].folder if found else base
-  files = list(files_below(folder))
+  closed: list[OSError] = []
+  files = list(files_below(folder, on_error=closed.append))
   sources = dict.fromkeys(
     images.source_of(image)
     for dataset in found
@@ -148,7 +149,8 @@ def examine(
   )
   # A list may name a hidden file, which is then an image like others.
   known = {*files, *sources}
-  hidden = [f for f in files_below(folder, hidden=True) if f not in known]
+  everything = files_below(folder, hidden=True, on_error=lambda _: None)
+  hidden = [file for file in everything if file not in known]
   if not found or any(dataset.error for dataset in found):
     # Which images belong to the data set is unknown, so that all are checked.
     sources |= dict.fromkeys(
@@ -160,6 +162,8 @@ def examine(
     *_dataset_findings(facts),
     *_file_findings(base, facts, files, checks),
   ]
+  if closed:
+    results.append(findings.unreadable_folders(base, closed))
   if hidden:
     results.append(findings.hidden_files(base, hidden))
   if not found:

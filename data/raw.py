@@ -15,7 +15,7 @@ import stat
 from typing import Any
 
 from apnet_jax.errors import FieldError, UserError
-from apnet_jax.images import SUFFIXES, is_image
+from apnet_jax.images import SUFFIXES, folder_error, is_image
 
 SPLITS = ('train', 'query', 'gallery')
 IMAGE_SUFFIXES = SUFFIXES
@@ -430,14 +430,19 @@ def read_market_folders(root: pathlib.Path, below: str = '.') -> Splits:
     below: path from `root` to the folder that holds the three.
 
   Raises:
-    RawDataError: a folder has no image, or a name does not begin with
-      `<identity>_c<camera>`. The error's `dataset` has the images with
-      valid names.
+    RawDataError: a folder cannot be read or has no image, or a name does not
+      begin with `<identity>_c<camera>`. The error's `dataset` has the images
+      with valid names.
   """
   splits, misnamed, mistakes = {}, [], []
   for split, name in MARKET_FOLDERS.items():
     folder = root / below / name
-    splits[split], wrong = _read_market_folder(folder, root)
+    try:
+      splits[split], wrong = _read_market_folder(folder, root)
+    except UserError as error:
+      splits[split], wrong = [], []
+      mistakes.append(str(error))
+      continue
     misnamed += wrong
     if wrong:
       mistakes.append(misnamed_message(wrong[0]))
@@ -482,6 +487,9 @@ def _read_market_folder(
 
   Returns:
     The images with valid names, and the paths of those with invalid names.
+
+  Raises:
+    UserError: the folder cannot be read.
   """
   images, misnamed = [], []
   for path in list_images(folder) if folder.is_dir() else ():
@@ -498,8 +506,14 @@ def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
   """Returns the image files directly in a folder, in name order.
 
   Hidden files and those of the system (`is_hidden`) are omitted.
+
+  Raises:
+    UserError: the folder cannot be read.
   """
-  return sorted(filter(is_image, folder.iterdir()))
+  try:
+    return sorted(filter(is_image, folder.iterdir()))
+  except OSError as error:
+    raise folder_error(error) from error
 
 
 class ListedFiles:
@@ -534,7 +548,8 @@ class ListedFiles:
       line: its line in the list, from 1.
 
     Raises:
-      UserError: the path is empty, absolute, or leaves the folder.
+      UserError: the path is empty, absolute, or leaves the folder; or its
+        folder cannot be read.
     """
     where = f'{self.list_file}, line {line}: the path {relative!r}'
     pure = pathlib.PurePosixPath(relative)
@@ -557,8 +572,11 @@ class ListedFiles:
     return path
 
   def _list(self, parent: pathlib.Path) -> set[str]:
-    # Unlike pathlib's functions, this one accepts names that are too long.
-    return set(os.listdir(parent)) if os.path.isdir(parent) else set()
+    # Unlike pathlib's functions, these accept names that are too long.
+    try:
+      return set(os.listdir(parent)) if os.path.isdir(parent) else set()
+    except OSError as error:
+      raise folder_error(error) from error
 
   def _is_inside(self, path: pathlib.Path) -> bool:
     real = os.path.realpath(path)

@@ -1,4 +1,6 @@
+import errno
 import io
+import os
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 import pytest
 
 from apnet_jax import images
+from apnet_jax.errors import UserError
 
 ORIENTATION = ExifTags.Base.Orientation
 XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
@@ -58,6 +61,72 @@ def test_hidden_files_are_walked_only_when_asked_for(folder):
   ]  # fmt: skip
   below = {path.name for path in images.images_below(folder)}
   assert below == {'a.png', 'b.jpg', 'link.jpg', 'c.JPG'}
+
+
+def close(monkeypatch, folder):
+  """Makes a folder unreadable, also for root, whom no permission stops."""
+
+  def closed(function):
+    def call(path='.'):
+      if not isinstance(path, int) and os.path.realpath(path) == str(folder):
+        raise PermissionError(errno.EACCES, 'Permission denied', str(path))
+      return function(path)
+
+    return call
+
+  for name in ('scandir', 'listdir'):
+    monkeypatch.setattr(os, name, closed(getattr(os, name)))
+
+
+def names_below(folder, **options):
+  return [
+    path.relative_to(folder).as_posix()
+    for path in images.files_below(folder, **options)
+  ]
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
+  for name in ('photos/ben/1.jpg', 'elsewhere/2.jpg', 'elsewhere/far/3.jpg'):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+  photos = tmp_path / 'photos'
+  (photos / 'anna').symlink_to(tmp_path / 'elsewhere')
+  (tmp_path / 'elsewhere/far/back').symlink_to(photos)
+  (photos / 'ben/self').symlink_to('self')
+  assert names_below(photos) == [
+    'anna/2.jpg', 'anna/far/3.jpg', 'ben/1.jpg', 'ben/self',
+  ]  # fmt: skip
+  assert len(images.find_images(tmp_path / 'elsewhere')) == 3
+
+
+def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch):
+  (folder / 'lost+found').mkdir()
+  close(monkeypatch, folder / 'lost+found')
+  assert len(images.find_images(folder)) == 3
+  close(monkeypatch, folder / 'below')
+  with pytest.raises(UserError, match='folder .*/below cannot be read: Permis'):
+    images.find_images(folder)
+  errors = []
+  found = names_below(folder, on_error=errors.append)
+  assert found == ['a.png', 'b.jpg', 'notes.txt']
+  assert [error.filename for error in errors] == [str(folder / 'below')]
+
+
+def test_a_link_to_a_closed_place_may_be_a_folder(tmp_path, monkeypatch):
+  def is_dir(entry):
+    raise PermissionError(errno.EACCES, 'Permission denied', entry.path)
+
+  class Entries(list):
+    __enter__, __exit__ = list.copy, lambda *_: None
+
+  entry = type('Entry', (), {'is_dir': is_dir})
+  link, image = entry(), entry()
+  for one, name in ((link, 'anna'), (image, 'b.jpg')):
+    one.name, one.path = name, str(tmp_path / name)
+  monkeypatch.setattr(os, 'scandir', lambda _: Entries([link, image]))
+  errors = []
+  assert names_below(tmp_path, on_error=errors.append) == ['b.jpg']
+  assert [error.filename for error in errors] == [link.path]
 
 
 def test_a_split_reads_its_rows_in_batches(folder):

@@ -192,9 +192,9 @@ def _extracted_images(
     root: folder that the names of images are relative to.
 
   Raises:
-    UserError: image files are missing.
+    UserError: image files are missing, or the folder cannot be read.
   """
-  present = {path.name for path in folder.iterdir()}
+  present = {path.name for path in raw.list_images(folder)}
   absent = [
     name for split in entries.values() for name, *_ in split
     if name not in present

@@ -6,7 +6,7 @@ import pathlib
 import re
 
 from apnet_jax.errors import UserError
-from apnet_jax.images import is_hidden
+from apnet_jax.images import images_below, is_hidden, is_image
 from data import raw
 from data.folder.entries import SPLIT_NAMES, Named
 
@@ -16,34 +16,38 @@ CAMERA_NAME = re.compile(
 )
 FEW_NUMBERS = 10  # as many files may be numbered alike in folders of people
 
-# Folders of images, by split; the only key is None if there are no splits.
-Folders = Mapping[str | None, list[pathlib.Path]]
+# Images by split and identity; the only split is None if there are no splits.
+People = Mapping[str | None, Mapping[str, list[pathlib.Path]]]
+# Images by their folder, whose path is that from the root, in parts.
+ByFolder = Mapping[tuple[str, ...], list[pathlib.Path]]
 
 
-def find(root: pathlib.Path) -> Folders:
-  """Returns the folders of identities in a folder, by split.
+def are_in(root: pathlib.Path) -> bool:
+  """Returns whether a folder seems to hold folders of identities.
+
+  They may be in folders of splits. A folder that cannot be read counts as one,
+  so that `read` names it.
 
   Args:
-    root: a folder that holds the folders of identities, or folders of splits
-      which hold these.
+    root: the folder.
   """
-  found = {
-    split: _image_folders(root / split)
-    for split in SPLIT_NAMES
-    if (root / split).is_dir()
-  }
-  if not any(found.values()):
-    found = {None: _image_folders(root)}
-  return {split: folders for split, folders in found.items() if folders}
+  splits = (root / split for split in SPLIT_NAMES)
+  parents = [root, *(folder for folder in splits if folder.is_dir())]
+  return any(map(_has_folder_of_images, parents))
 
 
-def _image_folders(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the subfolders of a folder that hold images, if not hidden."""
-  return sorted(
-    path
-    for path in folder.iterdir()
-    if path.is_dir() and not is_hidden(path.name) and raw.list_images(path)
-  )
+def _has_folder_of_images(parent: pathlib.Path) -> bool:
+  try:
+    return any(
+      path.is_dir() and not is_hidden(path.name) and _has_image(path)
+      for path in parent.iterdir()
+    )
+  except OSError:
+    return True
+
+
+def _has_image(folder: pathlib.Path) -> bool:
+  return any(is_image(path) and not path.is_dir() for path in folder.iterdir())
 
 
 def read(root: pathlib.Path) -> tuple[list[Named], tuple[str, ...]]:
@@ -52,52 +56,103 @@ def read(root: pathlib.Path) -> tuple[list[Named], tuple[str, ...]]:
   The folders of identities may be inside folders of splits.
 
   Returns:
-    The images, and notes for the user.
+    The images, and notes for the user, which count and name the images below
+    the folder that are elsewhere.
 
   Raises:
-    UserError: folders of splits and folders of identities are mixed up.
+    UserError: folders of splits and folders of identities are mixed up, there
+      are no images, or a folder cannot be read.
   """
-  folders = find(root)
-  _check_splits(root, folders)
+  found = _images_by_folder(root)
+  people = _people(found)
+  _check_splits(root, found, people)
   images = [
-    (split, folder, path)
-    for split, paths in folders.items()
-    for folder in paths
-    for path in raw.list_images(folder)
+    (split, identity, path)
+    for split, named in people.items()
+    for identity, paths in named.items()
+    for path in paths
   ]
+  if not images:
+    raise UserError(f'{root} has no folder with images for each identity.')
   cameras = [raw.MARKET_NAME.match(path.name) for _, _, path in images]
-  notes = ('a folder for each identity',)
+  notes = ('a folder for each identity', *_note_on_others(root, found, people))
   if all(cameras):
     notes = (*notes, "cameras from file names, in Market-1501's naming")
   return [
     Named(
       name=path.relative_to(root).as_posix(),
       path=path,
-      identity=folder.name,
+      identity=identity,
       camera=str(int(camera[2])) if all(cameras) else None,
       split=split,
     )
-    for (split, folder, path), camera in zip(images, cameras)
+    for (split, identity, path), camera in zip(images, cameras)
   ], notes
 
 
-def _check_splits(root: pathlib.Path, folders: Folders) -> None:
+def _images_by_folder(root: pathlib.Path) -> ByFolder:
+  """Returns all images in and below a folder; raises UserError if it cannot."""
+  by_parent = {}
+  for path in images_below(root):
+    by_parent.setdefault(path.parent, []).append(path)
+  return {
+    parent.relative_to(root).parts: paths for parent, paths in by_parent.items()
+  }
+
+
+def _people(found: ByFolder) -> People:
+  """Returns the images in folders of identities, by split and identity."""
+  people = {
+    split: {
+      parts[1]: paths
+      for parts, paths in found.items()
+      if len(parts) == 2 and parts[0] == split
+    }
+    for split in SPLIT_NAMES
+  }
+  if not any(people.values()):
+    people = {None: {p[0]: paths for p, paths in found.items() if len(p) == 1}}
+  return {split: named for split, named in people.items() if named}
+
+
+def _check_splits(root: pathlib.Path, found: ByFolder, people: People) -> None:
   """Raises UserError if folders of splits and of identities are mixed up."""
-  if None in folders:
-    like_splits = [f.name for f in folders[None] if f.name in SPLIT_NAMES]
+  if None in people:
+    like_splits = [name for name in people[None] if name in SPLIT_NAMES]
     if like_splits:
       raise UserError(
         f'{root}: the folders {", ".join(like_splits)} have names of splits,'
         ' but hold images: they must hold a folder of images for each identity.'
       )
     return
-  others = {path.name for path in _image_folders(root)} - {*SPLIT_NAMES}
+  others = {parts[0] for parts in found if len(parts) == 1} - {*SPLIT_NAMES}
   if others:
     raise UserError(
-      f'{root} holds folders of splits ({", ".join(folders)}) and also'
+      f'{root} holds folders of splits ({", ".join(people)}) and also'
       f' folders of images: {", ".join(sorted(others)[:5])}. Move these'
       ' into a split.'
     )
+
+
+def _note_on_others(
+  root: pathlib.Path, found: ByFolder, people: People
+) -> tuple[str, ...]:
+  """Returns a note if images are in other folders than those of identities."""
+  depth = 1 if None in people else 2
+  others = sorted(
+    path.relative_to(root).as_posix()
+    for parts, paths in found.items()
+    if len(parts) != depth or (depth == 2 and parts[0] not in people)
+    for path in paths
+  )
+  if not others:
+    return ()
+  where = '' if None in people else f' in {", ".join(people)}'
+  total = sum(map(len, found.values()))
+  return (
+    f'{len(others):,} of {total:,} images are not directly in the folder of an'
+    f' identity{where} and are left out:\n{raw.format_lines(others)}',
+  )
 
 
 def find_cameras(images: Sequence[Named]) -> str:

@@ -245,7 +245,7 @@ def _form(root: pathlib.Path) -> str | None:
     return CSV
   if not raw.missing_folders(root):
     return MARKET
-  return FOLDERS if identity_folders.find(root) else None
+  return FOLDERS if identity_folders.are_in(root) else None
 
 
 def _csv_files(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -73,7 +73,7 @@ def read(
     FieldError: the pattern is invalid, matches no image, or gives fewer than
       two identities.
     UserError: the pattern finds a camera or a split in some images only, or a
-      word that names no split.
+      word that names no split; or a folder cannot be read.
   """
   compiled = compile_pattern(pattern)
   images, others = [], []

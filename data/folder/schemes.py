@@ -109,8 +109,11 @@ def recognise(base: pathlib.Path) -> tuple[Scheme, pathlib.Path] | None:
 
 
 def _names_below(root: pathlib.Path) -> Iterator[str]:
-  """Yields the paths of images below a folder, relative to the folder."""
-  for path in images_below(root):
+  """Yields the paths of images below a folder, relative to the folder.
+
+  Folders that cannot be read tell nothing here: reading the images names them.
+  """
+  for path in images_below(root, on_error=lambda _: None):
     yield path.relative_to(root).as_posix()
 
 

@@ -597,6 +597,27 @@ def _duplicates(facts: Facts) -> Iterator[list[tuple[str, raw.RawImage]]]:
 # Other files
 
 
+def unreadable_folders(base: pathlib.Path, errors: list[OSError]) -> Finding:
+  """Returns the finding that folders of the data set cannot be read.
+
+  Args:
+    base: folder that file names are relative to.
+    errors: error of the system for each of these folders.
+  """
+  rows = sorted(
+    (file_name(pathlib.Path(error.filename), base), error.strerror)
+    for error in errors
+  )
+  return Finding(
+    'unreadable_folders', PROBLEM,
+    f'{quantity(len(rows), "folder")} that cannot be read',
+    'make them readable (chmod), or move them away: nobody knows how many'
+    ' images they hold',
+    tuple(name for name, _ in rows),
+    tuple(f'{name}: {reason}' for name, reason in rows),
+  )  # fmt: skip
+
+
 def hidden_files(base: pathlib.Path, files: list[pathlib.Path]) -> Finding:
   """Returns the finding that files of the system lie among those of the user.
 

@@ -110,12 +110,18 @@ class FoundDataset:
     return layout.published if layout else {}
 
   def more_queries(self) -> list[pathlib.Path]:
-    """Returns the images that the data set has for multi-query alone."""
+    """Returns the images that the data set has for multi-query alone.
+
+    A folder that cannot be read has none here; the doctor names it.
+    """
     # Of own images, which have neither, multi-query takes the queries only.
     layout = self.expected or self.exact
     name = getattr(layout, 'more_queries_folder', '')
     folder = self.root / name
-    return raw.list_images(folder) if name and folder.is_dir() else []
+    try:
+      return raw.list_images(folder) if name and folder.is_dir() else []
+    except UserError:
+      return []
 
   @property
   def first_camera(self) -> int:

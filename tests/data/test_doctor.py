@@ -22,7 +22,7 @@ from apnet_jax.images import FORMATS
 from configs import common
 from data import datasets, doctor, raw
 from data.health import findings, folders, images, samples
-from tests.test_images import DAMAGED, exif
+from tests.test_images import DAMAGED, close, exif
 
 ROOT = pathlib.Path(__file__).parents[2]
 REAL = ROOT.parent / 'shared' / 'data' / 'cuhk03_pair1'
@@ -410,6 +410,20 @@ def test_other_files(copied):
   assert find(report, 'odd_files').files == (f'{TRAIN}/notes.md',)
   assert find(report, 'other_formats').files == (f'{QUERY}/a.tiff',)
   assert find(report, 'unused_images').files == ('gt_bbox/b.jpg',)
+
+
+def test_a_folder_that_cannot_be_read_is_a_problem(copied, monkeypatch):
+  (copied / '.trash').mkdir()
+  close(monkeypatch, copied / '.trash')
+  assert doctor.examine(copied).healthy
+  close(monkeypatch, copied / QUERY)
+  report = doctor.examine(copied)
+  assert not report.healthy
+  finding = find(report, 'unreadable_folders')
+  assert finding.severity == findings.PROBLEM
+  assert finding.lines == (f'{QUERY}: Permission denied',)
+  with pytest.raises(ValueError, match=f'the folder .*{QUERY} cannot be read'):
+    datasets.find('market').read(copied)
 
 
 def test_images_for_multi_query_are_of_market(copied, publish):

@@ -257,6 +257,33 @@ def test_hidden_files_and_folders_are_not_people(tmp_path):
   assert found == {'anna/1.jpg', 'ben/1.jpg', 'cem/1.jpg'}
 
 
+def test_images_elsewhere_are_counted_and_named(tmp_path):
+  images(tmp_path, *(f'{n}/{i}.jpg' for n in 'abc' for i in range(2)))
+  assert 'left out' not in str(LAYOUT.read(tmp_path).notes)
+  images(tmp_path, *(f'dora/cam1/{i}.jpg' for i in range(11)), 'x.jpg')
+  (note,) = (n for n in LAYOUT.read(tmp_path).notes if 'left out' in n)
+  assert note.startswith('12 of 18 images are not directly in the folder of an')
+  assert '  dora/cam1/0.jpg\n' in note and note.endswith('and 2 more')
+
+
+def test_images_beside_the_splits_are_counted_and_named(tmp_path):
+  people = {'train': 'ab', 'test': 'cd', 'val': 'e'}
+  images(tmp_path, *(f'{s}/{n}/1.jpg' for s in people for n in people[s]))
+  images(tmp_path, 'train/x.jpg', 'train/a/best/2.jpg')
+  (note,) = (n for n in LAYOUT.read(tmp_path).notes if 'left out' in n)
+  assert note == (
+    '3 of 7 images are not directly in the folder of an identity in train, test'
+    ' and are left out:\n  train/a/best/2.jpg\n  train/x.jpg\n  val/e/1.jpg'
+  )
+
+
+def test_a_folder_of_itself_alone_has_no_people(tmp_path):
+  images(tmp_path, 'x.jpg')
+  (tmp_path / 'anna').symlink_to(tmp_path)
+  with pytest.raises(ValueError, match='has no folder with images for each'):
+    LAYOUT.read(tmp_path)
+
+
 def test_people_in_folders_from_0_are_numbered_from_1(tmp_path):
   images(tmp_path, *(f'{n}/{i}.jpg' for n in range(4) for i in range(2)))
   train, test = halves(LAYOUT.read(tmp_path))

@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
+from apnet_jax.errors import UserError
 from configs import folder as config_file
 from data import datasets, doctor
 from data.folder import schemes
 from data.health import folders
 from tests.data.test_folder import images, table
+from tests.test_images import close
 
 LAYOUT = datasets.find('folder')
 
@@ -66,6 +68,30 @@ def test_images_that_do_not_match_are_named(tmp_path):
   (note,) = (note for note in notes if 'do not match' in note)
   assert note.startswith('12 of 22 images do not match the pattern')
   assert '  other/0.jpg\n' in note and note.endswith('and 2 more')
+
+
+def test_links_are_followed_as_in_folders_of_identities(tmp_path):
+  images(tmp_path, *(f'far/{who}/{n}.jpg' for who in 'abc' for n in range(2)))
+  (tmp_path / 'people').mkdir()
+  for who in 'abc':
+    (tmp_path / 'people' / who).symlink_to(tmp_path / 'far' / who)
+  plain, by_name = LAYOUT, by_pattern('(?P<pid>.)/')
+  assert table(by_name.read(tmp_path / 'people')) == table(
+    plain.read(tmp_path / 'people')
+  )
+
+
+@pytest.mark.parametrize('pattern', ['', '_(?P<pid>.)/'])
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch, pattern):
+  images(tmp_path, *(f'p_{who}/{n}.jpg' for who in 'abcd' for n in range(2)))
+  close(monkeypatch, tmp_path / 'p_d')
+  with pytest.raises(UserError, match='the folder .*/p_d cannot be read'):
+    by_pattern(pattern).read(tmp_path)
+  report = doctor.examine(tmp_path, pattern=pattern)
+  (finding,) = (x for x in report.findings if x.kind == 'unreadable_folders')
+  assert finding.severity == 'problem'
+  assert finding.lines == ('p_d: Permission denied',)
+  doctor.to_text(report)
 
 
 @pytest.mark.parametrize(
