@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 import csv
 import pathlib
 import re
+import uuid
 
 from apnet_jax.errors import UserError
 from data import raw
@@ -137,7 +138,8 @@ def _number(row: Mapping[str, str], name: str, low: int, where: str) -> int:
 def write(dataset: raw.RawDataset, file: pathlib.Path) -> None:
   """Writes a data set to a CSV file, from which it can be read again.
 
-  The file is written whole or not at all.
+  The file is written whole or not at all. Several processes may write it at
+  once: the last one counts.
 
   Args:
     dataset: the data set.
@@ -150,16 +152,20 @@ def write(dataset: raw.RawDataset, file: pathlib.Path) -> None:
     columns.remove('camid')
   if all(i.pid > 0 for s in ('query', 'gallery') for i in dataset.splits[s]):
     columns.remove('role')
-  part = file.with_suffix('.part')
-  with part.open('w', encoding='utf-8', newline='') as lines:
-    writer = csv.writer(lines)
-    writer.writerow(columns)
-    for split in raw.SPLITS:
-      for image in dataset.splits[split]:
-        row = {
-          'path': image.name, 'pid': image.pid, 'camid': image.camid,
-          'split': split,
-          'role': PERSON if split == 'train' else roles.get(image.pid, PERSON),
-        }  # fmt: skip
-        writer.writerow([row[column] for column in columns])
-  part.replace(file)
+  # Other processes, on other machines too, have parts of other names.
+  part = file.with_name(f'{file.stem}.{uuid.uuid4().hex}.part')
+  try:
+    with part.open('x', encoding='utf-8', newline='') as lines:
+      writer = csv.writer(lines)
+      writer.writerow(columns)
+      for split in raw.SPLITS:
+        for image in dataset.splits[split]:
+          role = roles.get(image.pid, PERSON) if split != 'train' else PERSON
+          row = {
+            'path': image.name, 'pid': image.pid, 'camid': image.camid,
+            'split': split, 'role': role,
+          }  # fmt: skip
+          writer.writerow([row[column] for column in columns])
+    part.replace(file)
+  finally:
+    part.unlink(missing_ok=True)

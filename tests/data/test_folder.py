@@ -489,6 +489,22 @@ def test_saved_splits_are_read_as_they_were_made(tmp_path, cameras):
   assert read.fingerprint() == made.fingerprint()
 
 
+def test_processes_may_save_the_same_splits_at_once(tmp_path, monkeypatch):
+  people_file(tmp_path, range(1, 9))
+  made, file = LAYOUT.read(tmp_path), tmp_path / 'splits.csv'
+  replace = pathlib.Path.replace
+
+  def after_another(part, target):
+    monkeypatch.setattr(pathlib.Path, 'replace', replace)
+    csv_file.write(made, file)
+    return replace(part, target)
+
+  monkeypatch.setattr(pathlib.Path, 'replace', after_another)
+  csv_file.write(made, file)
+  assert table(LAYOUT.read(file)) == table(made)
+  assert not list(tmp_path.glob('*.part'))
+
+
 def test_all_people_may_be_tested_on(tmp_path):
   people_file(tmp_path, (1, 2))
   with pytest.raises(ValueError, match='3 identities are needed, not 2'):
