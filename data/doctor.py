@@ -368,7 +368,7 @@ class Parser(argparse.ArgumentParser):
   """An argument parser that prints a usage error as one line."""
 
   def error(self, message: str):
-    self.exit(2, f'{self.prog}: {message}\n')
+    self.exit(2, f'{self.prog}: {printable(message)}\n')
 
 
 def make_parser() -> Parser:
@@ -459,7 +459,8 @@ def draw_samples(report: Report, file: pathlib.Path, seed: int) -> None:
     if any(_images(dataset)):
       samples.draw(dataset.images, dataset.first_camera, seed).save(file)
       return
-  print(f'{file} is not written: there are no images', file=sys.stderr)
+  text = f'{file} is not written: there are no images'
+  print(printable(text), file=sys.stderr)
 
 
 def print_unless_closed(text: str) -> None:

@@ -481,7 +481,7 @@ def _unknown_cameras(facts: Facts) -> Iterator[Finding]:
 
 
 def _poor_identities(facts: Facts) -> Iterator[Finding]:
-  """Yields notes on training identities with few images or one camera."""
+  """Yields findings about too few training identities, images or cameras."""
   camids_of = collections.defaultdict(list)
   for image in facts.splits['train']:
     camids_of[image.pid].append(image.camid)
@@ -514,7 +514,15 @@ def _poor_identities(facts: Facts) -> Iterator[Finding]:
       ' person differs between cameras',
       identities=tuple(sorted(one_camera)),
     )  # fmt: skip
-  if 0 < len(camids_of) < folders.BATCH_IDENTITIES:
+  if 0 < len(camids_of) < folders.LEAST_IDENTITIES:
+    yield Finding(
+      'one_identity', PROBLEM,
+      f'{total}: two people are needed to train',
+      'add images of other people to training; or leave training out, to'
+      ' evaluate only',
+      identities=tuple(camids_of),
+    )  # fmt: skip
+  elif 0 < len(camids_of) < folders.BATCH_IDENTITIES:
     yield Finding(
       'few_identities', NOTE,
       f'{total}, fewer than the {folders.BATCH_IDENTITIES} of a batch',

@@ -18,6 +18,7 @@ from data.msmt17 import layout as msmt17
 # ones is regarded as a faulty copy of the published data set.
 COUNT_TOLERANCE = 0.05
 BATCH_IDENTITIES = 20  # config.train.P of configs/common.py
+LEAST_IDENTITIES = 2  # the smallest config.train.P
 MARKET_HINTS = ('bounding_box_train', 'bounding_box_test')
 # Files and folders that show which layout an incomplete folder should have.
 HINTS = {
@@ -156,8 +157,10 @@ class FoundDataset:
   def train_commands(self) -> list[str]:
     """Returns shell commands that train on the data set."""
     people = self.counts['train'].identities if self.counts else 0
-    few = f' --config.train.P={people}' if 0 < people < BATCH_IDENTITIES else ''
-    return [f'{line}{few}' for line in self._train_commands()]
+    if not 0 < people < BATCH_IDENTITIES:
+      return self._train_commands()
+    few = max(people, LEAST_IDENTITIES)
+    return [f'{line} --config.train.P={few}' for line in self._train_commands()]
 
   def _train_commands(self) -> list[str]:
     if self.is_as_published:

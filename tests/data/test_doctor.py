@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from apnet_jax.config import AT_LEAST
 from apnet_jax.images import FORMATS
 from configs import common
 from data import datasets, doctor, raw
@@ -748,6 +749,19 @@ def test_people_with_one_image_each_teach_nothing(tmp_path):
   assert finding.message.startswith('8 training identities, each with one')
 
 
+def test_one_person_cannot_be_trained_on(copied):
+  for path in (copied / TRAIN).iterdir():
+    if not path.name.startswith('0001_'):
+      path.unlink()
+  report = doctor.examine(copied)
+  assert kinds(report) == {'one_identity': findings.PROBLEM}
+  finding = find(report, 'one_identity')
+  assert finding.message.endswith('identity: two people are needed to train')
+  assert 'few_identities' not in {one.kind for one in report.findings}
+  commands = report.datasets[0].train_commands()
+  assert all(line.endswith(' --config.train.P=2') for line in commands)
+
+
 def test_folders_of_cameras_are_a_problem(tmp_path):
   for camera in 'abc':
     for person in range(4):
@@ -803,6 +817,7 @@ def test_a_pattern_that_matches_nothing_is_not_hidden_by_market(copied):
 def test_a_batch_is_that_of_the_configuration():
   train = common.get_config().train
   assert train.P == folders.BATCH_IDENTITIES
+  assert AT_LEAST['train.P'] == folders.LEAST_IDENTITIES
   assert train.K == findings.BATCH_IMAGES
 
 
