@@ -14,6 +14,7 @@ import numpy as np
 
 from apnet_jax.errors import FieldError, UserError
 from apnet_jax.parallel import processes
+from apnet_jax.printing import printable
 from data import datasets, pk_sampler, raw
 
 
@@ -58,7 +59,8 @@ def read(config: ml_collections.ConfigDict) -> Listing:
   lines += [f'  {note}' for note in dataset.notes]
   if dataset.splits_made:
     lines.append(f'  these splits as a list: {folder / "splits.csv"}')
-  print('\n'.join([*lines, differences] if differences else lines), flush=True)
+  lines += [differences] if differences else []
+  print(printable('\n'.join(lines)), flush=True)
   if dataset.doubt:
     raise dataset.doubt.error()
   as_published = not differences if layout.published else None
