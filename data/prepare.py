@@ -9,7 +9,6 @@ interrupted preparation starts anew at the next run.
 from collections.abc import Iterator
 import contextlib
 import dataclasses
-import fcntl
 import importlib
 import io
 import os
@@ -23,7 +22,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from apnet_jax.errors import UserError, first_line
-from data import listing, raw
+from data import listing, locking, raw
 from data.folder import csv_file
 from data.listing import Listing
 
@@ -223,12 +222,7 @@ def _remove_unfinished(
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
   """Lets one process at a time prepare data sets in a folder."""
-  with (folder / '.lock').open('w') as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      print(f'Waiting for another process to prepare in {folder}', flush=True)
-      fcntl.flock(lock, fcntl.LOCK_EX)
+  with locking.locked(folder / '.lock', f'prepare in {folder}'):
     yield
 
 
