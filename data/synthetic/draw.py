@@ -11,7 +11,9 @@ identities, so that a network can learn the task, and within minutes.
 """
 
 import argparse
+import contextlib
 import functools
+import os
 from pathlib import Path
 import tempfile
 from typing import NamedTuple
@@ -21,6 +23,9 @@ from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
 from apnet_jax.errors import UserError
+from apnet_jax.images import is_hidden
+from apnet_jax.printing import printable
+from data import locking
 from data.synthetic import person
 
 HEIGHT, WIDTH = 128, 64  # size of a saved image, in pixels
@@ -390,12 +395,12 @@ def draw_dataset(
   """Draws a data set into a new folder.
 
   The same arguments give the same files, with the same versions of NumPy and
-  Pillow. The images are drawn beside `root` and moved there at the end, so that
-  an interrupted run leaves no incomplete data set. One process draws about 400
-  images a second, which is fast enough.
+  Pillow. The images are drawn elsewhere and moved to `root` at the end, so that
+  an interrupted run leaves no incomplete data set. One process at a time draws
+  into a folder, about 400 images a second, which is fast enough.
 
   Args:
-    root: the folder to make; it may exist if it is empty.
+    root: the folder to make; it may exist if it is empty, hidden files aside.
     seed: seed of all random choices, not negative.
     train_identities: number of people in bounding_box_train, at least 1.
     test_identities: number of other people in query and bounding_box_test,
@@ -408,6 +413,7 @@ def draw_dataset(
 
   Raises:
     UserError: a number is out of range, or `root` is not an empty folder.
+    OSError: the folder cannot be written to.
   """
   check_least(0, seed=seed, distractors=distractors, junk=junk)
   check_least(
@@ -420,23 +426,61 @@ def draw_dataset(
       f'train_identities + test_identities must be at most {MAX_PID}: '
       f'{train_identities} + {test_identities}'
     )
-  root = Path(root).absolute()
-  if root.exists() and (not root.is_dir() or any(root.iterdir())):
-    raise UserError(f'root is not an empty folder: {root}')
+  root = Path(root).resolve()
+  check_is_missing(root)
   shots = plan_shots(seed, train_identities, test_identities, distractors, junk)
   root.parent.mkdir(parents=True, exist_ok=True)
-  prefix = f'.{root.name}.'
-  with tempfile.TemporaryDirectory(prefix=prefix, dir=root.parent) as folder:
+  with locking.locked(lock_file(root), f'draw {root}', keep=False):
+    check_is_missing(root)  # another process may have drawn it meanwhile
+    with new_parts(root) as part:
+      for shot in tqdm(shots, 'Drawing', disable=not progress, unit='image'):
+        path = part / shot.folder / shot.name
+        occluded = occluded_queries if shot.folder == QUERY else OCCLUDED
+        draw_shot(seed, shot, occluded).save(path, quality=90)
+
+
+def is_missing(root):
+  """Returns whether a folder does not exist or has no files.
+
+  Files that are hidden or of the system, as `lost+found`, do not count.
+  """
+  if not root.exists():
+    return True
+  return root.is_dir() and all(is_hidden(path.name) for path in root.iterdir())
+
+
+def check_is_missing(root):
+  """Raises UserError if something is where a data set is to be drawn."""
+  if not is_missing(root):
+    raise UserError(f'root is not an empty folder: {root}')
+
+
+def lock_file(root):
+  """Returns the file to lock while a folder is drawn."""
+  if root.is_dir() and not os.access(root.parent, os.W_OK):
+    return root / '.lock'  # beside a mount point, only root may write
+  return root.parent / f'.{root.name}.lock'
+
+
+@contextlib.contextmanager
+def new_parts(root):
+  """Makes the folders of a data set, which are moved to `root` at the end.
+
+  An existing root stays, as it may be a mount point. Then the folders are made
+  in a hidden folder in it, on the same disk.
+  """
+  there = root.is_dir()
+  place = {'prefix': f'.{root.name}.', 'dir': root if there else root.parent}
+  with tempfile.TemporaryDirectory(**place) as folder:
     part = Path(folder) / root.name
     for name in (TRAIN, QUERY, GALLERY):
       (part / name).mkdir(parents=True)
-    for shot in tqdm(shots, 'Drawing', disable=not progress, unit='image'):
-      path = part / shot.folder / shot.name
-      occluded = occluded_queries if shot.folder == QUERY else OCCLUDED
-      draw_shot(seed, shot, occluded).save(path, quality=90)
-    if root.exists():
-      root.rmdir()
-    part.rename(root)
+    yield part
+    if there:
+      for path in part.iterdir():
+        path.rename(root / path.name)
+    else:
+      part.rename(root)
 
 
 def check_least(least, **arguments):
@@ -473,8 +517,8 @@ def main(arguments=None):
   options = parser.parse_args(arguments)
   try:
     draw_dataset(**vars(options))
-  except UserError as error:
-    parser.error(str(error))
+  except (UserError, OSError) as error:
+    parser.error(printable(str(error)))
 
 
 if __name__ == '__main__':

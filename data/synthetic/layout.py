@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 
+from apnet_jax.errors import UserError
 from data.raw import MarketLayout
 from data.synthetic import draw
 
@@ -17,8 +18,12 @@ class SyntheticLayout(MarketLayout):
 
   def locate(self, directory: str | os.PathLike) -> pathlib.Path:
     path = pathlib.Path(directory).expanduser()
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-      draw.draw_dataset(path)
+    if draw.is_missing(path):
+      try:
+        draw.draw_dataset(path)
+      except UserError:
+        if draw.is_missing(path):
+          raise  # otherwise, another process has drawn it meanwhile
     return super().locate(directory)
 
 

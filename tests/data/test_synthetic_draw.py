@@ -2,12 +2,16 @@
 
 from collections import Counter
 import re
+import threading
+import time
 
 import numpy as np
 from PIL import Image
 import pytest
 
+from data import locking
 from data.synthetic import draw, person
+from data.synthetic import layout as synthetic
 
 NAME = re.compile(r'(-1|\d{4})_c([1-6])s(\d)_(\d{6})_(\d{2})\.jpg')
 COUNTS = {
@@ -131,6 +135,42 @@ def test_fills_an_empty_folder_only(tmp_path):
     draw_small(tmp_path / 'file')
 
 
+@pytest.mark.parametrize('parent_is_closed', [False, True])
+def test_an_empty_folder_is_filled_and_not_replaced(
+  root, tmp_path, monkeypatch, parent_is_closed
+):
+  """It may be a mount point, with what a file system has left there."""
+  (tmp_path / 'disk/lost+found').mkdir(parents=True)
+  (tmp_path / 'link').symlink_to(tmp_path / 'disk')
+  monkeypatch.setattr(draw.os, 'access', lambda *_: not parent_is_closed)
+  before = (tmp_path / 'disk').stat().st_ino
+  assert read_bytes(draw_small(tmp_path / 'link')) == read_bytes(root)
+  assert (tmp_path / 'disk').stat().st_ino == before
+  assert {path.name for path in tmp_path.iterdir()} == {'disk', 'link'}
+  assert {path.name for path in (tmp_path / 'disk').iterdir()} == {
+    'lost+found', draw.TRAIN, draw.QUERY, draw.GALLERY,
+  }  # fmt: skip
+
+
+def test_two_first_uses_draw_once(tmp_path, monkeypatch, capsys):
+  monkeypatch.delattr(draw, 'draw_shot')  # the second need not draw
+  path, found = tmp_path / 'set', []
+  thread = threading.Thread(
+    target=lambda: found.append(synthetic.LAYOUT.locate(path))
+  )
+  with locking.locked(draw.lock_file(path), 'draw', keep=False):
+    thread.start()
+    deadline, said = time.time() + 60, ''
+    while 'Waiting for another process' not in said and time.time() < deadline:
+      time.sleep(0.01)
+      said += capsys.readouterr().out
+    with draw.new_parts(path):
+      pass
+  thread.join(60)
+  assert found == [path]
+  assert [path.name for path in tmp_path.iterdir()] == ['set']
+
+
 def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
   def interrupt(*_):
     raise KeyboardInterrupt
@@ -166,3 +206,8 @@ def test_command_line(tmp_path, capsys):
   with pytest.raises(SystemExit):
     draw.main([str(tmp_path / 'set')])
   assert 'not an empty folder' in capsys.readouterr().err
+  (tmp_path / 'file').touch()
+  with pytest.raises(SystemExit) as error:
+    draw.main([str(tmp_path / 'file' / 'set')])
+  assert error.value.code == 2
+  assert f'{tmp_path}/file' in capsys.readouterr().err
