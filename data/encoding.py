@@ -12,6 +12,10 @@ from apnet_jax import images
 from apnet_jax.errors import UserError, first_line
 
 JPEG, PNG = b'\xff\xd8', b'\x89PNG\r\n\x1a\n'  # the first bytes of the files
+# Second bytes of JPEG markers: application data 14, which Adobe uses; the start
+# of the pixels; and headers of a frame, of all kinds of JPEG.
+APP14, SCAN = 0xEE, 0xDA
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,28 +35,29 @@ def to_stored(encoded: bytes) -> Stored:
   """Returns the file to store for an image file.
 
   JPEG and PNG files are stored unchanged, unless their EXIF says that the image
-  must be turned. All others are stored as PNG, without loss.
+  must be turned, or TensorFlow would invert it (`_is_inverted`). All others are
+  stored as PNG, without loss.
 
   Args:
     encoded: content of the file.
 
   Raises:
-    UserError: the file is neither JPEG nor PNG, or has to be turned, and Pillow
-      cannot read it.
+    UserError: the file cannot be stored unchanged, and Pillow cannot read it.
   """
-  is_known = encoded.startswith((JPEG, PNG))
+  is_known, fault = encoded.startswith((JPEG, PNG)), ''
   if is_known:
     try:
-      if not _is_turned(encoded):
-        return Stored(encoded)
+      change = _is_turned(encoded)
     except Exception as error:  # Pillow's readers raise all kinds
-      return Stored(encoded, first_line(error))
+      change, fault = False, first_line(error)
+    if not change and not _is_inverted(encoded):
+      return Stored(encoded, fault)
   try:
     image = images.open_image(io.BytesIO(encoded))
     pixels = images.upright(image)
   except Exception as error:  # as above
     raise UserError(first_line(error)) from error
-  return Stored(to_png(pixels), '' if is_known else _exif_fault(image))
+  return Stored(to_png(pixels), fault if is_known else _exif_fault(image))
 
 
 def to_png(image) -> bytes:
@@ -67,6 +72,29 @@ def _is_turned(encoded: bytes) -> bool:
     return False
   image = images.open_image(io.BytesIO(encoded))
   return images.orientation(image) in images.TURNS
+
+
+def _is_inverted(encoded: bytes) -> bool:
+  """Returns whether a file is a CMYK JPEG file without Adobe's marker.
+
+  Adobe stores inverted values. Pillow takes all CMYK files for inverted,
+  TensorFlow only those with the marker.
+
+  Args:
+    encoded: content of the file, of any format; it may be damaged.
+  """
+  components, start = 0, len(JPEG)
+  while start + 10 <= len(encoded) and encoded[start] == 0xFF:
+    marker = encoded[start + 1]
+    if marker == SCAN:
+      break
+    if marker == APP14 and encoded.startswith(b'Adobe', start + 4):
+      return False
+    if marker in FRAMES:
+      components = encoded[start + 9]
+    length = int.from_bytes(encoded[start + 2 : start + 4], 'big')
+    start += 1 if marker == 0xFF else 2 + length  # any 0xFF may precede
+  return components == 4
 
 
 def _exif_fault(image) -> str:

@@ -26,10 +26,11 @@ class ReidBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     LAYOUTS: layouts of a subclass, one for each of its TFDS configurations.
   """
 
-  VERSION = tfds.core.Version('1.1.0')
+  VERSION = tfds.core.Version('1.2.0')
   RELEASE_NOTES = {
     '1.0.0': 'Initial release.',
     '1.1.0': 'Images are turned by their EXIF orientation.',
+    '1.2.0': "CMYK images without Adobe's marker are not inverted.",
   }
   LAYOUTS: tuple[raw.Layout, ...]
 

@@ -40,6 +40,13 @@ def test_files_without_a_tag_are_not_parsed(monkeypatch):
     assert encoding.to_stored(content).encoded is content
 
 
+def without_adobe(content):
+  """Returns a JPEG file without the marker of Adobe."""
+  start = content.index(b'\xff\xee')
+  length = int.from_bytes(content[start + 2 : start + 4], 'big')
+  return content[:start] + content[start + 2 + length :]
+
+
 def to_be_stored_anew():
   """Files that are not, by name."""
   cmyk, alpha = noise().convert('CMYK'), noise().convert('RGBA')
@@ -47,6 +54,8 @@ def to_be_stored_anew():
     'JPEG': encode(noise(), 'JPEG', exif=exif(6)),
     'PNG': encode(noise(), 'PNG', exif=exif(8)),
     'CMYK': encode(cmyk, 'JPEG', exif=exif(3)),
+    'CMYK without Adobe': without_adobe(encode(cmyk, 'JPEG')),
+    'progressive CMYK': without_adobe(encode(cmyk, 'JPEG', progressive=True)),
     'palette': encode(noise().convert('P'), 'PNG', exif=exif(5)),
     'alpha': encode(alpha, 'PNG', exif=exif(7)),
     'BMP': encode(noise(), 'BMP'),
@@ -74,6 +83,14 @@ def test_damaged_exif_is_told_and_ignored(kind):
   stored = encoding.to_stored(content)
   assert 'EXIF cannot be parsed' in stored.fault
   assert (stored.encoded == content) == (kind != 'WEBP')
+
+
+def test_damaged_exif_of_an_inverted_image_is_told():
+  cmyk, exif = noise().convert('CMYK'), DAMAGED['cut off']
+  content = encode(cmyk, 'JPEG', exif=exif, dpi=(72, 72))
+  stored = encoding.to_stored(without_adobe(content))
+  assert 'EXIF cannot be parsed' in stored.fault
+  assert stored.encoded.startswith(encoding.PNG)
 
 
 @pytest.mark.parametrize('kind', ['BMP', 'WEBP', 'GIF'])

@@ -284,7 +284,8 @@ def test_files_of_an_older_version_are_replaced(config, capsys):
   assert 'anew' not in capsys.readouterr().out
   old = path.rename(path.with_name('1.0.0'))
   assert is_whole(prepare.prepare(config))
-  assert 'prepared anew in version 1.1.0: Images are' in capsys.readouterr().out
+  printed = capsys.readouterr().out
+  assert 'prepared anew in version 1.2.0: CMYK images' in printed
   assert path.exists() and not old.exists()
   prepare.prepare(config)
   assert 'anew' not in capsys.readouterr().out
