@@ -95,12 +95,8 @@ def _open(
   Raises:
     UserError: prepared files are damaged, or hold other images than `dataset`.
   """
-  try:
-    builder = make_builder(layout, folder, dataset)
-    found = {k: s.num_examples for k, s in builder.info.splits.items()}
-  except Exception as error:  # protobuf raises all kinds for damaged files
-    damage = f'its dataset_info.json cannot be read: {first_line(error)}'
-    raise _damage_error(folder / layout.dataset, damage) from error
+  builder = read_builder(layout, folder, dataset)
+  found = {k: s.num_examples for k, s in builder.info.splits.items()}
   images = {k: len(split) for k, split in dataset.splits.items() if split}
   if builder.data_path.exists() and found != images:
     damage = f'its dataset_info.json lists {found} images, not {images}'
@@ -119,6 +115,30 @@ def _older_versions(builder: tfds.core.DatasetBuilder) -> list[pathlib.Path]:
     for path in versions.glob('*')
     if re.fullmatch(r'\d+\.\d+\.\d+', path.name)
   ]
+
+
+def read_builder(
+  layout: raw.Layout,
+  folder: pathlib.Path,
+  dataset: raw.RawDataset | None = None,
+) -> tfds.core.DatasetBuilder:
+  """Returns the builder of `make_builder`, with what its metadata say.
+
+  Args:
+    layout: layout of the data set.
+    folder: folder of the prepared files; they need not exist.
+    dataset: images to prepare; None if they are only read.
+
+  Raises:
+    UserError: the metadata are damaged.
+  """
+  try:
+    builder = make_builder(layout, folder, dataset)
+    _ = [split.num_examples for split in builder.info.splits.values()]
+  except Exception as error:  # protobuf raises all kinds for damaged files
+    damage = f'its dataset_info.json cannot be read: {first_line(error)}'
+    raise _damage_error(folder / layout.dataset, damage) from error
+  return builder
 
 
 def make_builder(
@@ -153,6 +173,9 @@ def damage_error(
     split: name of the split.
     error: error of reading the split.
   """
+  if split not in builder.info.splits:
+    damage = f'its dataset_info.json lists no {split} split'
+    return _damage_error(builder.data_path, damage)
   files = [pathlib.Path(f) for f in builder.info.splits[split].filepaths]
   found = [f'{file} is missing' for file in files if not file.is_file()]
   found += [f'{file} is damaged' for file in files if not _is_whole(file)]

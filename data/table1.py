@@ -8,20 +8,22 @@ figure of the table counts, and which figures are mistakes.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import dataclasses
 import json
 import pathlib
+import sys
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from apnet_jax import cli
 from apnet_jax.errors import UserError
+from apnet_jax.printing import printable
 from configs import common
 from data import datasets, raw
 from data.listing import prepared_root
-from data.prepare import make_builder, prepare
+from data.prepare import damage_error, prepare, read_builder
 
 COLUMNS = ('train IDs', 'train images', 'test IDs', 'test images', 'cameras')
 
@@ -89,37 +91,64 @@ def figures(counts: dict[str, raw.Counts], with_queries: bool) -> tuple:
 
 
 def prepared_counts(
-  layout: raw.Layout, root: pathlib.Path
+  layout: raw.Layout,
+  root: pathlib.Path,
+  on_damage: Callable[[UserError], None] | None = None,
 ) -> Iterator[tuple[str, dict[str, raw.Counts]]]:
   """Yields fingerprint and counts of each prepared copy of a data set.
 
   Args:
     layout: layout of the data set.
     root: folder of prepared data sets.
+    on_damage: called with the error of each copy that is damaged, which is then
+      omitted. By default, the error is raised.
+
+  Raises:
+    UserError: a copy is damaged, and there is no `on_damage`.
   """
   for folder in sorted(root.glob('reid-*')):
     if not (folder / layout.dataset).is_dir():
       continue
-    builder = make_builder(layout, folder)
-    if builder.data_path.exists():
-      yield folder.name.removeprefix('reid-'), count_records(builder)
+    try:
+      builder = read_builder(layout, folder)
+      counts = count_records(builder) if builder.data_path.exists() else None
+    except UserError as error:
+      if on_damage is None:
+        raise
+      on_damage(error)
+      continue
+    if counts:
+      yield folder.name.removeprefix('reid-'), counts
 
 
 def count_records(builder: tfds.core.DatasetBuilder) -> dict[str, raw.Counts]:
-  """Counts the records of each split of a prepared data set."""
+  """Counts the records of each split of a prepared data set.
+
+  Raises:
+    UserError: the prepared files are damaged.
+  """
   counts = {}
   for split in raw.SPLITS:
-    source = builder.as_data_source(
-      split, decoders={'image': tfds.decode.SkipDecoding()}
-    )
-    labels = [
-      (example['pid'], example['camid'])
-      for example in tqdm(
-        source, f'{builder.info.full_name} {split}', unit=' images', leave=False
-      )
-    ]
+    try:
+      labels = _labels(builder, split)
+    except Exception as error:  # ArrayRecord raises all kinds
+      raise damage_error(builder, split, error) from error
     counts[split] = raw.count(split, *zip(*labels))
   return counts
+
+
+def _labels(
+  builder: tfds.core.DatasetBuilder, split: str
+) -> list[tuple[int, int]]:
+  """Returns identity and camera of each record of a split."""
+  source = builder.as_data_source(
+    split, decoders={'image': tfds.decode.SkipDecoding()}
+  )
+  name = f'{builder.info.full_name} {split}'
+  return [
+    (example['pid'], example['camid'])
+    for example in tqdm(source, name, unit=' images', leave=False)
+  ]
 
 
 def format_table(found: list[dict]) -> str:
@@ -184,8 +213,8 @@ def prepare_sets(arguments: list[str], prepared_dir: str) -> None:
     prepare(config)
 
 
-def main() -> None:
-  """Runs the command."""
+def main() -> int:
+  """Runs the command and returns its exit code: 2 if a data set is damaged."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -201,7 +230,7 @@ def main() -> None:
   )
   options = parser.parse_args()
   prepare_sets(options.sets, options.prepared_dir)
-  root = prepared_root(options.prepared_dir)
+  root, damaged = prepared_root(options.prepared_dir), []
   found = [
     {
       'name': row.layout.name,
@@ -211,13 +240,16 @@ def main() -> None:
       'counts': {k: dataclasses.asdict(v) for k, v in counts.items()},
     }
     for row in ROWS
-    for fingerprint, counts in prepared_counts(row.layout, root)
+    for fingerprint, counts in prepared_counts(row.layout, root, damaged.append)
   ]
   print(format_table(found))
   if options.json:
     options.json.write_text(json.dumps(found, indent=2) + '\n')
+  for error in damaged:
+    print(printable(f'error: {error}'), file=sys.stderr)
+  return 2 if damaged else 0
 
 
 if __name__ == '__main__':
   with cli.errors_as_messages():
-    main()
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import pytest
 
@@ -43,7 +44,7 @@ def prepared(tmp_path_factory):
 
 def run(monkeypatch, *arguments):
   monkeypatch.setattr('sys.argv', ['table1', *map(str, arguments)])
-  table1.main()
+  return table1.main()
 
 
 def test_counts_what_is_prepared(prepared, monkeypatch, capsys, tmp_path):
@@ -72,6 +73,34 @@ def test_published_images_are_marked_as_such(prepared, monkeypatch, capsys):
   lines = capsys.readouterr().out.splitlines()
   other = [line.split() for line in lines if 'other images' in line]
   assert [line[5] for line in other] == ['7*']  # MSMT17's alone
+
+
+@pytest.mark.parametrize('damage', ['metadata', 'split', 'records'])
+def test_a_damaged_set_is_named_and_the_others_are_counted(
+  prepared, monkeypatch, capsys, tmp_path, damage
+):
+  root = tmp_path / 'copy'
+  shutil.copytree(prepared, root)
+  assert run(monkeypatch, f'--prepared_dir={root}') == 0
+  (info,) = root.glob('reid-*/dukemtmc_reid/*/dataset_info.json')
+  if damage == 'metadata':
+    info.write_text('{')
+  elif damage == 'split':
+    found = json.loads(info.read_text())
+    found['splits'] = [s for s in found['splits'] if s['name'] != 'query']
+    info.write_text(json.dumps(found))
+  else:
+    (file,) = info.parent.glob('*query*record*')
+    file.write_bytes(b'x' * file.stat().st_size)
+  capsys.readouterr()
+  file = tmp_path / 'table1.json'
+  arguments = (f'--prepared_dir={root}', f'--json={file}')
+  assert run(monkeypatch, *arguments) == 2
+  printed = capsys.readouterr()
+  assert printed.err.count('error: the prepared data set ') == 1
+  assert 'dukemtmc_reid' in printed.err and 'Delete this folder' in printed.err
+  (one,) = json.loads(file.read_text())
+  assert one['name'] == 'msmt17/trainval'
 
 
 def test_prepares_what_it_is_given(monkeypatch, tmp_path, capsys):
