@@ -439,6 +439,21 @@ def update(page: str, records: pathlib.Path = RECORDS) -> str:
   return MARKED.sub(block, page)
 
 
+def read_results(files: Sequence[pathlib.Path]) -> list[Line]:
+  """Returns the lines of files of results.
+
+  Raises:
+    UserError: a file does not exist, or is damaged.
+  """
+  for file in files:
+    if not file.is_file():
+      raise UserError(
+        f'--results={file} is not a file: give the {RESULTS_FILE} of a results'
+        ' folder.'
+      )
+  return [line for file in files for line in read_lines(file)]
+
+
 def make_parser() -> argparse.ArgumentParser:
   """Returns the parser of the command line."""
   parser = argparse.ArgumentParser(
@@ -472,8 +487,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.update:
       args.update.write_text(update(args.update.read_text()))
       return 0
-    files = args.results or [RECORDS / RESULTS_FILE]
-    lines = [line for file in files for line in read_lines(file)]
+    lines = read_results(args.results or [RECORDS / RESULTS_FILE])
     text = make_tables(TABLES[args.table], lines, args.images, args.target)
     print(text or f'{args.table}: {NOT_RUN}')
   except (UserError, OSError) as error:

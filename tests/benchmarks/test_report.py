@@ -222,6 +222,8 @@ def test_command_line(tmp_path, capsys):
   assert '| APNet-C_2 | 60.0 | 50.0 | 1 |' in capsys.readouterr().out
   assert report.main(['table5', f'--results={file}']) == 0
   assert capsys.readouterr().out == 'table5: not run\n'
+  assert report.main(['table2', f'--results={tmp_path}/none.jsonl']) == 2
+  assert f'--results={tmp_path}/none.jsonl is not' in capsys.readouterr().err
   file.write_text('{\n')
   assert report.main(['table2', f'--results={file}']) == 2
   assert 'results.jsonl is damaged' in capsys.readouterr().err
