@@ -153,16 +153,22 @@ def _row_words(row: Row, base: ml_collections.ConfigDict) -> list[str]:
   return [f'--config.{name}={value}' for name, value in fields.items()]
 
 
-def absolute_folders(overrides: Sequence[str]) -> list[str]:
-  """Returns overrides whose folders of images are absolute."""
-  folders = ('data.dir', 'data.prepared_dir')
+def absolute_folders(overrides: Sequence[str], name: str) -> list[str]:
+  """Returns overrides whose folders of images are absolute.
+
+  Args:
+    overrides: changed fields, as 'data.dir=photos'.
+    name: `config.data.name`. Only if it names several data sets, commas
+      separate folders in data.dir; otherwise they belong to its name.
+  """
   found = []
   for override in overrides:
     field, equals, value = override.partition('=')
-    if field in folders and value:
+    if field in ('data.dir', 'data.prepared_dir') and value:
+      several = field == 'data.dir' and ',' in name
       value = ','.join(
         str(pathlib.Path(part.strip()).expanduser().absolute())
-        for part in value.split(',')
+        for part in (value.split(',') if several else [value])
       )
     found.append(field + equals + value)
   return found

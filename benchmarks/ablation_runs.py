@@ -28,6 +28,7 @@ from apnet_jax.workdir import run_files
 from apnet_jax.workdir.json_files import read_json
 from benchmarks.ablation_plan import Run
 from benchmarks.command import ROOT, hardware
+from data import datasets
 
 RESULTS_FILE = 'results.jsonl'
 CLAIM_FILE, LOG_FILE = 'claim.lock', 'log.txt'
@@ -56,6 +57,29 @@ class Target:
     """Name of the folder, which stands in results and tables."""
     return self.directory.name
 
+  @property
+  def full_name(self) -> str:
+    """Name of the data set in result cards, as `dukemtmc_reid` for `duke`.
+
+    Raises:
+      FieldError: there is no such data set.
+    """
+    return datasets.find(self.dataset).name
+
+  @property
+  def file_name(self) -> str:
+    """Name of the files of its evaluation, without a suffix."""
+    return f'{self.full_name.replace("/", "_")}-{self.label}'
+
+  def is_of(self, line: Mapping[str, Any]) -> bool:
+    """Returns whether a line of results.jsonl is about these images.
+
+    Folders of two data sets may have the same name. Lines of earlier versions
+    have the name of the data set in the result card alone.
+    """
+    dataset = line.get('target_dataset') or line['card']['dataset']
+    return (line['target'], dataset) == (self.label, self.full_name)
+
 
 class Results:
   """The results folder of a table.
@@ -82,10 +106,10 @@ class Results:
 
   def has(self, run: Run, target: Target | None = None) -> bool:
     """Returns whether a run has a result on its own images or on a target."""
-    label = target.label if target else None
     return any(
-      line['configuration'] == run.hash and line['target'] == label
+      target.is_of(line) if target else line['target'] is None
       for line in self.read()
+      if line['configuration'] == run.hash
     )
 
   def missing(self, run: Run, targets: Sequence[Target]) -> list[Target | None]:
@@ -308,7 +332,7 @@ def _evaluate(
   card = workdir / 'result.json'
   command, name = train_command(run, workdir), 'train'
   if target:
-    name = target.label
+    name = target.file_name
     card = workdir / 'evaluations' / f'{name}.json'
     command = evaluate_command(target, workdir, card)
   with timed(workdir / f'{name}-sessions.jsonl', workdir) as seconds:
@@ -374,6 +398,7 @@ def result_line(
     'variant': run.variant,
     'seed': run.seed,
     'target': target.label if target else None,
+    'target_dataset': target.full_name if target else None,
     'images': pathlib.Path(run.config.data.dir).name,
     'recipe': run.recipe,
     'configuration': run.hash,

@@ -26,7 +26,7 @@ import pathlib
 import sys
 
 from apnet_jax.commands import complexity
-from apnet_jax.errors import UserError
+from apnet_jax.errors import UserError, naming_flags
 from apnet_jax.paper.tables import TABLES, Table, first_name
 from apnet_jax.workdir import run_files
 from apnet_jax.workdir.json_files import write_json
@@ -107,12 +107,18 @@ def runs_of(args: argparse.Namespace) -> list[Run]:
   """
   if args.device and not args.dry_run:
     raise UserError('--device needs --dry-run.')
+  words = [f'--config={args.config}', *_flags(args.override)]
+  name = ablation_plan.read_config(words).data.name
   return ablation_plan.plan(
     chosen_rows(TABLES[args.table], args.rows),
     args.config,
-    ablation_plan.absolute_folders(args.override),
+    ablation_plan.absolute_folders(args.override, name),
     read_seeds(args.seeds),
   )
+
+
+def _flags(overrides: Sequence[str]) -> list[str]:
+  return [f'--config.{override}' for override in overrides]
 
 
 def chosen_rows(table: Table, names: str) -> Table:
@@ -155,8 +161,8 @@ def read_targets(texts: Sequence[str], allow_other_counts: bool):
       is also that of the targets.
 
   Raises:
-    UserError: a value has another form, its folder is missing, or two folders
-      have the same name.
+    UserError: a value has another form, its data set or its folder is missing,
+      or two folders have the same name.
   """
   targets = []
   for text in texts:
@@ -174,6 +180,9 @@ def read_targets(texts: Sequence[str], allow_other_counts: bool):
       '--target: two folders have the same name, which tells their results'
       ' apart.'
     )
+  with naming_flags({'data.name': '--target'}):
+    for target in targets:
+      _ = target.full_name
   return targets
 
 
@@ -274,8 +283,8 @@ def print_costs(runs: Sequence[Run], device: str) -> None:
 
 def count(args: argparse.Namespace) -> int:
   """Counts the operations of the networks of a table."""
-  overrides = [f'--config.{override}' for override in args.override]
-  config = ablation_plan.read_config([f'--config={args.config}', *overrides])
+  words = [f'--config={args.config}', *_flags(args.override)]
+  config = ablation_plan.read_config(words)
   rows = chosen_rows(TABLES[args.table], args.rows).rows
   if args.dry_run:
     print(*(f'{first_name(row.variant)}: counted' for row in rows), sep='\n')

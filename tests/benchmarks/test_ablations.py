@@ -168,9 +168,26 @@ def test_a_recipe_changes_the_training_and_not_the_network():
 def test_folders_become_absolute(monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   given = ['data.dir=a,b', 'train.epochs=3', 'data.allow_other_counts']
-  assert ablation_plan.absolute_folders(given) == [
+  assert ablation_plan.absolute_folders(given, 'market1501,msmt17') == [
     f'data.dir={tmp_path}/a,{tmp_path}/b', *given[1:],
   ]  # fmt: skip
+  given = ['data.dir=a,b', 'data.prepared_dir=c, d']
+  assert ablation_plan.absolute_folders(given, 'market1501') == [
+    f'data.dir={tmp_path}/a,b', f'data.prepared_dir={tmp_path}/c, d',
+  ]  # fmt: skip
+
+
+def test_commas_separate_the_folders_of_several_data_sets(
+  monkeypatch, tmp_path
+):
+  monkeypatch.chdir(tmp_path)
+  for names, folders in (('duke', 'a,b'), ('duke,market', f'a,{tmp_path}/b')):
+    overrides = (f'data.name={names}', 'data.dir=a,b')
+    words = [f'--override={override}' for override in overrides]
+    config = f'--config={ablation_runs.ROOT / CONFIG}'
+    args = ablations.make_parser().parse_args(['table6', config, *words])
+    (run, *_) = ablations.runs_of(args)
+    assert run.config.data.dir == f'{tmp_path}/{folders}'
 
 
 @pytest.mark.parametrize(
@@ -267,6 +284,36 @@ def test_targets_are_evaluated_once(trainer, run, results, tmp_path):
   assert ablation_runs.do_run(run, targets, results) == 'done'
   assert trainings(run, results) == 1
   assert [line['target'] for line in results.read()] == [None, 'a', 'b']
+
+
+def test_folders_of_one_name_hold_two_data_sets(
+  trainer, run, results, tmp_path
+):
+  first, second = (
+    Target(name, tmp_path / name / 'images') for name in ('duke', 'market')
+  )
+  assert ablation_runs.do_run(run, [first], results) == 'finished'
+  assert ablation_runs.do_run(run, [second], results) == 'finished'
+  assert ablation_runs.do_run(run, [first, second], results) == 'done'
+  found = [(x['target'], x['target_dataset']) for x in results.read()]
+  assert found == [
+    (None, None), ('images', 'dukemtmc_reid'), ('images', 'market1501'),
+  ]  # fmt: skip
+  cards = (results.workdir(run) / 'evaluations').iterdir()
+  assert {card.name for card in cards} == {
+    'dukemtmc_reid-images.json', 'market1501-images.json',
+  }  # fmt: skip
+
+
+def test_lines_of_earlier_versions_count(run, results, tmp_path):
+  line = make_line(
+    target='images', card_dataset='dukemtmc_reid', configuration=run.hash
+  )
+  results.append(line)
+  for name, known in (('duke', 1), ('dukemtmc_reid', 1), ('msmt17', 0)):
+    assert results.has(run, Target(name, tmp_path / 'images')) == bool(known)
+  assert not results.has(run, Target('duke', tmp_path / 'others'))
+  assert not results.has(run)
 
 
 def test_a_failed_run_has_no_result_and_is_tried_again(trainer, run, results):
@@ -451,6 +498,7 @@ def test_other_images_are_refused(monkeypatch, tmp_path, capsys):
     (['table7', '--target=duke'], 'as duke=DIR'),
     (['table7', '--target=duke=/none'], 'as duke=DIR'),
     (['table7', '--target=a=/tmp', '--target=b=/tmp'], 'the same name'),
+    (['table7', '--target=nobody=/tmp'], "--target='nobody' is not one of"),
     (['table2', '--override=train.K=0'], 'at least 2'),
   ],
 )
