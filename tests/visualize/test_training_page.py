@@ -1,4 +1,7 @@
 import json
+import re
+import shutil
+import subprocess
 import types
 
 import pytest
@@ -16,6 +19,26 @@ RECORDS = (
   {'step': 30, 'train/epoch': 1.5, 'train/loss': 4.0, 'train/seconds_step': 1},
   {'step': 40, 'eval/mAP': 0.25, 'eval/Rank-1': 0.5},
 )  # fmt: skip
+EQUAL = [
+  {'step': step, 'train/epoch': step / 10, 'train/learning_rate': 3e-4,
+   'train/gradient_norm': 5.0}
+  for step in (10, 20)
+]  # fmt: skip
+# What the scripts of a page need of a browser, to make elements as text.
+DOCUMENT = """
+class Element {
+  constructor(tag) { [this.tag, this.parts] = [tag, []]; }
+  setAttribute(name, value) { this.tag += ` ${name}="${value}"`; }
+  append(...parts) { this.parts.push(...parts); }
+  toString() { return `<${this.tag}>${this.parts.join('')}`; }
+}
+const elements = { data: { textContent: DATA } };
+const document = {
+  createElement: (tag) => new Element(tag),
+  createElementNS: (_, tag) => new Element(tag),
+  getElementById: (id) => (elements[id] ??= new Element(id)),
+};
+"""
 
 
 def make_run(folder, records=RECORDS, end='', **train):
@@ -92,3 +115,37 @@ def test_the_command_compares_runs_in_a_browser(tmp_path, monkeypatch, capsys):
     assert 'learning_rate' in extra and '0.5' in extra
     wide = opened.evaluate('document.documentElement.scrollWidth')
     assert wide <= 390 and chromium.messages == []
+
+
+@pytest.mark.parametrize('records', [EQUAL, EQUAL[:1]])
+def test_equal_values_are_drawn_on_a_logarithmic_axis(tmp_path, records):
+  run = make_run(tmp_path, records)
+  training_page.renew(run)
+  with browser.start() as chromium:
+    opened = chromium.open(run / 'report.html')
+    check_equal_lines(opened.locator('#chart-panels').inner_html())
+    assert chromium.messages == []
+
+
+@pytest.mark.skipif(not shutil.which('node'), reason='there is no Node.js')
+@pytest.mark.parametrize('records', [EQUAL, EQUAL[:1]])
+def test_equal_values_are_drawn_without_a_browser(tmp_path, records):
+  text = training_page.make_page([make_run(tmp_path, records)])
+  data, script = re.findall(r'<script.*?>(.*?)</script>', text, re.DOTALL)
+  node = subprocess.run(
+    ['node', '-'],
+    input=f'{DOCUMENT.replace("DATA", json.dumps(data))}{script}'
+    'console.log(String(elements["chart-panels"]));',
+    capture_output=True,
+    text=True,
+  )
+  assert node.stderr == ''
+  check_equal_lines(node.stdout)
+
+
+def check_equal_lines(drawn):
+  """Checks that both charts have a line in the middle, and numbers beside."""
+  assert 'NaN' not in drawn and 'Infinity' not in drawn
+  heights = re.findall(r' d="M[\d.]+ ([\d.]+)', drawn)
+  assert [float(y) for y in heights] == [128, 128]
+  assert '>3.0e-4<' in drawn and '>6<' in drawn

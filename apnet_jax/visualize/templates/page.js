@@ -24,9 +24,10 @@ function number(x) {
     : String(Number(x.toPrecision(4)));
 }
 
+// `around` is the range of an axis on which all values are equal.
 const scales = {
-  linear: { forward: (x) => x, ticks: linearTicks },
-  log: { forward: Math.log10, ticks: logTicks },
+  linear: { forward: (x) => x, ticks: linearTicks, around: (x) => [x - 0.5, x + 0.5] },
+  log: { forward: Math.log10, ticks: logTicks, around: (x) => [x / 2, 2 * x] },
 };
 
 function linearTicks(low, high) {
@@ -62,7 +63,7 @@ function chart(lines, options) {
         values.reduce((a, b) => Math.min(a, b), Infinity),
         values.reduce((a, b) => Math.max(a, b), -Infinity),
       ];
-      if (range[0] === range[1]) range = [range[0] - 0.5, range[1] + 0.5];
+      if (range[0] === range[1]) range = scale.around(range[0]);
     }
     const [low, high] = range.map(scale.forward);
     const [from, to] = i ? [height - bottom, top] : [left, width - right];
