@@ -90,12 +90,18 @@ def _check_image(image, name: str, order: str):
 
 
 def _check_boxes(boxes, name: str) -> np.ndarray:
+  problem = f'the boxes of {name} are not [boxes, 4]'
   try:
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    boxes = np.asarray(boxes, np.float64)
   except (TypeError, ValueError) as error:
+    raise UserError(f'{problem}: give x1, y1, x2, y2 of each.') from error
+  if not boxes.size:
+    return boxes.reshape(-1, 4)
+  # Detections may have more columns: scores and classes.
+  if boxes.ndim != 2 or boxes.shape[1] != 4:
     raise UserError(
-      f'the boxes of {name} are not [boxes, 4]: give x1, y1, x2, y2 of each.'
-    ) from error
+      f'{problem}, but {list(boxes.shape)}: give x1, y1, x2, y2 of each.'
+    )
   for i in np.flatnonzero(~np.isfinite(boxes).all(1)):
     raise UserError(f'box {i} of {name} is not finite: {boxes[i].tolist()}.')
   return boxes

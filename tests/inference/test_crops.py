@@ -52,7 +52,8 @@ def test_boxes_of_several_images_follow_each_other():
   found = read([PIXELS, other], [[[0, 0, 5, 5], [5, 5, 9, 9]], [[1, 1, 3, 3]]])
   expected = [PIXELS[:5, :5], PIXELS[5:9, 5:9], other[1:3, 1:3]]
   np.testing.assert_array_equal(found, read(expected))
-  assert len(read([PIXELS, other], [[], [[1, 1, 3, 3]]])) == 1
+  for nothing in ([], np.empty((0, 4)), np.empty((0, 6))):
+    assert len(read([PIXELS, other], [nothing, [[1, 1, 3, 3]]])) == 1
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,11 @@ def test_an_empty_box_is_named(box, message):
     (([7],), 'image 0 is a int: give a path'),
     ((PIXELS, None, 'rbg'), "order='rbg' is not one of"),
     ((PIXELS, [[1, 2, 3]]), r'boxes of the image are not \[boxes, 4\]'),
+    ((PIXELS, [[1, 2], [3]]), r'not \[boxes, 4\]: give x1, y1, x2, y2'),
+    ((PIXELS, np.ones((2, 6))), r'are not \[boxes, 4\], but \[2, 6\]: give'),
+    ((PIXELS, np.ones((4, 5))), r'are not \[boxes, 4\], but \[4, 5\]: give'),
+    ((PIXELS, np.ones((1, 3, 4))), r'not \[boxes, 4\], but \[1, 3, 4\]'),
+    ((PIXELS, [1, 2, 3, 4]), r'are not \[boxes, 4\], but \[4\]: give'),
     (([PIXELS], [[[0, 0, 1, 1]]] * 2), 'boxes of 2 images for 1 images'),
   ],
 )
