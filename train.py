@@ -94,4 +94,4 @@ def main(argv):
 
 if __name__ == '__main__':
   flags.mark_flag_as_required('config')
-  cli.run(main)
+  cli.run(main, resumes=True)

@@ -28,6 +28,7 @@ COMMANDS = {
   'push-to-hub': 'apnet_jax.commands.push_to_hub',
   'search': 'apnet_jax.commands.search',
 }
+RESUMING = ('embed',)  # go on from what an interrupted call has saved
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
   command = module.command()
   for flag in flags.FLAGS.get_flags_for_module(module.__name__):
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # for --help
-  cli.run(command)
+  cli.run(command, name in RESUMING)
 
 
 def usage() -> str:

@@ -15,6 +15,7 @@ from apnet_jax import config
 from apnet_jax.errors import UserError
 from apnet_jax.parallel import background, processes
 from apnet_jax.printing import printable
+from apnet_jax.workdir.interruption import Interrupted
 
 CKPT_HELP = (
   'Workdir of train.py, or a file that the command pack wrote, or hf://OWNER/NAME'
@@ -25,7 +26,7 @@ CKPT_HELP = (
 flags.disclaim_key_flags()
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
+def run(main: Callable[[Sequence[str]], None], resumes: bool = False) -> None:
   """Parses the flags and runs a command.
 
   An error ends the program as `errors_as_messages` describes.
@@ -33,6 +34,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
   Args:
     main: the command, a function of the arguments that are left after parsing:
       the program's name and the arguments that are not flags.
+    resumes: whether the command goes on from what an earlier call has saved.
   """
 
   def main_and_finish(argv):
@@ -42,18 +44,22 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
   # Imports and traces make millions of objects that stay. By default, the
   # collector takes a seventh of the time until the first training step.
   gc.set_threshold(50_000)
-  with errors_as_messages():
+  with errors_as_messages(resumes):
     app.run(main_and_finish, flags_parser=_parse_flags)
 
 
 @contextlib.contextmanager
-def errors_as_messages() -> Iterator[None]:
+def errors_as_messages(resumes: bool = False) -> Iterator[None]:
   """Turns an error in a `with` block into a message and an exit code.
 
   The code is 2 for mistakes of the user and for files that cannot be read or
   written, 3 for a loss or gradient that is not finite, 4 when another process
   is lost, 130 or 143 after SIGINT or SIGTERM. Any other error is a fault of the
   program, which prints the traceback and exits with code 1.
+
+  Args:
+    resumes: whether the command goes on from what an earlier call has saved,
+      which the message on SIGINT then says. That on `Interrupted` always does.
   """
   try:
     with processes.detecting_lost_processes():
@@ -69,10 +75,9 @@ def errors_as_messages() -> Iterator[None]:
     _fail(str(error), 3)
   except KeyboardInterrupt as error:
     what = str(error) or 'interrupted'
-    _fail(
-      f'{what}; the same command resumes from what was saved',
-      getattr(error, 'code', 130),  # the code of `interruption.Interrupted`
-    )
+    if resumes or isinstance(error, Interrupted):
+      what += '; the same command resumes from what was saved'
+    _fail(what, getattr(error, 'code', 130))  # the code of `Interrupted`
   except Exception:
     if not processes.is_distributed():
       raise

@@ -1,6 +1,7 @@
 """Signals that end a run."""
 
 import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -8,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import chex
 import pytest
 
-from apnet_jax import cli
+from apnet_jax import __main__, cli
 from apnet_jax.training import programs, run, trainer
 from apnet_jax.workdir.checkpoints import Checkpoints
 from apnet_jax.workdir.interruption import SIGNALS, Interrupted, Interruption
@@ -201,7 +203,7 @@ def test_the_second_signal_ends_at_once():
 @pytest.mark.parametrize(
   ('error', 'code', 'message'),
   [
-    (KeyboardInterrupt(), 130, 'interrupted; the same command resumes'),
+    (KeyboardInterrupt(), 130, 'error: interrupted\n'),
     (
       Interrupted(signal.SIGTERM, 'step 5 is saved'),
       143,
@@ -215,3 +217,27 @@ def test_a_supervisor_reads_the_exit_code(error, code, message, capsys):
     raise error
   assert exit.value.code == code
   assert message in capsys.readouterr().err
+
+
+def test_only_a_command_that_saves_its_work_says_that_it_resumes(
+  capsys, monkeypatch
+):
+  with pytest.raises(SystemExit), cli.errors_as_messages(resumes=True):
+    raise KeyboardInterrupt
+  assert 'interrupted; the same command resumes' in capsys.readouterr().err
+  said = {}
+  monkeypatch.setattr(
+    cli, 'run', lambda name, resumes=False: said.update({name: resumes})
+  )
+  monkeypatch.setattr(
+    importlib,
+    'import_module',
+    lambda name: types.SimpleNamespace(
+      __name__=name, command=lambda: name.split('.')[-1]
+    ),
+  )
+  for name in __main__.COMMANDS:
+    monkeypatch.setattr(sys, 'argv', ['apnet_jax', name])
+    __main__.main()
+  assert [name for name, resumes in said.items() if resumes] == ['embed']
+  assert len(said) == len(__main__.COMMANDS)
