@@ -258,6 +258,11 @@ def check_flags(
       f'{CKPT.value} is a packed network: choose the threshold first, then'
       ' pack.'
     )
+  if not os.access(ckpt, os.W_OK):
+    raise UserError(
+      '--choose_threshold stores the threshold in the workdir, and --ckpt='
+      f'{CKPT.value} is not writable: give a copy of it that is.'
+    )
   if len(DATASET.value) > 1:
     raise UserError('--choose_threshold needs exactly one data set.')
   if config.eval.distance != 'cosine':

@@ -247,15 +247,22 @@ class PairVerifier:
 
   def _choose(self, counted, config, fingerprint: str) -> None:
     try:
-      self._stored = choose(
+      chosen = choose(
         counted, self._wanted_fpr, config, fingerprint, self._step
       )
-      save(self._workdir, self._stored)
+      save(self._workdir, chosen)
     except UserError as error:
       self._failure = error
+    except OSError as error:
+      self._failure = UserError(
+        f'the threshold {chosen["threshold"]:.4f} was chosen, but could not be'
+        f' stored: {error}. Give it to other commands as --threshold.'
+      )
+    else:
+      self._stored = chosen
 
   def raise_failure(self) -> None:
-    """Raises UserError if no threshold could be chosen for the wanted FPR.
+    """Raises UserError if no threshold could be chosen, or it was not stored.
 
     Call it after the results have been written.
     """

@@ -99,12 +99,15 @@ def _parts(level: Level, width: int) -> Image.Image:
     strip = colour((weights - low) / max(high - low, 1e-12))[None]
     strip = Image.fromarray(np.ascontiguousarray(strip))
     picture.paste(strip.resize((width, STRIP), Image.Resampling.BOX))
-    for edge in edges[1:-1]:
+    # Lines between narrow parts would hide the weights.
+    for edge in edges[1:-1] if width >= 6 * len(parts) else ():
       draw.line([(edge, 0), (edge, STRIP)], 'black', 2)
   base = STRIP + 2 + BARS
   for start, stop, weight in zip(edges, edges[1:], parts.tolist()):
     top = base - round((BARS - LINE) * min(weight, 1))
-    draw.rectangle([start + 1, top, stop - 2, base], BLUE)
+    # Bars of narrow parts are at least one pixel wide, and may touch.
+    left = min(start + 1, stop - 1)
+    draw.rectangle([left, top, max(left, stop - 2), base], BLUE)
     if stop - start >= 30:
       draw.text((start + 2, top - LINE + 1), f'{weight:.2f}', GREY, _font(11))
   draw.line([(0, base), (width, base)], GREY)

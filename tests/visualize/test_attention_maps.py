@@ -1,5 +1,7 @@
 """Tests of explained images, on a network whose only map is the image."""
 
+import dataclasses
+
 import numpy as np
 from PIL import ImageColor
 import pytest
@@ -132,6 +134,24 @@ def test_a_sheet_has_a_line_for_each_side(pair):
   parts = pair[0].levels[2].parts
   left, right = blue[:, 5 * cell + 20].sum(), blue[:, -20].sum()
   assert (left > right) == (parts[0] > parts[1])
+
+
+@pytest.mark.parametrize('number', [64, 128, 512])
+def test_parts_narrower_than_three_pixels_are_drawn(pair, number):
+  weights = np.linspace(0.5, 1, number, dtype=np.float32)
+  level = dataclasses.replace(
+    pair[0].levels[2], parts=weights, weights=weights.repeat(2)
+  )
+  explained = dataclasses.replace(pair[0], levels=[level])
+  sheet = np.asarray(attention_sheet.draw_sheet([('a', explained)]))
+  width = attention_sheet.WIDTH
+  drawn = sheet[:, -width - attention_sheet.GAP : -attention_sheet.GAP]
+  blue = (drawn == ImageColor.getrgb(attention_sheet.BLUE)).all(-1)
+  edges = np.linspace(0, width, number + 1).round().astype(int)
+  for start, stop in zip(edges, edges[1:]):
+    assert start == stop or blue[:, start:stop].any()
+  strip = np.asarray(attention_sheet._parts(level, width))[0]
+  assert strip.any(-1).all()  # no black lines over the weights
 
 
 def test_overlays_are_coloured_where_the_map_is_high():
