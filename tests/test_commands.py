@@ -422,12 +422,30 @@ def test_a_command_that_looks_for_the_network_would_be_seen(
 )
 def test_mistakes_are_messages(run, arguments, message, tmp_path):
   if 'WORKDIR' in arguments[1]:
-    json_files.write_json(tmp_path / 'config.json', {'data': {'name': ''}})
-    with Checkpoints(tmp_path) as checkpoints:
-      checkpoints.save(1, {'w': np.zeros(1)})
+    make_workdir(tmp_path)
     arguments = ['eval.py', f'--ckpt={tmp_path}', *arguments[2:]]
   _, err = run(*arguments, code=2)
   assert message in err
+
+
+def make_workdir(folder):
+  """Makes what eval.py reads before it looks at its flags."""
+  json_files.write_json(folder / 'config.json', {'data': {'name': ''}})
+  with Checkpoints(folder) as checkpoints:
+    checkpoints.save(1, {'w': np.zeros(1)})
+
+
+def test_a_threshold_needs_a_workdir_to_write_to(run, tmp_path):
+  """It is said before the evaluation; root may write to any folder."""
+  make_workdir(tmp_path)
+  code = (
+    'import os, runpy\n'
+    f'os.access = lambda path, mode: str(path) != {str(tmp_path)!r}\n'
+    "runpy.run_path('eval.py', run_name='__main__')\n"
+  )
+  flags = f'--ckpt={tmp_path}', '--json=card.json', '--choose_threshold=0.1'
+  _, err = run('-c', code, *flags, code=2)
+  assert f'and --ckpt={tmp_path} is not writable: give a copy' in err
   assert 'Traceback' not in err
 
 

@@ -1,6 +1,9 @@
+import types
+
 import numpy as np
 import pytest
 
+from apnet_jax.errors import UserError
 from apnet_jax.retrieval import threshold
 from apnet_jax.retrieval.verification import BINS, BINS_PER_UNIT, Verification
 from apnet_jax.workdir import run_files
@@ -55,6 +58,25 @@ def test_a_rate_that_is_too_small_for_the_set():
     choose(1e-6)
   with pytest.raises(ValueError, match='0.01 of 0 pairs'):
     threshold.choose(None, 0.01, config(), 'abc', step=7)
+
+
+def test_a_threshold_that_cannot_be_stored_is_said_at_the_end(
+  tmp_path, monkeypatch, capsys
+):
+  """The rates of the evaluation are not lost."""
+  monkeypatch.setattr(
+    threshold.verification, 'count_pairs', lambda *_: counted()
+  )
+  workdir, rules = tmp_path / 'file', config()
+  workdir.touch()  # no folder: nothing can be written to it
+  verifier = threshold.PairVerifier(workdir, 7, rules.eval, wanted_fpr=0.01)
+  evaluated = types.SimpleNamespace(scores=None, labels=None)
+  benchmark = types.SimpleNamespace(fingerprint='abc')
+  summary = verifier.verify(evaluated, rules, benchmark)
+  assert summary['pairs']['genuine'] == 9 and 'stored_threshold' not in summary
+  assert 'chosen on' not in capsys.readouterr().out
+  with pytest.raises(UserError, match=r'0\.98\d\d was chosen, but.*/file'):
+    verifier.raise_failure()
 
 
 @pytest.mark.parametrize(
