@@ -1,7 +1,7 @@
 """The network of a run and its programs, which are made before the data."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 
 import flax.linen as nn
 import jax
@@ -53,7 +53,9 @@ class Programs:
     size = tuple(config.data.image_size)
     state_of = (self.model, optimizer, size)
     self._lower_init = partial(lower_create_state, *state_of, config.train)
-    self._state_shapes = partial(state_shapes, *state_of, config.train)
+    # A run that resumes needs them twice: to compile and to restore. Tracing
+    # ResNet-50 for them takes a second. The tree stays within this class.
+    self._state_shapes = cache(partial(state_shapes, *state_of, config.train))
     self._compiled_init = self._compiled_step = None
 
   def compile_ahead(self, steps_done: int | None) -> None:

@@ -64,6 +64,20 @@ def test_every_program_is_compiled_once():
   assert compiled['jit(_fun)'] == compiled['jit(init)'] == 1
 
 
+def test_a_run_that_resumes_traces_the_network_once_for_its_shapes(monkeypatch):
+  traced, trace = [], programs.state_shapes
+  monkeypatch.setattr(
+    programs, 'state_shapes', lambda *args: traced.append(1) or trace(*args)
+  )
+  made, _ = make_programs()
+  made.lower_step()
+  shapes = made.state_shapes()
+  leaves = jax.tree.leaves(shapes)
+  shapes.params.clear()  # the tree is the caller's
+  assert jax.tree.leaves(made.state_shapes()) == leaves
+  assert len(traced) == 1
+
+
 def test_the_step_is_compiled_in_another_thread(monkeypatch):
   seen = []
   compile_here = jax.stages.Lowered.compile
