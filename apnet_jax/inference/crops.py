@@ -92,7 +92,7 @@ def _check_image(image, name: str, order: str):
 def _check_boxes(boxes, name: str) -> np.ndarray:
   problem = f'the boxes of {name} are not [boxes, 4]'
   try:
-    boxes = np.asarray(boxes, np.float64)
+    boxes = np.atleast_2d(np.asarray(boxes, np.float64))  # one, [4], is enough
   except (TypeError, ValueError) as error:
     raise UserError(f'{problem}: give x1, y1, x2, y2 of each.') from error
   if not boxes.size:
