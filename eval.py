@@ -270,6 +270,14 @@ def check_flags(
       '--choose_threshold needs cosine similarities, but config.eval.distance='
       f'{config.eval.distance!r}.'
     )
+  # The averages are closer to their person than single images, which are what
+  # the commands that use a threshold compare.
+  if config.eval.multi_query:
+    raise UserError(
+      '--choose_threshold needs pairs of single images, but'
+      ' config.eval.multi_query=True averages several into a query: add'
+      ' --config.eval.multi_query=False.'
+    )
 
 
 def make_shortening(model, variables, config) -> Callable | None:

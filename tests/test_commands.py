@@ -406,6 +406,15 @@ def test_a_command_that_looks_for_the_network_would_be_seen(
       "cosine similarities, but config.eval.distance='euclidean'",
     ),
     (
+      [
+        'eval.py',
+        '--ckpt=WORKDIR',
+        '--choose_threshold=0.1',
+        '--config.eval.multi_query=True',
+      ],
+      'multi_query=True averages several into a query: add --config.eval.multi',
+    ),
+    (
       ['train.py', '--config=configs/synthetic.py', '--num_processes=2'],
       'error: --coordinator_address and --process_id missing',
     ),

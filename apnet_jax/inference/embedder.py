@@ -112,7 +112,8 @@ class Embedder:
       )
     if stored and stored['step'] == step:
       config.eval.update(feature=stored['feature'], flip=stored['flip'])
-    config.eval.distance = 'cosine'  # thresholds apply to cosine similarities
+    # Thresholds apply to cosine similarities of single images.
+    config.eval.update(distance='cosine', multi_query=False)
     known = thresholds.choose_known(stored, threshold, step, config.eval)
     return cls(model, variables, config, *known, step)
 

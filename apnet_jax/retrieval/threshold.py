@@ -114,6 +114,8 @@ def mismatch(
   ]
   if rules.distance != 'cosine':
     different.append('not cosine similarities here')
+  if rules.multi_query:  # eval.py chooses none for averages
+    different.append('single images there, averaged queries here')
   if not different:
     return None
   return (

@@ -13,6 +13,7 @@ from apnet_jax.inference.embedder import Embedder
 from apnet_jax.parallel import devices
 from apnet_jax.retrieval import threshold
 from apnet_jax.retrieval.embed import make_embed
+from apnet_jax.workdir import json_files
 from data import records
 from tests.inference import networks
 from tests.tiny import tiny_model
@@ -108,6 +109,16 @@ def test_an_unreadable_image_is_an_error(embedder, people, tmp_path):
   found = embedder([people[0], bad, people[1]], on_error=errors.__setitem__)
   assert [*errors] == [1]
   np.testing.assert_allclose(found[::2], embedder(people[:2]), atol=1e-5)
+
+
+def test_a_threshold_is_used_where_queries_were_averaged(
+  tiny_networks, tmp_path
+):
+  config, _ = networks.write_workdir(tmp_path)
+  config.eval.multi_query = True
+  json_files.write_json(tmp_path / 'config.json', config.to_dict())
+  threshold.save(tmp_path, networks.THRESHOLD)
+  assert Embedder.load(tmp_path).threshold == 0.25
 
 
 def test_a_fingerprint_tells_networks_and_settings_apart(

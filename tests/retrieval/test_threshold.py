@@ -47,6 +47,7 @@ def test_it_is_of_one_network_and_one_way_of_embedding():
     ('flip', False, 'flip True there, False here'),
     ('feature', 'logits', 'feature embedding there, logits here'),
     ('distance', 'euclidean', 'not cosine similarities here'),
+    ('multi_query', True, 'single images there, averaged queries here'),
   ):
     rules = config().eval
     rules[field] = value
