@@ -110,8 +110,7 @@ class Embedder:
       step, model, variables = restore.restore_model(
         checkpoints, which, config, classes
       )
-    if stored and stored['step'] == step:
-      config.eval.update(feature=stored['feature'], flip=stored['flip'])
+    thresholds.adopt_settings(config.eval, stored, step)
     # Thresholds apply to cosine similarities of single images.
     config.eval.update(distance='cosine', multi_query=False)
     known = thresholds.choose_known(stored, threshold, step, config.eval)

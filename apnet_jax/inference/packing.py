@@ -60,14 +60,15 @@ def collect(source: str | os.PathLike, step: int, which: str) -> dict:
   Raises:
     UserError: a file is damaged.
   """
-  config = run_files.load_config(source)
+  config, threshold = run_files.load_config(source), thresholds.load(source)
+  embedding = config.copy_and_resolve_references()
+  thresholds.adopt_settings(embedding.eval, threshold, step)
   parts = {
     CHECKPOINT: {'step': step, 'which': which},
-    PREPROCESSING: preprocessing(config),
+    PREPROCESSING: preprocessing(embedding),
     run_files.CONFIG_FILE: pack.config_without_places(config.to_dict()),
     run_files.RUN_FILE: pack.run_without_places(run_files.load_run(source)),
   }
-  threshold = thresholds.load(source)
   if threshold and threshold['step'] == step:
     parts[run_files.THRESHOLD_FILE] = threshold
   card = run_files.read_file(source, run_files.RESULT_FILE)
@@ -80,7 +81,7 @@ def preprocessing(config) -> dict:
   """Returns in words and numbers how images become the network's input.
 
   Args:
-    config: the whole configuration of the run.
+    config: the whole configuration, with `eval` as images are embedded.
   """
   return {
     'channels': 'RGB',

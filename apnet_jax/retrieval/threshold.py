@@ -96,6 +96,22 @@ def load(workdir: str | os.PathLike) -> dict | None:
   return stored
 
 
+def adopt_settings(
+  rules: ml_collections.ConfigDict, stored: Mapping | None, step: int
+) -> None:
+  """Makes rules embed images as they were for a stored threshold.
+
+  A threshold of another checkpoint changes nothing.
+
+  Args:
+    rules: `config.eval`, which is changed.
+    stored: the result of `load`.
+    step: step of the checkpoint in use.
+  """
+  if stored and stored['step'] == step:
+    rules.update(feature=stored['feature'], flip=stored['flip'])
+
+
 def mismatch(
   stored: Mapping, step: int, rules: ml_collections.ConfigDict
 ) -> str | None:

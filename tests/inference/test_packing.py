@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from apnet_jax.commands import push_to_hub
 from apnet_jax.errors import UserError
-from apnet_jax.inference import model_card
+from apnet_jax.inference import model_card, packing
 from apnet_jax.inference.embedder import Embedder
 from apnet_jax.inference.packing import pack_network
 from apnet_jax.retrieval import threshold
@@ -149,6 +149,24 @@ def test_what_belongs_to_another_checkpoint_stays_behind(
   assert parts.keys() == {
     'checkpoint.json', 'preprocessing.json', 'config.json', 'run.json',
   }  # fmt: skip
+
+
+def test_a_card_names_the_embedding_that_a_threshold_was_chosen_for(
+  tiny_networks, tmp_path
+):
+  config, _ = networks.write_workdir(tmp_path)
+  other = {'feature': 'logits', 'flip': not config.eval.flip}
+  for step in (networks.STEP, 1):
+    threshold.save(tmp_path, networks.THRESHOLD | other | {'step': step})
+    parts = packing.collect(tmp_path, networks.STEP, 'last')
+    settings = Embedder.load(tmp_path).settings
+    prepared = parts[pack.PREPROCESSING]
+    assert prepared['feature'] == settings['feature']
+    assert prepared['average_with_mirror_image'] == settings['flip']
+    assert (settings['feature'] == 'logits') == (step == networks.STEP)
+    assert f'| embedding | `{settings["feature"]}`' in model_card.text(parts)
+    kept = parts['config.json']['eval']  # those of the run
+    assert kept['feature'] == 'embedding' and kept['flip'] == config.eval.flip
 
 
 def test_the_best_must_have_been_packed(run, packed, tmp_path):
