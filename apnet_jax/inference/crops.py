@@ -128,9 +128,11 @@ def cut_out(image: Image.Image, box: Sequence[float], name: str) -> Image.Image:
     name: the box for messages.
 
   Raises:
-    UserError: the box has no pixel in the image.
+    UserError: the box is not finite, or has no pixel in the image.
   """
   (width, height), (x1, y1, x2, y2) = image.size, map(float, box)
+  if not all(map(math.isfinite, (x1, y1, x2, y2))):
+    raise UserError(f'{name} is not finite: {[x1, y1, x2, y2]}.')
   if x1 >= x2 or y1 >= y2:
     raise UserError(
       f'{name} is empty: {[x1, y1, x2, y2]}. Boxes are x1, y1, x2, y2, with'

@@ -6,6 +6,7 @@ import glob
 import hashlib
 import itertools
 import json
+import math
 import os
 import pathlib
 from typing import Any
@@ -196,7 +197,21 @@ def read_csv(
     UserError: the file is not such a table; the message names the line.
   """
   reader = csv.DictReader(_lines(path))
-  names = reader.fieldnames or []
+  try:
+    names = _check_names(reader.fieldnames or [], required, path)
+    rows = list(_read_rows(reader, names, required, path))
+  except csv.Error as error:
+    line = reader.reader.line_num  # the other counts whole rows only
+    raise UserError(f'{path}, line {line}: {error}.') from error
+  if not rows:
+    raise UserError(f'{path} lists no image.')
+  return {name: np.array(values) for name, values in zip(names, zip(*rows))}
+
+
+def _check_names(
+  names: Sequence[str], required: Sequence[str], path: pathlib.Path
+) -> Sequence[str]:
+  """Returns the names; raises UserError if one is missing or not allowed."""
   missing = [name for name in required if name not in names]
   some = [name for name in BOX if name in names]
   if some and len(some) < len(BOX):
@@ -206,18 +221,19 @@ def read_csv(
       f'{path} has no column {", ".join(missing)}; its first line is'
       f' {",".join(names)}.'
     )
-  rows = []
+  return names
+
+
+def _read_rows(
+  reader: csv.DictReader, names, required, path: pathlib.Path
+) -> Iterator[list]:
+  """Yields the values of each row, in the order of the names."""
   for row in reader:
     if None in row or None in row.values():
       raise UserError(
         f'{path}, line {reader.line_num}: {len(names)} fields are needed.'
       )
-    rows.append(
-      [_value(row[n], n, required, path, reader.line_num) for n in names]
-    )
-  if not rows:
-    raise UserError(f'{path} lists no image.')
-  return {name: np.array(values) for name, values in zip(names, zip(*rows))}
+    yield [_value(row[n], n, required, path, reader.line_num) for n in names]
 
 
 def _value(text: str, name: str, required, path: pathlib.Path, line: int):
@@ -229,11 +245,14 @@ def _value(text: str, name: str, required, path: pathlib.Path, line: int):
   elif name in required:
     kind = int
   try:
-    return kind(text)
+    value = kind(text)
   except ValueError as error:
     raise UserError(
       f'{path}, line {line}: {name}={text!r} is not a number.'
     ) from error
+  if kind is float and not math.isfinite(value):
+    raise UserError(f'{path}, line {line}: {name}={text!r} is not finite.')
+  return value
 
 
 def parts(rows: int, size: int) -> Iterator[tuple[int, int]]:

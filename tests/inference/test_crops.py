@@ -31,6 +31,12 @@ def test_all_forms_of_an_image_give_the_same_pixels(tmp_path):
   assert not np.array_equal(read(bgr), [expected])
 
 
+def test_a_stored_box_that_is_not_finite_is_said():
+  for bad in (np.nan, np.inf, -np.inf):
+    with pytest.raises(UserError, match=f'the box of a is not finite.*{bad}'):
+      crops.cut_out(Image.fromarray(PIXELS), [1, 2, bad, 4], 'the box of a')
+
+
 def test_an_image_of_pillow_is_turned_upright(tmp_path):
   exif = Image.Exif()
   exif[ExifTags.Base.Orientation] = 6

@@ -1,3 +1,4 @@
+import csv
 import sys
 
 import numpy as np
@@ -90,6 +91,11 @@ def test_bad_rows_are_counted_from_the_first(folder):
     ('path,pid\na.png\n', 'line 2: 2 fields are needed'),
     ('path,pid\na.png,1,2\n', 'line 2: 2 fields are needed'),
     (b'path\n\xff.png\n', 'is not UTF-8'),
+    (
+      'path,x1,y1,x2,y2\na.png,1,2,3,4\na.png,nan,2,3,4\n',
+      "a.csv, line 3: x1='nan' is not finite",
+    ),
+    ('path,x1,y1,x2,y2\na.png,1,2,3,-inf\n', "2: y2='-inf' is not finite"),
   ],
 )
 def test_what_is_no_table_is_said(content, message, folder):
@@ -97,6 +103,14 @@ def test_what_is_no_table_is_said(content, message, folder):
   (folder / 'a.csv').write_bytes(encoded)
   with pytest.raises(UserError, match=message):
     rows.find(['a.csv'])
+
+
+def test_a_field_that_is_too_long_is_said(folder):
+  long = 'x' * (csv.field_size_limit() + 1)
+  for line, content in [(1, f'path,{long}\n'), (3, f'path\na.png\n{long}\n')]:
+    (folder / 'a.csv').write_text(content)
+    with pytest.raises(UserError, match=f'a.csv, line {line}: field larger'):
+      rows.find(['a.csv'])
 
 
 def test_what_is_not_found_is_said(folder):
@@ -162,6 +176,12 @@ def test_frames_may_be_numbered_from_one(video, folder):
   assert found.embed(Pixels(), 0, 2, None)[:, 0].tolist() == [0, 48]
   with pytest.raises(UserError, match=r'frame 1, but the first is 2 \(--first'):
     rows.VideoRows(video, table, first_frame=2)
+
+
+def test_boxes_of_a_video_are_finite(folder):
+  table = boxes(folder, '1,0,0,9,9,5', '1,0,0,inf,9,5')
+  with pytest.raises(UserError, match="line 3: x2='inf' is not finite"):
+    rows.VideoRows('street.avi', table)
 
 
 def test_what_is_no_video_is_said(video, folder, monkeypatch):
