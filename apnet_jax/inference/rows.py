@@ -16,7 +16,7 @@ from PIL import Image
 
 from apnet_jax import images
 from apnet_jax.errors import UserError
-from apnet_jax.inference import crops
+from apnet_jax.inference import crops, embedding_files
 
 BOX = ('x1', 'y1', 'x2', 'y2')  # columns of a box
 
@@ -221,6 +221,12 @@ def _check_names(
       f'{path} has no column {", ".join(missing)}; its first line is'
       f' {",".join(names)}.'
     )
+  for name in (embedding_files.EMBEDDING, embedding_files.INFO):
+    if name in names:
+      raise UserError(
+        f'{path} has a column {name}. Files of embeddings have one of their own'
+        ' with this name: give it another name.'
+      )
   return names
 
 

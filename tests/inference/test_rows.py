@@ -96,6 +96,8 @@ def test_bad_rows_are_counted_from_the_first(folder):
       "a.csv, line 3: x1='nan' is not finite",
     ),
     ('path,x1,y1,x2,y2\na.png,1,2,3,-inf\n', "2: y2='-inf' is not finite"),
+    ('path,info\na.png,1\n', 'a.csv has a column info.*another name'),
+    ('embedding,path\n1,a.png\n', 'a.csv has a column embedding.*another na'),
   ],
 )
 def test_what_is_no_table_is_said(content, message, folder):
