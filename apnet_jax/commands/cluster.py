@@ -147,8 +147,10 @@ def write_people(
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(f'{path.name}.part')
+  # A file name that is not UTF-8 keeps its bytes, so that it can be opened.
+  options = {'encoding': 'utf-8', 'errors': 'surrogateescape'}
   try:
-    with part.open('w', newline='', encoding='utf-8') as file:
+    with part.open('w', newline='', **options) as file:
       writer = csv.writer(file)
       writer.writerow([*columns, 'person'])
       writer.writerows(zip(*columns.values(), people))

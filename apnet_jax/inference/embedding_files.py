@@ -56,6 +56,33 @@ def check_name(path: str | os.PathLike) -> None:
     import_optional('pyarrow.parquet', 'parquet')
 
 
+def check_texts(
+  path: str | os.PathLike, columns: Mapping[str, np.ndarray]
+) -> None:
+  """Checks that a file of embeddings can hold the texts of its columns.
+
+  Parquet has texts in UTF-8 only, and names of files may be no such texts.
+
+  Args:
+    path: file to write.
+    columns: arrays [rows] by name.
+
+  Raises:
+    UserError: it is a Parquet file, and a text is not UTF-8.
+  """
+  if pathlib.Path(path).suffix.lower() != '.parquet':
+    return
+  for name, column in columns.items():
+    for text in column.tolist() if column.dtype.kind == 'U' else ():
+      try:
+        text.encode()
+      except UnicodeEncodeError as error:
+        raise UserError(
+          f'--output={path}: {name} {text!r} is not UTF-8, and Parquet holds'
+          ' nothing else. Write an .npz file instead.'
+        ) from error
+
+
 def write(
   path: str | os.PathLike,
   info: Mapping,

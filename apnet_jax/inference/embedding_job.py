@@ -58,10 +58,12 @@ def embed_into(
       otherwise.
 
   Raises:
-    UserError: a row cannot be read and `strict` is set, none can be read, or an
-      earlier call for this file was about other images.
+    UserError: a row cannot be read and `strict` is set, none can be read, the
+      file cannot hold the name of an image, or an earlier call for this file
+      was about other images.
   """
   embedding_files.check_name(output)
+  embedding_files.check_texts(output, source.columns)
   folder = pathlib.Path(f'{output}.parts')
   _claim(folder, embedder, source, dtype)
   spans = list(rows.parts(len(source), PART))

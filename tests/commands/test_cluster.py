@@ -1,6 +1,7 @@
 """The command cluster, on files of made-up embeddings."""
 
 import csv
+import os
 
 import numpy as np
 import pytest
@@ -40,6 +41,16 @@ def test_files_of_one_network_are_grouped_together(tmp_path):
     lines = list(csv.DictReader(file))
   assert [int(line['person']) for line in lines] == people.tolist()
   assert lines[3]['path'] == '3.jpg' and lines[3]['pid'] == '2'
+
+
+def test_a_name_that_is_not_utf8_keeps_its_bytes(tmp_path):
+  names = [os.fsdecode(b'\xe9%d.jpg' % i) for i in range(len(SHOWN))]
+  columns = {'path': np.array(names)}
+  cluster.write_people(tmp_path / 'people.csv', columns, np.array(SHOWN))
+  lines = (tmp_path / 'people.csv').read_bytes().splitlines()
+  assert lines == [b'path,person'] + [
+    b'\xe9%d.jpg,%d' % row for row in enumerate(SHOWN)
+  ]
 
 
 def test_embeddings_of_other_networks_are_refused(tmp_path):

@@ -52,6 +52,19 @@ def test_other_programs_read_the_files(tmp_path):
   assert table['track'].to_pylist() == [*range(7)]
 
 
+def test_npz_files_hold_names_that_are_not_utf8(tmp_path):
+  columns = COLUMNS | {'path': np.array([f'\udce9{i}.jpg' for i in range(7)])}
+  embedding_files.check_texts('a.npz', columns)
+  embedding_files.write(
+    tmp_path / 'a.npz', INFO, columns, [EMBEDDINGS], (7, 5), 'float32'
+  )
+  with embedding_files.reading(tmp_path / 'a.npz') as file:
+    np.testing.assert_array_equal(file.columns['path'], columns['path'])
+  embedding_files.check_texts('a.parquet', COLUMNS)
+  with pytest.raises(UserError, match='udce90.jpg. is not UTF-8'):
+    embedding_files.check_texts('a.parquet', columns)
+
+
 @pytest.mark.parametrize('suffix', embedding_files.SUFFIXES)
 def test_a_damaged_file_is_named(suffix, tmp_path):
   path = tmp_path / f'a{suffix}'

@@ -1,4 +1,5 @@
 import functools
+import os
 
 import numpy as np
 from PIL import Image
@@ -100,6 +101,19 @@ def test_images_that_must_be_read(embedder, source, tmp_path):
   with pytest.raises(UserError, match='none of 1 images.*3.png'):
     embedding_job.embed_into(tmp_path / 'b.npz', embedder, bad)
   assert not path.exists() and not (tmp_path / 'b.npz').exists()
+
+
+def test_a_name_that_is_not_utf8_is_said_before_anything_is_embedded(
+  embedder, tmp_path
+):
+  pytest.importorskip('pyarrow')
+  names = ['a.jpg', os.fsdecode(b'\xe9.jpg')]
+  source = rows.ImageRows({'path': np.array(names), 'track': np.arange(2)})
+  path = tmp_path / 'a.parquet'
+  message = r"a.parquet: path '\\udce9.jpg' is not UTF-8.*Write an .npz"
+  with pytest.raises(UserError, match=message):
+    embedding_job.embed_into(path, killed_after(embedder, 0), source)
+  assert not list(tmp_path.iterdir())
 
 
 def test_flags_that_do_not_fit(tmp_path):
