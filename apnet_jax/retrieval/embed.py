@@ -14,6 +14,10 @@ from apnet_jax.feed import Split
 from apnet_jax.models.normalization import normalize
 from apnet_jax.parallel import devices, processes
 
+# Zeros have no direction, so that a cosine with them would end the evaluation.
+# A black image gets that of the greys, and Euclidean distances hardly change.
+BLACK = np.float32(1e-6)
+
 
 def make_embed(
   model: nn.Module, rules: ml_collections.ConfigDict
@@ -131,11 +135,14 @@ def embed_pixels(variables, split: Split, rows: np.ndarray) -> np.ndarray:
     rows: int [rows], indices of the images in the split.
 
   Returns:
-    float32 [rows, height * width * 3], values from 0 to 1.
+    float32 [rows, height * width * 3], values from 0 to 1; those of a black
+    image are `BLACK`.
   """
   del variables
   images = np.concatenate(list(split.batches(rows, 256)))
-  return images.reshape(len(images), -1) / np.float32(255)
+  pixels = images.reshape(len(images), -1) / np.float32(255)
+  pixels[~pixels.any(1)] = BLACK
+  return pixels
 
 
 def _progress(images: int) -> tqdm:

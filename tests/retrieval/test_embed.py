@@ -1,10 +1,14 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
+from apnet_jax.feed import Benchmark
 from apnet_jax.models.apnet import initialize
 from apnet_jax.models.normalization import normalize
-from apnet_jax.retrieval.embed import embed_pixels, make_embed
+from apnet_jax.retrieval import evaluation
+from apnet_jax.retrieval.embed import BLACK, embed_pixels, make_embed
 from tests.fakes import SIZE, make_split, small_config
 from tests.tiny import tiny_model
 
@@ -55,3 +59,28 @@ def test_pixels():
   pixels = embed_pixels({}, split, np.array([2, 0]))
   (images,) = split.batches(np.array([2, 0]), 100)
   np.testing.assert_allclose(pixels, images.reshape(2, -1) / 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize('distance', ['cosine', 'euclidean'])
+def test_a_black_image_ends_no_baseline_of_pixels(distance):
+  rules = small_config().eval
+  rules.distance = distance
+  people = np.arange(4)
+  gallery = make_split([*people, 9], [1] * 5)  # 9 is a distractor
+
+  def with_black(rows, batch_size):
+    for images in gallery.batches(rows, batch_size):
+      yield images * (rows != 4).astype(np.uint8)[:, None, None, None]
+
+  def evaluate(gallery):
+    query = make_split(people, np.zeros(4, int))
+    benchmark = Benchmark(query, gallery, 'noise', '')
+    return evaluation.evaluate(embed_pixels, {}, benchmark, rules)
+
+  black = evaluate(dataclasses.replace(gallery, batches=with_black))
+  usual = evaluate(gallery)
+  assert (black.gallery_embeddings[4] == BLACK).all()
+  np.testing.assert_array_equal(
+    black.gallery_embeddings[:4], usual.gallery_embeddings[:4]
+  )
+  assert np.isfinite(black.result.mAP)
