@@ -145,7 +145,7 @@ def main(argv):
   from apnet_jax.retrieval.threshold import PairVerifier
   from apnet_jax.workdir import json_files, restore, run_files
   from apnet_jax.workdir.checkpoints import open_for_reading
-  from data import targets
+  from data import datasets, targets
 
   ckpt = hub.find_network(CKPT.value)
   with open_for_reading(ckpt) as checkpoints:
@@ -201,8 +201,18 @@ def main(argv):
   print(f'after step {step}')
   print(card.format_table(evaluator.results, config.eval.ap))
   cards = evaluator.cards
+  own = datasets.single_sets(config.data)
   path = JSON.value or card.default_path(
-    ckpt, step, cards, changed_rules, RERANK.value
+    ckpt,
+    step,
+    [
+      card.name_of_images(name, cards[name], configs[name].data.name in own)
+      for name in cards
+    ],
+    changed_rules,
+    RERANK.value,
+    FIT.value,
+    DIMENSIONS.value,
   )
   json_files.write_json(
     path, cards if len(cards) > 1 else next(iter(cards.values()))

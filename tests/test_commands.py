@@ -261,6 +261,8 @@ def check_evaluation(run, workdir, tmp_path):
   assert not (workdir / run_files.THRESHOLD_FILE).exists()
   trained = json.loads((workdir / 'result.json').read_text())
   (card,) = (workdir / 'evaluations').iterdir()
+  step = trained['checkpoint']['step']
+  assert card.name == f'{trained["dataset"]}-step{step}.json'  # same images
   evaluated = json.loads(card.read_text())
   assert json.loads((report / 'result.json').read_text()) == evaluated
   for field in trained.keys() - {'verification', 'diagnosis'}:

@@ -23,6 +23,7 @@ PACKAGES = (  # whose versions stand on a card
   'jax', 'jaxlib', 'flax', 'orbax-checkpoint', 'numpy', 'scipy', 'pillow',
   'tensorflow', 'tensorflow-cpu',
 )  # fmt: skip
+DIGITS = 8  # of a fingerprint in the name of a file
 NO_CAMERAS = 'no cameras: each query against all other images, itself removed'
 
 
@@ -233,28 +234,54 @@ def _rounded(values: np.ndarray) -> list[float | None]:
   return [None if np.isnan(v) else round(float(v), 6) for v in values]
 
 
+def name_of_images(name: str, card: Mapping, trained: bool) -> str:
+  """Returns the name of a data set for the name of a card's file.
+
+  Other folders, splits, labels or cameras are other images. The first digits of
+  their fingerprint follow the name, unless they are the test images of the
+  training, or those of another data set as published.
+
+  Args:
+    name: name of the data set.
+    card: its result card.
+    trained: whether the network was trained on this data set.
+  """
+  own = card['checkpoint']['trained_on']['fingerprint'].split('+')
+  usual = card['fingerprint'] in own
+  if not trained:
+    has_cameras = card['protocol']['rules'] != NO_CAMERAS
+    usual |= bool(card['as_published']) and has_cameras
+  return name if usual else f'{name}-{card["fingerprint"][:DIGITS]}'
+
+
 def default_path(
   workdir: str | os.PathLike,
   step: int,
   names: Iterable[str],
   changed_rules: Mapping,
   reranked: bool,
+  fit: str | os.PathLike = '',
+  dimensions: int | None = None,
 ) -> pathlib.Path:
   """Returns the default path of a card, whose name tells the settings.
 
   Args:
     workdir: workdir of the network.
     step: step of the checkpoint.
-    names: names of the data sets.
+    names: names of the data sets; see `name_of_images`.
     changed_rules: values of `config.eval` that differ from those of the run, by
       field, as 'eval.ap'.
     reranked: whether the card has figures after re-ranking.
+    fit: file that shorter embeddings were fitted on; '' for none.
+    dimensions: number of principal components of shorter embeddings, if any.
   """
   changed = [
     f'{field.removeprefix("eval.")}={value}'
     for field, value in sorted(changed_rules.items())
   ]
   parts = [*names, f'step{step}', *changed, *['reranked'] * reranked]
+  if fit:
+    parts += [f'fit={pathlib.Path(fit).stem}', f'dimensions={dimensions}']
   name = '-'.join(parts).replace('/', '-')
   return pathlib.Path(workdir, 'evaluations', f'{name}.json')
 

@@ -1,5 +1,6 @@
 """Evaluation of a benchmark, result cards and diagnosis."""
 
+import dataclasses
 import json
 import pathlib
 import types
@@ -379,3 +380,31 @@ def test_the_name_of_a_card_says_how_it_was_made():
   assert name(
     ['duke', 'msmt17/train'], {'eval.flip': False, 'eval.ap': 'x'}, True
   ) == ('duke-msmt17-train-step7-ap=x-flip=False-reranked.json')
+  path = card.default_path('run', 7, ['duke'], {}, False, 'out/train.npz', 64)
+  assert path.name == 'duke-step7-fit=train-dimensions=64.json'
+
+
+def test_the_name_of_a_card_tells_other_images():
+  config = common.get_config()
+  entry = {'trained_on': {'fingerprint': 'aaaaaaaaaaaa+bbbbbbbbbbbb'}}
+
+  def name(fingerprint, trained, **options):
+    benchmark = dataclasses.replace(
+      make_benchmark(), fingerprint=fingerprint, **options
+    )
+    result = evaluation.evaluate(embed, {}, benchmark, config.eval).result
+    made = card.result_card(result, config, benchmark, entry)
+    return card.name_of_images('duke', made, trained)
+
+  for own in ('aaaaaaaaaaaa', 'bbbbbbbbbbbb'):
+    assert name(own, True) == name(own, True, has_cameras=False) == 'duke'
+  published = {'as_published': True}
+  assert name('0123456789ab', False, **published) == 'duke'
+  for trained, options in [
+    (True, {}),
+    (True, published),  # the network was trained on others
+    (False, {}),
+    (False, {'as_published': None}),
+    (False, published | {'has_cameras': False}),  # --ignore_cameras
+  ]:
+    assert name('0123456789ab', trained, **options) == 'duke-01234567'
