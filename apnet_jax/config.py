@@ -1,9 +1,11 @@
 """All fields of a configuration, with their defaults and allowed values.
 
 The defaults are the values of the paper's APNet-C (Section IV.B) where the
-paper states them. Comments give the choices made where the paper is silent. The
-files in `configs/` change a few fields for each benchmark. Any field can be
-changed on the command line: `--config.train.epochs=60`.
+paper states them, except that no pre-trained weights are named and the whole
+batch shares batch statistics (`model.pretrained`, `batch_norm_group`). Comments
+give the choices made where the paper is silent. The files in `configs/` change
+a few fields for each benchmark. Any field can be changed on the command line:
+`--config.train.epochs=60`.
 """
 
 from collections.abc import Mapping
@@ -17,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
   """Returns a configuration with the default of every field."""
   config = ml_collections.ConfigDict()
   config.name = ''  # name of the benchmark; names the default workdir
-  config.profile = 'paper'  # paper or official; stands on result cards
+  config.profile = 'paper'  # label on result cards: paper or official
   config.seed = 0  # of initial weights, batches and augmentation
   # Folder that keeps compiled programs between runs; '' keeps none.
   config.compilation_cache_dir = '~/.cache/apnet_jax'
@@ -40,7 +42,8 @@ def _model() -> ml_collections.ConfigDict:
   model.pretrained = ''
   # Stride of the last stage; 1 keeps its map as large as the one before.
   model.last_stride = 1
-  model.stem_relu = True  # a ReLU that the released code lacks by mistake
+  # ReLU after the first convolution, which the released code lacks by mistake.
+  model.stem_relu = True
   model.se_blocks = False  # SE-ResNet: attention in every block (Table II)
   model.multi_part = False  # a second, local branch; for CUHK03 (Section IV.D)
   # Attention of the pyramids: channel, Eq. (5); spatial, Eq. (4); or none.
@@ -50,8 +53,8 @@ def _model() -> ml_collections.ConfigDict:
   # best at 2.
   model.radix = 2
   model.stacked = False  # repeats level 1 without splitting (Table II)
-  # Stages that are followed by a pyramid: "the bottom of each residual block".
-  # The released code has one after the stem (0), too.
+  # Stages that are followed by a pyramid; 0 is the stem. The paper has one
+  # after each of the four stages; the released code has one after the stem, too.
   model.sites = (1, 2, 3, 4)
   # Order of the levels, Eq. (1). Released code: fine_to_coarse.
   model.order = 'coarse_to_fine'
@@ -124,11 +127,11 @@ def _augment() -> ml_collections.ConfigDict:
   # training does not have; 0 as in the paper. The numbers below are those of
   # fast-reid.
   augment.jitter = 0.0
-  # Brightness is multiplied by 1 plus or minus up to this number,
+  # b: the jitter multiplies brightness by a factor from 1 - b to 1 + b.
   augment.brightness = 0.15
-  augment.contrast = 0.15  # contrast is multiplied in the same way,
-  augment.saturation = 0.1  # saturation is multiplied in the same way,
-  augment.hue = 0.1  # and the hue turns by up to this part of the circle.
+  augment.contrast = 0.15  # the same for contrast
+  augment.saturation = 0.1  # the same for saturation
+  augment.hue = 0.1  # largest turn of the hue, as a part of the colour circle
   # Severity of AugMix (Hendrycks et al., arXiv:1912.02781), which mixes each
   # image with changes of its colours and place: 3 and 1 in that paper, at most
   # 10. 0 leaves it out, as the paper here does.
@@ -176,8 +179,10 @@ def _train() -> ml_collections.ConfigDict:
   # Weight of the circle loss (Sun et al., CVPR 2020), beside the triplet loss
   # or in its place (triplet_weight=0). 0 leaves it out, as the paper does.
   train.circle_weight = 0.0
-  train.circle_margin = 0.25  # m, as in that paper for persons
-  train.circle_scale = 128.0  # gamma, as in that paper for persons
+  # Margin m of the circle loss; 0.25 for persons in that paper.
+  train.circle_margin = 0.25
+  # Scale gamma of the circle loss; 128 for persons in that paper.
+  train.circle_scale = 128.0
   # Weight of the centre loss (Wen et al., ECCV 2016). 0 leaves it out, as the
   # paper does; the recipe it follows (Luo et al., 2019) has 5e-4.
   train.center_weight = 0.0
@@ -226,11 +231,15 @@ def _eval() -> ml_collections.ConfigDict:
   # compares with nothing.
   rules.expected_curve = ''
   rules.pixel_baseline = False  # also ranks raw pixels, on small sets
-  # k1, k2 and lambda of re-ranking (eval.py --rerank; Zhong et al., CVPR 2017).
-  # Published figures have 7, 3 and 0.85 on CUHK03, and these elsewhere.
-  rules.rerank_k1 = 20  # neighbours of an image
-  rules.rerank_k2 = 6  # neighbours whose encodings are averaged
-  rules.rerank_lambda = 0.3  # weight of the original distance
+  # k1 of re-ranking (eval.py --rerank; Zhong et al., CVPR 2017): nearest
+  # neighbours of an image. Published figures have 7 on CUHK03, 20 elsewhere.
+  rules.rerank_k1 = 20
+  # k2 of re-ranking: neighbours whose encodings are averaged. Published figures
+  # have 3 on CUHK03, 6 elsewhere.
+  rules.rerank_k2 = 6
+  # lambda of re-ranking: weight of the original distance. Published figures
+  # have 0.85 on CUHK03, 0.3 elsewhere.
+  rules.rerank_lambda = 0.3
   return rules
 
 

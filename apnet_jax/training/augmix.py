@@ -7,9 +7,9 @@ left out.
 The operations are those that suit people in front of cameras: its translations,
 and the four that the authors' code has as extras, which are brightness,
 contrast, colour and sharpness. Rotations, shears, and operations that invert or
-round colours are left out. A factor is 1 plus or minus 0.09 times the level.
-(The authors' code has 0.1 plus 0.18 times the level, by which a low level
-darkens the most.)
+round colours are left out. An operation draws a level s between -severity and
+severity; factors are 1 + 0.09 s. (The authors' code has 0.1 plus 0.18 times the
+level, by which a low level darkens the most.)
 """
 
 import jax

@@ -164,8 +164,8 @@ def _number_people(names: set[str]) -> tuple[dict[str, int], tuple[str, ...]]:
   if 0 in numbers.values():
     numbers = {name: number + 1 for name, number in numbers.items()}
     return numbers, (
-      'identity 0 is a person: identities are numbered from 1, one above their'
-      ' own numbers',
+      'identity 0 is a person: each identity gets the next number, so that 0'
+      ' becomes 1',
     )
   return numbers, ()
 
