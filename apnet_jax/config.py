@@ -54,7 +54,7 @@ def _model() -> ml_collections.ConfigDict:
   model.radix = 2
   model.stacked = False  # repeats level 1 without splitting (Table II)
   # Stages that are followed by a pyramid; 0 is the stem. The paper has one
-  # after each of the four stages; the released code has one after the stem, too.
+  # after each of the four stages. Released code: also after the stem.
   model.sites = (1, 2, 3, 4)
   # Order of the levels, Eq. (1). Released code: fine_to_coarse.
   model.order = 'coarse_to_fine'
