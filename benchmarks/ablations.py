@@ -94,9 +94,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
-  except ablation_runs.Interrupted as error:
-    print('interrupted; the same command goes on', file=sys.stderr)
-    return error.code
+  except (ablation_runs.Interrupted, KeyboardInterrupt) as error:
+    print(
+      'interrupted; the same command continues where it stopped',
+      file=sys.stderr,
+    )
+    return getattr(error, 'code', 130)
 
 
 def runs_of(args: argparse.Namespace) -> list[Run]:

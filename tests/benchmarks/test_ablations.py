@@ -475,7 +475,19 @@ def test_a_failed_run_fails_the_command(command, trainer, capsys):
 def test_a_signal_is_the_exit_code(command, trainer, capsys):
   trainer['then'] = 'sys.exit(143)'
   assert command('table6') == 143
-  assert 'the same command goes on' in capsys.readouterr().err
+  message = 'interrupted; the same command continues where it stopped\n'
+  assert message in capsys.readouterr().err
+
+
+def test_an_interruption_between_runs_is_a_message(
+  command, monkeypatch, capsys
+):
+  def interrupt(_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(ablations, 'train', interrupt)
+  assert command('table6') == 130
+  assert capsys.readouterr().err.startswith('interrupted; the same command')
 
 
 def test_other_images_are_refused(monkeypatch, tmp_path, capsys):
