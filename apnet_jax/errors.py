@@ -49,6 +49,18 @@ def naming_flags(flags: Mapping[str, str]) -> Iterator[None]:
     raise error.named(flags[error.field]) from error
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+  """Yields an error, the error behind it, and so on to the first one.
+
+  Args:
+    error: an error that was raised from another one, or while another one was
+      handled; or any other error, which comes alone.
+  """
+  while error is not None:
+    yield error
+    error = error.__cause__ or error.__context__
+
+
 def first_line(error: BaseException) -> str:
   """Returns the first line of an error's message, at most 200 characters.
 

@@ -15,7 +15,7 @@ from jax._src import distributed  # its barriers use no device
 from jax.experimental import multihost_utils
 import numpy as np
 
-from apnet_jax.errors import UserError, first_line
+from apnet_jax.errors import UserError, causes, first_line
 from apnet_jax.parallel import devices
 
 # Seconds without a heartbeat after which a process counts as lost.
@@ -291,13 +291,11 @@ def detecting_lost_processes() -> Iterator[None]:
   except Exception as error:
     if not is_distributed():
       raise
-    cause = error
-    while cause is not None:
+    for cause in causes(error):
       if isinstance(cause, jax.errors.JaxRuntimeError) and (
         SIGNS_OF_LOSS.search(str(cause))
       ):
         raise ProcessLostError(_lost(cause)) from error
-      cause = cause.__cause__ or cause.__context__
     raise
 
 

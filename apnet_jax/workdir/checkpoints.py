@@ -21,6 +21,7 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 import time
 import types
 
@@ -29,11 +30,20 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 from tqdm import tqdm
 
-from apnet_jax.errors import UserError, first_line
+from apnet_jax.errors import UserError, causes, first_line
 from apnet_jax.parallel import devices, processes
 from apnet_jax.workdir.json_files import write_json
 from apnet_jax.workdir.pack import PackedCheckpoint, is_pack
 from apnet_jax.workdir.run_files import CONFIG_FILE, checkpoint_folders
+
+# Seconds that a save may take. If one process cannot write its part, Orbax has
+# the others wait at a barrier for so long (by default 20 minutes). A save that
+# is merely slower is given up, too: 300 s suffice for 1 GB at 4 MB/s.
+SAVE_TIMEOUT = 300
+# Words by which an error shows that the time for a save is over.
+TIMED_OUT = re.compile(
+  'DEADLINE_EXCEEDED|Timed out while waiting|but timed out after'
+)
 
 
 class Checkpoints:
@@ -83,6 +93,7 @@ class Checkpoints:
         cleanup_tmp_directories=not read_only,  # of a run that was killed
         # Orbax would fail on damaged figures; `figures` accepts them.
         lightweight_initialize=read_only,
+        async_options=ocp.options.AsyncOptions(timeout_secs=SAVE_TIMEOUT),
       ),
     )
 
@@ -189,8 +200,10 @@ class Checkpoints:
   def _give_up(self, error: Exception) -> None:
     """Reports a failed save, and frees the disk space that it took."""
     step, self._saving = self._saving, None
+    own = _own_cause(error)
+    reason = _reason(own) if own else _others_may_have_failed()
     self.failure = (
-      f'the checkpoint after step {step} could not be saved: {_reason(error)}'
+      f'the checkpoint after step {step} could not be saved: {reason}'
     )
     # Writers that are still running make its folders again.
     for _ in range(5):
@@ -199,7 +212,11 @@ class Checkpoints:
       time.sleep(0.1)
     # Orbax already counts the checkpoints as gone that this one replaces.
     self._manager.reload()
-    tqdm.write(f'{self.failure}; the run continues to the next one')
+    message = f'{self.failure}; the run continues to the next one'
+    if processes.is_first():
+      tqdm.write(message)
+    elif own:  # process 0, which prints for all, may not know the reason
+      tqdm.write(f'{processes.this_process()}: {message}', file=sys.stderr)
 
   @property
   def latest_step(self) -> int | None:
@@ -512,7 +529,34 @@ def open_for_reading(
   raise UserError(f'{path / "checkpoints"} holds no whole checkpoint.')
 
 
-def _reason(error: Exception) -> str:
+def _own_cause(error: Exception) -> BaseException | None:
+  """Returns why this process could not save its part of a checkpoint.
+
+  After a failure, Orbax still waits for the other processes, and raises that
+  this has timed out. The reason lies behind that error.
+
+  Args:
+    error: the error that Orbax raised.
+
+  Returns:
+    The error, or the one behind it; None if this process has only waited for
+    others.
+  """
+  if not processes.is_distributed():
+    return error
+  own = (e for e in causes(error) if not TIMED_OUT.search(str(e)))
+  return next(own, None)
+
+
+def _others_may_have_failed() -> str:
+  return (
+    f'not all processes have written their parts within {SAVE_TIMEOUT} s.'
+    ' Another process may have failed to write its part: its own output says'
+    ' why'
+  )
+
+
+def _reason(error: BaseException) -> str:
   """Returns the message of the operating system behind an error, in one line.
 
   For other errors, this is the first line of their own message.

@@ -87,6 +87,14 @@ def test_wrong_combinations_are_errors_in_each_process(two):
     assert fits is None
 
 
+def test_a_process_that_cannot_save_halts_no_other_for_long(two):
+  """It says why; the other one says where to look. The next save succeeds."""
+  failures = [found['save'][0] for found in two]
+  assert 'within 2 s. Another process may have failed' in failures[0]
+  assert failures[1].endswith('step 1 could not be saved: File too large')
+  assert [found['save'][1:] for found in two] == [[2, None]] * 2
+
+
 def test_processes_stop_at_the_same_step(two):
   """They stop at the step after SIGTERM has reached one of them."""
   assert [found['stop'] for found in two] == [6, 6]

@@ -5,8 +5,10 @@
 It needs the environment variables of a cluster and prints its results as JSON.
 """
 
+import contextlib
 import json
 import pathlib
+import resource
 import signal
 import sys
 import time
@@ -17,6 +19,7 @@ import numpy as np
 
 from apnet_jax.parallel import devices, processes
 from apnet_jax.training import checks
+from apnet_jax.workdir import checkpoints
 from tests.compilation import counting
 from tests.fakes import small_config
 
@@ -84,6 +87,28 @@ def check(**fields):
     return str(error)
 
 
+def save(workdir):
+  """Saves while process 1 cannot write, and again.
+
+  Returns:
+    The failure of the first save, the last step, the failure of the second.
+  """
+  noise = np.random.default_rng(0).standard_normal((4, 500_000), np.float32)
+  state = devices.replicate({'w': noise})
+  checkpoints.SAVE_TIMEOUT = 2
+  with contextlib.suppress(OSError), checkpoints.Checkpoints(workdir) as first:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if jax.process_index() == 1:  # which still can write its standard error
+      resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
+    first.save(1, state)
+    first.wait()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  checkpoints.SAVE_TIMEOUT = 60
+  with checkpoints.Checkpoints(workdir) as second:
+    second.save(2, state)
+    return first.failure, second.wait(), second.failure
+
+
 def stop():
   """Sends SIGTERM to process 1 in step 5; returns the step that all stop at."""
   told = []
@@ -111,6 +136,7 @@ def main(folder):
       check(**{'model.batch_norm_group': 3}),
       check(),
     ],
+    'save': save(pathlib.Path(folder)),
     'stop': stop(),
   }
   print(json.dumps(found))

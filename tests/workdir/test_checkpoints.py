@@ -11,6 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from apnet_jax.parallel import processes
 from apnet_jax.workdir import json_files, run_files
 from apnet_jax.workdir.checkpoints import Checkpoints, open_for_reading
 from configs import common
@@ -428,6 +429,71 @@ def test_a_run_without_its_last_checkpoint_has_failed(tmp_path):
       checkpoints.save(1, large(1))
       checkpoints.wait()
   assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+  ('first', 'printed', 'said'),
+  [
+    (True, 'step 1 could not be saved: disk full; the run', ''),
+    (
+      False,
+      '',
+      'process 0 of 1: the checkpoint after step 1 could not be saved',
+    ),
+  ],
+)
+def test_the_reason_stands_behind_a_barrier_and_is_told_by_its_process(
+  first, printed, said, tmp_path, capsys, monkeypatch
+):
+  """Other processes than the first have no standard output."""
+  failing_at_a_barrier(ValueError('disk full'), monkeypatch)
+  monkeypatch.setattr(processes, 'is_first', lambda: first)
+  with pytest.raises(OSError, match='disk full. It was'):
+    with Checkpoints(tmp_path) as checkpoints:
+      checkpoints.save(1, state(1))
+  output = capsys.readouterr()
+  assert printed in output.out and said in output.err
+  assert bool(output.out) == first
+
+
+@pytest.mark.parametrize('first', [True, False])
+def test_a_process_that_has_waited_for_others_says_where_to_look(
+  first, tmp_path, capsys, monkeypatch
+):
+  reason = TimeoutError('Timed out while waiting for async_commit_complete')
+  failing_at_a_barrier(reason, monkeypatch)
+  monkeypatch.setattr(processes, 'is_first', lambda: first)
+  with pytest.raises(OSError, match='300 s. Another process may have failed'):
+    with Checkpoints(tmp_path) as checkpoints:
+      checkpoints.save(1, state(1))
+  output = capsys.readouterr()
+  assert ('its own output says why; the run' in output.out) == first
+  assert not output.err  # process 0 has said it
+
+
+def failing_at_a_barrier(reason, monkeypatch):
+  """Lets saves of one of two processes fail and then wait for the other."""
+
+  def save(*_, **__):
+    try:
+      raise reason
+    except Exception:
+      raise RuntimeError('DEADLINE_EXCEEDED: Barrier timed out.')  # noqa: B904
+
+  monkeypatch.setattr(ocp.CheckpointManager, 'save', save)
+  monkeypatch.setattr(processes, 'is_distributed', lambda: True)
+
+
+def test_a_save_takes_no_longer_than_its_limit(tmp_path, monkeypatch):
+  options = []
+  make = ocp.CheckpointManagerOptions
+  monkeypatch.setattr(
+    ocp,
+    'CheckpointManagerOptions',
+    lambda **given: options.append(given) or make(**given),
+  )
+  with Checkpoints(tmp_path):
+    assert options[0]['async_options'].timeout_secs == 300
 
 
 def test_what_late_writers_make_again_is_removed(tmp_path, monkeypatch):
