@@ -36,7 +36,8 @@ PROFILE_STEPS = flags.DEFINE_string(
   'profile_steps',
   '',
   'First and last step to trace, as 10:12. The trace is written to'
-  ' WORKDIR/profile, for XProf.',
+  ' WORKDIR/profile, for XProf; of several processes, that of process I to'
+  ' WORKDIR/profile/process_I.',
 )
 PROCESSES = cli.define_processes()
 

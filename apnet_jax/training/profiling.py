@@ -12,6 +12,7 @@ import time
 import jax
 
 from apnet_jax.errors import UserError
+from apnet_jax.parallel import processes
 
 PHASES = ('data', 'save', 'evaluation')
 
@@ -122,6 +123,10 @@ def parse_steps(text: str) -> tuple[int, int] | None:
 class Profile:
   """A profiler that traces some steps into WORKDIR/profile, for XProf.
 
+  Of several processes, each traces into a folder of its own in that folder,
+  such as `process_0`: JAX names traces by the second and the machine, so that
+  processes of a machine would write to the same file.
+
   Args:
     steps: the first and the last step to trace, inclusive; None for no trace.
     workdir: workdir of the run.
@@ -141,6 +146,8 @@ class Profile:
     total: int,
   ):
     self.folder = pathlib.Path(workdir) / 'profile'
+    if processes.is_distributed():
+      self.folder /= f'process_{jax.process_index()}'
     self._first, self._last = steps or (0, 0)
     self._stack = contextlib.ExitStack()
     if self._last > total:
@@ -191,7 +198,11 @@ class Profile:
     """Returns instructions for viewing the trace; '' if there is none."""
     if not self._last:
       return ''
+    others = ''
+    if processes.is_distributed():
+      others = ', those of the other processes beside it'
     return (
-      f'Trace of the steps {self._first} to {self._last} in {self.folder}. To'
-      f' look at it: pip install xprof; xprof --logdir={self.folder}'
+      f'Trace of the steps {self._first} to {self._last} in {self.folder}'
+      f'{others}. To look at it: pip install xprof; xprof'
+      f' --logdir={self.folder}'
     )

@@ -1,6 +1,7 @@
 import jax.numpy as jnp
 import pytest
 
+from apnet_jax.parallel import processes
 from apnet_jax.training import profiling
 
 
@@ -72,6 +73,23 @@ def test_a_trace_is_of_its_steps(tmp_path):
   content = trace.read_bytes()
   assert b'train' in content
   assert str(tmp_path / 'profile') in profile.describe()
+
+
+def test_each_process_traces_into_its_own_folder(tmp_path, monkeypatch):
+  """JAX would give the traces of a machine's processes the same name."""
+  monkeypatch.setattr(processes, 'is_distributed', lambda: True)
+  traces = set()
+  for i in range(2):
+    monkeypatch.setattr(profiling.jax, 'process_index', lambda i=i: i)
+    profile = profiling.Profile((1, 1), tmp_path, start=0, total=1)
+    with profile.step(1, None):
+      x = jnp.arange(3) * 2
+    profile.end(1, x)
+    folder = tmp_path / 'profile' / f'process_{i}'
+    assert f'--logdir={folder}' in profile.describe()
+    assert 'those of the other processes beside it' in profile.describe()
+    traces |= set(folder.rglob('*.xplane.pb'))
+  assert len(traces) == 2
 
 
 def test_steps_that_are_done_are_not_traced(tmp_path, capsys):
