@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 import math
-import os
 
 import ml_collections
 import numpy as np
@@ -19,9 +18,10 @@ from tqdm import tqdm
 from apnet_jax.config import check_section
 from apnet_jax.errors import FieldError
 from apnet_jax.feed import Split
+from apnet_jax.parallel import processes as run_processes
 from apnet_jax.parallel.batch_layout import shard_positions
 from apnet_jax.training import profiling
-from data import bad_images, decoding, encoding, pk_sampler, raw
+from data import bad_images, decoding, encoding, memory, pk_sampler, raw
 from data.prepare import damage_error
 
 RECORDS_PER_READ = 64
@@ -191,7 +191,8 @@ def apply_cache(
 def _check_memory(split: str, count: int, height: int, width: int) -> None:
   """Raises UserError if the decoded images of a split do not fit into memory.
 
-  Otherwise their size is printed.
+  Otherwise their size is printed. Each process of the run holds all images, so
+  that those on one machine share its memory.
 
   Args:
     split: name of the split, for messages.
@@ -200,17 +201,18 @@ def _check_memory(split: str, count: int, height: int, width: int) -> None:
     width: width of a decoded image in pixels.
   """
   needed = math.prod((count, height, width, 3))
-  memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-  used = profiling.process_memory()
+  available, owner = memory.available()
+  used, sharing = profiling.process_memory(), run_processes.on_this_machine()
   size = (
     f'{count:,} {split} images of {height} x {width} take'
     f' {needed / 1e9:.2f} GB decoded'
   )
-  if used + needed > memory:
+  if sharing * (used + needed) > available:
+    shared = f', which {sharing} processes share' if sharing > 1 else ''
     raise FieldError(
       'data.cache',
       f"='decoded': {size}, and this process already uses {used / 1e9:.2f} GB;"
-      f' this machine has {memory / 1e9:.2f} GB of memory. The value'
+      f' {owner} has {available / 1e9:.2f} GB of memory{shared}. The value'
       " 'encoded' takes less.",
     )
   print(f'{size} (config.data.cache)', flush=True)

@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import signal
+import socket
 import sys
 import zlib
 
@@ -154,6 +155,18 @@ def check_same(name: str, value: str) -> None:
       raise UserError(
         f'{name} differ between the processes; {this_process()} has {value!r}.'
       )
+
+
+def on_this_machine() -> int:
+  """Returns how many processes of the run are on the machine of this one.
+
+  This process counts, too. Machines are told apart by their host names. All
+  processes must call this function.
+  """
+  if jax.process_count() == 1:
+    return 1
+  code = np.uint32(zlib.crc32(socket.gethostname().encode()))
+  return int((multihost_utils.process_allgather(code) == code).sum())
 
 
 def first_decides(answer: bool) -> bool:

@@ -13,6 +13,8 @@ from PIL import Image
 import pytest
 
 from apnet_jax.config import CHOICES
+from apnet_jax.parallel import processes
+from apnet_jax.training import profiling
 from configs import common
 from data import decoding, records
 
@@ -231,6 +233,24 @@ def test_too_large_for_the_memory(split, config, monkeypatch):
     with_cache(split, config, 'decoded')
   assert '15 train images of 2000 x 500 take 0.04 GB' in str(error.value)
   assert 'this machine has 0.04 GB of memory' in str(error.value)
+
+
+def test_too_large_for_all_processes_of_a_machine(split, config, monkeypatch):
+  """The images would fit into the limit if the process were alone."""
+  forbid_decoding(monkeypatch)
+  used = profiling.process_memory()
+  monkeypatch.setattr(
+    records.memory, 'available', lambda: (2 * used + 10**8, 'this job')
+  )
+  monkeypatch.setattr(processes, 'on_this_machine', lambda: 2)
+  config.data.image_size = (2000, 1000)
+  with pytest.raises(ValueError, match='config.data.cache') as error:
+    with_cache(split, config, 'decoded')
+  assert 'this job has' in str(error.value)
+  assert 'GB of memory, which 2 processes share.' in str(error.value)
+  monkeypatch.setattr(processes, 'on_this_machine', lambda: 1)
+  with pytest.raises(pytest.fail.Exception, match='decoded'):
+    with_cache(split, config, 'decoded')
 
 
 def test_names_the_caches_there_are(split, config):

@@ -75,6 +75,11 @@ def test_the_first_process_decides(two):
   assert [found['decide'] for found in two] == [[True, False]] * 2
 
 
+def test_processes_on_one_machine_are_counted(two):
+  assert [found['machine'] for found in two] == [[2, 1]] * 2
+  assert processes.on_this_machine() == 1
+
+
 def test_the_first_process_prepares_before_others(two):
   assert [found['prepare'] for found in two] == ['01', '01']
 

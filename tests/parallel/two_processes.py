@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import time
+import unittest.mock
 
 import jax
 from jax import lax
@@ -63,6 +64,13 @@ def embed(rows):
   done = np.asarray(double(np.float32(2), devices.shard_batch(local)))
   done = done.reshape(-1, 2)
   return processes.gather_rows(done, rows)[:, 0].tolist()
+
+
+def on_machines(*names):
+  """Counts the processes on this machine, one process on each of `names`."""
+  name = names[jax.process_index()]
+  with unittest.mock.patch('socket.gethostname', lambda: name):
+    return processes.on_this_machine()
 
 
 def prepare(folder):
@@ -130,6 +138,7 @@ def main(folder):
       processes.first_decides(answer == jax.process_index())
       for answer in (0, 1)
     ],
+    'machine': [on_machines('a', 'a'), on_machines('a', 'b')],
     'prepare': prepare(pathlib.Path(folder)),
     'check': [
       check(**{'train.P': 3}),
