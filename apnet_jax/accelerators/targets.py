@@ -197,7 +197,7 @@ CHIPS = {
       cache=50_331_648, clock=2.04, capability=(8, 9),
     ),
     _gpu(
-      'rtx4090', 'NVIDIA GeForce RTX 4090', 24_000_000_000, 1008, 165.2, 82.6,
+      'rtx4090', 'NVIDIA GeForce RTX 4090', 25_390_000_000, 1008, 165.2, 82.6,
       'NVIDIA Ada GPU Architecture',
       shared_memory=102_400, threads=1536, cores=128, float_units=128,
       cache=75_497_472, clock=2.52, capability=(8, 9),

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from apnet_jax.accelerators.targets import CHIPS, find_target
+from apnet_jax.accelerators.targets import CHIPS, GIB, find_target
 from apnet_jax.errors import UserError
 
 
@@ -22,6 +22,11 @@ def test_figures_are_of_the_right_size():
     assert 0.6 < chip.budget / chip.memory < 0.95
     assert chip.budget < chip.available
     assert chip.source
+
+
+def test_the_memory_of_an_rtx_4090_is_what_cuda_reports():
+  """Cards report 23.64 to 23.68 GiB, not 24 decimal gigabytes."""
+  assert 23.64 <= CHIPS['rtx4090'].memory / GIB <= 23.68
 
 
 def test_descriptions_of_gpus_agree_with_their_figures():
