@@ -28,6 +28,13 @@ NETWORK_ENVIRONMENT = {
   'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
   'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1',
 }
+# Variables that list the GPUs, or the TPU chips, that a process may use.
+VISIBLE = ('CUDA_VISIBLE_DEVICES', 'TPU_VISIBLE_CHIPS')
+# A TPU also wants the arrangement of its chips and processes.
+ONE_TPU = {
+  'TPU_CHIPS_PER_PROCESS_BOUNDS': '1,1,1',
+  'TPU_PROCESS_BOUNDS': '1,1,1',
+}
 
 
 def read_size(text: str) -> tuple[int, ...]:
@@ -186,6 +193,17 @@ def environment(without: Iterable[str] = (), **more: str) -> dict[str, str]:
   return {k: v for k, v in os.environ.items() if k not in without} | more
 
 
+def network_environment() -> dict[str, str]:
+  """Returns the variables for a process that runs a network on one device.
+
+  This project uses all devices that it sees, PyTorch and a matrix product only
+  one: they are comparable on one. It is the first that this process may use.
+  Without GPU or TPU, the variables change nothing.
+  """
+  first = {name: os.environ.get(name, '0').split(',')[0] for name in VISIBLE}
+  return NETWORK_ENVIRONMENT | ONE_TPU | first
+
+
 class MeasuringProcess:
   """A subprocess that measures on request.
 
@@ -248,6 +266,8 @@ def serve_networks(
 ) -> Iterator[dict[str, MeasuringProcess]]:
   """Yields a process for each of several networks, which ends afterwards.
 
+  Each uses the same device.
+
   Args:
     module: see `MeasuringProcess`.
     arguments: command line of the module, without `--serve NAME`.
@@ -263,7 +283,7 @@ def serve_networks(
           MeasuringProcess(
             module,
             [*arguments, '--serve', name],
-            environment(**NETWORK_ENVIRONMENT),
+            environment(**network_environment()),
           )
         )
       )

@@ -98,7 +98,7 @@ def open_process(settings: argparse.Namespace):
   process = command.MeasuringProcess(
     'network_ours',
     measuring.network_arguments(settings),
-    command.environment(**command.NETWORK_ENVIRONMENT),
+    command.environment(**command.network_environment()),
   )
   return contextlib.closing(process)
 

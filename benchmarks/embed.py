@@ -4,10 +4,10 @@ This project is called as `Embedder(paths)`. The loop is what torchreid's
 feature extractor does: Pillow opens and resizes one image after the other, they
 are normalised and stacked, and a batch goes through the network. Both average
 an image and its mirror image, which takes two forward passes, and have the same
-network with random weights. Each runs in a process of its own on all cores, in
-turns, after two rounds of warm-up; `reading` is the same without the network.
-Times are the fastest of all rounds, because other programs may use the machine;
-the load stands in the record.
+network with random weights. Each runs in a process of its own on all cores, and
+on one GPU, in turns, after two rounds of warm-up; `reading` is the same without
+the network. Times are the fastest of all rounds, because other programs may use
+the machine; the load stands in the record.
 
   pip install torch
   python benchmarks/embed.py --images=DIR

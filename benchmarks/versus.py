@@ -28,7 +28,8 @@ def measure_all(
 ) -> dict:
   """Measures implementations in turns, in a new process each time.
 
-  A process that keeps its memory until its next turn would slow the others.
+  A process that keeps its memory until its next turn would slow the others. All
+  use the same device.
 
   Args:
     program: 'train' or 'embed'.
@@ -87,7 +88,7 @@ def start(
   process = command.MeasuringProcess(
     module,
     [*measuring.network_arguments(args), *more],
-    command.environment(**command.NETWORK_ENVIRONMENT),
+    command.environment(**command.network_environment()),
   )
   return contextlib.closing(process)
 
@@ -182,7 +183,7 @@ def run(program: str, args: argparse.Namespace) -> dict:
   return {
     'versions': {'python': sys.version.split()[0], **measured['versions']},
     **measured['device'],
-    'environment': command.NETWORK_ENVIRONMENT,
+    'environment': command.network_environment(),
     'network': measuring.describe(args),
     'turns': args.turns,
     'seconds of a turn': args.seconds,
