@@ -105,6 +105,9 @@ class Fit:
   def measure(self, program: str) -> dict[str, Any]:
     """Compiles a program and returns its cost.
 
+    Each host embeds its share of a batch, by a program of its own. One of these
+    is compiled; all figures but those of a device are of all hosts together.
+
     If the compiler says that the program does not fit into memory, half of the
     batch is compiled instead, and so on, to estimate the largest batch.
 
@@ -122,7 +125,7 @@ class Fit:
     programs = TracedPrograms.of(self.config, self._num_classes, self.devices)
     asked = self._images(program)
     result: dict[str, Any] = {
-      'batch': asked * programs.devices[program],
+      'batch': asked * len(self.devices),
       'reason': None,
     }
     for images in self._halves(program, asked):
@@ -149,7 +152,7 @@ class Fit:
   ) -> ProgramCost:
     """Compiles a program as `compile_and_count` does, and says so meanwhile."""
     name = {'train': 'training step', 'embed': 'embedding'}[program]
-    whole = images * programs.devices[program]
+    whole = images * len(self.devices)
     with self._watch(f'Compiling the {name} of {whole} images'):
       return compile_and_count(self.target, programs, program, images)
 
@@ -213,6 +216,8 @@ class Fit:
     self, programs: TracedPrograms, program: str, cost: ProgramCost, asked: int
   ) -> dict[str, Any]:
     chip, train = self.target.chip, self.config.train
+    # An embedding is compiled for the devices of one host; all hosts run it.
+    cost = dataclasses.replace(cost, devices=len(self.devices))
     line = program_cost.roofline(cost, chip, self.config.model.dtype)
     unit, gradients = cost.devices, 0
     if program == 'train':

@@ -86,7 +86,7 @@ class ProgramCost:
 
   Attributes:
     images: number of images of each device.
-    devices: number of devices.
+    devices: number of devices, which all have as many images.
     memory: memory of each device.
     operations: operations of convolutions and matrix products of each device;
       a multiply-add is two.

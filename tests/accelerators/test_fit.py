@@ -1,5 +1,6 @@
 """Fits of configurations, with compilers that only pretend."""
 
+import contextlib
 import types
 
 import jax
@@ -64,10 +65,23 @@ def test_a_batch_that_fits(make):
   assert found['largest_batch'] == 8 * 145
 
 
-def test_the_embedding_runs_on_the_devices_of_a_process(make):
+def test_an_embedding_is_compiled_for_a_host_and_counted_for_all(make):
   found = make(P=80).measure('embed')
   assert not found['fits']  # 16 images of a device, of which 10 compile
-  assert (found['batch'], found['compiled_batch']) == (64, 32)
+  assert (found['batch'], found['compiled_batch']) == (128, 64)
+  assert found['largest_batch'] // 8 == 145  # as in training
+  line = found['roofline']
+  seconds = max(line['operations_seconds'], line['bytes_seconds'])
+  assert line['images_per_second'] == pytest.approx(64 / seconds)
+
+
+def test_what_is_compiled_is_said_for_all_hosts(make, monkeypatch):
+  monkeypatch.setattr(fit_module, 'compile_and_count', lambda *_: None)
+  said = []
+  fit = make()
+  fit._watch = lambda text: said.append(text) or contextlib.nullcontext()
+  Fit.compile(fit, None, 'embed', 16)
+  assert said == ['Compiling the embedding of 128 images']
 
 
 def test_half_of_a_batch_is_compiled_where_memory_is_short(make):

@@ -6,6 +6,7 @@ import re
 import jax
 import pytest
 
+from apnet_jax.accelerators.program_cost import Memory, ProgramCost
 from apnet_jax.accelerators.traced_programs import TracedPrograms
 from apnet_jax.models.resnet import STAGE_BLOCKS
 from benchmarks import accelerators, plain_flax
@@ -105,6 +106,27 @@ def test_the_documented_tables_are_those_of_the_record():
     assert table.rstrip() == accelerators.format_table(
       known, program, dtype, figure, devices
     )
+
+
+def test_an_embedding_is_counted_for_all_hosts(monkeypatch):
+  memory = Memory(0, 0, 0, 0, 0, 0)
+  counted = []
+
+  def count(target, programs, program, images):
+    counted.append(images)
+    return ProgramCost(images, 4, memory, 1, 819 * 10**9, 'compiler', 1.0)
+
+  monkeypatch.setattr(
+    accelerators.topology, 'open_compiler', lambda target: [None] * 8
+  )
+  monkeypatch.setattr(TracedPrograms, 'of', lambda *_: None)
+  monkeypatch.setattr(accelerators.fit, 'compile_and_count', count)
+  figures = accelerators.compile_case(
+    Case('v5e:2x4', 'apnet_c2', 'bfloat16', 'embed')
+  )
+  assert counted == [80 // 8]
+  assert figures['images/s at most'] == 80  # its bytes take a second
+  assert figures['devices'] == 8
 
 
 @pytest.fixture
