@@ -194,7 +194,8 @@ class Fit:
     """
     cores = input_rate.cores_needed(images_per_second / self.hosts)
     return {
-      'images_per_core': input_rate.IMAGES_PER_CORE,
+      'encoded_per_core': input_rate.ENCODED_PER_CORE,
+      'decoded_per_host': input_rate.DECODED_PER_HOST,
       'cores_of_a_host': cores,
       'decoded_pays': input_rate.recommends_decoded(cores),
     }

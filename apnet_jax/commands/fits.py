@@ -228,7 +228,12 @@ def describe_input(figures: Mapping[str, Any], fit: Fit) -> str:
   cores = figures['cores_of_a_host']
   lines = ['Input at that speed, cores of each host, estimates']
   for cache, number in cores.items():
-    lines.append(f'  --config.data.cache={cache:18}{number:9.1f}')
+    text = (
+      f'{"-":>9}: delivers {figures["decoded_per_host"]:,} images/s'
+      if number is None
+      else f'{number:9.1f}'
+    )
+    lines.append(f'  --config.data.cache={cache:18}{text}')
   if figures['decoded_pays'] and fit.config.data.cache != 'decoded':
     height, width = fit.config.data.image_size
     lines += textwrap.wrap(

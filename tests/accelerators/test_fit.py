@@ -147,7 +147,7 @@ def test_alternatives_leave_the_configuration_alone(make):
 
 
 def test_input_is_counted_for_each_host(make):
-  found = make().input_cores(2 * 3819)
+  found = make().input_cores(2 * 3110)
   assert found['cores_of_a_host']['encoded'] == 1
 
 

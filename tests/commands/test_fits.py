@@ -9,6 +9,7 @@ import types
 
 import pytest
 
+from apnet_jax.accelerators import input_rate
 from apnet_jax.commands import fits
 from configs import common
 
@@ -114,6 +115,20 @@ def test_decoded_images_are_recommended(pays, cache, recommended):
   assert ('takes 0.22 GB' in text) == recommended
 
 
+def test_speed_beyond_decoded_images_is_said():
+  text = fits.describe_input(
+    {
+      'cores_of_a_host': {'encoded': 25.72, 'decoded': None},
+      'decoded_per_host': 70_949,
+      'decoded_pays': False,
+    },
+    types.SimpleNamespace(config=common.get_config()),
+  )
+  assert text.splitlines()[1].split()[-1] == '25.7'
+  assert text.endswith('-: delivers 70,949 images/s')
+  assert max(map(len, text.splitlines())) <= fits.WIDTH
+
+
 def test_an_alternative_is_a_line():
   line = fits.describe_alternative('--config.train.rematerialize', FIGURES)
   assert '448 images; 80 take 2.30 GB' in line
@@ -140,5 +155,10 @@ def test_the_documented_output_is_that_of_the_record():
   rows = {'as configured': record['train']} | record['alternatives']
   assert len(rows) == 3
   texts += [fits.describe_alternative(*row) for row in rows.items()]
+  # The record's own number of cores is by earlier rates of a core.
+  speed = record['train']['roofline']['images_per_second']
+  cores = input_rate.cores_needed(speed)
+  needed = {'cores_of_a_host': cores, 'decoded_pays': False}
+  texts.append(fits.describe_input(needed, None))
   for text in texts:
     assert text in page
