@@ -118,7 +118,13 @@ class ProgramText:
           'branch_computations', 'true_computation', 'false_computation',
         )  # fmt: skip
         return max(map(self._bytes_of, i.called(*roles)), default=0)
-    return sizes[i.name] + sum(sizes.get(name, 0) for name in i.operands)
+    operands = sum(sizes.get(name, 0) for name in i.operands)
+    result = sizes[i.name]
+    # The tuple of an asynchronous operation mostly repeats its operands.
+    repeats = i.operation.endswith('-start') and i.shape.startswith('(')
+    if repeats and result > operands:
+      result -= operands
+    return operands + result
 
 
 def _parse(line: str) -> Instruction | None:

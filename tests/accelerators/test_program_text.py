@@ -54,7 +54,7 @@ branch_computations={%cheap, %dear}
 """
 LOOP = 4 * (40 + 40 + 1 + 4 + 4)
 CONVOLUTION = 12 + 64 + 12 + 12
-ALL_REDUCE = 40 + 40 + 40
+ALL_REDUCE = 40 + 40
 DEAR = 40 + 40 + 40 + 4
 CHEAP = 40 + 4
 
@@ -64,6 +64,32 @@ def test_operands_and_results_of_kernels_count():
   assert program.entry == 'main'
   expected = LOOP + CONVOLUTION + ALL_REDUCE + DEAR + CHEAP
   assert program.bytes_accessed() == expected
+
+
+@pytest.mark.parametrize(
+  ('shape', 'operation', 'operands', 'size'),
+  [
+    ('f32[10]{0}', 'all-reduce-start', 'a', 40 + 40),
+    ('(f32[10]{0}, f32[6]{0})', 'all-reduce-start', 'a, b', 64 + 64),
+    ('((f32[10]{0}, f32[6]{0}), (f32[10]{0}, f32[6]{0}))',
+     'all-reduce-start', 'a, b', 64 + 64),
+    ('(f32[10]{0}, f32[80]{0})', 'all-gather-start', 'a', 40 + 320),
+    ('((f32[10]{0}), f32[2]{0})', 'reduce-scatter-start', 'a', 40 + 8),
+    # The last number is that of the transfer.
+    ('(f32[10]{0}, f32[10]{0}, u32[])', 'copy-start', 'a', 40 + 40 + 4),
+  ],
+)  # fmt: skip
+def test_operands_of_what_is_started_count_once(
+  shape, operation, operands, size
+):
+  names = ', '.join(f'%{name}' for name in operands.split(', '))
+  text = f"""ENTRY %main (a: f32[10], b: f32[6]) -> f32[10] {{
+  %a = f32[10]{{0}} parameter(0)
+  %b = f32[6]{{0}} parameter(1)
+  ROOT %start = {shape} {operation}({names}), to_apply=%sum
+}}
+"""
+  assert ProgramText(text).bytes_accessed() == size
 
 
 def test_fused_instructions_are_found_but_cost_nothing():
