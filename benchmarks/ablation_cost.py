@@ -8,7 +8,7 @@ import pathlib
 
 import ml_collections
 
-from apnet_jax.accelerators import topology
+from apnet_jax.accelerators import program_cost, topology
 from apnet_jax.accelerators.fit import Fit
 from apnet_jax.accelerators.targets import find_target
 from apnet_jax.commands.fits import watching
@@ -23,18 +23,28 @@ class Cost:
   Attributes:
     fits: whether the memory of a device is enough.
     memory: bytes of a device in use; None if the program does not compile.
-    hours: the least time of the machine, by the roofline of the training steps;
-      None if it is unknown.
+    hours: time of the machine, by the roofline of the training steps; None if
+      it is unknown.
+    least: whether no run can take fewer hours; see
+      `program_cost.is_upper_bound`.
   """
 
   fits: bool
   memory: int | None
   hours: float | None
+  least: bool = True
 
   def __str__(self):
     memory = f'{self.memory / 1e9:.1f} GB' if self.memory else 'not compiled'
-    hours = '-' if self.hours is None else f'at least {self.hours:.2f} h'
+    hours = '-'
+    if self.hours is not None:
+      hours = f'{say_least(self.least)} {self.hours:.2f} h'
     return f'{memory}{"" if self.fits else ", does not fit"}; {hours}'
+
+
+def say_least(least: bool) -> str:
+  """Returns the words before a number of hours: a bound, or an estimate."""
+  return 'at least' if least else 'about'
 
 
 def training_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
@@ -100,8 +110,10 @@ def cost_of(fit: Fit, steps: int) -> Cost:
   found = fit.measure('train')
   if not found['memory']:
     return Cost(found['fits'], None, None)
-  seconds = steps * found['batch'] / found['roofline']['images_per_second']
-  return Cost(found['fits'], found['memory']['total'], seconds / 3600)
+  line = found['roofline']
+  seconds = steps * found['batch'] / line['images_per_second']
+  least = program_cost.is_upper_bound(found['bytes_from'], line['bound'])
+  return Cost(found['fits'], found['memory']['total'], seconds / 3600, least)
 
 
 def total_hours(costs: Sequence[Cost]) -> float:

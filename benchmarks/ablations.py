@@ -79,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
   add(
     '--device', default='',
     help='with --dry-run: also compiles each network for this device, as h100'
-    ' or v5e:2x4, and prints its memory and the least hours',
+    ' or v5e:2x4, and prints its memory and the hours by its roofline',
   )  # fmt: skip
   return parser
 
@@ -260,7 +260,7 @@ def progress(run: Run, targets: Sequence[Target], results: Results) -> str:
 
 
 def print_costs(runs: Sequence[Run], device: str) -> None:
-  """Prints the memory and the least hours of all runs on a device.
+  """Prints the memory and the hours of all runs on a device, by its roofline.
 
   Each network is compiled once for all its seeds.
 
@@ -278,8 +278,9 @@ def print_costs(runs: Sequence[Run], device: str) -> None:
       costs[run.variant] = compile_for(run.config)
       print(f'  {run.variant:24}{costs[run.variant]}', flush=True)
   hours = ablation_cost.total_hours([costs[run.variant] for run in runs])
+  least = ablation_cost.say_least(all(cost.least for cost in costs.values()))
   print(
-    f'  {len(runs)} runs take at least {hours:.1f} h of training steps, by the'
+    f'  {len(runs)} runs take {least} {hours:.1f} h of training steps, by the'
     ' roofline. Evaluation, start-up and input come on top.'
   )
 

@@ -2,9 +2,10 @@
 
 No accelerator is needed, and nothing is run: XLA's compilers for TPU and CUDA
 report the memory of a device and the bytes that it reads and writes, which are
-what a training step costs there. The images/s are those of the roofline, an
-upper bound. Plain Flax is a ResNet-50 with the same losses
-(`benchmarks/plain_flax.py`).
+what a training step costs there. The images/s are those of the roofline: an
+upper bound on a TPU, an estimate on a GPU, whose bytes are read from the
+program's text and may be too many. Plain Flax is a ResNet-50 with the same
+losses (`benchmarks/plain_flax.py`).
 
 A case is a device, a network, a type and a program. Each is written into the
 record when it is done. The same command goes on where it was stopped: cases in

@@ -1,8 +1,10 @@
 """The memory and the time that a compiled program needs, by its own figures.
 
-Nothing is run. The roofline is an upper bound of the speed: it assumes that a
-device multiplies at its peak, moves bytes at the peak of its memory, both at
-once, and never waits for another device or for images.
+Nothing is run. The roofline assumes that a device multiplies at its peak, moves
+bytes at the peak of its memory, both at once, and never waits for another
+device or for images. It is an upper bound of the speed where the compiler tells
+the bytes. Bytes that the text of the program tells are too many: a speed that
+they limit is an estimate.
 """
 
 from collections.abc import Mapping
@@ -106,11 +108,11 @@ class ProgramCost:
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-  """The least time of a program, by the peak figures of a chip.
+  """The time of a program at the peak figures of a chip.
 
   Attributes:
-    operations_seconds: least seconds for its operations.
-    bytes_seconds: least seconds for its bytes.
+    operations_seconds: seconds for its operations.
+    bytes_seconds: seconds for its bytes.
     images_per_second: images/s of all devices in the longer of the two.
   """
 
@@ -125,8 +127,20 @@ class Roofline:
     return 'operations' if longer else 'bytes'
 
 
+def is_upper_bound(bytes_from: str, bound: str) -> bool:
+  """Returns whether a roofline is an upper bound of the speed.
+
+  Otherwise it is an estimate: caches may save a part of the bytes.
+
+  Args:
+    bytes_from: see `ProgramCost`.
+    bound: see `Roofline`.
+  """
+  return bytes_from == 'compiler' or bound == 'operations'
+
+
 def roofline(cost: ProgramCost, chip: Chip, dtype: str) -> Roofline:
-  """Returns the least time of a program on a kind of chip.
+  """Returns the time of a program at the peak figures of a kind of chip.
 
   Args:
     cost: cost of the program.

@@ -7,7 +7,8 @@ The command compiles the training step and the embedding by XLA's compiler for
 the device, which runs on any x86-64 Linux machine. It prints the memory of a
 device, the largest batch, an upper bound of the speed, and the host cores that
 the input needs at that speed. Nothing is run. For GPUs, the bytes are those of
-all operands and results, of which a cache may save a part.
+all operands and results, of which a cache may save a part: the speed by them is
+an estimate.
 
 Devices are slices of TPUs (v4:2x2x1, v5e:2x4, v5p:2x2x1, v6e:2x4) and GPUs
 (h100, a100, l4, rtx4090; h100:8 for eight, h100:2x8 for two machines of eight).
@@ -30,6 +31,7 @@ from tqdm import tqdm
 from apnet_jax import cli
 from apnet_jax.accelerators import topology
 from apnet_jax.accelerators.fit import Fit
+from apnet_jax.accelerators.program_cost import is_upper_bound
 from apnet_jax.accelerators.targets import find_target
 from apnet_jax.workdir.json_files import write_json
 
@@ -208,13 +210,18 @@ def _memory_lines(figures, facts) -> list[str]:
 def _roofline_lines(figures) -> list[str]:
   line = figures['roofline']
   at_most = ' at most' if figures['bytes_from'] == 'text' else ''
+  speed = (
+    'upper bound of the speed'
+    if is_upper_bound(figures['bytes_from'], line['bound'])
+    else 'speed by these bytes, an estimate'
+  )
   return [
     f'  {"operations of a device":38}{figures["operations"] / 1e12:9.3f} x'
     f' 10^12, {1e3 * line["operations_seconds"]:.1f} ms',
     f'  {"bytes of a device" + at_most:38}{figures["bytes"] / 1e9:9.3f} GB,'
     f' {1e3 * line["bytes_seconds"]:.1f} ms',
-    f'  {"upper bound of the speed":38}{line["images_per_second"]:9,.0f}'
-    f' images/s, bound by {line["bound"]}',
+    f'  {speed:38}{line["images_per_second"]:9,.0f} images/s, bound by'
+    f' {line["bound"]}',
   ]
 
 

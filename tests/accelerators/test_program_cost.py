@@ -73,6 +73,17 @@ def test_roofline(dtype):
   assert program_cost.roofline(moves, chip, dtype).bound == 'bytes'
 
 
+def test_bytes_of_the_text_bound_no_speed():
+  """They may be too many, unless operations take longer all the same."""
+  for bytes_from, bound, expected in (
+    ('compiler', 'bytes', True),
+    ('compiler', 'operations', True),
+    ('text', 'bytes', False),
+    ('text', 'operations', True),
+  ):
+    assert program_cost.is_upper_bound(bytes_from, bound) == expected
+
+
 def memory_at(images, gradients):
   """The memory of a device by the model that the estimate follows."""
   each = (MEMORY.temporary - gradients + MEMORY.images) / COST.images

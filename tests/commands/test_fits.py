@@ -82,6 +82,16 @@ def test_bytes_of_the_text_are_a_bound():
   assert 'at most' not in show()
 
 
+def test_a_speed_by_bytes_of_the_text_is_an_estimate():
+  words = ' '.join(show(bytes_from='text').split())
+  assert 'upper bound' not in words
+  assert (
+    'speed by these bytes, an estimate 4,367 images/s, bound by bytes' in words
+  )
+  line = FIGURES['roofline'] | {'bound': 'operations'}
+  assert 'upper bound' in show(bytes_from='text', roofline=line)
+
+
 def test_memory_that_does_not_fit_is_said():
   memory = FIGURES['memory'] | {'total': 15_000_000_001}
   assert 'of 15.0: does not fit' in show(memory=memory, fits=False)
