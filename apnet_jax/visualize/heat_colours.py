@@ -27,11 +27,12 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> Image.Image:
 
   Args:
     image: uint8 [height, width, 3].
-    heat: float [height, width], in 0..1.
+    heat: float [height, width], in 0..1, of numpy or JAX.
 
   Returns:
     A picture of the size of the image.
   """
+  heat = np.asarray(heat)  # Pillow takes no arrays of JAX
   share = (FAINTEST + (STRONGEST - FAINTEST) * heat)[..., None]
   mixed = (1 - share) * image + share * colour(heat)
   return Image.fromarray(mixed.round().astype(np.uint8))

@@ -1,26 +1,45 @@
-"""The examples of docs/embed_and_search.md run as they are printed."""
+"""The examples of documents run as they are printed, with a tiny network."""
 
 import pathlib
 import re
 
 import numpy as np
 from PIL import Image
+import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def test_examples_run(workdir, tmp_path, monkeypatch):
-  page = (ROOT / 'docs' / 'embed_and_search.md').read_text()
-  examples = re.findall(r'<!-- test: \w+ -->\n```python\n(.*?)```', page, re.S)
-  assert len(examples) == 2
+def examples(page):
+  """The examples of a document that are marked for a test."""
+  text = (ROOT / 'docs' / page).read_text()
+  return re.findall(r'<!-- test: \w+ -->\n```python\n(.*?)```', text, re.S)
+
+
+@pytest.fixture
+def frame(workdir, tmp_path, monkeypatch):
+  """An image, which is also in four files beside the run of the documents."""
   frame = np.random.default_rng(0).integers(0, 256, (180, 200, 3), np.uint8)
-  for name in ('a.jpg', 'b.jpg'):
+  for name in ('a.jpg', 'b.jpg', 'A.jpg', 'B.jpg'):
     Image.fromarray(frame).save(tmp_path / name)
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'runs').mkdir()
   (tmp_path / 'runs' / 'market').symlink_to(workdir)
+  return frame
+
+
+def test_examples_of_embedding_run(frame):
   names = {'frame': frame}
-  for example in examples:
+  embedding, boxes = examples('embed_and_search.md')
+  for example in (embedding, boxes):
     exec(example, names)
   assert names['similarity'] > 0.999 and names['embedder'].threshold is None
   assert names['people'].shape == (2, names['embedder'].dimensions)
+
+
+def test_the_example_of_attention_runs(frame, tmp_path):
+  names = {}
+  (example,) = examples('attention.md')
+  exec(example, names)
+  with Image.open(tmp_path / 'a.png') as picture:
+    assert picture.size == names['network'].image_size[::-1]
