@@ -32,15 +32,14 @@ from apnet_jax import cli, images
 from apnet_jax.errors import UserError
 from apnet_jax.index import copies
 from apnet_jax.index.store import Index
-from apnet_jax.inference import image_files
+from apnet_jax.inference import image_files, rows
 from apnet_jax.inference.embedder import Embedder
-from apnet_jax.inference.rows import BOX
 from apnet_jax.printing import printable
 from apnet_jax.retrieval import gallery_pairs, nearest
 from apnet_jax.retrieval.threshold import OTHER_PERSON, verdict
 from apnet_jax.workdir import json_files
 
-PLACES = ('frame', 'track', *BOX)  # columns that say where in a file
+PLACES = ('frame', 'track', *rows.BOX)  # columns that say where in a file
 NOT_OF_PROJECTED = (
   'The threshold of the network does not hold for an index with --dimensions:'
   ' give --threshold.'
@@ -239,16 +238,12 @@ def search_index(
   optional = set() if strict else {*queries} - {*named}
   (query,) = image_files.embed_files(network, queries, optional=optional)
 
-  def describe(row):
-    columns = index.row(row)
-    return {'image': columns.pop('path'), **columns}
-
   return _print_found(
     limit,
     about,
     [query],
     index.search(query.embeddings, top, fast),
-    describe,
+    lambda row: rows.found_row(index.row(row)),
     gallery_pairs.sample(index.sample(SAMPLE)),
   )
 
@@ -279,7 +274,8 @@ def _print_found(
     remarks.append(gallery_pairs.legend(pairs))
     print(remarks[-1], file=sys.stderr)
   results = []
-  for path, (rows, cosines) in zip(embedded[0].paths, found):
+  for path, (numbers, cosines) in zip(embedded[0].paths, found):
+    cosines = np.clip(cosines, -1, 1)  # lengths are 1 up to rounding
     hits = [
       {
         **describe(int(row)),
@@ -287,7 +283,7 @@ def _print_found(
         'verdict': verdict(cosine, threshold) or None,
         'share_of_pairs_below': gallery_pairs.share_below(pairs, cosine),
       }
-      for row, cosine in zip(rows, cosines)
+      for row, cosine in zip(numbers, cosines)
     ]
     results.append({'query': str(path), 'found': hits})
     print(printable('\n'.join(_lines(path, hits))))

@@ -19,6 +19,9 @@ from apnet_jax.errors import UserError
 from apnet_jax.inference import crops, embedding_files
 
 BOX = ('x1', 'y1', 'x2', 'y2')  # columns of a box
+# Fields of an image that a search found, which are not columns of it.
+JUDGEMENT = ('image', 'similarity', 'verdict', 'share_of_pairs_below')
+RENAMED = 'column_'  # put before the name of a column that is one of them
 
 
 class ImageRows:
@@ -90,6 +93,27 @@ def is_in_video(row: Mapping[str, Any]) -> bool:
       file of images keeps such a column as text.
   """
   return isinstance(row.get('frame'), int)
+
+
+def found_row(columns: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns an embedded row as a search names its columns.
+
+  Args:
+    columns: columns of the row, with `path`.
+
+  Returns:
+    `image`, the path, and the other columns. None of them has the name of a
+    field in `JUDGEMENT`: `RENAMED` is put before it.
+  """
+  found = {'image': columns['path']}
+  for name, value in columns.items():
+    if name in JUDGEMENT:
+      name = RENAMED + name
+      while name in columns:  # a CSV file may have this name, too
+        name = RENAMED + name
+    if name != 'path':
+      found[name] = value
+  return found
 
 
 def read_picture(

@@ -17,8 +17,6 @@ TOP = 100  # images of a list that are shown at most
 PLACES_OF_IMAGE = 40  # in lists, that take the space of the smallest copy
 NAMED = 200  # images without a picture that are named above the lists
 PLAIN, SAME, OTHER = range(3)  # kinds of found images; see search.js
-# Fields of a found image that are not columns of it.
-JUDGEMENT = ('image', 'similarity', 'verdict', 'share_of_pairs_below')
 
 
 def page_data(results: Mapping, image_bytes: int = thumbnails.BUDGET) -> dict:
@@ -130,7 +128,7 @@ def _about(row: Mapping) -> str:
   named = {
     name: value
     for name, value in row.items()
-    if name not in (*JUDGEMENT, *rows.BOX)
+    if name not in (*rows.JUDGEMENT, *rows.BOX)
   }
   if rows.BOX[0] in row:
     named['box'] = ' '.join(f'{row[side]:g}' for side in rows.BOX)

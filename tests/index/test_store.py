@@ -339,6 +339,35 @@ def test_search_answers_from_an_index(folder, tmp_path, capsys):
     search.search_index(other, ['2.jpg'], index, 1)
 
 
+def test_fields_of_a_search_are_not_columns_of_the_same_name(tmp_path, capsys):
+  columns = {
+    name: np.array([f'my {name}'] * 2)
+    for name in ('image', 'similarity', 'verdict', 'column_verdict', 'pid')
+  }
+  file = write(tmp_path, 'x', [1, 2], **columns)
+  index, _, _ = store.add(tmp_path / 'new', file)
+  found = search.search_index(Known(), ['2.jpg'], index, 1)
+  (hit,) = found['results'][0]['found']
+  assert hit['image'] == '2.jpg' and hit['similarity'] == pytest.approx(1)
+  assert hit['verdict'] == 'same person' and hit['pid'] == 'my pid'
+  assert hit['share_of_pairs_below'] is None
+  assert hit['column_image'] == 'my image'
+  assert hit['column_similarity'] == 'my similarity'
+  assert hit['column_verdict'] == 'my column_verdict'
+  assert hit['column_column_verdict'] == 'my verdict'
+  assert 'same person            2.jpg\n' in capsys.readouterr().out
+
+
+def test_a_similarity_is_at_most_one(tmp_path, monkeypatch):
+  """Although embeddings of float16 may be longer."""
+  index, _, _ = store.add(tmp_path / 'new', write(tmp_path, 'x', [1, 2]))
+  wrong = iter([(np.array([1, 0]), np.float32([1.000013, -1.000013]))])
+  monkeypatch.setattr(index, 'search', lambda *_: wrong)
+  found = search.search_index(Known(), ['2.jpg'], index, 2)
+  hits = found['results'][0]['found']
+  assert [hit['similarity'] for hit in hits] == [1, -1]
+
+
 def test_what_was_found_is_copied(tmp_path):
   pixels = RNG.integers(0, 256, (9, 9, 3), np.uint8)
   for name in ('q.png', 'a.png'):
