@@ -38,6 +38,7 @@ INFO, DTYPES = files.INFO, files.DTYPES
 DTYPE = 'float16'  # of the embeddings in a new index, by default
 SAMPLE = 100  # rows that are searched for to measure the recall
 TOP = 10  # of the recall
+ROUNDING = 1e-5  # of similarities, by which rows count as equally close
 READ = 1024  # embeddings that are compared exactly at once, or a multiple
 QUERIES = 16  # queries that are compared with the codes at once
 
@@ -143,9 +144,13 @@ class Index:
 
   def sample(self, count: int) -> np.ndarray:
     """Returns embeddings of evenly spaced rows, float32 [rows, dimensions]."""
+    return _decode(self._read(self.sample_rows(count)))
+
+  def sample_rows(self, count: int) -> np.ndarray:
+    """Returns the numbers of the rows of `sample`."""
     kept = np.flatnonzero(~self.removed)
-    picked = np.linspace(0, len(kept) - 1, min(count, len(kept))).astype(int)
-    return _decode(self._read(kept[picked]))
+    places = np.linspace(0, len(kept) - 1, min(count, len(kept)))
+    return kept[places.astype(int)]
 
   def search(
     self, queries: np.ndarray, top: int, fast: bool = False
@@ -530,19 +535,44 @@ def measure_recall(index: Index) -> float | None:
   """Returns the share of the closest rows that fast search finds.
 
   The queries are `SAMPLE` rows of the index, evenly spaced; each finds itself
-  and is not counted.
+  and is not counted. A row that is as close as the last of the closest ones is
+  one of them: which of several equal rows is found does not matter.
 
   Returns:
     The share among the `TOP` closest rows; None with fewer than two rows.
   """
-  queries = index.sample(SAMPLE)
+  numbers, queries = index.sample_rows(SAMPLE), index.sample(SAMPLE)
   if len(queries) < 2:
     return None
   exact, fast = (
     index.search_projected(queries, TOP + 1, fast) for fast in (False, True)
   )
   shares = [
-    len({*a[1:].tolist()} & {*b.tolist()}) / (len(a) - 1)
-    for (a, _), (b, _) in zip(exact, fast)
+    _share_found(_others(number, *a), _others(number, *b))
+    for number, a, b in zip(numbers, exact, fast)
   ]
   return round(float(np.mean(shares)), 4)
+
+
+def _share_found(exact: np.ndarray, fast: np.ndarray) -> float:
+  """Returns the share of the closest rows that were found.
+
+  Args:
+    exact: their similarities, the highest first.
+    fast: similarities of the rows that were found.
+  """
+  return (fast >= exact[-1] - ROUNDING).sum() / len(exact)
+
+
+def _others(
+  number: int, rows: np.ndarray, similarity: np.ndarray
+) -> np.ndarray:
+  """Returns the similarities of the `TOP` closest rows but for one row.
+
+  Args:
+    number: the row. Its copies may be closer to it by rounding, so that it need
+      not be the first, or be among the rows.
+    rows: int [rows], closest first.
+    similarity: float [rows].
+  """
+  return similarity[rows != number][:TOP]

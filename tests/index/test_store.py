@@ -70,6 +70,16 @@ def test_fast_search_compares_few_embeddings(folder, monkeypatch):
   assert store.measure_recall(index) < 1
 
 
+@pytest.mark.parametrize('dtype', ['float16', 'float32'])
+def test_near_copies_are_all_found(tmp_path, monkeypatch, dtype):
+  """By rounding, a row may be closer to its copies than to itself."""
+  alike = unit(EMBEDDINGS[:1] + 1e-3 * RNG.normal(size=(40, 24)))
+  monkeypatch.setitem(globals(), 'EMBEDDINGS', alike.astype(np.float32))
+  file = write(tmp_path, 'a', range(40))
+  index, _, _ = store.add(tmp_path / 'index', file, dtype)
+  assert index.info['recall'] == 1
+
+
 def test_rows_are_removed_and_added_again(folder, tmp_path):
   index = store.Index(folder)
   assert index.remove(['3.jpg', '25.jpg']) == 2
