@@ -110,8 +110,13 @@ def command() -> Callable:
     if report.value:
       write_report(report.value, results, index.value or gallery.value)
     if copy_to.value:
-      count = copies.copy_found(results['results'], copy_to.value)
-      print(f'copied {count:,} images to {copy_to.value}')
+      copied = copies.copy_found(results['results'], copy_to.value)
+      print(describe_copies(copied, copy_to.value))
+      cli.warn(
+        image_files.list_unreadable(
+          [*copied.unreadable.values()], copied.images
+        )
+      )
 
   return main
 
@@ -156,6 +161,14 @@ def write_report(folder: str, results: dict, searched: str) -> None:
   path = pathlib.Path(folder, search_page.PAGE)
   page.write_page(path, shown)
   print(f'The report is {path.absolute().as_uri()}')
+
+
+def describe_copies(copied: copies.Copied, folder: str) -> str:
+  """Returns what was copied to a folder, and what was not, as a line."""
+  text = f'copied {copied.copies:,} images to {folder}'
+  if not copied.in_videos:
+    return text
+  return f'{text}; {copied.in_videos:,} boxes in videos were left out'
 
 
 def search_files(

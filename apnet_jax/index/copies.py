@@ -1,8 +1,9 @@
 """Copies the images that a search found into a folder, to look at them."""
 
 from collections.abc import Sequence
+import dataclasses
+import io
 import pathlib
-import shutil
 
 from apnet_jax.errors import UserError
 from apnet_jax.inference import rows
@@ -19,43 +20,77 @@ def check_folder(folder: str) -> None:
     raise UserError(f'--copy_to={folder} exists: give a new or empty folder.')
 
 
-def copy_found(results: Sequence[dict], folder: str) -> int:
+@dataclasses.dataclass
+class Copied:
+  """What became of the images of a search.
+
+  Attributes:
+    copies: number of images found that were copied.
+    in_videos: number of boxes in videos, which were left out.
+    images: number of image files that were to be copied, queries included.
+    unreadable: error messages by path, of those that cannot be read any more.
+  """
+
+  copies: int = 0
+  in_videos: int = 0
+  images: int = 0
+  unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def copy_found(results: Sequence[dict], folder: str) -> Copied:
   """Copies each query and the images found for it into a folder of their own.
 
-  Names begin with the rank and the similarity. Boxes in images are cut out;
-  those in videos are left out.
+  Names begin with the rank and the similarity. Boxes in images are cut out.
+  Those in videos are left out, and so are images that cannot be read any more.
 
   Args:
     results: entry `results` of a search.
     folder: the folder.
-
-  Returns:
-    The number of images found that were copied.
-
-  Raises:
-    UserError: an image that was found cannot be read any more.
   """
-  count = 0
+  done, paths = Copied(), set()
   for number, result in enumerate(results):
     query = pathlib.Path(result['query'])
     target = pathlib.Path(folder, f'{number:04d}_{query.stem}')
     target.mkdir(parents=True)
-    shutil.copyfile(query, target / f'query{query.suffix}')
+    paths.add(result['query'])
+    _copy({'image': result['query']}, target / f'query{query.suffix}', done)
     for rank, found in enumerate(result['found'], 1):
-      name = f'{rank:02d}_{found["similarity"]:.3f}'
-      if not rows.is_in_video(found):
-        _copy(found, target, name)
-        count += 1
-  return count
+      if rows.is_in_video(found):
+        done.in_videos += 1
+        continue
+      paths.add(found['image'])
+      image = pathlib.Path(found['image'])
+      name = f'{image.stem}.png' if rows.BOX[0] in found else image.name
+      name = f'{rank:02d}_{found["similarity"]:.3f}_{name}'
+      done.copies += _copy(found, target / name, done)
+  done.images = len(paths)
+  return done
 
 
-def _copy(found: dict, target: pathlib.Path, name: str) -> None:
-  image = pathlib.Path(found['image'])
-  if rows.BOX[0] in found:
-    picture = rows.read_picture(image, found)
-    picture.save(target / f'{name}_{image.stem}.png')
-    return
+def _copy(found: dict, path: pathlib.Path, done: Copied) -> bool:
+  """Copies an image or cuts out its box; returns False if it is unreadable."""
   try:
-    shutil.copyfile(image, target / f'{name}_{image.name}')
+    content = _read(found)
+  except UserError as error:
+    done.unreadable[found['image']] = str(error)
+    return False
+  path.write_bytes(content)  # a full disk is an error, and no reason to go on
+  return True
+
+
+def _read(found: dict) -> bytes:
+  """Returns the content of an image file, or of a PNG file of its box.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  if rows.BOX[0] in found:
+    file = io.BytesIO()
+    rows.read_picture(found['image'], found).save(file, 'png')
+    return file.getvalue()
+  try:
+    return pathlib.Path(found['image']).read_bytes()
   except OSError as error:
-    raise UserError(f'{image} cannot be copied: {error.strerror}.') from error
+    raise UserError(
+      f'{found["image"]} cannot be read: {error.strerror}'
+    ) from error

@@ -378,6 +378,9 @@ def test_a_similarity_is_at_most_one(tmp_path, monkeypatch):
   assert [hit['similarity'] for hit in hits] == [1, -1]
 
 
+BOX = {'x1': 2.0, 'y1': 3.0, 'x2': 6.0, 'y2': 8.0}
+
+
 def test_what_was_found_is_copied(tmp_path):
   pixels = RNG.integers(0, 256, (9, 9, 3), np.uint8)
   for name in ('q.png', 'a.png'):
@@ -385,13 +388,20 @@ def test_what_was_found_is_copied(tmp_path):
   found = [
     {'image': str(tmp_path / 'a.png'), 'similarity': 0.9},
     {'image': 'v.mp4', 'similarity': 0.8, 'frame': 3},
-    {'image': str(tmp_path / 'a.png'), 'similarity': 0.7}
-    | {'x1': 2.0, 'y1': 3.0, 'x2': 6.0, 'y2': 8.0},
+    {'image': str(tmp_path / 'a.png'), 'similarity': 0.7} | BOX,
+    {'image': str(tmp_path / 'gone.png'), 'similarity': 0.6},
+    {'image': str(tmp_path / 'gone.png'), 'similarity': 0.5} | BOX,
   ]
   results = [{'query': str(tmp_path / 'q.png'), 'found': found}]
   target = tmp_path / 'out'
   copies.check_folder(str(target))
-  assert copies.copy_found(results, str(target)) == 2
+  done = copies.copy_found(results, str(target))
+  assert search.describe_copies(done, 'out') == (
+    'copied 2 images to out; 1 boxes in videos were left out'
+  )
+  assert done.images == 3 and done.unreadable.keys() == {
+    str(tmp_path / 'gone.png')
+  }
   copied = {p.name: p for p in (target / '0000_q').iterdir()}
   assert copied.keys() == {'query.png', '01_0.900_a.png', '03_0.700_a.png'}
   crop = np.asarray(Image.open(copied['03_0.700_a.png']))
