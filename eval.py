@@ -248,6 +248,7 @@ def check_flags(
     )
   if ATTENTION.value and not REPORT.value:
     raise UserError('--attention needs --report, the folder of the page.')
+  cli.check_output(JSON.value)
   packed = is_pack(ckpt)
   if packed and not DATA_DIR.value and not config.data.dir:
     raise UserError(

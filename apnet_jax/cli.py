@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import gc
 import os
+import pathlib
 import re
 import sys
 import traceback
@@ -176,6 +177,29 @@ def define_network() -> tuple[flags.FlagHolder, ...]:
       ' leaving it out.',
     ),
   )
+
+
+def check_output(path: str | os.PathLike, flag: str = '--json') -> None:
+  """Checks that a file can be written, before long work whose result it takes.
+
+  Args:
+    path: value of a flag; '' for no file.
+    flag: the flag, for messages.
+
+  Raises:
+    UserError: the path is a folder, or the file's folder is a file or cannot be
+      written.
+  """
+  if not path:
+    return
+  path = pathlib.Path(path)
+  if path.is_dir():
+    raise UserError(f'{flag}={path} is a folder: give the name of a file.')
+  folder = next(p for p in path.absolute().parents if p.exists())
+  if not folder.is_dir():
+    raise UserError(f'{flag}={path} is in {folder}, which is not a folder.')
+  if not os.access(folder, os.W_OK):
+    raise UserError(f'{flag}={path}: the folder {folder} is not writable.')
 
 
 def warn(text: str) -> None:

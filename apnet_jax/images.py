@@ -16,6 +16,7 @@ from apnet_jax.errors import UserError
 from apnet_jax.feed import Split
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
+LISTS = ('.csv', '.txt')  # of images, which the command embed reads
 FORMATS = ('JPEG', 'PNG', 'BMP', 'WEBP')
 FORMAT_NAMES = 'JPEG, PNG, BMP or WebP'  # for messages
 # Names, in lower case, that systems give to files and folders of their own. The
@@ -45,19 +46,26 @@ def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
   """Returns the image at a path, or the images below a folder.
 
   Args:
-    path: a file, which is returned whatever its name is, or a folder, which is
-      searched recursively for files whose names end in one of `SUFFIXES`.
-      Hidden files and those of the system (`is_hidden`) are omitted.
+    path: a file, which is returned whatever its name is unless it is that of a
+      list (`LISTS`), or a folder, which is searched recursively for files whose
+      names end in one of `SUFFIXES`. Hidden files and those of the system
+      (`is_hidden`) are omitted.
 
   Returns:
     The paths of the images, sorted.
 
   Raises:
-    UserError: the path does not exist, the folder has no images, or it or a
-      folder below it cannot be read.
+    UserError: the path does not exist, is a list, the folder has no images, or
+      it or a folder below it cannot be read.
   """
   path = pathlib.Path(path)
   if path.is_file():
+    if path.suffix.lower() in LISTS:
+      raise UserError(
+        f'{path} is a list of images: only an image or a folder can be given'
+        ' here. To search the images of a list, embed it and make an index (the'
+        ' commands embed and index).'
+      )
     return [path]
   if not path.is_dir():
     raise UserError(f'{path} does not exist.')

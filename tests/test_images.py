@@ -39,6 +39,8 @@ def test_files_and_folders_are_found(folder):
   assert images.find_images(folder / 'b.jpg') == [folder / 'b.jpg']
   with pytest.raises(ValueError, match='nowhere does not exist'):
     images.find_images(folder / 'nowhere')
+  with pytest.raises(UserError, match='notes.txt is a list of images: only an'):
+    images.find_images(folder / 'notes.txt')
   (folder / 'empty').mkdir()
   with pytest.raises(ValueError, match=r'has no image \(\.jpg, .*\.webp\)'):
     images.find_images(folder / 'empty')

@@ -63,6 +63,8 @@ def command() -> Callable:
       raise UserError(
         'no file of embeddings is given; the command embed makes them.'
       )
+    cli.check_output(json.value)
+    cli.check_output(output.value, '--output')
     columns, embeddings, stored = read_files(argv[1:])
     threshold = stored if given.value is None else given.value
     if threshold is None:

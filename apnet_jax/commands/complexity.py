@@ -193,6 +193,7 @@ def command() -> Callable:
 
   def main(argv):
     cli.no_more_arguments(argv)
+    cli.check_output(json.value)
     rows = [
       measure(name, config.value.model)
       for name in tqdm.tqdm(

@@ -60,6 +60,7 @@ def command() -> Callable:
 
   def main(argv):
     embedding_files.check_name(output.value)
+    cli.check_output(output.value, '--output')
     source = find_rows(argv[1:], video.value, boxes.value, first_frame.value)
     cli.quieten()
     embedder = Embedder.load(ckpt.value, which.value)

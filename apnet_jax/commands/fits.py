@@ -70,6 +70,7 @@ def command() -> Callable:
 
   def main(argv):
     cli.no_more_arguments(argv)
+    cli.check_output(json.value)
     target = find_target(device.value)
     topology.use_no_device()
     devices = topology.open_compiler(target)

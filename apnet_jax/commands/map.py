@@ -41,6 +41,7 @@ def command() -> Callable:
   )
 
   def main(argv):
+    cli.check_output(output.value, '--output')
     source = rows.find(argv[1:])
     if rows.BOX[0] in source.columns:
       raise UserError('the map shows whole images, not boxes in images.')

@@ -5,13 +5,13 @@
 With --index=people in place of --gallery it searches an index, made by the
 command index, whose images are not embedded again.
 
-A query is an image, or a folder of images. For each query, the command lists
-the most similar gallery images with their cosine similarities. With a
-threshold, the command also says whether the person is in the gallery at all.
-The threshold is --threshold, or the one that `eval.py --choose_threshold` has
-stored with the network; this one does not hold for an index with --dimensions.
-Without a threshold, the command says where each
-similarity lies among those of the pairs of gallery images.
+A query is an image, or a folder of images; lists and CSV files are for the
+command embed. For each query, the command lists the most similar gallery images
+with their cosine similarities. With a threshold, the command also says whether
+the person is in the gallery at all. The threshold is --threshold, or the one
+that `eval.py --choose_threshold` has stored with the network; this one does not
+hold for an index with --dimensions. Without a threshold, the command says where
+each similarity lies among those of the pairs of gallery images.
 
 --report=DIR writes a page, DIR/index.html, with each query and the images that
 were found for it.
@@ -80,6 +80,7 @@ def command() -> Callable:
       raise UserError('give either --gallery or --index.')
     if fast.value and not index.value:
       raise UserError('--fast needs --index.')
+    cli.check_output(output.value)
     copies.check_folder(copy_to.value)
     check_report(report.value, copy_to.value)
     named = [pathlib.Path(name) for name in argv[1:]]

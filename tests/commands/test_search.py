@@ -2,11 +2,14 @@
 
 import types
 
+from absl import flags
+from absl.testing import flagsaver
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
 
+from apnet_jax import cli
 from apnet_jax.commands import compare, search
 from apnet_jax.errors import UserError
 from apnet_jax.images import find_images as images_below
@@ -228,6 +231,52 @@ def test_ten_are_named():
   ]  # fmt: skip
   good = image_files.Embedded(['a'], np.zeros((1, 1)), {})
   assert image_files.describe_unreadable([good]) == ''
+
+
+# Mistakes in a call, which are found before the network is loaded
+
+
+@pytest.fixture(scope='module')
+def call():
+  """Runs the command in this process with --ckpt; returns its message."""
+  before = set(flags.FLAGS)
+  main = search.command()
+
+  def call(*arguments):
+    with flagsaver.flagsaver(), pytest.raises(UserError) as error:
+      main(flags.FLAGS(['search', '--ckpt=nowhere', *map(str, arguments)]))
+    return str(error.value)
+
+  yield call
+  flags.FLAGS.unparse_flags()
+  for name in set(flags.FLAGS) - before:
+    delattr(flags.FLAGS, name)
+
+
+def test_mistakes_are_found_before_the_search(call, folders, tmp_path):
+  query, gallery = (paths[0].parent for paths in folders)
+  table = tmp_path / 'people.csv'
+  table.write_text('path\n')
+  for arguments in (f'--gallery={table}', query), (f'--gallery={query}', table):
+    message = call(*arguments)
+    assert message.startswith(f'{table} is a list of images')
+    assert 'embed it and make an index' in message
+  given = f'--gallery={gallery}', query
+  assert 'nowhere' in call(*given)
+  for output, message in (
+    (query, 'is a folder: give the name of a file'),
+    (table / 'found.json', f'is in {table}, which is not a folder'),
+  ):
+    assert call(f'--json={output}', *given) == f'--json={output} {message}.'
+
+
+def test_a_file_in_a_new_folder_can_be_written(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for output in ('', 'a.json', 'new/below/a.json', tmp_path / 'new' / 'a.json'):
+    cli.check_output(output)
+  monkeypatch.setattr('os.access', lambda *_: False)
+  with pytest.raises(UserError, match=f'--output=a: .* {tmp_path} is not wri'):
+    cli.check_output('a', '--output')
 
 
 # A scale without a threshold
