@@ -36,7 +36,7 @@ def command() -> Callable:
   output = flags.DEFINE_string(
     'output',
     None,
-    'File or folder to write; with --for=boxmot, a folder.',
+    'File or folder to write; with --for=boxmot, a new or empty folder.',
     required=True,
   )
   which = cli.define_which()
@@ -67,13 +67,12 @@ def command() -> Callable:
       raise UserError(f'--for={tracker.value} sets --preprocess and --format.')
     if tracker.value == 'boxmot' and image_size.present:
       raise UserError('--for=boxmot sets --image_size.')
-    by_suffix = {suffix: name for name, suffix in job.SUFFIXES.items()}
-    suffix = pathlib.Path(output.value).suffix
-    chosen = format.value or by_suffix.get(suffix, 'onnx')
-    if tracker.value != 'boxmot':
-      job.check_output(output.value, 'onnx' if tracker.value else chosen)
-    elif pathlib.Path(output.value).exists():
-      raise UserError(f'--output={output.value} exists; give another folder.')
+    if tracker.value == 'boxmot':
+      job.check_folder(output.value)
+    else:
+      chosen = 'onnx' if tracker.value else format.value
+      chosen = chosen or job.format_of(output.value)
+      job.check_output(output.value, chosen)
 
     source = hub.find_network(ckpt.value)
     embedder = Embedder.load(source, which.value)

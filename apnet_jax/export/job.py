@@ -17,7 +17,7 @@ from apnet_jax.export.graph import Graph
 from apnet_jax.inference import model_card
 from apnet_jax.workdir import json_files
 
-# Modules with `write(graph, path)` and `open_file(path)`.
+# Modules with `import_libraries()`, `write(graph, path)` and `open_file(path)`.
 FORMATS = {
   'onnx': onnx_file, 'stablehlo': stablehlo, 'savedmodel': saved_model,
   'tflite': tflite,
@@ -28,6 +28,35 @@ WITHOUT_FACTS = ('stablehlo', 'tflite')
 METADATA_SUFFIX = '.metadata.json'
 # Input of boxmot's networks before its version 23, whatever the file says.
 BOXMOT_SIZE = (256, 128)
+
+
+def format_of(path: str | os.PathLike) -> str:
+  """Returns the format that the suffix of a file to write stands for.
+
+  Raises:
+    UserError: the name has none of `SUFFIXES`.
+  """
+  for name, suffix in SUFFIXES.items():
+    if pathlib.Path(path).suffix == suffix:
+      return name
+  raise UserError(
+    f'--output={path} must end in one of {", ".join(SUFFIXES.values())}; the'
+    ' suffix chooses the format.'
+  )
+
+
+def check_folder(path: str | os.PathLike) -> pathlib.Path:
+  """Returns the path of a folder to write files to.
+
+  Raises:
+    UserError: there is a file, or a folder that is not empty.
+  """
+  path = pathlib.Path(path).expanduser()
+  if path.is_dir() and any(path.iterdir()):
+    raise UserError(f'--output={path} is not empty; give another folder.')
+  if path.exists() and not path.is_dir():
+    raise UserError(f'--output={path} is a file; give a folder.')
+  return path
 
 
 def check_output(path: str | os.PathLike, format: str) -> pathlib.Path:
@@ -70,11 +99,12 @@ def export(
     of the export in `bytes`.
 
   Raises:
-    UserError: the network cannot be exported, or the file gives other
-      embeddings; nothing is then written.
+    UserError: the network cannot be exported, a library is not installed, or
+      the file gives other embeddings; nothing is then written.
   """
   path = check_output(output, format)
   graph.check()
+  FORMATS[format].import_libraries()  # before a folder is made
   size = graph.input_size
   if graph.takes != 'normalized':  # images of any size
     size = (2 * size[0] + 9, 2 * size[1] - 3)

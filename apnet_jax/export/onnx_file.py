@@ -18,6 +18,22 @@ INPUT, OUTPUT = 'images', 'output0'
 EXTRA = 'onnx'
 
 
+def import_libraries() -> tuple:
+  """Imports all that writing and running a file needs.
+
+  Returns:
+    The modules onnx and jax2onnx.
+
+  Raises:
+    UserError: jax2onnx, onnx or onnxruntime is not installed.
+  """
+  onnx = import_optional('onnx', EXTRA)
+  for part in ('onnx.inliner', 'onnx.parser', 'onnxruntime'):
+    import_optional(part, EXTRA)
+  with _quiet():
+    return onnx, import_optional('jax2onnx', EXTRA)
+
+
 def build(graph: Graph) -> bytes:
   """Returns a network as an ONNX file.
 
@@ -29,13 +45,10 @@ def build(graph: Graph) -> bytes:
     graph: the network as it is exported.
 
   Raises:
-    UserError: jax2onnx, onnx or onnxruntime is not installed.
+    UserError: a library is not installed; see `import_libraries`.
   """
-  onnx = import_optional('onnx', EXTRA)
-  for part in ('onnx.inliner', 'onnx.parser', 'onnxruntime'):
-    import_optional(part, EXTRA)
+  onnx, jax2onnx = import_libraries()
   with _quiet():
-    jax2onnx = import_optional('jax2onnx', EXTRA)
     model = jax2onnx.to_onnx(
       graph.function(),
       [('batch', *graph.image_size, 3)],

@@ -31,6 +31,15 @@ EXTRA = 'data'
 STABLEHLO_VERSION = '1.0.0'
 
 
+def import_libraries() -> None:
+  """Imports all that writing and running a SavedModel needs.
+
+  Raises:
+    UserError: TensorFlow is not installed.
+  """
+  import_tensorflow()
+
+
 def write(graph: Graph, path: pathlib.Path) -> None:
   """Writes a network as a folder that `tf.saved_model.load` reads.
 

@@ -13,6 +13,10 @@ from apnet_jax.export.graph import Graph
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
+def import_libraries() -> None:
+  """Imports nothing: writing and running a file needs JAX alone."""
+
+
 def build(graph: Graph) -> bytes:
   """Returns a network as serialised StableHLO for all `PLATFORMS`.
 

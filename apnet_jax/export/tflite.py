@@ -11,6 +11,15 @@ from apnet_jax.export import saved_model
 from apnet_jax.export.graph import Graph
 
 
+def import_libraries() -> None:
+  """Imports all that writing and running a file needs.
+
+  Raises:
+    UserError: TensorFlow is not installed.
+  """
+  saved_model.import_libraries()
+
+
 def write(graph: Graph, path: pathlib.Path) -> None:
   """Writes a network to a file of builtin operations of TFLite.
 

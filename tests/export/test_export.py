@@ -160,6 +160,35 @@ def test_wrong_sizes_and_names_are_errors(embedder, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_a_missing_library_leaves_no_folder(embedder, tmp_path, monkeypatch):
+  def fail():
+    raise UserError('onnx is not installed')
+
+  monkeypatch.setattr(onnx_file, 'import_libraries', fail)
+  with pytest.raises(UserError, match='not installed'):
+    job.export(Graph(embedder, SIZE), 'onnx', tmp_path / 'new' / 'a.onnx')
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_to_write_to_is_new_or_empty(tmp_path):
+  assert job.check_folder(tmp_path) == tmp_path
+  assert job.check_folder(tmp_path / 'new') == tmp_path / 'new'
+  (tmp_path / 'a').touch()
+  with pytest.raises(UserError, match=f'--output={tmp_path} is not empty'):
+    job.check_folder(tmp_path)
+  with pytest.raises(UserError, match='a is a file; give a folder'):
+    job.check_folder(tmp_path / 'a')
+
+
+def test_the_suffix_chooses_the_format():
+  assert [job.format_of(f'a{x}') for x in job.SUFFIXES.values()] == [
+    *job.FORMATS
+  ]
+  message = r'a.bin must end in one of .onnx, .stablehlo, .savedmodel, .tflite;'
+  with pytest.raises(UserError, match=message):
+    job.format_of('a.bin')
+
+
 def test_files_for_boxmot():
   files = job.boxmot_exports((384, 192), 'market1501')
   assert list(files) == [
