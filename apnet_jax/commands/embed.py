@@ -17,7 +17,8 @@ The CSV file has the columns frame, x1, y1, x2, y2 and track. This needs PyAV
 The file has the columns of the images, embeddings of length 1 and the
 fingerprint of the network. It is an .npz file of numpy, or a .parquet file
 (pip install '.[parquet]'). A command that was killed continues when it is
-called again. Images that cannot be read, and boxes outside of their image, are
+called again. A file of other images or of another network is replaced, which
+is said. Images that cannot be read, and boxes outside of their image, are
 left out and listed at the end; --strict makes the first of them an error.
 """
 
@@ -69,6 +70,8 @@ def command() -> Callable:
     )
     if found.resumed:
       print(f'resumed: {found.resumed:,} images had been embedded')
+    if found.replaced:
+      print(f'replaced {output.value} ({found.replaced})')
     print(
       f'wrote {output.value}: {found.rows:,} embeddings of'
       f' {embedder.dimensions:,} features, network {embedder.fingerprint}'

@@ -8,7 +8,7 @@ optimiser; the configuration; how images are prepared; and the threshold and the
 result card, if they belong to the checkpoint. Reading it executes no code, and
 a file that was changed or cut off is refused. Folders of the machine that
 trained are left out, so that eval.py needs --data_dir. A model card is written
-beside it (market.MODEL_CARD.md).
+beside it (market.MODEL_CARD.md). A file that exists is replaced, which is said.
 """
 
 from collections.abc import Callable
@@ -33,12 +33,14 @@ def command() -> Callable:
   def main(argv):
     cli.no_more_arguments(argv)
     cli.quieten()
+    path = pathlib.Path(output.value).expanduser()
+    existed = path.exists()
     parts = pack_network(ckpt.value, output.value, which.value)
     card = model_card.path_beside(output.value)
     model_card.write(card, parts)
-    size = pathlib.Path(output.value).expanduser().stat().st_size
     print(
-      f'wrote {output.value}: {size / 1e6:.1f} MB, after step'
+      f'{"replaced" if existed else "wrote"} {output.value}:'
+      f' {path.stat().st_size / 1e6:.1f} MB, after step'
       f' {parts[pack.CHECKPOINT]["step"]},'
       f' {_with(parts, "threshold", run_files.THRESHOLD_FILE)},'
       f' {_with(parts, "result card", run_files.RESULT_FILE)}'

@@ -51,7 +51,7 @@ def check_name(path: str | os.PathLike) -> None:
   """
   suffix = pathlib.Path(path).suffix.lower()
   if suffix not in SUFFIXES:
-    raise UserError(f'--output={path} does not end in one of {SUFFIXES}.')
+    raise UserError(f'--output={path} must end in {" or ".join(SUFFIXES)}.')
   if suffix == '.parquet':
     import_optional('pyarrow.parquet', 'parquet')
 

@@ -31,11 +31,14 @@ class Outcome:
     rows: number of rows in the file.
     errors: error messages of the rows that were left out.
     resumed: number of rows that an earlier call had embedded.
+    replaced: what the file was that this one replaced, in words; '' if there
+      was none, or one of the same images and network.
   """
 
   rows: int
   errors: list[str]
   resumed: int
+  replaced: str = ''
 
 
 def embed_into(
@@ -157,5 +160,25 @@ def _join(output, files, embedder, source, dtype, resumed: int) -> Outcome:
         yield embeddings
 
   shape = (int(kept.sum()), embedder.dimensions)
+  replaced = _describe_other(output, embedder.fingerprint, columns)
   embedding_files.write(output, info, columns, blocks(), shape, dtype)
-  return Outcome(shape[0], errors, resumed)
+  return Outcome(shape[0], errors, resumed, replaced)
+
+
+def _describe_other(output, fingerprint: str, columns) -> str:
+  """Describes a file of other content that lies at `output`, else ''.
+
+  Args:
+    output: file to write.
+    fingerprint: that of the network.
+    columns: the columns to write, arrays [rows] by name.
+  """
+  if not pathlib.Path(output).exists():
+    return ''
+  try:
+    with embedding_files.reading(output) as found:
+      same = found.info['fingerprint'] == fingerprint
+      same = same and rows.digest(found.columns) == rows.digest(columns)
+      return '' if same else f'{len(found.columns["path"]):,} embeddings'
+  except UserError:  # damaged, or written by another program
+    return 'not a file of embeddings'

@@ -124,7 +124,7 @@ def test_files_of_other_programs_are_examined(change, message, tmp_path):
 
 
 def test_a_file_that_cannot_be_written(tmp_path, monkeypatch):
-  with pytest.raises(UserError, match=r'=a.csv does not end in one of'):
+  with pytest.raises(UserError, match='=a.csv must end in .npz or .parquet.'):
     embedding_files.check_name('a.csv')
 
   def fail():

@@ -50,6 +50,24 @@ def test_a_folder_becomes_a_file(embedder, source, tmp_path):
   np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
 
 
+def test_a_file_of_other_content_is_replaced_and_described(
+  embedder, source, tmp_path
+):
+  path = tmp_path / 'a.npz'
+  path.write_bytes(b'mine')
+  assert embedding_job.embed_into(path, embedder, source).replaced == (
+    'not a file of embeddings'
+  )
+  assert not embedding_job.embed_into(path, embedder, source).replaced
+  others = rows.ImageRows({'path': source.columns['path'][:2]})
+  found = embedding_job.embed_into(path, embedder, others)
+  assert (found.rows, found.replaced) == (2, '6 embeddings')
+  another = killed_after(embedder, 9)
+  type(another).fingerprint = 'another'
+  found = embedding_job.embed_into(path, another, others)
+  assert found.replaced == '2 embeddings'
+
+
 def killed_after(embedder, parts):
   """Returns an embedder that is interrupted after this many parts."""
   calls = iter(range(parts))

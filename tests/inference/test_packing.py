@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from apnet_jax.commands import pack as pack_command
 from apnet_jax.commands import push_to_hub
 from apnet_jax.errors import UserError
 from apnet_jax.inference import model_card, packing
@@ -17,6 +18,7 @@ from apnet_jax.training import pretrained, recipe
 from apnet_jax.workdir import json_files, pack, run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
 from tests import hub_server
+from tests.commands.running import in_this_process
 from tests.inference import networks
 
 IMAGE = np.random.default_rng(1).integers(0, 256, (50, 20, 3), np.uint8)
@@ -57,6 +59,17 @@ def test_a_packed_network_replaces_its_workdir(run, packed):
   again = packed.with_name('again.apnet')
   pack_network(packed, again)
   assert Embedder.load(again).fingerprint == ours.fingerprint
+
+
+def test_a_file_that_is_replaced_is_said(run, tmp_path, capsys):
+  arguments = f'--ckpt={run}', f'--output={tmp_path}/a.apnet'
+  with in_this_process(pack_command.command) as pack_it:
+    assert pack_it(*arguments) == 0
+    first = capsys.readouterr().out
+    assert pack_it(*arguments) == 0
+  assert first.startswith(f'wrote {tmp_path}/a.apnet: ')
+  again = first.replace('wrote', 'replaced', 1)
+  assert capsys.readouterr().out == again
 
 
 def test_a_packed_network_comes_from_the_hub(packed, tmp_path, monkeypatch):
