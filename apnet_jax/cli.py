@@ -170,12 +170,17 @@ def define_network() -> tuple[flags.FlagHolder, ...]:
       lower_bound=-1,
       upper_bound=1,
     ),
-    flags.DEFINE_bool(
-      'strict',
-      False,
-      'Stops at the first image of a folder that cannot be read, instead of'
-      ' leaving it out.',
-    ),
+    define_strict(),
+  )
+
+
+def define_strict() -> flags.FlagHolder:
+  """Defines the flag --strict of commands that leave out unreadable images."""
+  return flags.DEFINE_bool(
+    'strict',
+    False,
+    'Stops at the first image of a folder that cannot be read, instead of'
+    ' leaving it out.',
   )
 
 

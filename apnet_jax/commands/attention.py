@@ -14,6 +14,10 @@ A table gives the entropy and the area of each map, and how faithful it is: how
 far the target falls when the most attended pixels are replaced (attended), and
 when the same region at a random place is (random). --summary averages the table
 over all images, and draws none. docs/attention.md explains the figures.
+
+Images of a folder that cannot be read are left out and listed at the end;
+--strict makes the first of them an error. An image that is named itself must be
+readable.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +31,7 @@ from tqdm import tqdm
 
 from apnet_jax import cli, hub, images
 from apnet_jax.errors import UserError
+from apnet_jax.inference import image_files
 from apnet_jax.parallel import devices
 from apnet_jax.printing import printable
 from apnet_jax.visualize import attention_maps, attention_sheet
@@ -78,6 +83,7 @@ def command() -> Callable:
   summary = flags.DEFINE_bool(
     'summary', False, 'Averages the figures over all images, and draws none.'
   )
+  strict = cli.define_strict()
 
   def main(argv):
     paths = [path for name in argv[1:] for path in images.find_images(name)]
@@ -113,14 +119,15 @@ def command() -> Callable:
       seed=seed.value,
     )
     size = tuple(config.data.image_size)
-    everything = [*paths, match.value] if match.value else paths
-    for path in everything:
-      images.read_image(path, size)  # before anything is written
+    if match.value:
+      images.read_image(match.value, size)  # before anything is written
+    paths, unreadable = check_images(paths, argv[1:], size, strict.value)
     folder = make_folder(output.value)
     if summary.value:
       summarize(explainer, paths, size, label, folder, step)
     else:
       draw(explainer, paths, size, label, match.value, folder)
+    cli.warn(unreadable)
 
   return main
 
@@ -133,6 +140,32 @@ def _check_identity(identity: int, classes: int) -> int:
       f' network was trained on: 0 to {classes - 1}.'
     )
   return identity
+
+
+def check_images(
+  paths: Sequence[pathlib.Path],
+  names: Sequence[str],
+  size: tuple[int, int],
+  strict: bool = False,
+) -> tuple[list[pathlib.Path], str]:
+  """Leaves out the images of folders that cannot be read.
+
+  Args:
+    paths: the images.
+    names: the images and folders that the command line names, whose images
+      `paths` are.
+    size: height and width of the network's images.
+    strict: whether all images must be readable.
+
+  Returns:
+    The images that can be read, and a warning about the others, else ''.
+
+  Raises:
+    UserError: an image that is named itself cannot be read, or none can.
+  """
+  optional = set() if strict else {*paths} - {*map(pathlib.Path, names)}
+  readable, errors = image_files.check_files(paths, size, optional)
+  return readable, image_files.list_unreadable(errors, len(paths))
 
 
 def make_folder(name: str) -> pathlib.Path:

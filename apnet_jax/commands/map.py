@@ -12,6 +12,10 @@ Identities and cameras are the columns pid and camid of a CSV file, or what
 --pattern finds in the paths: --pattern='(?P<pid>\\d+)_c(?P<camid>\\d+)'.
 Otherwise the folder of an image stands for its identity. More than 2,000 images
 are sampled evenly.
+
+Images that cannot be read are left out and listed at the end; --strict makes
+the first of them an error. Images whose path --pattern does not match have the
+identity ? on the map, and are listed, too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +31,8 @@ from apnet_jax.inference import image_files, rows
 from apnet_jax.inference.embedder import Embedder
 from apnet_jax.visualize import map_page, page, thumbnails
 
+UNKNOWN = '?'  # identity or camera of an image that the pattern does not match
+
 
 def command() -> Callable:
   """Defines the absl flags of this command, and returns its `main(argv)`."""
@@ -39,6 +45,7 @@ def command() -> Callable:
     'Regular expression with the groups pid and camid, which is searched for in'
     ' paths.',
   )
+  strict = cli.define_strict()
 
   def main(argv):
     cli.check_output(output.value, '--output')
@@ -51,12 +58,14 @@ def command() -> Callable:
     cli.quieten()
     embedder = Embedder.load(ckpt.value, which.value)
     paths = columns['path'].tolist()
-    (found,) = image_files.embed_files(embedder, paths, optional={*paths})
+    optional = set() if strict.value else {*paths}
+    (found,) = image_files.embed_files(embedder, paths, optional=optional)
     kept = [i for i, path in enumerate(paths) if path not in found.unreadable]
+    identities = [identities[i] for i in kept]
     data = map_page.describe_points(
       found.embeddings,
       found.paths,
-      [identities[i] for i in kept],
+      identities,
       cameras and [cameras[i] for i in kept],
       [
         thumbnails.encode(images.read_upright(path), map_page.HEIGHT)
@@ -68,6 +77,8 @@ def command() -> Callable:
     page.write_page(output.value, map_page.make_page(data, title))
     print(f'wrote {output.value}')
     cli.warn(image_files.describe_unreadable([found]))
+    if pattern.value:
+      cli.warn(describe_unknown(found.paths, identities))
 
   return main
 
@@ -82,10 +93,11 @@ def read_labels(
     pattern: regular expression that is searched for in paths; '' for none.
 
   Returns:
-    The identities, and the cameras, which are None if they are not known.
+    The identities, and the cameras, which are None if they are not known. Both
+    are `UNKNOWN` for a path that the pattern does not match.
 
   Raises:
-    UserError: the pattern has a mistake or no group pid, or a path lacks it.
+    UserError: the pattern has a mistake or no group pid, or matches no path.
   """
   paths = columns['path'].tolist()
   if not pattern:
@@ -95,13 +107,35 @@ def read_labels(
   try:
     expression = re.compile(pattern)
   except re.error as error:
-    raise UserError(f'--pattern={pattern!r}: {error}.') from error
+    raise UserError(f"--pattern='{pattern}': {error}.") from error
   if 'pid' not in expression.groupindex:
-    raise UserError(f'--pattern={pattern!r} has no group (?P<pid>...).')
+    raise UserError(f"--pattern='{pattern}' has no group (?P<pid>...).")
   found = [expression.search(path) for path in paths]
-  for path, match in zip(paths, found):
-    if not match:
-      raise UserError(f'--pattern={pattern!r} is not found in {path}.')
+  if not any(found):
+    raise UserError(
+      f"--pattern='{pattern}' is found in none of {len(paths):,} paths. The"
+      f' first: {paths[0]}.'
+    )
+
+  def groups(name):  # a group may be optional, and empty
+    return [(match and match[name]) or UNKNOWN for match in found]
+
   has_cameras = 'camid' in expression.groupindex
-  cameras = [match['camid'] for match in found] if has_cameras else None
-  return [match['pid'] for match in found], cameras
+  return groups('pid'), groups('camid') if has_cameras else None
+
+
+def describe_unknown(paths: Sequence[str], identities: Sequence) -> str:
+  """Returns a warning that counts the images without an identity, else ''.
+
+  Args:
+    paths: paths of the images.
+    identities: identity of each, see `read_labels`.
+  """
+  unknown = [path for path, i in zip(paths, identities) if i == UNKNOWN]
+  if not unknown:
+    return ''
+  return image_files.name_first(
+    f'--pattern is not found in {len(unknown):,} of {len(paths):,} paths; these'
+    f' images have the identity {UNKNOWN}:',
+    unknown,
+  )

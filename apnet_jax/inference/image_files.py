@@ -61,10 +61,7 @@ def embed_files(
     start = rows.stop
     readable = [row for row in rows if row not in errors]
     if not readable:
-      raise UserError(
-        f'none of {len(group)} images can be read. The first:'
-        f' {errors[rows.start]}'
-      )
+      raise _none_readable(len(group), errors[rows.start])
     unreadable = {paths[row]: errors[row] for row in rows if row in errors}
     embedded.append(
       Embedded(
@@ -72,6 +69,38 @@ def embed_files(
       )
     )
   return embedded
+
+
+def check_files(
+  paths: Sequence, image_size: tuple[int, int], optional: Container = ()
+) -> tuple[list, list[str]]:
+  """Reads image files once, to find those that cannot be read.
+
+  Args:
+    paths: the files.
+    image_size: height and width to resize images to, in pixels.
+    optional: paths of the files that are left out if they cannot be read.
+
+  Returns:
+    The files that can be read, and the error messages of the others.
+
+  Raises:
+    UserError: a file that is not optional cannot be read, or none can.
+  """
+  readable, errors = [], []
+  for path in paths:
+    try:
+      with images.strict_pillow():
+        images.read_image(path, image_size)
+    except UserError as error:
+      if path not in optional:
+        raise
+      errors.append(str(error))
+    else:
+      readable.append(path)
+  if not readable:
+    raise _none_readable(len(paths), errors[0])
+  return readable, errors
 
 
 def describe_unreadable(embedded: Sequence[Embedded]) -> str:
@@ -88,6 +117,10 @@ def describe_unreadable(embedded: Sequence[Embedded]) -> str:
   return list_unreadable(list(errors.values()), len(paths))
 
 
+def _none_readable(count: int, first: str) -> UserError:
+  return UserError(f'none of {count} images can be read. The first: {first}')
+
+
 def list_unreadable(errors: Sequence[str], images: int) -> str:
   """Returns a warning that counts and names unreadable images, else ''.
 
@@ -97,12 +130,20 @@ def list_unreadable(errors: Sequence[str], images: int) -> str:
   """
   if not errors:
     return ''
-  more = len(errors) - NAMED
+  return name_first(
+    f'{len(errors):,} of {images:,} images could not be read and were'
+    ' left out:',
+    errors,
+  )
+
+
+def name_first(heading: str, items: Sequence[str]) -> str:
+  """Returns a heading and the first `NAMED` items, each on a line."""
+  more = len(items) - NAMED
   return '\n'.join(
     [
-      f'{len(errors):,} of {images:,} images could not be read and were'
-      ' left out:',
-      *(f'  {error}' for error in errors[:NAMED]),
+      heading,
+      *(f'  {item}' for item in items[:NAMED]),
       *[f'  and {more:,} more'] * (more > 0),
     ]
   )

@@ -90,6 +90,22 @@ def test_the_summary_is_the_mean_over_all_images(
   assert (written['images'], row['defined']) == (3, len(known))
 
 
+def test_images_of_folders_may_be_unreadable(paths, tmp_path):
+  bad = tmp_path / 'other' / 'b.png'
+  bad.write_bytes(b'')
+  found, names = [*paths[:2], bad, paths[2]], [str(tmp_path)]
+  readable, warning = attention.check_images(found, names, SIZE)
+  assert readable == paths
+  assert warning.startswith('1 of 4 images could not be read and were left out')
+  assert f'{bad} cannot be read' in warning
+  for arguments in ((names, SIZE, True), ([*names, str(bad)], SIZE)):
+    with pytest.raises(UserError, match='^.*other/b.png cannot be read'):
+      attention.check_images(found, *arguments)
+  with pytest.raises(UserError, match='none of 1 images.*other/b.png'):
+    attention.check_images([bad], names, SIZE)
+  assert attention.check_images(paths, names, SIZE) == (paths, '')
+
+
 def test_the_output_must_be_a_folder(paths):
   with pytest.raises(UserError, match='--output=.*a.png cannot be made'):
     attention.make_folder(paths[0])

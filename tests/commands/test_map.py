@@ -23,12 +23,27 @@ def test_labels_come_from_columns_a_pattern_or_folders():
   [
     ('(', 'unterminated'),
     (r'(\d+)', r'no group \(\?P<pid>'),
-    (r'a/(?P<pid>\d+)', 'is not found in b/0009'),
+    (
+      r'c/(?P<pid>\d+)',
+      r"='c/\(\?P<pid>\\d\+\)' is found in none of 2.*a/0007",
+    ),
   ],
 )
 def test_mistakes_in_patterns_are_named(pattern, problem):
   with pytest.raises(UserError, match=problem):
     map_command.read_labels({'path': PATHS}, pattern)
+
+
+def test_images_that_a_pattern_does_not_match_are_named():
+  pattern = r'a/(?P<pid>\d+)_c(?P<camid>\d)'
+  labels = map_command.read_labels({'path': PATHS}, pattern)
+  assert labels == (['0007', '?'], ['2', '?'])
+  warning = map_command.describe_unknown(PATHS.tolist(), labels[0])
+  assert (
+    'not found in 1 of 2 paths; these images have the identity ?:' in warning
+  )
+  assert warning.endswith(':\n  b/0009_c1_1.jpg')
+  assert map_command.describe_unknown(PATHS.tolist(), ['7', '9']) == ''
 
 
 def test_points_may_have_texts_as_labels():
