@@ -22,6 +22,7 @@ CKPT_HELP = (
   'Workdir of train.py, or a file that the command pack wrote, or hf://OWNER/NAME'
   ' of such a file on the Hugging Face Hub.'
 )
+HELP_FLAGS = {'help', '?', 'helpshort', 'helpfull', 'helpxml'}  # of absl
 
 # `--help` then shows flags defined here as flags of the command itself.
 flags.disclaim_key_flags()
@@ -100,13 +101,18 @@ def _exit(code: int) -> None:
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
+  except SystemExit as error:
+    # absl ends with code 1 after it has printed a help text that was asked for.
+    if {arg.lstrip('-') for arg in argv[1:]} & HELP_FLAGS:
+      raise SystemExit(0) from error
+    raise
   except flags.Error as error:
     # An error within a configuration file comes with its traceback.
     message = str(error).strip().splitlines()
     raise UserError(
       re.sub(r'^[\w.]+: ', '', message[-1])
       if 'Traceback' in str(error)
-      else '\n'.join(message)
+      else '\n'.join(map(_in_plain_words, message))
     ) from error
   except (AttributeError, KeyError) as error:
     # ml_collections raises these for an unknown field or section.
@@ -117,6 +123,16 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
       f'{", ".join(given) or name}: the configuration has no such field;'
       ' apnet_jax/config.py lists them all.'
     ) from error
+
+
+def _in_plain_words(line: str) -> str:
+  """Returns a line of an error about flags; a missing flag is said plainly."""
+  missing = re.fullmatch(
+    r'flag --(\w+)=None: Flag --\1 must have a value other than None\.', line
+  )
+  if not missing:
+    return line
+  return f'give --{missing[1]}. {flags.FLAGS[missing[1]].help}'
 
 
 def no_more_arguments(argv: Sequence[str]) -> None:
