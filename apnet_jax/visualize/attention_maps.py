@@ -396,6 +396,7 @@ COLUMNS = {
   'faithful': 'faithful',
   'defined': 'images',
 }
+SHARES = ('area', 'faithful')  # in percent in tables and pictures
 
 
 def table(rows: Mapping[str, Mapping]) -> list[str]:
@@ -411,12 +412,14 @@ def table(rows: Mapping[str, Mapping]) -> list[str]:
   head = ''.join(f'{COLUMNS[name]:>10}' for name in shown)
   lines = [' ' * width + head]
   for title, row in rows.items():
-    cells = (row.get(name) for name in shown)
-    lines.append(f'{title:{width}}' + ''.join(map(_cell, cells)))
+    cells = ''.join(_cell(name, row.get(name)) for name in shown)
+    lines.append(f'{title:{width}}{cells}')
   return lines
 
 
-def _cell(value: float | int | None) -> str:
+def _cell(name: str, value: float | int | None) -> str:
   if value is None:
     return f'{"-":>10}'
+  if name in SHARES:
+    return f'{value:10.1%}'
   return f'{value:10,}' if isinstance(value, int) else f'{value:10.3f}'

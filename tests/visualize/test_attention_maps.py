@@ -66,6 +66,13 @@ def test_what_raises_the_target_nowhere_has_no_figures():
   assert attention_maps.table(summary.means())[1].split()[-5:-1] == ['-'] * 4
 
 
+def test_shares_are_in_percent_in_tables():
+  row = {'entropy': 0.5, 'area': 0.1234, 'faithful': 1.0, 'defined': 1000}
+  head, line = attention_maps.table({'map': row})
+  assert head.split() == ['entropy', 'area', 'faithful', 'images']
+  assert line.split() == ['map', '0.500', '12.3%', '100.0%', '1,000']
+
+
 def test_batches_and_labels():
   model, variables, image = bright_corner()
   explainer = Explainer(model, variables, draws=0)
