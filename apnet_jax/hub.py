@@ -1,6 +1,8 @@
 """Files of the Hugging Face Hub (the extra `weights`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import logging
 import os
 import re
 
@@ -47,9 +49,9 @@ def download(source: str, files: Sequence[str]) -> str:
       the file cannot be downloaded.
   """
   hub = import_optional('huggingface_hub', 'weights')
-  no_such_file = import_optional(
-    'huggingface_hub.errors', 'weights'
-  ).EntryNotFoundError
+  errors = import_optional('huggingface_hub.errors', 'weights')
+  # It is imported here, which sets the level that `_quiet` changes.
+  download_file = hub.hf_hub_download
   match = SOURCE.fullmatch(source)
   if not match:
     raise UserError(
@@ -57,18 +59,66 @@ def download(source: str, files: Sequence[str]) -> str:
     )
   for file in [match['file']] if match['file'] else files:
     try:
-      return hub.hf_hub_download(
-        match['repository'], file, revision=match['revision']
-      )
-    except no_such_file as error:
+      with _quiet():
+        return download_file(
+          match['repository'], file, revision=match['revision']
+        )
+    except errors.EntryNotFoundError as error:
       problem = error
     except Exception as error:  # no network, no repository, or no access
       problem = error
       break
   raise UserError(
     f'{source} cannot be downloaded from the Hugging Face Hub:'
-    f' {first_line(problem)}'
+    f' {_reason(errors, problem, match, files)}'
   ) from problem
+
+
+def _reason(errors, problem: Exception, match: re.Match, files) -> str:
+  """Returns in a sentence why a file could not be downloaded.
+
+  Messages of huggingface_hub have several lines, of which the first may be a
+  code of HTTP, or longer than a line.
+
+  Args:
+    errors: the module with its errors.
+    problem: one of them, or any other.
+    match: `SOURCE` in the source.
+    files: names that were tried if the source names no file.
+  """
+  repository, tried = match['repository'], match['file'] or ' or '.join(files)
+  for kind, reason in (
+    (
+      errors.RepositoryNotFoundError,
+      f'there is no repository {repository}, or it is private and you are not'
+      ' logged in (`hf auth login`).',
+    ),
+    (
+      errors.RevisionNotFoundError,
+      f'{repository} has no revision {match["revision"]}.',
+    ),
+    (
+      errors.LocalEntryNotFoundError,  # before its base class
+      f'the Hub did not answer for {repository}, and {tried} is not in the'
+      ' local cache. Check the name and the connection to the internet.',
+    ),
+    (errors.EntryNotFoundError, f'{repository} has no file {tried}.'),
+  ):
+    if isinstance(problem, kind):
+      return reason
+  return first_line(problem)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Silences what huggingface_hub logs of each attempt to reach the Hub."""
+  logger = logging.getLogger('huggingface_hub')
+  before = logger.level
+  logger.setLevel(logging.CRITICAL)
+  try:
+    yield
+  finally:
+    logger.setLevel(before)
 
 
 def upload(repository: str, files: Mapping[str, str], private: bool) -> str:

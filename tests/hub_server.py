@@ -51,8 +51,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
     files = self.server.files.get(repository, ())
     found = [file.read_bytes() for file in files if file.name == name]
     self.send_response(200 if found else 404)
-    if files and not found:
-      self.send_header('X-Error-Code', 'EntryNotFound')
+    if not found:
+      missing = 'EntryNotFound' if files else 'RepoNotFound'
+      self.send_header('X-Error-Code', missing)
     self.send_header('X-Repo-Commit', 'c' * 40)
     self.send_header('ETag', '"e"')
     content = found[0] if found else b''

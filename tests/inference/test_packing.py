@@ -78,8 +78,14 @@ def test_a_packed_network_comes_from_the_hub(packed, tmp_path, monkeypatch):
   files = {'owner/name': [file]}
   with hub_server.serving(files, tmp_path / 'cache', monkeypatch):
     embedder = Embedder.load('hf://owner/name')
-    with pytest.raises(UserError, match='owner/other cannot be downloaded'):
+    message = (
+      'owner/other cannot be downloaded.*: there is no repository owner/other,'
+      r' or it is private and you are not logged in \(`hf auth login`\)\.$'
+    )
+    with pytest.raises(UserError, match=message):
       Embedder.load('hf://owner/other')
+    with pytest.raises(UserError, match='owner/name has no file x.apnet.$'):
+      Embedder.load('hf://owner/name/x.apnet')
   assert embedder.fingerprint == Embedder.load(packed).fingerprint
 
 
