@@ -1,13 +1,11 @@
 """Mistakes in calls of the command index; nothing is written by any."""
 
-from absl import flags
-from absl.testing import flagsaver
 import numpy as np
 import pytest
 
-from apnet_jax import cli
 from apnet_jax.commands import index
 from apnet_jax.inference import embedding_files
+from tests.commands.running import in_this_process
 
 FEATURES = 6
 
@@ -24,22 +22,8 @@ def write(path, rows, fingerprint='abc'):
 @pytest.fixture(scope='module')
 def run():
   """Runs the command in this process; returns its exit code."""
-  before = set(flags.FLAGS)
-  main = index.command()
-
-  def run(*arguments):
-    with flagsaver.flagsaver():
-      try:
-        with cli.errors_as_messages():
-          main(cli._parse_flags(['index', *arguments]))
-      except SystemExit as end:
-        return end.code
-    return 0
-
-  yield run
-  flags.FLAGS.unparse_flags()
-  for name in set(flags.FLAGS) - before:
-    delattr(flags.FLAGS, name)
+  with in_this_process(index.command) as run:
+    yield run
 
 
 @pytest.fixture(scope='module')
