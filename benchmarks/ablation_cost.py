@@ -13,6 +13,7 @@ from apnet_jax.accelerators.fit import Fit
 from apnet_jax.accelerators.targets import find_target
 from apnet_jax.commands.fits import watching
 from apnet_jax.errors import UserError
+from apnet_jax.training.programs import total_steps
 from data import datasets, listing
 
 
@@ -74,11 +75,6 @@ def training_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
   return identities, max(1, images // (config.train.P * config.train.K))
 
 
-def steps_of(config: ml_collections.ConfigDict, steps_per_epoch: int) -> int:
-  """Returns the number of steps of a whole run."""
-  return config.train.steps or config.train.epochs * steps_per_epoch
-
-
 def compiler(device: str) -> Callable[[ml_collections.ConfigDict], Cost]:
   """Returns a function that compiles a configuration for a device.
 
@@ -95,7 +91,7 @@ def compiler(device: str) -> Callable[[ml_collections.ConfigDict], Cost]:
   def cost(config: ml_collections.ConfigDict) -> Cost:
     identities, steps_per_epoch = training_size(config)
     fit = Fit(config, identities, target, devices, watching)
-    return cost_of(fit, steps_of(config, steps_per_epoch))
+    return cost_of(fit, total_steps(config, steps_per_epoch))
 
   return cost
 

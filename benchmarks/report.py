@@ -200,24 +200,26 @@ def format_group(table: Table, results: Group) -> list[str]:
   has_paper = any(row.published.get(key) for row in table.rows)
   head = ['network', *(f'paper: {c}' for c in COLUMNS[:2] if has_paper)]
   head += [*COLUMNS[:2], 'seeds', *_difference_heads(table)]
-  lines = _head(head)
+  lines, differences = _head(head), []
   for row in table.rows:
+    differences.append(difference(results, row))
     cells = [row.title]
     if has_paper:
       cells += _published(row, key)[:2]
-    cells += _figure_cells(results, row) + _difference_cells(results, row)
+    cells += _figure_cells(results, row) + _difference_cells(differences[-1])
     lines.append(_row(cells))
-  return lines + _notes(table, results)
+  return lines + _notes(table, results, differences)
 
 
-def _notes(table: Table, results: Group) -> list[str]:
+def _notes(
+  table: Table, results: Group, differences: Sequence[Difference | None]
+) -> list[str]:
   """Returns what rows with fewer seeds than their baseline are compared with.
 
   The difference of such a row is not that of the two means in the table.
   """
   notes = []
-  for row in table.rows:
-    found = difference(results, row)
+  for row, found in zip(table.rows, differences):
     if found is None:
       continue
     baseline = results.lines[first_name(row.against)]
@@ -260,8 +262,7 @@ def mean_and_spread(values: Sequence[float]) -> str:
   return text
 
 
-def _difference_cells(results: Group, row: Row) -> list[str]:
-  found = difference(results, row)
+def _difference_cells(found: Difference | None) -> list[str]:
   if found is None:
     return ['', '', '']
   low, high = found.interval

@@ -122,12 +122,9 @@ def read_builder(
   folder: pathlib.Path,
   dataset: raw.RawDataset | None = None,
 ) -> tfds.core.DatasetBuilder:
-  """Returns the builder of `make_builder`, with what its metadata say.
+  """Returns the TFDS builder of a data set, after reading its metadata.
 
-  Args:
-    layout: layout of the data set.
-    folder: folder of the prepared files; they need not exist.
-    dataset: images to prepare; None if they are only read.
+  For the arguments see `make_builder`. The prepared files need not exist.
 
   Raises:
     UserError: the metadata are damaged.

@@ -22,7 +22,7 @@ def check_folder(folder: str) -> None:
 
 @dataclasses.dataclass
 class Copied:
-  """What became of the images of a search.
+  """Counts of the images that a search has copied and left out.
 
   Attributes:
     copies: number of images found that were copied.

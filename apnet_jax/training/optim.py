@@ -1,5 +1,7 @@
 """Adam with coupled weight decay, warm-up and decay (Section IV.B)."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -103,11 +105,8 @@ def updates_done(opt_state: optax.OptState) -> jax.Array | None:
   Returns:
     None if the optimiser is not Adam.
   """
-
-  def is_of_adam(path, _):
-    return getattr(path[-1], 'tuple_name', '') == 'ScaleByAdamState'
-
-  return optax.tree.get(opt_state, 'count', filtering=is_of_adam)
+  adam = partial(_is_field_of, 'ScaleByAdamState')
+  return optax.tree.get(opt_state, 'count', filtering=adam)
 
 
 def at_step(opt_state: optax.OptState, step: jax.Array) -> optax.OptState:
@@ -119,8 +118,10 @@ def at_step(opt_state: optax.OptState, step: jax.Array) -> optax.OptState:
     opt_state: state of an optimiser made by `create_optimizer`.
     step: int32 [], number of steps done.
   """
+  schedule = partial(_is_field_of, 'ScaleByScheduleState')
+  return optax.tree.set(opt_state, schedule, count=step)
 
-  def is_of_schedule(path, _):
-    return getattr(path[-1], 'tuple_name', '') == 'ScaleByScheduleState'
 
-  return optax.tree.set(opt_state, is_of_schedule, count=step)
+def _is_field_of(state: str, path: tuple, _) -> bool:
+  """Returns whether a path in an optimiser state ends in a field of a class."""
+  return getattr(path[-1], 'tuple_name', '') == state

@@ -16,6 +16,7 @@ from apnet_jax.paper.recipes import RECIPES
 from apnet_jax.paper.tables import TABLES
 from apnet_jax.retrieval import comparison
 from apnet_jax.training import recipe
+from apnet_jax.training.programs import total_steps
 from benchmarks import ablation_cost, ablation_plan, ablation_runs, ablations
 from benchmarks.ablation_runs import Results, Target
 from tests.benchmarks.ablation_lines import make_line
@@ -576,9 +577,9 @@ def test_the_size_of_a_training_without_images(tmp_path):
   config = ablation_plan.read_config([f'--config={CONFIG}'])
   config.data.dir = str(tmp_path / 'none')
   assert ablation_cost.training_size(config) == (751, 12_936 // 80)
-  assert ablation_cost.steps_of(config, 161) == 160 * 161
+  assert total_steps(config, 161) == 160 * 161
   config.train.steps = 7
-  assert ablation_cost.steps_of(config, 161) == 7
+  assert total_steps(config, 161) == 7
   config.data.name = 'synthetic'
   with pytest.raises(UserError, match='is missing'):
     ablation_cost.training_size(config)
