@@ -38,6 +38,7 @@ from apnet_jax.visualize import attention_maps, attention_sheet
 from apnet_jax.workdir import json_files, run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
 from apnet_jax.workdir.restore import restore_model
+from apnet_jax.workdir.whole_files import whole
 
 SUMMARY_BATCH = 8  # images that are explained at once
 SUMMARY_FILE = 'summary.json'
@@ -221,12 +222,11 @@ def draw(
       print('\n'.join(attention_maps.table(figures(explained))))
     sheet = attention_sheet.draw_sheet(titled)
     target = folder / f'{name}.png'
-    write_whole(target, lambda file, sheet=sheet: sheet.save(file, 'PNG'))
-    arrays = dict(named_arrays(rows))
-    write_whole(
-      target.with_suffix('.npz'),
-      lambda file, arrays=arrays: np.savez_compressed(file, **arrays),
-    )
+    with whole(target) as part:
+      sheet.save(part, 'PNG')
+    # An open file, because numpy adds .npz to other names.
+    with whole(target.with_suffix('.npz')) as part, part.open('wb') as file:
+      np.savez_compressed(file, **dict(named_arrays(rows)))
     print(printable(f'wrote {target} and .npz'))
 
 
@@ -295,23 +295,6 @@ def check_targets(
         f'--output={folder}: a picture would replace the image {path}. Choose'
         ' another folder.'
       )
-
-
-def write_whole(path: pathlib.Path, write: Callable) -> None:
-  """Writes a file whole or not at all.
-
-  Args:
-    path: path of the file.
-    write: function that writes to an open binary file.
-  """
-  part = path.with_name(f'{path.name}.part')
-  try:
-    with part.open('wb') as file:
-      write(file)
-    part.replace(path)
-  except BaseException:
-    part.unlink(missing_ok=True)
-    raise
 
 
 def summarize(

@@ -22,7 +22,6 @@ with them:
 from collections.abc import Callable, Sequence
 import csv
 import os
-import pathlib
 
 from absl import flags
 import numpy as np
@@ -32,6 +31,7 @@ from apnet_jax.errors import UserError
 from apnet_jax.inference import embedding_files
 from apnet_jax.retrieval import clustering
 from apnet_jax.workdir import json_files
+from apnet_jax.workdir.whole_files import whole
 
 
 def command() -> Callable:
@@ -146,19 +146,12 @@ def write_people(
   path: str | os.PathLike, columns: dict[str, np.ndarray], people: np.ndarray
 ) -> None:
   """Writes a CSV file: the columns of the images, and their person."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f'{path.name}.part')
   # A file name that is not UTF-8 keeps its bytes, so that it can be opened.
   options = {'encoding': 'utf-8', 'errors': 'surrogateescape'}
-  try:
-    with part.open('w', newline='', **options) as file:
-      writer = csv.writer(file)
-      writer.writerow([*columns, 'person'])
-      writer.writerows(zip(*columns.values(), people))
-    part.replace(path)
-  finally:
-    part.unlink(missing_ok=True)
+  with whole(path) as part, part.open('w', newline='', **options) as file:
+    writer = csv.writer(file)
+    writer.writerow([*columns, 'person'])
+    writer.writerows(zip(*columns.values(), people))
 
 
 def describe(people: np.ndarray, identities: np.ndarray | None) -> dict:

@@ -19,6 +19,7 @@ import numpy as np
 from apnet_jax.errors import UserError, first_line
 from apnet_jax.inference import embedding_files
 from apnet_jax.workdir import json_files
+from apnet_jax.workdir.whole_files import whole
 
 INFO, LINES = 'index.json', 'rows.jsonl'
 EMBEDDINGS, CODES, ROWS = 'embeddings.bin', 'codes.bin', 'rows.bin'
@@ -129,9 +130,8 @@ def write_array(path: pathlib.Path, array: np.ndarray) -> str:
   """Writes a small array; returns the digest of the file."""
   file = io.BytesIO()
   np.save(file, array)
-  part = path.with_name(f'{path.name}.part')
-  part.write_bytes(file.getvalue())
-  part.replace(path)
+  with whole(path) as part:
+    part.write_bytes(file.getvalue())
   return hashlib.sha256(file.getvalue()).hexdigest()
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from apnet_jax.errors import UserError, first_line
 from apnet_jax.optional import import_optional
 from apnet_jax.workdir import json_files
+from apnet_jax.workdir.whole_files import whole
 
 SUFFIXES = ('.npz', '.parquet')
 DTYPES = ('float32', 'float16')
@@ -106,15 +107,10 @@ def write(
   """
   check_name(path)
   path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f'{path.name}.part')
   arrow = path.suffix.lower() == '.parquet'
   write_to = _write_parquet if arrow else _write_npz
-  try:
+  with whole(path) as part:
     write_to(part, info, columns, (b.astype(dtype) for b in blocks), shape)
-    part.replace(path)
-  finally:
-    part.unlink(missing_ok=True)
 
 
 def _write_npz(path, info, columns, blocks, shape) -> None:

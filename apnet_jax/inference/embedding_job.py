@@ -19,6 +19,7 @@ from apnet_jax.errors import UserError
 from apnet_jax.inference import embedding_files, rows
 from apnet_jax.inference.embedder import Embedder
 from apnet_jax.workdir import json_files
+from apnet_jax.workdir.whole_files import whole
 
 PART = 1024  # rows that a kill can lose
 
@@ -117,15 +118,13 @@ def _embed_part(file, embedder, source, start, stop, dtype, strict) -> None:
 
   embeddings = source.embed(embedder, start, stop, on_error)
   kept = np.array([i not in errors for i in range(stop - start)])
-  part = file.with_name(f'{file.name}.part')
-  with part.open('wb') as opened:
+  with whole(file) as part, part.open('wb') as opened:
     np.savez(
       opened,
       embeddings=embeddings[kept].astype(dtype),
       kept=kept,
       errors=np.array(json.dumps(list(errors.values()))),
     )
-  part.replace(file)
 
 
 def _read(file: pathlib.Path, name: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from apnet_jax.inference import packing
 from apnet_jax.paper import differences
 from apnet_jax.retrieval import threshold as thresholds
 from apnet_jax.workdir import run_files
+from apnet_jax.workdir.whole_files import whole
 
 SUFFIX = '.MODEL_CARD.md'
 # Terms of data sets, by the beginnings of their names.
@@ -60,11 +61,8 @@ def write(path: str | os.PathLike, parts: Mapping[str, Mapping]) -> None:
     path: file to write.
     parts: the result of `packing.collect`.
   """
-  path = pathlib.Path(path).expanduser()
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f'{path.name}.part')
-  part.write_text(text(parts))
-  part.replace(path)
+  with whole(pathlib.Path(path).expanduser()) as part:
+    part.write_text(text(parts))
 
 
 def text(parts: Mapping[str, Mapping]) -> str:

@@ -11,6 +11,7 @@ import jinja2
 from apnet_jax.errors import UserError
 from apnet_jax.printing import printable
 from apnet_jax.version import __version__
+from apnet_jax.workdir.whole_files import whole
 
 DATA_BLOCK = re.compile(
   r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL
@@ -67,11 +68,8 @@ def read_data(path: str | os.PathLike) -> dict:
 
 def write_page(path: str | os.PathLike, page: str) -> None:
   """Writes a page whole or not at all; makes its folder if needed."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_suffix('.part')
-  part.write_text(page)
-  part.replace(path)
+  with whole(path) as part:
+    part.write_text(page)
 
 
 def check_folder(folder: str | os.PathLike, allowed: Collection[str]) -> None:

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from apnet_jax.errors import UserError
+from apnet_jax.workdir.whole_files import whole
 
 # Bounds on files from elsewhere. The largest files of this project are result
 # cards with a figure for each query.
@@ -20,12 +21,10 @@ _NUMBERS = re.compile(r'\[\n[\s\d.,eE+\-nul]*\]')
 
 def write_json(path: str | os.PathLike, content: Mapping) -> None:
   """Writes a JSON file whole or not at all; makes its folder if needed."""
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_suffix('.part')
   text = json.dumps(content, indent=2, allow_nan=False)
-  part.write_text(_NUMBERS.sub(lambda m: ' '.join(m[0].split()), text) + '\n')
-  part.replace(path)
+  text = _NUMBERS.sub(lambda m: ' '.join(m[0].split()), text)
+  with whole(path) as part:
+    part.write_text(text + '\n')
 
 
 def read_json(path: str | os.PathLike) -> Any:

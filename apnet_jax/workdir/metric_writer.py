@@ -13,6 +13,7 @@ from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from apnet_jax.parallel import processes
+from apnet_jax.workdir.whole_files import whole
 
 
 class MetricWriter:
@@ -35,9 +36,8 @@ class MetricWriter:
     lines = path.read_text().splitlines(True) if path.exists() else []
     last = (step, evaluated)
     kept = [line for line in lines if _moment_of(line) <= last]
-    part = path.with_suffix('.part')
-    part.write_text(''.join(kept))
-    part.replace(path)
+    with whole(path) as part:
+      part.write_text(''.join(kept))
     self._file = path.open('ab', buffering=0)
     self._size = path.stat().st_size  # of complete lines
     self._unwritten = []

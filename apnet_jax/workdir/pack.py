@@ -25,6 +25,7 @@ from apnet_jax.config import get_config
 from apnet_jax.errors import UserError, first_line
 from apnet_jax.models.weight_files import PACK_SUFFIX as SUFFIX
 from apnet_jax.workdir import json_files
+from apnet_jax.workdir.whole_files import whole
 
 VERSION = '2'  # of the format
 CHECKPOINT, PREPROCESSING = 'checkpoint.json', 'preprocessing.json'
@@ -67,13 +68,8 @@ def write(
     name: json.dumps(part, allow_nan=False) for name, part in parts.items()
   }
   texts |= {'apnet': VERSION, 'weights': weights_digest(arrays)}
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f'{path.name}.part')
-  try:
+  with whole(path) as part:
     part.write_bytes(save(arrays, {**texts, 'digest': _digest(texts)}))
-    part.replace(path)
-  finally:
-    part.unlink(missing_ok=True)
 
 
 def check_name(path: str | os.PathLike) -> None:

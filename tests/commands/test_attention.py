@@ -120,16 +120,6 @@ def test_no_image_is_replaced(explainer, paths, tmp_path):
   assert [path.read_bytes() for path in paths] == before
 
 
-def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
-  def write(file):
-    file.write(b'half')
-    raise OSError('disk full')
-
-  with pytest.raises(OSError, match='disk full'):
-    attention.write_whole(tmp_path / 'a.png', write)
-  assert not list(tmp_path.iterdir())
-
-
 def test_an_identity_must_be_one_of_the_training():
   assert attention._check_identity(4, classes=5) == 4
   for identity in (-1, 5):

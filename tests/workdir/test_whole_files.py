@@ -1,0 +1,43 @@
+"""Files that are written whole or not at all."""
+
+import pytest
+
+from apnet_jax.workdir.json_files import write_json
+from apnet_jax.workdir.whole_files import whole
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path):
+  path = tmp_path / 'made' / 'a.txt'
+  for text in ('first', 'second'):
+    before = path.exists() and path.read_text()
+    with whole(path) as part:
+      part.write_text(text)
+      assert (path.exists() and path.read_text()) == before
+    assert path.read_text() == text
+  assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
+  with pytest.raises(OSError, match='disk full'):
+    with whole(tmp_path / 'a.png') as part, part.open('wb') as file:
+      file.write(b'half')
+      raise OSError('disk full')
+  assert not list(tmp_path.iterdir())
+
+
+def test_an_error_keeps_the_file_before_it(tmp_path):
+  path = tmp_path / 'a.txt'
+  path.write_text('before')
+  with pytest.raises(KeyboardInterrupt), whole(path) as part:
+    part.write_text('half')
+    raise KeyboardInterrupt
+  assert path.read_text() == 'before'
+  assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_with_one_stem_do_not_meet(tmp_path):
+  with whole(tmp_path / 'a.txt') as part:
+    part.write_text('text')
+    write_json(tmp_path / 'a.json', {})
+  assert (tmp_path / 'a.txt').read_text() == 'text'
+  assert (tmp_path / 'a.json').read_text() == '{}\n'
