@@ -145,7 +145,7 @@ def read_part(path: str | os.PathLike, name: str) -> Any:
   """
   with _open(path) as file:
     text = file.metadata().get(name)
-  return text and json_files.parse_json(text, f'{path}/{name}')
+  return None if text is None else json_files.parse_json(text, f'{path}/{name}')
 
 
 class PackedCheckpoint:

@@ -135,7 +135,7 @@ def read_file(source: str | os.PathLike, name: str) -> dict[str, Any] | None:
   path = pathlib.Path(source, name)
   if pack.is_pack(source):
     content = pack.read_part(source, name)
-    return content and json_files.check_fields(content, path)
+    return None if content is None else json_files.check_fields(content, path)
   return json_files.read_fields(path) if path.exists() else None
 
 

@@ -260,6 +260,18 @@ def signed(change):
       signed(lambda _, texts: texts.update({'config.json': '{'})),
       'config.json cannot be read as JSON',
     ),
+    (
+      signed(lambda _, texts: texts.update({'run.json': '[]'})),
+      'run.json is damaged: it holds no fields',
+    ),
+    (
+      signed(lambda _, texts: texts.update({'threshold.json': '""'})),
+      'threshold.json is damaged: it holds no fields',
+    ),
+    (
+      signed(lambda _, texts: texts.update({'threshold.json': ''})),
+      'threshold.json cannot be read as JSON',
+    ),
   ],
 )
 def test_a_changed_file_is_refused(packed, change, message, tmp_path):
