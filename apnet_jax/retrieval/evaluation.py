@@ -168,7 +168,7 @@ def _embed_queries(embed, variables, query: Split, rules) -> np.ndarray:
     return embed(variables, query, np.arange(len(query.pids)))
   images, owners = query.averaged.images, query.averaged.owners
   embeddings = embed(variables, images, np.arange(len(images.pids)))
-  return multi_query.average(embeddings, owners)
+  return multi_query.average(embeddings, owners, rules.distance)
 
 
 def label_and_score(

@@ -59,17 +59,24 @@ def _keys(split: Split) -> np.ndarray:
   return np.stack([split.pids, split.camids], axis=1)
 
 
-def average(embeddings: np.ndarray, owners: np.ndarray) -> np.ndarray:
+def average(
+  embeddings: np.ndarray, owners: np.ndarray, distance: str
+) -> np.ndarray:
   """Averages the embeddings of the images of each query.
 
   Args:
     embeddings: float [images, features].
     owners: int [images], the query of each image; all queries from 0 on.
+    distance: `config.eval.distance`.
 
   Returns:
-    float [queries, features].
+    float [queries, features]; for 'cosine' of length 1, or zero.
   """
   number = np.bincount(owners)
   sums = np.zeros((len(number), embeddings.shape[1]))
   np.add.at(sums, owners, embeddings)
-  return (sums / number[:, None]).astype(embeddings.dtype)
+  means = sums / number[:, None]
+  if distance == 'cosine':
+    lengths = np.linalg.norm(means, axis=1, keepdims=True)
+    means /= np.where(lengths > 0, lengths, 1)  # ranking refuses those of 0
+  return means.astype(embeddings.dtype)

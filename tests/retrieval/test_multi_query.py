@@ -51,6 +51,22 @@ def test_by_hand():
   assert made['protocol'] == single['protocol'] | {'query': multi_query.RULE}
 
 
+def test_averages_have_length_1_where_cosines_compare():
+  """For whoever reads the embeddings of queries, such as `--fit`."""
+  query = multi_query.group(QUERY, QUERY)
+  lengths = {
+    distance: np.linalg.norm(
+      evaluate(query, multi_query=True, distance=distance)[0].query_embeddings,
+      axis=1,
+    )
+    for distance in ('cosine', 'euclidean')
+  }
+  np.testing.assert_allclose(lengths['cosine'], 1)
+  np.testing.assert_allclose(lengths['euclidean'], [0.75**0.5, 0.5**0.5])
+  opposite = np.array([[1.0, 0], [-1, 0]])
+  assert not multi_query.average(opposite, np.array([0, 0]), 'cosine').any()
+
+
 def test_other_images_may_be_averaged():
   """Images of others are left out; the card has a digest of those averaged."""
   more = make_degrees((1, 0, 20), (1, 1, 80), (2, 1, 50), (3, 0, 5), (1, 0, 40))
