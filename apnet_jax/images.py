@@ -328,29 +328,20 @@ def check_pixels(width: int, height: int) -> None:
 def make_split(
   paths: Sequence[str | pathlib.Path],
   image_size: tuple[int, int],
-  on_error: Callable[[int, UserError], None] | None = None,
 ) -> Split:
   """Makes a data split of image files whose identities are unknown.
 
   Args:
     paths: paths of the images.
     image_size: height and width to resize images to, in pixels.
-    on_error: `on_error(row, error)` is called, from several threads, for each
-      file that `read_image` cannot read. The image of this row is then black,
-      unless the call raises an error. By default the error itself is raised.
 
   Returns:
-    A split whose identities and cameras are all 0.
+    A split whose identities and cameras are all 0. Its `batches` raises
+    UserError for a file that `read_image` cannot read.
   """
 
   def read(row):
-    try:
-      return read_image(paths[row], image_size)
-    except UserError as error:
-      if on_error is None:
-        raise
-      on_error(row, error)
-      return np.zeros((*image_size, 3), np.uint8)
+    return read_image(paths[row], image_size)
 
   def batches(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     with futures.ThreadPoolExecutor() as pool:

@@ -14,7 +14,6 @@ from apnet_jax.export.resizing import resize
 from apnet_jax.inference.embedder import Embedder
 from apnet_jax.models import device_forms, normalization
 
-INPUTS = ('normalized', 'uint8', 'unit')
 SYMBOLIC_SIZE = ('height', 'width')
 # Fields of a result card that go into the file; others have a value per query.
 OF_CARD = ('dataset', 'checkpoint', 'figures', 'based_on', 'protocol')

@@ -24,7 +24,6 @@ from apnet_jax.workdir.whole_files import whole
 INFO, LINES = 'index.json', 'rows.jsonl'
 EMBEDDINGS, CODES, ROWS = 'embeddings.bin', 'codes.bin', 'rows.bin'
 CENTRE, MEAN, MATRIX = 'centre.npy', 'mean.npy', 'matrix.npy'
-ARRAYS = (CENTRE, MEAN, MATRIX)
 DTYPES = (*embedding_files.DTYPES, 'int8')
 VERSION = 2
 # What rows.bin has of each row: where its line in rows.jsonl ends, and the

@@ -72,7 +72,7 @@ def embed_files(
 
 
 def check_files(
-  paths: Sequence, image_size: tuple[int, int], optional: Container = ()
+  paths: Sequence, image_size: tuple[int, int], optional: Container
 ) -> tuple[list, list[str]]:
   """Reads image files once, to find those that cannot be read.
 

@@ -43,7 +43,7 @@ class Shorter:
   fitted_on: int
 
 
-def all_figures(result: RetrievalResult, ap: str = 'step') -> dict:
+def all_figures(result: RetrievalResult, ap: str) -> dict:
   """Returns all figures of a ranking, for a result card.
 
   Args:

@@ -49,19 +49,18 @@ def stranger_similarities(
 
 
 def median_stranger_similarity(
-  embeddings: np.ndarray, pids: np.ndarray, seed: int = 0
+  embeddings: np.ndarray, pids: np.ndarray
 ) -> float | None:
   """Returns the median cosine similarity of a sample of strangers.
 
   Args:
     embeddings: see `stranger_similarities`.
     pids: see there.
-    seed: see there.
 
   Returns:
     The median; None if all images show one identity.
   """
-  found = stranger_similarities(embeddings, pids, seed)
+  found = stranger_similarities(embeddings, pids)
   return float(np.median(found)) if len(found) else None
 
 

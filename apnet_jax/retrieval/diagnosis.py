@@ -117,15 +117,12 @@ def by_difficulty(evaluation: Evaluation) -> np.ndarray:
   return order[: evaluation.result.num_valid_queries]
 
 
-def hardest(
-  evaluation: Evaluation, benchmark: Benchmark, number: int = NUM_HARDEST
-) -> list[dict]:
-  """Lists the queries with the lowest AP, and the image found first for each.
+def hardest(evaluation: Evaluation, benchmark: Benchmark) -> list[dict]:
+  """Lists the `NUM_HARDEST` queries with the lowest AP, and what each found.
 
   Args:
     evaluation: an evaluation of the benchmark.
     benchmark: queries and gallery.
-    number: largest number of queries to list.
 
   Returns:
     For each query its name (`query`), `identity`, `AP`, number of `matches`,
@@ -135,7 +132,7 @@ def hardest(
   query, gallery = benchmark.query, benchmark.gallery
   result = evaluation.result
   precision = evaluation.query_figures['mAP']
-  rankings = rank(evaluation, by_difficulty(evaluation)[:number], top=1)
+  rankings = rank(evaluation, by_difficulty(evaluation)[:NUM_HARDEST], top=1)
   return [
     {
       'query': str(query.paths[ranking.query]),

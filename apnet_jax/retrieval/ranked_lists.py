@@ -40,7 +40,7 @@ class RankedList:
 
 
 def ranked_lists(
-  evaluation: Evaluation, queries: Sequence[int], top: int = 10
+  evaluation: Evaluation, queries: Sequence[int], top: int
 ) -> Iterator[RankedList]:
   """Yields the ranked lists of some queries.
 

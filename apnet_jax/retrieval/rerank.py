@@ -38,15 +38,12 @@ MAX_STORED_BYTES = 2**28  # larger distances of queries are computed again
 MIN_MAXIMUM = 1e-6  # if all distances are smaller, they are rounding errors
 
 
-def describe(k1=K1, k2=K2, lambda_value=LAMBDA_VALUE) -> str:
+def describe(k1: int, k2: int, lambda_value: float) -> str:
   """Returns the variant of re-ranking in words, for result cards."""
   return (
     'k-reciprocal (Zhong et al., CVPR 2017): squared Euclidean distance over'
     f' its row maximum, k1 {k1}, k2 {k2}, lambda {lambda_value:g}'
   )
-
-
-DEFAULT_VARIANT = describe()
 
 
 def k_reciprocal_rerank(
@@ -100,7 +97,6 @@ class KReciprocal:
   Attributes:
     queries: number of queries.
     gallery: number of gallery images.
-    variant: the variant of re-ranking in words, for result cards.
   """
 
   def __init__(
@@ -120,7 +116,6 @@ class KReciprocal:
     gallery = _normalized('gallery_embeddings', gallery_embeddings)
     check_widths(query, gallery)
     self.queries, self.gallery = len(query), len(gallery)
-    self.variant = describe(k1, k2, lambda_value)
     self._lambda = float(lambda_value)
     images = np.concatenate([query, gallery])
     stored = None

@@ -213,7 +213,7 @@ class PairVerifier:
     workdir: str | os.PathLike,
     step: int,
     rules: ml_collections.ConfigDict,
-    wanted_fpr: float | None = None,
+    wanted_fpr: float | None,
   ):
     self._workdir, self._step = workdir, step
     self._wanted_fpr, self._failure = wanted_fpr, None

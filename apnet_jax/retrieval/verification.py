@@ -239,16 +239,15 @@ def _by_rate(at_rate, rates) -> dict[str, dict]:
   return {rate: point for rate, point in found.items() if point}
 
 
-def _coarse(counts: np.ndarray, bins: int = 128) -> list[int]:
-  """Merges the bins of a histogram into fewer bins of equal width.
+def _coarse(counts: np.ndarray) -> list[int]:
+  """Merges the bins of a histogram into 128 bins of equal width.
 
   Similarity 1, which has a bin of its own, joins the last bin.
 
   Args:
     counts: int [BINS], the histogram.
-    bins: number of bins to return.
   """
-  last = counts[:-1].reshape(bins, -1).sum(1)
+  last = counts[:-1].reshape(128, -1).sum(1)
   last[-1] += counts[-1]
   return last.tolist()
 

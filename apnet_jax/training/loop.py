@@ -42,7 +42,7 @@ class Loop:
     interruption: Interruption,
     writer: MetricWriter | NullMetricWriter,
     profile: profiling.Profile,
-    renew_page: Callable[[], None] = lambda: None,
+    renew_page: Callable[[], None],
   ):
     self._run, self._checkpoints = run, checkpoints
     self._interruption, self._writer = interruption, writer

@@ -70,7 +70,7 @@ def lower_create_state(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   image_size: tuple[int, int],
-  config: ml_collections.ConfigDict | None = None,
+  config: ml_collections.ConfigDict,
 ) -> jax.stages.Lowered:
   """Lowers the program of `create_state`, a function of a random key."""
   make = partial(first_state, optimizer=optimizer, config=config)

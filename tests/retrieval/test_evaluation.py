@@ -192,7 +192,9 @@ def test_a_card_says_how_it_was_made(benchmark):
     for second in (None, reranked)
   )
   assert plain['reranked'] is None
-  assert both['reranked']['variant'] == rerank.DEFAULT_VARIANT
+  assert both['reranked']['variant'] == rerank.describe(
+    rerank.K1, rerank.K2, rerank.LAMBDA_VALUE
+  )
   assert both['reranked']['figures']['mAP'] == reranked.mAP
   assert both['figures'] == plain['figures']
   assert plain['as_published'] is False
