@@ -12,7 +12,7 @@ scheduled, since the schedule may change when a run resumes. A best one that the
 last save has surpassed is deleted at the end of the run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import contextlib
 import dataclasses
 from functools import partial
@@ -80,8 +80,8 @@ class Checkpoints:
     self._keep = policies.AnyPreservationPolicy(
       [
         policies.LatestN(2),
-        _LatestScheduled(self._was_scheduled),
-        _Best(self._mAP),
+        _KeepOne(self._latest_scheduled),
+        _KeepOne(self._best),
       ]
     )
     self._manager = ocp.CheckpointManager(
@@ -229,8 +229,10 @@ class Checkpoints:
 
     None if there is none.
     """
-    steps = filter(self._was_scheduled, self._manager.all_steps())
-    return max(steps, default=None)
+    return self._latest_scheduled(self._manager.all_steps())
+
+  def _latest_scheduled(self, steps: Iterable[int]) -> int | None:
+    return max(filter(self._was_scheduled, steps), default=None)
 
   def _was_scheduled(self, step: int) -> bool:
     """Returns whether a checkpoint was scheduled when it was saved.
@@ -272,11 +274,11 @@ class Checkpoints:
       which: 'last' orders by step, latest first; 'best' orders by mAP, highest
         first.
     """
-    steps = sorted(self._manager.all_steps(), reverse=True)
-    if which == 'best':
-      maps = {step: self._mAP(step) for step in steps}
-      steps.sort(key=maps.get, reverse=True)
-    return steps
+    return sorted(
+      self._manager.all_steps(),
+      key=self._quality if which == 'best' else None,
+      reverse=True,
+    )
 
   def figures(self, step: int) -> Mapping[str, float] | None:
     """Returns the figures of a checkpoint.
@@ -299,10 +301,13 @@ class Checkpoints:
       tqdm.write(f'{path} is damaged: its mAP is unknown.')
       return None
 
-  def _mAP(self, step: int) -> float:
-    """Returns the mAP of a checkpoint; -1 if it is unknown."""
+  def _best(self, steps: Iterable[int]) -> int | None:
+    return max(steps, key=self._quality, default=None)
+
+  def _quality(self, step: int) -> tuple[float, int]:
+    """Returns what the best has most of: mAP, -1 if unknown; then the step."""
     figures = self.figures(step)
-    return -1.0 if figures is None else float(figures['mAP'])
+    return -1.0 if figures is None else float(figures['mAP']), step
 
   def _figures_file(self, step: int) -> pathlib.Path:
     # Orbax would write here, but only together with the state.
@@ -468,29 +473,16 @@ def _present(state):
 
 
 @dataclasses.dataclass
-class _Best:
-  """An Orbax policy that keeps the checkpoint with the highest mAP."""
+class _KeepOne:
+  """An Orbax policy that keeps the checkpoint whose step `choose` returns."""
 
-  mAP: Callable[[int], float]
-
-  def should_preserve(self, checkpoints, *, context) -> list[bool]:
-    del context
-    steps = [each.step for each in checkpoints]
-    best = max(steps, key=lambda step: (self.mAP(step), step), default=None)
-    return [step == best for step in steps]
-
-
-@dataclasses.dataclass
-class _LatestScheduled:
-  """An Orbax policy that keeps the last scheduled checkpoint."""
-
-  is_scheduled: Callable[[int], bool]
+  choose: Callable[[list[int]], int | None]
 
   def should_preserve(self, checkpoints, *, context) -> list[bool]:
     del context
     steps = [each.step for each in checkpoints]
-    last = max(filter(self.is_scheduled, steps), default=None)
-    return [step == last for step in steps]
+    chosen = self.choose(steps)
+    return [step == chosen for step in steps]
 
 
 def _all_damaged(
