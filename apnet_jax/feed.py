@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 
+JUNK_PID = -1  # of images that no ranking counts
 # The way out, for messages, if no person is seen by two cameras.
 IGNORE_CAMERAS = (
   'To compare each image with all others, whatever their cameras, set'
@@ -21,8 +22,8 @@ class Split:
   """Images to embed, with their identities and cameras.
 
   Attributes:
-    pids: int [images], identities; -1 marks junk images, which no ranking
-      counts.
+    pids: int [images], identities; `JUNK_PID` marks junk images, which no
+      ranking counts.
     camids: int [images], cameras, counted from 0.
     paths: str [images], names of the images.
     batches: `batches(rows, batch_size)` yields the images of these rows, in

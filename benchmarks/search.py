@@ -20,7 +20,7 @@ import time
 import jax
 import numpy as np
 
-from apnet_jax.index import store
+from apnet_jax.index import files, store
 from apnet_jax.inference import embedding_files
 from apnet_jax.retrieval import nearest
 from benchmarks import command, measuring
@@ -58,7 +58,7 @@ def build(
   Raises:
     RuntimeError: the index there has another size.
   """
-  if not (folder / store.INFO).exists():
+  if not (folder / files.INFO).exists():
     file = folder.with_suffix('.npz')
     embedding_files.write(
       file,

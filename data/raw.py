@@ -15,6 +15,7 @@ import stat
 from typing import Any
 
 from apnet_jax.errors import FieldError, UserError
+from apnet_jax.feed import JUNK_PID
 from apnet_jax.images import SUFFIXES, folder_error, is_image
 
 SPLITS = ('train', 'query', 'gallery')
@@ -26,7 +27,6 @@ MARKET_FOLDERS = {
   'query': 'query',
   'gallery': 'bounding_box_test',
 }
-JUNK_PID = -1
 DISTRACTOR_PID = 0
 MAX_ID = 2**31 - 1
 # The reason, for messages, to refuse training images of which each shows

@@ -25,7 +25,7 @@ from absl import flags
 
 from apnet_jax import cli
 from apnet_jax.errors import UserError
-from apnet_jax.index import accuracy, projection, store
+from apnet_jax.index import accuracy, files, projection, store
 from apnet_jax.inference import embedding_files
 from apnet_jax.workdir import lock
 
@@ -44,7 +44,7 @@ def command() -> Callable:
   dtype = flags.DEFINE_enum(
     'dtype',
     None,
-    store.DTYPES,
+    files.DTYPES,
     f'Type of the embeddings in a new index. Default: {store.DTYPE}.',
   )
   dimensions = flags.DEFINE_integer(

@@ -34,7 +34,6 @@ from apnet_jax.inference import embedding_files
 from apnet_jax.retrieval import nearest
 from apnet_jax.workdir import lock
 
-INFO, DTYPES = files.INFO, files.DTYPES
 DTYPE = 'float16'  # of the embeddings in a new index, by default
 SAMPLE = 100  # rows that are searched for to measure the recall
 TOP = 10  # of the recall
@@ -297,7 +296,7 @@ def has_rows(folder: str | os.PathLike) -> bool:
     UserError: the folder holds a damaged index, or something else.
   """
   folder = pathlib.Path(folder)
-  if (folder / INFO).is_file():
+  if (folder / files.INFO).is_file():
     return files.read_info(folder)['rows'] > 0
   if folder.is_dir() and any(p.name != lock.FILE for p in folder.iterdir()):
     raise UserError(f'{folder} is not an index, and not empty.')
@@ -317,8 +316,8 @@ def add(
   Args:
     folder: folder of the index.
     path: file that the command embed wrote.
-    dtype: type of the embeddings, one of `DTYPES`; None for that of the index,
-      or `DTYPE` in a new one.
+    dtype: type of the embeddings, one of `files.DTYPES`; None for that of the
+      index, or `DTYPE` in a new one.
     projection: projection of the embeddings in a new index; None for none.
 
   Returns:
@@ -496,7 +495,7 @@ def rounded(embeddings: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _encode(embeddings: np.ndarray, dtype: str) -> np.ndarray:
-  """Rounds embeddings to a type of `DTYPES`.
+  """Rounds embeddings to a type of `files.DTYPES`.
 
   For int8 each row is scaled so that its largest feature is 127. The scale is
   not kept: cosines do not depend on it.

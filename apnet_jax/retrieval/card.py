@@ -11,12 +11,11 @@ import pathlib
 import ml_collections
 import numpy as np
 
-from apnet_jax.feed import Benchmark, Split
+from apnet_jax.feed import JUNK_PID, Benchmark, Split
 from apnet_jax.paper import differences
 from apnet_jax.retrieval import multi_query
 from apnet_jax.retrieval.metrics import RetrievalResult
 from apnet_jax.retrieval.rerank import describe
-from apnet_jax.retrieval.scores import JUNK_PID
 from apnet_jax.version import __version__
 
 PACKAGES = (  # whose versions stand on a card

@@ -8,13 +8,12 @@ import ml_collections
 import numpy as np
 
 from apnet_jax.errors import UserError
-from apnet_jax.feed import IGNORE_CAMERAS, Benchmark, Split
+from apnet_jax.feed import IGNORE_CAMERAS, JUNK_PID, Benchmark, Split
 from apnet_jax.parallel import processes
 from apnet_jax.retrieval import collapse, multi_query
 from apnet_jax.retrieval.metrics import RetrievalResult, evaluate_scores
 from apnet_jax.retrieval.rerank import KReciprocal
 from apnet_jax.retrieval.scores import (
-  JUNK_PID,
   EmbeddingScores,
   Labels,
   Scores,

@@ -16,9 +16,9 @@ import numpy as np
 
 from apnet_jax.config import CHOICES
 from apnet_jax.errors import UserError
+from apnet_jax.feed import JUNK_PID
 from apnet_jax.parallel import devices
 
-JUNK_PID = -1
 # Columns of a block of similarities that a device compares at a time. A tile of
 # this width stays in a CPU's cache while all matches are compared with it.
 TILE = 2048

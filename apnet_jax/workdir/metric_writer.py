@@ -13,6 +13,7 @@ from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from apnet_jax.parallel import processes
+from apnet_jax.workdir.metric_reader import METRICS
 from apnet_jax.workdir.whole_files import whole
 
 
@@ -32,7 +33,7 @@ class MetricWriter:
   def __init__(
     self, workdir: str | os.PathLike, step: int, evaluated: bool = True
   ):
-    path = pathlib.Path(workdir) / 'metrics.jsonl'
+    path = pathlib.Path(workdir) / METRICS
     lines = path.read_text().splitlines(True) if path.exists() else []
     last = (step, evaluated)
     kept = [line for line in lines if _moment_of(line) <= last]

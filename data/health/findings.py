@@ -7,6 +7,7 @@ import os
 import pathlib
 import shlex
 
+from apnet_jax.config import get_config
 from apnet_jax.images import FORMAT_NAMES
 from data import datasets, raw
 from data.cuhk03_np.layout import MatImage
@@ -15,7 +16,7 @@ from data.health import folders, images
 from data.msmt17 import layout as msmt17
 
 PROBLEM, NOTE = 'problem', 'note'
-BATCH_IMAGES = 4  # config.train.K of configs/common.py
+BATCH_IMAGES = get_config().train.K
 SMALL = (16, 32)  # smallest width and height without a note
 OTHER_FORMATS = (
   '.avif', '.gif', '.heic', '.jfif', '.jp2', '.ppm', '.tif', '.tiff',

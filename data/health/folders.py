@@ -7,6 +7,7 @@ import re
 import shlex
 from typing import Any
 
+from apnet_jax.config import AT_LEAST, get_config
 from apnet_jax.errors import UserError
 from data import datasets, raw
 from data.cuhk03_np import layout as cuhk03_np
@@ -17,8 +18,8 @@ from data.msmt17 import layout as msmt17
 # A data set whose numbers of images differ by at most this share from published
 # ones is regarded as a faulty copy of the published data set.
 COUNT_TOLERANCE = 0.05
-BATCH_IDENTITIES = 20  # config.train.P of configs/common.py
-LEAST_IDENTITIES = 2  # the smallest config.train.P
+BATCH_IDENTITIES = get_config().train.P
+LEAST_IDENTITIES = AT_LEAST['train.P']
 MARKET_HINTS = ('bounding_box_train', 'bounding_box_test')
 # Files and folders that show which layout an incomplete folder should have.
 HINTS = {

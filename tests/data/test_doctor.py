@@ -18,9 +18,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from apnet_jax.config import AT_LEAST
 from apnet_jax.images import FORMATS
-from configs import common
 from data import datasets, doctor, raw
 from data.health import findings, folders, images, samples
 from tests.test_images import DAMAGED, close, exif
@@ -812,13 +810,6 @@ def test_a_pattern_that_matches_nothing_is_not_hidden_by_market(copied):
   report = doctor.examine(copied, pattern='(?P<pid>person)')
   assert 'matches none' in find(report, 'unreadable_layout').message
   assert 'misnamed_images' not in kinds(report)
-
-
-def test_a_batch_is_that_of_the_configuration():
-  train = common.get_config().train
-  assert train.P == folders.BATCH_IDENTITIES
-  assert AT_LEAST['train.P'] == folders.LEAST_IDENTITIES
-  assert train.K == findings.BATCH_IMAGES
 
 
 @pytest.mark.parametrize('folder', [TRAIN, QUERY])
