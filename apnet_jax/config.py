@@ -133,8 +133,8 @@ def _augment() -> ml_collections.ConfigDict:
   augment.saturation = 0.1  # the same for saturation
   augment.hue = 0.1  # largest turn of the hue, as a part of the colour circle
   # Severity of AugMix (Hendrycks et al., arXiv:1912.02781), which mixes each
-  # image with changes of its colours and place: 3 and 1 in that paper, at most
-  # 10. 0 leaves it out, as the paper here does.
+  # image with changes of its colours and place: 3 and 1 in that paper. 0 leaves
+  # it out, as the paper here does.
   augment.augmix = 0.0
   return augment
 
@@ -295,12 +295,19 @@ AT_LEAST = {
   'eval.rerank_k2': 1,
 }
 PROBABILITIES = ('augment.flip', 'augment.erase', 'augment.jitter')
-FRACTIONS = (  # from 0 to 1
-  'augment.brightness', 'augment.contrast', 'augment.saturation',
-  'train.label_smoothing', 'train.circle_margin', 'train.center_rate',
-  'train.ema_decay',
-  'eval.rerank_lambda',
-)  # fmt: skip
+# Least and largest values of other numbers.
+RANGES = {
+  'augment.brightness': (0, 1),
+  'augment.contrast': (0, 1),
+  'augment.saturation': (0, 1),
+  'augment.hue': (0, 0.5),
+  'augment.augmix': (0, 10),
+  'train.label_smoothing': (0, 1),
+  'train.circle_margin': (0, 1),
+  'train.center_rate': (0, 1),
+  'train.ema_decay': (0, 1),
+  'eval.rerank_lambda': (0, 1),
+}
 
 
 def check_section(section: str, values: Mapping) -> None:
@@ -321,12 +328,10 @@ def check_section(section: str, values: Mapping) -> None:
       raise FieldError(field, f'={value} must be at least {AT_LEAST[field]}.')
     if field in PROBABILITIES and not 0 <= value <= 1:
       raise FieldError(field, f'={value} is not a probability.')
-    if field in FRACTIONS and not 0 <= value <= 1:
-      raise FieldError(field, f'={value} must be from 0 to 1.')
-    if field == 'augment.augmix' and not 0 <= value <= 10:
-      raise FieldError(field, f'={value} must be from 0 to 10.')
-    if field == 'augment.hue' and not 0 <= value <= 0.5:
-      raise FieldError(field, f'={value} must be from 0 to 0.5.')
+    if field in RANGES:
+      low, high = RANGES[field]
+      if not low <= value <= high:
+        raise FieldError(field, f'={value} must be from {low} to {high}.')
     if field == 'data.test_fraction' and not 0 < value <= 1:
       raise FieldError(field, f'={value} must be above 0 and at most 1.')
     if field == 'augment.erase_fill' and len(value) != 3:
