@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import threading
+from typing import NoReturn
 
 from apnet_jax.parallel import processes
 
@@ -65,10 +66,10 @@ class Interruption:
     """
     before, self._deferred = self._deferred, False
     try:
-      self.stop_if_received('nothing more was saved')
+      self._stop_if_received()
       yield
     except Exception:
-      self.stop_if_received('nothing more was saved')
+      self._stop_if_received()
       raise
     finally:
       self._deferred = before
@@ -80,14 +81,13 @@ class Interruption:
     """
     return processes.agree_to_stop(step, self._received is not None)
 
-  def stop(self, what: str) -> None:
+  def stop(self, what: str) -> NoReturn:
     """Raises `Interrupted`; `what` tells the user what was saved."""
     raise Interrupted(self._received or signal.SIGTERM, what)
 
-  def stop_if_received(self, what: str) -> None:
-    """Calls `stop` if a signal was received."""
+  def _stop_if_received(self) -> None:
     if self._received is not None:
-      self.stop(what)
+      self.stop('nothing more was saved')
 
   def _handle(self, signum: int, frame) -> None:
     del frame
@@ -95,7 +95,7 @@ class Interruption:
     for each in SIGNALS:
       signal.signal(each, signal.SIG_DFL)
     if not self._deferred:
-      self.stop('nothing more was saved')
+      self._stop_if_received()
     # `print` may be what the signal has interrupted, so it must not be used.
     name = signal.Signals(signum).name
     text = f'\n{name}: ends after this step; a second signal ends at once\n'
