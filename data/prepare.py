@@ -6,7 +6,6 @@ once, by each version of the builder; a later version replaces the files. An
 interrupted preparation starts anew at the next run.
 """
 
-from collections.abc import Iterator
 import contextlib
 import dataclasses
 import importlib
@@ -204,7 +203,7 @@ def _write(
 ) -> None:
   root = folder.parent
   root.mkdir(parents=True, exist_ok=True)
-  with _locked(root):
+  with locking.locked(root / '.lock', f'prepare in {root}'):
     if builder.data_path.exists():  # written by another process meanwhile
       return
     _remove_unfinished(builder, folder)
@@ -237,13 +236,6 @@ def _remove_unfinished(
     shutil.rmtree(folder / name, ignore_errors=True)
   with contextlib.suppress(OSError):  # it holds another data set
     folder.rmdir()
-
-
-@contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
-  """Lets one process at a time prepare data sets in a folder."""
-  with locking.locked(folder / '.lock', f'prepare in {folder}'):
-    yield
 
 
 def _check_disk_space(dataset: raw.RawDataset, folder: pathlib.Path) -> None:

@@ -174,9 +174,8 @@ def _read_torch(path: pathlib.Path, max_bytes: int) -> Mapping:
     # An expanded tensor has more elements than the file stores.
     size = sum(4 * tensor.numel() for tensor in _tensors(content))
     arrays = _to_numpy(content) if size <= max_bytes else {}
-  except (
-    Exception
-  ) as error:  # e.g. sparse tensors, dicts that contain themselves
+  # Of sparse tensors, of dicts that contain themselves, and others.
+  except Exception as error:
     raise _damaged(path, error) from error
   _check_size(size, path, max_bytes)
   return arrays

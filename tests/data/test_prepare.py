@@ -15,7 +15,7 @@ from tensorflow_datasets.core import shuffle
 from apnet_jax import images
 from apnet_jax.config import CHOICES
 from configs import common
-from data import datasets, decoding, prepare, raw, records
+from data import datasets, decoding, locking, prepare, raw, records
 from tests.test_images import DAMAGED, encode, exif, noise
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -151,7 +151,7 @@ def test_one_process_prepares_at_a_time(config, capsys, monkeypatch):
   thread = threading.Thread(
     target=lambda: prepared.append(prepare.prepare(config))
   )
-  with prepare._locked(root):
+  with locking.locked(root / '.lock', 'prepare'):
     thread.start()
     deadline, said = time.time() + 60, ''
     while 'Waiting for another process' not in said and time.time() < deadline:
