@@ -13,7 +13,7 @@ Exit codes: 2, a mistake of the user, or a file that cannot be read or written;
 4, another process of the command is lost.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 import functools
 import os
 import pathlib
@@ -143,9 +143,9 @@ def main(argv):
   from apnet_jax.retrieval.embed import make_embed
   from apnet_jax.retrieval.evaluator import Evaluator
   from apnet_jax.retrieval.threshold import PairVerifier
-  from apnet_jax.workdir import json_files, restore, run_files
+  from apnet_jax.workdir import restore, run_files
   from apnet_jax.workdir.checkpoints import open_for_reading
-  from data import datasets, targets
+  from data import targets
 
   ckpt = hub.find_network(CKPT.value)
   with open_for_reading(ckpt) as checkpoints:
@@ -181,26 +181,56 @@ def main(argv):
 
   from data import pipeline
 
+  folders, attend = {}, None
+  if REPORT.value:
+    from apnet_jax.visualize import report
+
+    folders = report_folders(prepared)
+    attend = attention_of(model, variables, config.eval.feature)
   for name, images in prepared.items():
     benchmark = pipeline.open_benchmark(images, configs[name])
     evaluated = evaluator.evaluate(name, configs[name], benchmark)
-    if REPORT.value and processes.is_first():
-      from apnet_jax.visualize import report
-
-      folder = report_folders(prepared)[name]
+    if folders and processes.is_first():
       report.write_report(
-        folder,
+        folders[name],
         evaluator.cards[name],
         evaluated,
         benchmark,
-        attention_of(model, variables, configs[name].eval.feature),
+        attend,
         ATTENTION.value,
       )
   if not processes.is_first():
     return
   print(f'after step {step}')
   print(card.format_table(evaluator.results, config.eval.ap))
-  cards = evaluator.cards
+  write_cards(evaluator.cards, config, configs, ckpt, step, changed_rules)
+  for folder in folders.values():
+    print(f'The report is {report.address(folder)}')
+  verifier.raise_failure()
+
+
+def write_cards(
+  cards: Mapping[str, Mapping],
+  config: ml_collections.ConfigDict,
+  configs: Mapping[str, ml_collections.ConfigDict],
+  ckpt: str | os.PathLike,
+  step: int,
+  changed: Mapping,
+) -> None:
+  """Writes the result cards of all data sets into a file; prints its name.
+
+  Args:
+    cards: the result cards by name of the data set.
+    config: the whole configuration of the run.
+    configs: configurations with `data` as evaluated, by name of the data set.
+    ckpt: path of the trained network.
+    step: step of its checkpoint.
+    changed: values of fields that the command line changes, as 'eval.ap'.
+  """
+  from apnet_jax.retrieval import card
+  from apnet_jax.workdir import json_files
+  from data import datasets
+
   own = datasets.single_sets(config.data)
   path = JSON.value or card.default_path(
     ckpt,
@@ -209,7 +239,7 @@ def main(argv):
       card.name_of_images(name, cards[name], configs[name].data.name in own)
       for name in cards
     ],
-    changed_rules,
+    changed,
     RERANK.value,
     FIT.value,
     DIMENSIONS.value,
@@ -218,10 +248,6 @@ def main(argv):
     path, cards if len(cards) > 1 else next(iter(cards.values()))
   )
   print(f'wrote {path}')
-  if REPORT.value:
-    for folder in report_folders(prepared).values():
-      print(f'The report is {report.address(folder)}')
-  verifier.raise_failure()
 
 
 def check_flags(
@@ -261,8 +287,20 @@ def check_flags(
       f'--ckpt={CKPT.value} is {problem}: give another file for the result'
       ' card with --json.'
     )
-  if CHOOSE_THRESHOLD.value is None:
-    return
+  if CHOOSE_THRESHOLD.value is not None:
+    _check_threshold_flags(config, ckpt, packed)
+
+
+def _check_threshold_flags(
+  config: ml_collections.ConfigDict, ckpt: str | os.PathLike, packed: bool
+) -> None:
+  """Raises UserError if no threshold can be chosen or stored with these flags.
+
+  Args:
+    config: the whole configuration of the run.
+    ckpt: path of the trained network.
+    packed: whether that is a packed network.
+  """
   if packed:
     raise UserError(
       '--choose_threshold stores the threshold in a workdir, and --ckpt='

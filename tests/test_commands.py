@@ -29,6 +29,7 @@ from benchmarks import startup
 from data import datasets
 from tests.compilation import xla_flags
 from tests.fakes import small_config
+from tests.inference import networks
 from tests.preloaded import Preloaded
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -272,6 +273,30 @@ def check_evaluation(run, workdir, tmp_path):
   for name in ('ranking', 'hardest', 'threshold', 'cameras'):
     with Image.open(report / f'{name}.png') as picture:
       assert picture.size[0] > 300
+
+
+def test_grad_cam_is_compiled_once_for_all_data_sets(run, benchmarks, tmp_path):
+  config, _ = networks.write_workdir(tmp_path)
+  config.data.update(name='market1501', prepared_dir=str(tmp_path / 'prepared'))
+  json_files.write_json(tmp_path / run_files.CONFIG_FILE, config.to_dict())
+  code = (
+    'import runpy\n'
+    'from apnet_jax.workdir import restore\n'
+    'from tests import compilation, tiny\n'
+    'restore.create_model = tiny.tiny_model\n'
+    'with compilation.counting() as programs:\n'
+    '  try:\n'
+    "    runpy.run_path('eval.py', run_name='__main__')\n"
+    '  finally:\n'
+    "    print('compiled:', programs['jit(attend_pairs)'])\n"
+  )
+  out, _ = run(
+    '-c', code, f'--ckpt={tmp_path}', '--dataset=market,duke',
+    f'--data_dir={benchmarks}', '--allow_other_counts', '--attention=1',
+    f'--report={tmp_path / "report"}',
+  )  # fmt: skip
+  assert out.count('The report is ') == 2
+  assert out.endswith('compiled: 1\n')
 
 
 def test_terminated_and_started_again(run, preloaded, own, tmp_path):
