@@ -9,6 +9,7 @@ a few fields for each benchmark. Any field can be changed on the command line:
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 
@@ -241,6 +242,22 @@ def _eval() -> ml_collections.ConfigDict:
   # have 0.85 on CUHK03, 0.3 elsewhere.
   rules.rerank_lambda = 0.3
   return rules
+
+
+def plain(value):
+  """Returns the value that JSON would read back: tuples become lists."""
+  return list(value) if isinstance(value, tuple) else value
+
+
+def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns all fields of a configuration by dotted name; see `plain`."""
+  fields = {}
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      fields |= {f'{name}.{inner}': x for inner, x in flat(value).items()}
+    else:
+      fields[name] = plain(value)
+  return fields
 
 
 # Values that a field may have.

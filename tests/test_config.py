@@ -1,12 +1,14 @@
 import ast
 from functools import partial
+import json
 import pathlib
 import re
 
+from flax.traverse_util import flatten_dict
 import pytest
 
 import apnet_jax
-from apnet_jax.config import AT_LEAST, CHOICES, check, check_section
+from apnet_jax.config import AT_LEAST, CHOICES, check, check_section, flat
 from configs import _variants, common, market
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -145,6 +147,12 @@ def test_variants_are_not_the_same():
     ValueError, match=r'market.py:best: .* \(paper, spatial, of'
   ):
     market.get_config('best')
+
+
+def test_flat_fields_have_the_values_that_json_reads_back():
+  config = common.get_config()
+  read = json.loads(json.dumps(config.to_dict()))
+  assert flat(config) == flatten_dict(read, sep='.')
 
 
 def test_types_hold_on_the_command_line():

@@ -11,6 +11,7 @@ import pathlib
 import ml_collections
 import numpy as np
 
+from apnet_jax.config import plain
 from apnet_jax.feed import JUNK_PID, Benchmark, Split
 from apnet_jax.paper import differences
 from apnet_jax.retrieval import multi_query
@@ -117,10 +118,10 @@ def result_card(
       'profile': config.profile,
       'seed': config.seed,
       'image_size': list(config.data.image_size),
-      **{name: _plain(value) for name, value in config.model.items()},
+      **{name: plain(value) for name, value in config.model.items()},
     },
     'recipe': {
-      name: _plain(value) for name, value in differences.recipe(config).items()
+      name: plain(value) for name, value in differences.recipe(config).items()
     },
     'queries': {
       'valid': result.num_valid_queries,
@@ -221,11 +222,6 @@ def versions() -> dict[str, str]:
     with contextlib.suppress(metadata.PackageNotFoundError):
       found[name] = metadata.version(name)
   return found
-
-
-def _plain(value):
-  """Returns the value that JSON would read back: tuples become lists."""
-  return list(value) if isinstance(value, tuple) else value
 
 
 def _rounded(values: np.ndarray) -> list[float | None]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
+from apnet_jax.config import plain
 from apnet_jax.errors import UserError
 from apnet_jax.models.torch_weights import (
   WEIGHT_FIELDS,
@@ -117,13 +118,8 @@ def _differences(theirs, ours, fields) -> list[str]:
   return [
     f'config.model.{name}: {saved[name]!r} there, {here[name]!r} here'
     for name in fields
-    if _plain(saved[name]) != _plain(here[name])
+    if plain(saved[name]) != plain(here[name])
   ]
-
-
-def _plain(value):
-  """Returns the value that JSON would read back: tuples become lists."""
-  return list(value) if isinstance(value, tuple) else value
 
 
 def started_from(source: str) -> dict[str, Any] | None:

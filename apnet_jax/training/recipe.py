@@ -1,6 +1,6 @@
 """The recipe of a run: the configuration fields that change its result."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import hashlib
 import itertools
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_collections
 
-from apnet_jax import config as config_fields
+from apnet_jax.config import flat, get_config, plain
 from apnet_jax.errors import UserError
 from apnet_jax.models.network_fields import NETWORK_FIELDS, effective_fields
 from apnet_jax.paper.fields import FIELDS
@@ -80,12 +80,10 @@ def changed_fields(
   """
   network = effective_fields(config.model)
   values = {
-    name: value
-    for name, value in _leaves(config.to_dict())
-    if changes_result(name)
+    name: value for name, value in flat(config).items() if changes_result(name)
   }
   for name in NETWORK_FIELDS:
-    values[f'model.{name}'] = _plain(network.get(name))
+    values[f'model.{name}'] = plain(network.get(name))
   values['model.pretrained'] = _weights(config.model.pretrained, run)
   default = default_fields()
   return {
@@ -112,7 +110,7 @@ def unused_fields(config: ml_collections.ConfigDict) -> set[str]:
 
 def default_fields() -> dict[str, Any]:
   """Returns the default of every configuration field, by dotted name."""
-  return dict(_leaves(config_fields.get_config().to_dict()))
+  return flat(get_config())
 
 
 def _weights(source: str, run: Mapping | None) -> str:
@@ -171,16 +169,3 @@ def digest(fields: Mapping[str, Any]) -> str:
   """Returns a hash of fields, which does not depend on their order."""
   text = json.dumps(fields, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _leaves(values: Mapping, prefix: str = '') -> Iterator[tuple[str, Any]]:
-  for name, value in values.items():
-    if isinstance(value, Mapping):
-      yield from _leaves(value, f'{prefix}{name}.')
-    else:
-      yield prefix + name, _plain(value)
-
-
-def _plain(value):
-  """Returns the value that JSON would read back: tuples become lists."""
-  return list(value) if isinstance(value, tuple) else value

@@ -17,7 +17,7 @@ from typing import Any
 
 import ml_collections
 
-from apnet_jax.config import get_config
+from apnet_jax.config import flat, get_config
 from apnet_jax.errors import UserError, first_line
 from apnet_jax.workdir import json_files, pack
 from apnet_jax.workdir.json_files import write_json
@@ -109,8 +109,8 @@ def _differences(
   saved: ml_collections.ConfigDict, given: ml_collections.ConfigDict
 ) -> list[str]:
   # A field that did not exist when the run began had today's default.
-  saved = _leaves(get_config()) | _leaves(saved)
-  given = _leaves(given)
+  saved = flat(get_config()) | flat(saved)
+  given = flat(given)
   return [
     f'  config.{name}: {saved.get(name, "absent")!r} there,'
     f' {given.get(name, "absent")!r} here'
@@ -202,14 +202,3 @@ def naming_damaged_file(path: str | os.PathLike) -> Iterator[None]:
     yield
   except Exception as error:  # a wrong value may fail anywhere
     raise UserError(f'{path} is damaged: {first_line(error)}') from error
-
-
-def _leaves(config: ml_collections.ConfigDict, prefix='') -> dict[str, Any]:
-  leaves = {}
-  for name, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      leaves |= _leaves(value, f'{prefix}{name}.')
-    else:
-      # JSON has no tuples.
-      leaves[prefix + name] = list(value) if isinstance(value, tuple) else value
-  return leaves
