@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from apnet_jax.errors import UserError
-from apnet_jax.parallel import devices
+from apnet_jax.parallel import sharded_gallery
+from apnet_jax.parallel.devices import AXIS
 from apnet_jax.retrieval.scores import (
   TILE,
   EmbeddingScores,
@@ -291,13 +292,13 @@ def _round_up(number: int, divisor: int) -> int:
   return -(-int(number) // divisor) * divisor
 
 
-@devices.map_columns
+@sharded_gallery.map_columns
 def _count_closer(block, matches, excluded, used):
   """Counts the valid gallery images that are closer than each match.
 
   Args:
     block: float32 [queries, columns], similarities to the gallery images of
-      this device, in equal tiles; see `devices.padded_rows`.
+      this device, in equal tiles; see `sharded_gallery.padded_rows`.
     matches: int32 [queries, matches], indices of gallery images, then -1.
     excluded: int32 [queries, excluded], indices of gallery images, then -1.
     used: int, number of columns of `matches` to count for.
@@ -308,7 +309,7 @@ def _count_closer(block, matches, excluded, used):
   columns = block.shape[1]
   tiles = -(-columns // TILE)
   tile = columns // tiles
-  first = lax.axis_index(devices.AXIS) * columns
+  first = lax.axis_index(AXIS) * columns
 
   def is_local(items):
     return (items >= first) & (items < first + columns)
@@ -317,7 +318,7 @@ def _count_closer(block, matches, excluded, used):
     """Looks up similarities in the block, so that an image ties with itself."""
     column = jnp.clip(items - first, 0, columns - 1)
     values = jnp.take_along_axis(block, column, 1)
-    return lax.psum(jnp.where(is_local(items), values, 0), devices.AXIS)
+    return lax.psum(jnp.where(is_local(items), values, 0), AXIS)
 
   match_similarity = similarity(matches)
   excluded_similarity = similarity(excluded)
@@ -348,7 +349,7 @@ def _count_closer(block, matches, excluded, used):
   counts = jnp.zeros(matches.shape[::-1], jnp.int32)
   counts = lax.fori_loop(0, tiles, count_tile, counts)
   counts = lax.fori_loop(0, used, discount, counts)
-  return lax.psum(counts, devices.AXIS).T
+  return lax.psum(counts, AXIS).T
 
 
 def _closer(similarities, items, match_similarity, match):

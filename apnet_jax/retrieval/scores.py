@@ -17,7 +17,7 @@ import numpy as np
 from apnet_jax.config import CHOICES
 from apnet_jax.errors import UserError
 from apnet_jax.feed import JUNK_PID
-from apnet_jax.parallel import devices
+from apnet_jax.parallel import sharded_gallery
 
 # Columns of a block of similarities that a device compares at a time. A tile of
 # this width stays in a CPU's cache while all matches are compared with it.
@@ -204,15 +204,16 @@ def shard_similarities(block: np.ndarray) -> jax.Array:
     block: float [queries, gallery].
 
   Returns:
-    float32 [queries, `devices.padded_rows(gallery, TILE)`], padded with -inf.
+    float32 [queries, columns], padded with -inf; see
+    `sharded_gallery.padded_rows` for the number of columns.
 
   Raises:
     ValueError: a similarity is NaN.
   """
   if np.isnan(block).any():
     raise ValueError('similarities to be ranked are NaN.')
-  columns = devices.padded_rows(block.shape[1], TILE)
-  return devices.shard_columns(block, columns, fill=-np.inf)
+  columns = sharded_gallery.padded_rows(block.shape[1], TILE)
+  return sharded_gallery.shard_columns(block, columns, fill=-np.inf)
 
 
 def check_sizes(scores: Scores, labels: Labels) -> None:
@@ -358,12 +359,14 @@ class EmbeddingScores:
     items = _Scaled('gallery_embeddings', gallery, distance)
     self.queries, self.gallery = len(query), len(kept)
     self._query = queries.rows(np.arange(len(query)))
-    self._columns = devices.padded_rows(len(kept), TILE)
+    self._columns = sharded_gallery.padded_rows(len(kept), TILE)
     self._rows = lambda start, stop: items.rows(kept[start:stop])
     self._gallery = None
     if not is_memory_map(gallery):
-      self._gallery = devices.shard_rows(self._rows, len(kept), self._columns)
-    self._bias = devices.shard_rows(
+      self._gallery = sharded_gallery.shard_rows(
+        self._rows, len(kept), self._columns
+      )
+    self._bias = sharded_gallery.shard_rows(
       lambda start, stop: items.bias[kept[start:stop]],
       len(kept),
       self._columns,
@@ -382,8 +385,8 @@ class EmbeddingScores:
 
   def _read_block(self, query: np.ndarray) -> jax.Array:
     """Returns the similarities of queries, a tile of the gallery at a time."""
-    block = devices.empty_columns(len(query), self._columns)
-    for first, rows in devices.iterate_row_tiles(
+    block = sharded_gallery.empty_columns(len(query), self._columns)
+    for first, rows in sharded_gallery.iterate_row_tiles(
       self._rows, self.gallery, self._columns, TILE
     ):
       block.block_until_ready()  # no more than two tiles are in memory
@@ -391,7 +394,7 @@ class EmbeddingScores:
     return block
 
 
-@devices.update_columns
+@sharded_gallery.update_columns
 def _fill_tile(block, rows, bias, query, first):
   """Fills a tile of columns of a block with similarities.
 
