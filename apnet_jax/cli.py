@@ -41,7 +41,7 @@ def run(main: Callable[[Sequence[str]], None], resumes: bool = False) -> None:
 
   def main_and_finish(argv):
     main(argv)
-    processes.finish()
+    processes.wait_for_all()  # e.g. for reports, which the first writes
 
   # Imports and traces make millions of objects that stay. By default, the
   # collector takes a seventh of the time until the first training step.

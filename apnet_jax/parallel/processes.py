@@ -23,7 +23,7 @@ from apnet_jax.parallel import devices
 HEARTBEAT_TIMEOUT = 30
 # Seconds that a failing process waits for others that fail for the same reason.
 GRACE = 5
-DAY = 24 * 60 * 60
+DAY = 24 * 60 * 60  # seconds
 LOST_EXIT_CODE = 4  # of a process that has lost another one
 
 
@@ -187,21 +187,18 @@ def first_decides(answer: bool) -> bool:
 _barriers = itertools.count()
 
 
-def wait_for_all(timeout: float = DAY) -> None:
+def wait_for_all() -> None:
   """Waits at a barrier for all processes of the run.
 
   The n-th calls in all processes belong to the same barrier.
 
-  Args:
-    timeout: longest time to wait, in seconds.
-
   Raises:
-    ProcessLostError: a process has ended, or does not arrive in time.
+    ProcessLostError: a process has ended, or does not arrive within a day.
   """
   if is_distributed():
     name = f'apnet_jax/{next(_barriers)}'
     with detecting_lost_processes():
-      distributed.global_state.client.wait_at_barrier(name, int(timeout * 1e3))
+      distributed.global_state.client.wait_at_barrier(name, DAY * 1000)
 
 
 @contextlib.contextmanager
@@ -252,26 +249,8 @@ def gather_rows(share: np.ndarray, rows: int) -> np.ndarray:
   return multihost_utils.process_allgather(share, tiled=True)[:rows]
 
 
-class _Agreement:
-  """An agreement of all processes to stop, which is called after each step.
-
-  The call at a step starts a reduction over all processes and returns the
-  result of the reduction that the previous step started. The devices have
-  finished that reduction by then, so that no process waits for the devices.
-  """
-
-  def __init__(self):
-    self._step, self._answer = None, None
-
-  def __call__(self, step: int, wanted: bool) -> bool:
-    if jax.process_count() == 1:
-      return wanted
-    answer = self._answer if self._step == step - 1 else None
-    self._step, self._answer = step, devices.on_any_device(wanted)
-    return answer is not None and bool(answer)
-
-
-_agreement = _Agreement()
+# The last step, and the array that tells whether any process asked for a stop.
+_asked = (None, None)
 
 
 def agree_to_stop(step: int, wanted: bool) -> bool:
@@ -285,7 +264,13 @@ def agree_to_stop(step: int, wanted: bool) -> bool:
     step: the step that was completed, the same in all processes.
     wanted: True if this process asks for a stop.
   """
-  return _agreement(step, wanted)
+  global _asked
+  if jax.process_count() == 1:
+    return wanted
+  # The devices have finished the reduction that the previous step started, so
+  # that no process waits for them.
+  (last, answer), _asked = _asked, (step, devices.on_any_device(wanted))
+  return last == step - 1 and bool(answer)
 
 
 # Words by which a runtime error shows that another process has caused it.
@@ -318,11 +303,6 @@ def _lost(reason: BaseException) -> str:
     f' ({first_line(reason)}). Its own output says why. Start all of them'
     ' again: the same command continues from the last checkpoint.'
   )
-
-
-def finish() -> None:
-  """Waits until all processes have finished their work, such as reports."""
-  wait_for_all()
 
 
 def exit_with(code: int) -> None:

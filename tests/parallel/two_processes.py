@@ -149,7 +149,7 @@ def main(folder):
     'stop': stop(),
   }
   print(json.dumps(found))
-  processes.finish()
+  processes.wait_for_all()
 
 
 if __name__ == '__main__':
