@@ -238,11 +238,8 @@ def _pyramid(config, norm) -> Callable[..., nn.Module]:
 
 
 def initialize(
-  model: nn.Module,
-  image_size: tuple[int, int],
-  seed: int,
-  make: Callable[[Mapping], Any] = lambda variables: variables,
-) -> Any:
+  model: nn.Module, image_size: tuple[int, int], seed: int
+) -> Mapping:
   """Returns initial variables of a network, which depend on `seed` alone.
 
   Args:
@@ -250,17 +247,11 @@ def initialize(
     image_size: height and width of the images in pixels; the weights of spatial
       attention depend on them.
     seed: seed of the random weights.
-    make: function that turns the variables into the returned value. It is
-      compiled together with the initialisation, because on its own it could
-      need one program for each shape of an array.
 
   Returns:
-    The value of `make(variables)`: by default a dict of 'params' and
-    'batch_stats'.
+    A dict of 'params' and 'batch_stats'.
   """
-  return lower_initialize(model, image_size, make).compile()(
-    jax.random.key(seed)
-  )
+  return lower_initialize(model, image_size).compile()(jax.random.key(seed))
 
 
 def lower_initialize(
@@ -273,10 +264,12 @@ def lower_initialize(
   Args:
     model: see `initialize`.
     image_size: see `initialize`.
-    make: see `initialize`.
+    make: function that turns the variables into the returned value. It is
+      compiled together with the initialisation, because on its own it could
+      need one program for each shape of an array.
 
   Returns:
-    A lowered function of a random key.
+    A lowered function of a random key, which returns `make(variables)`.
   """
   # The program runs once. On the CPU, full optimisation would take longer than
   # it saves.

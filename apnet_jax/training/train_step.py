@@ -13,11 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from apnet_jax.models.apnet import (
-  initialize,
-  lower_initialize,
-  variable_shapes,
-)
+from apnet_jax.models.apnet import lower_initialize, variable_shapes
 from apnet_jax.parallel.batch_layout import shard_positions
 from apnet_jax.training import losses, optim
 from apnet_jax.training.augment import augment
@@ -62,8 +58,8 @@ def create_state(
     seed: seed of the weights.
     config: the `train` part of a configuration; None for the paper's losses.
   """
-  make = partial(first_state, optimizer=optimizer, config=config)
-  return initialize(model, image_size, seed, make)
+  program = lower_create_state(model, optimizer, image_size, config).compile()
+  return program(jax.random.key(seed))
 
 
 def lower_create_state(
