@@ -18,6 +18,7 @@ from apnet_jax.retrieval.scores import (
   Labels,
   Scores,
   check_embeddings,
+  check_rows,
   iterate_queries,
 )
 from apnet_jax.retrieval.single_shot import single_gallery_shot
@@ -117,16 +118,17 @@ def evaluate(
   if rules.drop_distractors:
     ranked &= np.isin(gallery.pids, query.pids)
   rows = np.flatnonzero(ranked)
-  embeddings = [
-    check_embeddings(f'embeddings of the {name}', embedded)
-    for name, embedded in (
-      ('queries', _embed_queries(embed, variables, query, rules)),
-      ('gallery', embed(variables, gallery, rows)),
-    )
-  ]
-  labels, scores = label_and_score(benchmark, rows, *embeddings, rules)
+  of_queries = check_embeddings(
+    'embeddings of the queries', _embed_queries(embed, variables, query, rules)
+  )
+  of_gallery = check_embeddings(
+    'embeddings of the gallery', embed(variables, gallery, rows)
+  )
+  labels, scores = label_and_score(
+    benchmark, rows, of_queries, of_gallery, rules
+  )
   result = _apply_rules(scores, labels, gallery.pids[rows], rules)
-  return Evaluation(result, rules, *embeddings, rows, labels, scores)
+  return Evaluation(result, rules, of_queries, of_gallery, rows, labels, scores)
 
 
 def embed_junk(
@@ -150,9 +152,9 @@ def embed_junk(
   rows = np.flatnonzero(benchmark.gallery.pids == JUNK_PID)
   if not len(rows):
     return {}
-  embeddings = check_embeddings(
-    'embeddings of the junk', embed(variables, benchmark.gallery, rows)
-  )
+  name = 'embeddings of the junk'
+  embeddings = check_embeddings(name, embed(variables, benchmark.gallery, rows))
+  check_rows(name, ~np.isfinite(embeddings).all(1), 'not finite')
   return {'junk_rows': rows, 'junk_embeddings': embeddings}
 
 

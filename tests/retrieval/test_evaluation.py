@@ -10,6 +10,7 @@ import pytest
 
 import apnet_jax
 from apnet_jax.config import check_section
+from apnet_jax.errors import UserError
 from apnet_jax.feed import Benchmark
 from apnet_jax.retrieval import card, diagnosis, evaluation, rerank
 from apnet_jax.retrieval.evaluator import Evaluator
@@ -299,6 +300,14 @@ def test_rankings_are_those_that_were_evaluated(distance):
     np.testing.assert_array_equal(ranking.correct, same)
     assert (np.diff(ranking.similarity) <= 0).all()
     assert -1 not in found
+
+
+def test_junk_without_finite_embeddings_is_an_error(benchmark):
+  def embed(variables, split, rows):
+    return np.where(rows[:, None] == rows[1], np.nan, np.ones((1, 8)))
+
+  with pytest.raises(UserError, match='of the junk has 1 rows .* not finite'):
+    evaluation.embed_junk(embed, {}, benchmark)
 
 
 def test_the_digest_tells_images_and_their_order():
