@@ -53,6 +53,8 @@ class Embedder:
     step: step of the checkpoint; None if unknown.
 
   Attributes:
+    model: see above.
+    variables: see above.
     image_size: height and width that images are resized to, in pixels.
     threshold: see above.
     about: see above.
@@ -68,7 +70,7 @@ class Embedder:
     about: str = '',
     step: int | None = None,
   ):
-    self._model, self._variables, self._config = model, variables, config
+    self.model, self.variables, self._config = model, variables, config
     rules = config.eval.copy_and_resolve_references()
     rules.distance = 'cosine'  # the length of embeddings is 1
     self._rules = rules
@@ -174,23 +176,13 @@ class Embedder:
         batch[i] = one
       if outputs:  # only one batch is computed at a time
         jax.block_until_ready(outputs[-1][0])
-      output = self._embed_batch(self._variables, devices.shard_batch(batch))
+      output = self._embed_batch(self.variables, devices.shard_batch(batch))
       outputs.append((output, count))
       bar.update(count)
       rows -= count
     return np.concatenate(
       [np.asarray(x).reshape(-1, x.shape[-1])[:n] for x, n in outputs]
     )
-
-  @property
-  def model(self) -> nn.Module:
-    """The network, as made by `create_model`."""
-    return self._model
-
-  @property
-  def variables(self) -> Mapping:
-    """Variables of the network, replicated on all devices."""
-    return self._variables
 
   def embed_normalized(
     self, variables: Mapping, images: jax.Array
@@ -205,13 +197,13 @@ class Embedder:
     Returns:
       Embeddings of length 1, [images, features].
     """
-    return embed_normalized(self._model, self._rules, variables, images)
+    return embed_normalized(self.model, self._rules, variables, images)
 
   @functools.cached_property
   def dimensions(self) -> int:
     """Number of features of an embedding."""
     images = jax.ShapeDtypeStruct((1, *self.image_size, 3), 'float32')
-    output = jax.eval_shape(self._model.apply, self._variables, images)
+    output = jax.eval_shape(self.model.apply, self.variables, images)
     return getattr(output, self._rules.feature).shape[-1]
 
   @functools.cached_property
@@ -220,7 +212,7 @@ class Embedder:
 
     Embeddings of equal fingerprints may be compared with each other.
     """
-    arrays = traverse_util.flatten_dict(dict(self._variables), sep='/')
+    arrays = traverse_util.flatten_dict(dict(self.variables), sep='/')
     settings = self.settings | {'weights': pack.weights_digest(arrays)}
     text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

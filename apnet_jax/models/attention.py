@@ -9,6 +9,7 @@ its own weights. Equations are those of the APNet paper.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -237,7 +238,8 @@ class SpatialAttention(nn.Module):
     """
     batch, height, width, channels = x.shape
     x = x.reshape(batch, self.parts, -1, channels).swapaxes(1, 2)  # split
-    embed = self._sequence(max(channels // self.ratio, 1))
+    sequence = partial(ConvSequence, norm=self.norm, dtype=self.dtype)
+    embed = partial(sequence, (max(channels // self.ratio, 1),))
     theta = embed(name='theta_spatial')(x, train)
     phi = embed(name='phi_spatial')(x, train)
     relations = Relations(self.ratio, self.norm, self.dtype, name='gg_spatial')(
@@ -247,17 +249,9 @@ class SpatialAttention(nn.Module):
     y = jnp.concatenate([features, relations], -1)
     # At level 3 of 256x128 images, the ratio alone gives no hidden unit.
     hidden = max(y.shape[-1] // self.ratio, 1)
-    scores = self._sequence(hidden, 1)(name='W_spatial')(y, train)
+    scores = sequence((hidden, 1), name='W_spatial')(y, train)
     attention = nn.sigmoid(scores.swapaxes(1, 2))
     return attention.reshape(batch, height, width, 1)  # merge
-
-  def _sequence(self, *widths: int) -> Callable[..., nn.Module]:
-    """Returns a function that makes a `ConvSequence` with these widths."""
-
-    def make(name):
-      return ConvSequence(widths, self.norm, self.dtype, name=name)
-
-    return make
 
 
 class ConvSequence(nn.Module):
