@@ -44,6 +44,8 @@ def augment(
 
   def one(image, position):
     own = jax.random.fold_in(key, position)
+    # In JAX's default generator these are fold_in(own, 0) to fold_in(own, 2),
+    # so that the numbers below go on with 3.
     flip, crop, erase = jax.random.split(own, 3)
     image = _flip(flip, image, config.flip)
     image = _pad_and_crop(crop, image, config.pad)
