@@ -191,11 +191,26 @@ def train_step(
   )
   new = new.replace(average=averaged(state, new, config.train.ema_decay))
   if config.train.not_finite == 'skip':
-    finite = jnp.isfinite(metrics['loss'] + metrics['gradient_norm'])
-    kept = jax.tree.map(partial(jnp.where, finite), new, state)
-    opt_state = optim.at_step(kept.opt_state, new.step)
-    new = kept.replace(step=new.step, opt_state=opt_state)
+    new = _unless_not_finite(new, state, metrics)
   return new, metrics
+
+
+def _unless_not_finite(
+  new: TrainState, old: TrainState, metrics: Mapping[str, jax.Array]
+) -> TrainState:
+  """Returns the new state, or the old one after a step that is not finite.
+
+  The old one gets the step count of the new one.
+
+  Args:
+    new: the state after the step.
+    old: the state before the step.
+    metrics: `loss` and `gradient_norm` of the step.
+  """
+  finite = jnp.isfinite(metrics['loss'] + metrics['gradient_norm'])
+  kept = jax.tree.map(partial(jnp.where, finite), new, old)
+  opt_state = optim.at_step(kept.opt_state, new.step)
+  return kept.replace(step=new.step, opt_state=opt_state)
 
 
 def averaged(
