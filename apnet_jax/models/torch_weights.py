@@ -47,6 +47,8 @@ RGA_NAMES = {
   r'^feat_bn\.': 'bottleneck.',
   r'^cls\.': 'classifier.',
 }
+# Names in files of fast-reid beside its backbone, whose prefix is RGA's, too.
+FAST_REID = re.compile(r'^(heads\.|pixel_(mean|std)$)')
 # Names in files of torchvision's first DenseNets, and the names here.
 OLD_DENSENET_NAMES = {r'(denselayer\d+\.(?:norm|conv))\.([12])\.': r'\1\2.'}
 # Files of MoCo hold a query encoder, which is the backbone with a head, and the
@@ -91,9 +93,10 @@ def load_torch_weights(
   The weights belong either to a whole network (of the released APNet or RGA
   code, or written by `export-weights`) or to a backbone alone (of torchvision
   or timm, trained on ImageNet; or pre-trained on people, such as LUPerson's).
-  Of a file of MoCo the query encoder is taken. Names and shapes must equal
-  those of the network or of its backbone. The only exception is a classifier
-  for another number of identities, which is not imported.
+  Of a file of MoCo the query encoder is taken, of one of fast-reid the
+  backbone. Names and shapes must equal those of the network or of its backbone.
+  The only exception is a classifier for another number of identities, which is
+  not imported.
 
   Variables that are not imported are initialised at random, and a warning of
   the `logging` module names them. Weights do not determine all fields of a
@@ -163,7 +166,8 @@ def normalize_names(state_dict: Mapping) -> dict[str, np.ndarray]:
 
   Returns:
     A flat dict with the names that `torch_name` returns, without redundant
-    entries and without the heads of pre-training.
+    entries and without the heads of pre-training. Of fast-reid, the names of
+    `FAST_REID` are still there.
 
   Raises:
     UserError: a name is not a string, or a value is not a numeric array.
@@ -234,6 +238,15 @@ def import_state_dict(
   paths = torch_names(leaves)
   shapes = {k: torch_shape(k, leaves[path].shape) for k, path in paths.items()}
   state_dict, notes = dict(state_dict), []
+  if any(FAST_REID.search(name) for name in state_dict):
+    state_dict = {
+      k: v for k, v in state_dict.items() if not FAST_REID.search(k)
+    }
+    # fastreid/modeling/backbones/resnet.py: ceil_mode instead of padding.
+    notes.append(
+      'these weights are of fast-reid, whose max-pooling lies one pixel beside'
+      ' the one here, so that they have to be trained before they are used'
+    )
   skipped = _names_beside_backbone(state_dict, shapes)
   if skipped:
     modules = sorted(
@@ -286,7 +299,9 @@ def _names_beside_backbone(state_dict, shapes: Collection[str]) -> set[str]:
 
 def _is_backbone(state_dict: Collection[str]) -> bool:
   """Returns whether all names in a state dict are names of a backbone."""
-  return all(name.startswith('base.') for name in state_dict)
+  return all(
+    name.startswith('base.') or FAST_REID.search(name) for name in state_dict
+  )
 
 
 def _classifier_mismatch(given, shape: tuple[int, ...]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import os
 import pathlib
 import pickle
+import re
 import zipfile
 
 import numpy as np
@@ -65,8 +66,9 @@ def read_weights(source, max_bytes: int = MAX_BYTES) -> Mapping:
 
 def suffix_of(path: pathlib.Path) -> str:
   """Returns the suffix that tells the format of a file of weights."""
-  # MoCo's files are called .pth.tar, and are no archives of tar.
-  return pathlib.Path(path.name.lower().removesuffix('.tar')).suffix
+  # MoCo's files are called .pth.tar, those of torchreid .pth.tar-60 after epoch
+  # 60. They are no archives of tar.
+  return pathlib.Path(re.sub(r'\.tar(-\d+)?$', '', path.name.lower())).suffix
 
 
 def write_weights(path: str | os.PathLike, state_dict: Mapping) -> None:
@@ -161,7 +163,9 @@ def _read_torch(path: pathlib.Path, max_bytes: int) -> Mapping:
     raise UserError(
       f'the weights {path} are refused: the file contains more than tensors and'
       ' could run code when it is read. If you trust its source, load it in'
-      ' PyTorch and save only its state_dict().'
+      ' PyTorch and save only its state_dict(). (Files of torchreid hold a'
+      ' number of NumPy; torch.save(torch.load(FILE, weights_only=False)'
+      "['state_dict'], NEW) leaves it out.)"
     ) from error
   except Exception as error:
     raise _damaged(path, error) from error

@@ -320,6 +320,45 @@ def test_a_backbone_pre_trained_on_people_may_keep_its_heads(people):
   )
 
 
+def test_the_backbone_of_fast_reid_is_taken_with_a_note(people):
+  """Its names are `backbone.`, as those of RGA, and `heads.` and `pixel_`."""
+  given, shapes = people
+  weights = {f'backbone.{name}': value for name, value in given.items()}
+  weights |= {
+    name: np.ones(shape)
+    for name, shape in {
+      'heads.bottleneck.0.weight': (2048,),
+      'heads.bottleneck.0.running_mean': (2048,),
+      'heads.weight': (11, 2048),
+      'pixel_mean': (1, 3, 1, 1),
+      'pixel_std': (1, 3, 1, 1),
+    }.items()
+  }
+  source = {'model': weights, 'iteration': 5}
+  imported = torch_weights.import_weights(source, shapes, small())
+  base = {kind: {'base': v['base']} for kind, v in imported.variables.items()}
+  back = to_state_dict(base)
+  for name, value in given.items():
+    np.testing.assert_array_equal(back[f'base.{name}'], value)
+  fast_reid, alone = imported.notes
+  assert 'of fast-reid' in fast_reid and 'one pixel' in fast_reid
+  assert 'att4, bottleneck, classifier' in alone
+  with pytest.raises(ValueError, match='pass image_size='):
+    load_torch_weights(weights, small(attention='spatial'), 11)
+
+
+def test_weights_of_bot_are_a_whole_network(caplog):
+  """Those of reid-strong-baseline, the names of its modeling/baseline.py."""
+  config = small(attention='none', levels=0, stem_relu=False)
+  named = random_state_dict(config)
+  assert {name.split('.')[0] for name in named} == {
+    'base', 'bottleneck', 'classifier'
+  }  # fmt: skip
+  back = to_state_dict(load_torch_weights(named, config, 11))
+  assert_same({k: v for k, v in back.items() if k in named}, named)
+  assert not caplog.records
+
+
 def test_a_query_encoder_of_another_backbone_is_refused(people):
   given, shapes = people
   with pytest.raises(ValueError, match=r'unexpected:\n    base.layer9.weight'):

@@ -60,8 +60,13 @@ def test_pth_of_pytorch(tmp_path):
     read_weights(path)
 
 
-def test_pth_tar_of_moco_is_a_file_of_pytorch(tmp_path, monkeypatch):
-  path = tmp_path / 'moco_v2_800ep_pretrain.PTH.tar'
+@pytest.mark.parametrize(
+  'name', ['moco_v2_800ep_pretrain.PTH.tar', 'model.pth.tar-60']
+)
+def test_pth_tar_of_moco_and_torchreid_is_of_pytorch(
+  tmp_path, monkeypatch, name
+):
+  path = tmp_path / name
   path.touch()
   monkeypatch.setattr(weight_files, '_read_torch', lambda *_: WEIGHTS)
   assert read_weights(path) is WEIGHTS
