@@ -169,15 +169,27 @@ def define_which() -> flags.FlagHolder:
   )
 
 
+def define_flip() -> flags.FlagHolder:
+  """Defines the flag --flip, which is None without it on the command line."""
+  return flags.DEFINE_bool(
+    'flip',
+    None,
+    'Whether an embedding is the average over an image and its mirror image,'
+    ' which takes twice the time; default: as the run evaluates, or as the'
+    ' stored threshold was chosen.',
+  )
+
+
 def define_network() -> tuple[flags.FlagHolder, ...]:
   """Defines the flags of commands that compare images by their embeddings.
 
   Returns:
-    The flags --ckpt, --which, --threshold and --strict.
+    The flags --ckpt, --which, --flip, --threshold and --strict.
   """
   return (
     flags.DEFINE_string('ckpt', None, CKPT_HELP),
     define_which(),
+    define_flip(),
     flags.DEFINE_float(
       'threshold',
       None,

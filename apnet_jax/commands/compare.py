@@ -181,7 +181,7 @@ def compare_images(
 
 def command() -> Callable:
   """Defines the absl flags of this command, and returns its `main(argv)`."""
-  ckpt, which, threshold, strict = cli.define_network()
+  ckpt, which, flip, threshold, strict = cli.define_network()
   gallery = flags.DEFINE_string(
     'gallery',
     None,
@@ -230,7 +230,9 @@ def command() -> Callable:
       )
     others = images.find_images(gallery.value) if gallery.value else ()
     cli.quieten()
-    network = Embedder.load(ckpt.value, which.value, threshold.value)
+    network = Embedder.load(
+      ckpt.value, which.value, threshold.value, flip.value
+    )
     first, second = map(pathlib.Path, argv[1:])
     compare_images(network, first, second, others, strict.value)
 

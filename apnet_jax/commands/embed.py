@@ -23,6 +23,7 @@ left out and listed at the end; --strict makes the first of them an error.
 """
 
 from collections.abc import Callable
+import sys
 
 from absl import flags
 
@@ -36,7 +37,7 @@ from apnet_jax.inference.embedding_job import embed_into
 def command() -> Callable:
   """Defines the absl flags of this command, and returns its `main(argv)`."""
   ckpt = flags.DEFINE_string('ckpt', None, cli.CKPT_HELP, required=True)
-  which = cli.define_which()
+  which, flip = cli.define_which(), cli.define_flip()
   output = flags.DEFINE_string(
     'output', None, 'File to write, .npz or .parquet.', required=True
   )
@@ -64,7 +65,9 @@ def command() -> Callable:
     cli.check_output(output.value, '--output')
     source = find_rows(argv[1:], video.value, boxes.value, first_frame.value)
     cli.quieten()
-    embedder = Embedder.load(ckpt.value, which.value)
+    embedder = Embedder.load(ckpt.value, which.value, flip=flip.value)
+    if flip.present:  # it may differ from that of the threshold
+      print(embedder.about, file=sys.stderr)
     found = embed_into(
       output.value, embedder, source, dtype.value, strict.value
     )

@@ -7,7 +7,7 @@ The suffix of --output chooses the format: .onnx (needs the extra onnx);
 for TensorFlow, or .tflite (both need the extra data). The size of batches is
 dynamic. Embeddings have length 1. By default, images are resized and normalised
 before; --preprocess=inside puts both into the file, which then takes uint8
-images of any size.
+images of any size. --noflip leaves out the mirror image, which halves the time.
 
 --for=boxmot writes a folder of ONNX files that trackers of boxmot take
 unchanged, and --for=ultralytics a file for those of Ultralytics. A model card
@@ -39,7 +39,7 @@ def command() -> Callable:
     'File or folder to write; with --for=boxmot, a new or empty folder.',
     required=True,
   )
-  which = cli.define_which()
+  which, flip = cli.define_which(), cli.define_flip()
   format = flags.DEFINE_enum(
     'format', None, list(job.FORMATS), 'Format; default: by the suffix.'
   )
@@ -75,10 +75,10 @@ def command() -> Callable:
       job.check_output(output.value, chosen)
 
     source = hub.find_network(ckpt.value)
-    embedder = Embedder.load(source, which.value)
+    embedder = Embedder.load(source, which.value, flip=flip.value)
     with open_for_reading(source) as checkpoints:
       which_one = checkpoints.chosen(which.value)
-    card = packing.collect(source, embedder.step, which_one)
+    card = packing.collect(source, embedder.step, which_one, flip.value)
 
     def write(path, size, format, takes, side_file=None, given=None):
       figures = card.get(run_files.RESULT_FILE)

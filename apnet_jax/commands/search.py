@@ -49,7 +49,7 @@ SAMPLE = 1000  # embeddings of an index that give the scale of similarities
 
 def command() -> Callable:
   """Defines the absl flags of this command, and returns its `main(argv)`."""
-  ckpt, which, given, strict = cli.define_network()
+  ckpt, which, flip, given, strict = cli.define_network()
   gallery = flags.DEFINE_string(
     'gallery', None, 'Folder of images to search, or one image.'
   )
@@ -90,7 +90,7 @@ def command() -> Callable:
     stored = Index(index.value) if index.value else None
     items = images.find_images(gallery.value) if gallery.value else None
     cli.quieten()
-    network = Embedder.load(ckpt.value, which.value, given.value)
+    network = Embedder.load(ckpt.value, which.value, given.value, flip.value)
     if stored:
       results = search_index(
         network,

@@ -113,7 +113,8 @@ class Index:
     """
     if fingerprint != self.info['fingerprint']:
       raise UserError(
-        f'{self._folder} is an index of another network: its fingerprint is'
+        f'{self._folder} is an index of another network, or of the same with'
+        ' another --flip: its fingerprint is'
         f' {self.info["fingerprint"]}, that of {name} is {fingerprint}.'
       )
 

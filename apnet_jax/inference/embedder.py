@@ -86,6 +86,7 @@ class Embedder:
     source: str | os.PathLike,
     which: str = 'last',
     threshold: float | None = None,
+    flip: bool | None = None,
   ) -> 'Embedder':
     """Loads a trained network.
 
@@ -99,6 +100,9 @@ class Embedder:
         `hf://OWNER/NAME`, where such a file is on the Hugging Face Hub.
       which: checkpoint to load, 'last' or 'best'.
       threshold: threshold to use; None for the stored one.
+      flip: whether embeddings are averages over an image and its mirror image;
+        None for the settings above. A stored threshold is not used if it was
+        chosen with the other value.
 
     Raises:
       UserError: the network or its threshold cannot be read.
@@ -113,6 +117,8 @@ class Embedder:
         checkpoints, which, config, classes
       )
     thresholds.adopt_settings(config.eval, stored, step)
+    if flip is not None:
+      config.eval.flip = flip
     # Thresholds apply to cosine similarities of single images.
     config.eval.update(distance='cosine', multi_query=False)
     known = thresholds.choose_known(stored, threshold, step, config.eval)

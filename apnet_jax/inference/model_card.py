@@ -146,6 +146,9 @@ def _figures(parts) -> str:
       f'On `{card.get("dataset")}`, in percent: {figures}.', '',
       f'Rules: {listed or "not recorded"}.',
     ]  # fmt: skip
+    flip = parts[packing.PREPROCESSING]['average_with_mirror_image']
+    if rules.get('flip', flip) != flip:
+      lines += ['', 'Embeddings here have another `flip` than these figures.']
   else:
     lines.append('Not recorded for this checkpoint.')
   described = (

@@ -44,7 +44,9 @@ def pack_network(
   return parts
 
 
-def collect(source: str | os.PathLike, step: int, which: str) -> dict:
+def collect(
+  source: str | os.PathLike, step: int, which: str, flip: bool | None = None
+) -> dict:
   """Collects what is known about a checkpoint besides its weights.
 
   Folders of the machine that trained are left out.
@@ -53,6 +55,8 @@ def collect(source: str | os.PathLike, step: int, which: str) -> dict:
     source: workdir of `train.py`, or packed network.
     step: step of the checkpoint.
     which: how the checkpoint was chosen, 'last' or 'best'.
+    flip: whether images are embedded with their mirror images; None for the
+      settings of the threshold, or of the run.
 
   Returns:
     Contents of JSON files, by names of `pack.PARTS`.
@@ -63,13 +67,16 @@ def collect(source: str | os.PathLike, step: int, which: str) -> dict:
   config, threshold = run_files.load_config(source), thresholds.load(source)
   embedding = config.copy_and_resolve_references()
   thresholds.adopt_settings(embedding.eval, threshold, step)
+  if flip is not None:
+    embedding.eval.flip = flip
   parts = {
     CHECKPOINT: {'step': step, 'which': which},
     PREPROCESSING: preprocessing(embedding),
     run_files.CONFIG_FILE: pack.config_without_places(config.to_dict()),
     run_files.RUN_FILE: pack.run_without_places(run_files.load_run(source)),
   }
-  if threshold and threshold['step'] == step:
+  flip = embedding.eval.flip
+  if threshold and (threshold['step'], threshold['flip']) == (step, flip):
     parts[run_files.THRESHOLD_FILE] = threshold
   card = run_files.read_file(source, run_files.RESULT_FILE)
   if card and _step(card) == step:

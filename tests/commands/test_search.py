@@ -1,5 +1,6 @@
 """Tests of search and verdicts; `test_commands.py` runs the commands."""
 
+import re
 import types
 
 from absl import flags
@@ -18,6 +19,7 @@ from apnet_jax.inference.embedder import Embedder
 from apnet_jax.retrieval import nearest, threshold
 from apnet_jax.workdir import json_files, restore
 from apnet_jax.workdir.checkpoints import Checkpoints
+from tests.commands.running import in_this_process
 from tests.fakes import small_config
 
 
@@ -130,6 +132,36 @@ def test_the_threshold_of_another_checkpoint_is_not_used(workdir):
   network = Embedder.load(workdir)
   assert network.threshold is None
   assert 'step 9 there, 1 here' in network.about
+
+
+@pytest.mark.parametrize('given', [None, 0.5])
+def test_the_mirror_image_can_be_left_out(workdir, given):
+  threshold.save(workdir, STORED | {'feature': 'embedding', 'flip': True})
+  both = Embedder.load(workdir, threshold=given)
+  network = Embedder.load(workdir, threshold=given, flip=False)
+  assert network.fingerprint != both.fingerprint
+  one, two = network(two_colours(workdir))
+  assert one @ two < 0.95
+  assert (both.threshold, network.threshold) == (given or 0.25, given)
+  if given is None:
+    assert 'flip True there, False here' in network.about
+  same = Embedder.load(workdir, threshold=given, flip=True)
+  assert same.fingerprint == both.fingerprint
+  assert same.threshold == both.threshold
+
+
+@pytest.mark.parametrize('module', [search, compare])
+def test_commands_leave_the_mirror_image_out(workdir, module, capfd):
+  a, b = map(str, two_colours(workdir))
+  arguments = [f'--ckpt={workdir}', a]
+  arguments += [b] if module is compare else [f'--gallery={b}']
+  similar = []
+  with in_this_process(module.command) as run:
+    for flags in ([], ['--noflip']):
+      assert run(*arguments, *flags) == 0
+      found = re.search(r'-?\d\.\d{3,}', capfd.readouterr().out)
+      similar.append(float(found[0]))
+  assert similar[0] > 0.999 and similar[1] < 0.95
 
 
 # Unreadable images

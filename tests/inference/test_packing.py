@@ -188,6 +188,25 @@ def test_a_card_names_the_embedding_that_a_threshold_was_chosen_for(
     assert kept['feature'] == 'embedding' and kept['flip'] == config.eval.flip
 
 
+def test_a_card_without_mirror_images_has_no_threshold_with_them(
+  tiny_networks, tmp_path
+):
+  networks.write_workdir(tmp_path)
+  threshold.save(tmp_path, networks.THRESHOLD)
+  rules = {'flip': True, 'ap': 'step'}
+  card = {
+    'dataset': 'noise', 'checkpoint': {'step': networks.STEP},
+    'figures': {'mAP': 0.5}, 'protocol': rules,
+  }  # fmt: skip
+  json_files.write_json(tmp_path / 'result.json', card)
+  for flip in (None, True, False):
+    parts = packing.collect(tmp_path, networks.STEP, 'last', flip)
+    text, with_mirror = model_card.text(parts), flip is not False
+    assert parts[pack.PREPROCESSING]['average_with_mirror_image'] == with_mirror
+    assert ('Threshold 0.25' in text) == with_mirror
+    assert ('another `flip` than these figures' in text) != with_mirror
+
+
 def test_the_best_must_have_been_packed(run, packed, tmp_path):
   with pytest.raises(UserError, match='holds the last checkpoint'):
     Embedder.load(packed, which='best')
