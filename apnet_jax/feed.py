@@ -67,6 +67,8 @@ class Benchmark:
     has_cameras: False if cameras are unknown. Each image then has a `camid` of
       its own, so that evaluation removes only the query itself from the
       gallery.
+    release: which of several published versions of the data set this is, as
+      'MSMT17_V1'; '' if it is not known, or there is one only.
   """
 
   query: Split
@@ -75,6 +77,7 @@ class Benchmark:
   summary: str
   as_published: bool | None = dataclasses.field(default=None, kw_only=True)
   has_cameras: bool = dataclasses.field(default=True, kw_only=True)
+  release: str = dataclasses.field(default='', kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)

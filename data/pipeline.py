@@ -53,6 +53,7 @@ def load(
     summary=_format_summary(prepared, benchmarks, labels, config),
     as_published=first.as_published,
     has_cameras=first.has_cameras,
+    release='+'.join(one.release for one in benchmarks.values() if one.release),
     num_classes=len(identities),
     steps_per_epoch=pk_sampler.steps_per_epoch(
       labels, config.train.P, config.train.K
@@ -130,6 +131,7 @@ def open_benchmark(
     summary='\n'.join(lines),
     as_published=prepared.as_published,
     has_cameras=prepared.dataset.has_cameras,
+    release=prepared.dataset.release,
   )
 
 

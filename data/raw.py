@@ -143,6 +143,8 @@ class RawDataset:
       from a seed.
     doubt: reason why the identities are probably wrong, if there is one. Such
       images are not prepared.
+    release: which of several published versions this is, where counts do not
+      tell; '' if there is one only.
   """
 
   root: pathlib.Path
@@ -151,6 +153,7 @@ class RawDataset:
   notes: tuple[str, ...] = ()
   splits_made: bool = False
   doubt: Doubt | None = None
+  release: str = ''
 
   def counts(self) -> dict[str, Counts]:
     """Returns the numbers of images, identities and cameras, by split."""

@@ -91,6 +91,8 @@ def result_card(
   return {
     'dataset': config.data.name,
     'fingerprint': benchmark.fingerprint,
+    # Of data sets with several versions; cards of earlier states lack it.
+    **({'release': benchmark.release} if benchmark.release else {}),
     'as_published': benchmark.as_published,
     'checkpoint': dict(checkpoint),
     'figures': all_figures(result, ap),

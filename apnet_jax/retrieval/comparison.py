@@ -114,6 +114,11 @@ def incompatibilities(a: Mapping, b: Mapping) -> list[str]:
   These are differences in rules, images or queries, a line of text for each.
   """
   found = list(differences(a, b, MUST_BE_EQUAL))
+  if 'release' in a and 'release' in b:  # cards of earlier states lack it
+    found += [
+      f'{line} (other images with the same counts)'
+      for line in _differences('release', a['release'], b['release'])
+    ]
   for field in ('valid', 'skipped', 'names'):
     found += _differences(
       f'queries.{field}', a['queries'].get(field), b['queries'].get(field)

@@ -172,6 +172,7 @@ def run_facts(
     recipe.SOURCE_RECIPE: recipe.of_source(source),
     'num_classes': feed.num_classes,
     'fingerprint': feed.fingerprint,
+    **({'release': feed.release} if feed.release else {}),
     'devices': devices.describe(),
     'versions': card.versions(),
   }

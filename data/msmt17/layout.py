@@ -52,7 +52,8 @@ class Msmt17Layout(raw.Layout):
     return None
 
   def read_root(self, root: pathlib.Path) -> raw.RawDataset:
-    train, test = VERSIONS[self.version(root) - 1]
+    version = self.version(root)
+    train, test = VERSIONS[version - 1]
     splits, all_listed = {}, []
     for split, lists in self.lists.items():
       folder = root / (train if split == 'train' else test)
@@ -63,8 +64,12 @@ class Msmt17Layout(raw.Layout):
         all_listed.append(listed)
       splits[split].sort(key=lambda image: image.name)
     raw.check_all_found(all_listed)
+    release = f'MSMT17_V{version}'
     return raw.RawDataset(
-      root, splits, notes=(f'images of {train} and {test}',)
+      root,
+      splits,
+      notes=(f'{release}: images of {train} and {test}',),
+      release=release,
     )
 
 

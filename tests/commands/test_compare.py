@@ -111,6 +111,19 @@ def test_unlike_cards_are_refused(cards, tmp_path, capsys):
   assert 'NOT COMPARABLE' in capsys.readouterr().out
 
 
+def test_versions_of_a_data_set_are_told_apart(cards):
+  first, second = (
+    card | {'release': f'MSMT17_V{i}', 'fingerprint': str(i)}
+    for i, card in enumerate(cards, 1)
+  )
+  assert comparison.incompatibilities(first, second) == [
+    '  fingerprint: 1 | 2',
+    '  release: MSMT17_V1 | MSMT17_V2 (other images with the same counts)',
+  ]
+  older = {name: value for name, value in first.items() if name != 'release'}
+  assert not comparison.incompatibilities(older, first)
+
+
 @pytest.mark.parametrize(
   ('change', 'message'),
   [

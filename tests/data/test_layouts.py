@@ -404,8 +404,16 @@ def test_all_forms_of_msmt17_are_the_same(copy, tmp_path, version, blurred):
     (root / 'test').rename(root / 'mask_test_v2')
   found = MSMT17.read(tmp_path / 'raw')
   assert labels(found) == labels(expected)
+  assert found.release == ('MSMT17_V2' if blurred else 'MSMT17_V1')
   folder = 'mask_test_v2' if blurred else 'test'
   assert all(name.startswith(f'{folder}/') for name in names(found, 'query'))
+
+
+def test_version_1_of_msmt17_comes_before_version_2(copy, tmp_path):
+  copy(MSMT17, 'raw/MSMT17_V2')
+  copy(MSMT17, 'raw/MSMT17_V1')
+  found = MSMT17.read(tmp_path / 'raw')
+  assert found.root.name == found.release == 'MSMT17_V1'
 
 
 def test_msmt17_trains_on_one_list_or_both():

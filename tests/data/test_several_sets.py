@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from apnet_jax.images import read_image
+from apnet_jax.training import trainer
 from data import datasets, listing, pipeline, targets
 from data.synthetic import draw
 
@@ -114,6 +115,15 @@ def test_two_names_of_one_folder_are_refused(config):
 def test_a_pattern_needs_own_images(config):
   with pytest.raises(ValueError, match='--pattern=.* is for own images'):
     targets.choose(config, ['duke'], ['here'], pattern='(?P<pid>.)')
+
+
+def test_a_run_knows_the_version_of_its_data_set(make_config, tmp_path):
+  root = pathlib.Path(datasets.__file__).parent / 'msmt17' / 'dummy_data'
+  config = make_config(root, tmp_path / 'prepared')
+  config.data.name = 'msmt17'
+  config.train.update(P=2, K=2)
+  facts = trainer.run_facts(pipeline.load(config), config, tmp_path)
+  assert facts['release'] == 'MSMT17_V1'
 
 
 def test_one_folder_may_have_all_sets(config):

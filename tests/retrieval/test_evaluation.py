@@ -199,6 +199,10 @@ def test_a_card_says_how_it_was_made(benchmark):
   assert both['reranked']['figures']['mAP'] == reranked.mAP
   assert both['figures'] == plain['figures']
   assert plain['as_published'] is False
+  assert 'release' not in plain
+  known = dataclasses.replace(benchmark, release='MSMT17_V2')
+  made = card.result_card(evaluated.result, config, known, {})
+  assert made == plain | {'release': 'MSMT17_V2'}
   assert plain['protocol']['rules'].startswith('no cameras: each query')
   assert plain['gallery'] == {
     'of_query_identities': 69, 'distractors': 2, 'junk_left_out': 2,
