@@ -11,8 +11,10 @@ With --video the boxes lie in the frames of a video:
   python -m apnet_jax embed --ckpt=runs/market --output=people.npz \\
     --video=street.mp4 --boxes=tracks.csv
 
-The CSV file has the columns frame, x1, y1, x2, y2 and track. This needs PyAV
-(pip install '.[video]').
+The CSV file has the columns frame, x1, y1, x2, y2 and track; or it is a file of
+MOTChallenge (gt.txt, det.txt, or what a tracker writes), without a header. This
+needs PyAV (pip install '.[video]'). In place of x2 and y2 a CSV file may have
+widths and heights: x, y, w, h, or left, top, width, height.
 
 The file has the columns of the images, embeddings of length 1 and the
 fingerprint of the network. It is an .npz file of numpy, or a .parquet file
@@ -49,10 +51,15 @@ def command() -> Callable:
   )
   video = flags.DEFINE_string('video', None, 'Video with the boxes.')
   boxes = flags.DEFINE_string(
-    'boxes', None, 'CSV file: frame, x1, y1, x2, y2, track.'
+    'boxes',
+    None,
+    'CSV file: frame, x1, y1, x2, y2, track; or a file of MOTChallenge.',
   )
   first_frame = flags.DEFINE_integer(
-    'first_frame', 0, 'Number of the first frame in the CSV file.'
+    'first_frame',
+    None,
+    'Number of the first frame in the CSV file; default: 1 in a file of'
+    ' MOTChallenge, and 0 in any other.',
   )
   strict = flags.DEFINE_bool(
     'strict',
@@ -85,7 +92,10 @@ def command() -> Callable:
 
 
 def find_rows(
-  names: list[str], video: str | None, boxes: str | None, first_frame: int
+  names: list[str],
+  video: str | None,
+  boxes: str | None,
+  first_frame: int | None,
 ) -> 'rows.ImageRows | rows.VideoRows':
   """Returns the images or boxes that the command line names.
 

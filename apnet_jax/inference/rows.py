@@ -19,6 +19,17 @@ from apnet_jax.errors import UserError
 from apnet_jax.inference import crops, embedding_files
 
 BOX = ('x1', 'y1', 'x2', 'y2')  # columns of a box
+# Other names of columns of a box: its upper left corner, width and height.
+SIZED_BOXES = (
+  ('x', 'y', 'w', 'h'),
+  ('left', 'top', 'width', 'height'),
+  ('bb_left', 'bb_top', 'bb_width', 'bb_height'),
+)
+# Columns of files of MOTChallenge, which have no header: of det.txt and of what
+# trackers write; and of gt.txt, which has nine. (MOTChallenge counts pixels
+# from 1, most trackers from 0. That pixel is left as it is.)
+MOT = ('frame', 'track', *SIZED_BOXES[1], 'confidence')
+MOT_TRUTH = (*MOT, 'class', 'visibility')
 # Fields of an image that a search found, which are not columns of it.
 JUDGEMENT = ('image', 'similarity', 'verdict', 'share_of_pairs_below')
 RENAMED = 'column_'  # put before the name of a column that is one of them
@@ -153,8 +164,8 @@ def find(names: Sequence[str]) -> ImageRows:
   Args:
     names: images, folders, patterns with `*`, lists of paths (.txt, a path on
       each line) or CSV files. A CSV file has a column path, and the columns of
-      `BOX` or none of them; other columns are kept. Paths in lists and CSV
-      files are relative to them.
+      `BOX` or of one of `SIZED_BOXES`, or none of them; other columns are kept.
+      Paths in lists and CSV files are relative to them.
 
   Raises:
     UserError: nothing is named, or a name leads to no image.
@@ -203,14 +214,44 @@ def _lines(path: pathlib.Path) -> list[str]:
     raise UserError(f'{path} cannot be read: {error.strerror}.') from error
 
 
+def mot_columns(path: pathlib.Path) -> tuple[str, ...] | None:
+  """Returns the names of the columns of a file of MOTChallenge.
+
+  Such a file has no header, and at least six columns of numbers: frame, track,
+  left, top, width and height. Columns without a name in `MOT` or `MOT_TRUTH`
+  are called `column_8` and so on.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The names; None if the first line has something else than numbers.
+  """
+  first = next(filter(str.strip, _lines(path)), '').split(',')
+  try:
+    _ = [float(field) for field in first]
+  except ValueError:
+    return None
+  count = len(first)
+  if count < len(MOT) - 1:
+    return None
+  known = MOT_TRUTH if count == len(MOT_TRUTH) else MOT
+  others = [f'column_{i + 1}' for i in range(len(known), count)]
+  return (*known[:count], *others)
+
+
 def read_csv(
-  path: pathlib.Path, required: Sequence[str]
+  path: pathlib.Path,
+  required: Sequence[str],
+  names: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
   """Reads a CSV file of images or boxes.
 
   Args:
-    path: the file, whose first line names its columns.
-    required: names of columns that it must have.
+    path: the file.
+    required: names of columns that it must have. Those of one of `SIZED_BOXES`
+      stand for those of `BOX`.
+    names: names of all its columns; None if its first line has them.
 
   Returns:
     Arrays by name: the columns of `BOX` are float64, `frame` and `track` are
@@ -220,7 +261,7 @@ def read_csv(
   Raises:
     UserError: the file is not such a table; the message names the line.
   """
-  reader = csv.DictReader(_lines(path))
+  reader = csv.DictReader(_lines(path), names)
   try:
     names = _check_names(reader.fieldnames or [], required, path)
     rows = list(_read_rows(reader, names, required, path))
@@ -229,14 +270,27 @@ def read_csv(
     raise UserError(f'{path}, line {line}: {error}.') from error
   if not rows:
     raise UserError(f'{path} lists no image.')
-  return {name: np.array(values) for name, values in zip(names, zip(*rows))}
+  columns = {name: np.array(values) for name, values in zip(names, zip(*rows))}
+  sized = _sized_box(names)
+  if not sized:
+    return columns
+  left, top, width, height = (columns.pop(name) for name in sized)
+  return columns | dict(zip(BOX, (left, top, left + width, top + height)))
+
+
+def _sized_box(names: Sequence[str]) -> tuple[str, ...]:
+  """Returns which of `SIZED_BOXES` a table has instead of `BOX`, or ()."""
+  if any(name in names for name in BOX):
+    return ()
+  return next((box for box in SIZED_BOXES if {*box} <= {*names}), ())
 
 
 def _check_names(
   names: Sequence[str], required: Sequence[str], path: pathlib.Path
 ) -> Sequence[str]:
   """Returns the names; raises UserError if one is missing or not allowed."""
-  missing = [name for name in required if name not in names]
+  given = {*names, *(BOX if _sized_box(names) else ())}
+  missing = [name for name in required if name not in given]
   some = [name for name in BOX if name in names]
   if some and len(some) < len(BOX):
     missing += [name for name in BOX if name not in names]
@@ -258,22 +312,20 @@ def _read_rows(
   reader: csv.DictReader, names, required, path: pathlib.Path
 ) -> Iterator[list]:
   """Yields the values of each row, in the order of the names."""
+  kinds = dict.fromkeys(required, _whole)
+  kinds |= dict.fromkeys(_sized_box(names) or BOX, float)
   for row in reader:
     if None in row or None in row.values():
       raise UserError(
         f'{path}, line {reader.line_num}: {len(names)} fields are needed.'
       )
-    yield [_value(row[n], n, required, path, reader.line_num) for n in names]
+    yield [_value(row[n], n, kinds, path, reader.line_num) for n in names]
 
 
-def _value(text: str, name: str, required, path: pathlib.Path, line: int):
+def _value(text: str, name: str, kinds, path: pathlib.Path, line: int):
   if name == 'path':
     return os.path.join(path.parent, text)
-  kind = str
-  if name in BOX:
-    kind = float
-  elif name in required:
-    kind = int
+  kind = kinds.get(name, str)
   try:
     value = kind(text)
   except ValueError as error:
@@ -283,6 +335,17 @@ def _value(text: str, name: str, required, path: pathlib.Path, line: int):
   if kind is float and not math.isfinite(value):
     raise UserError(f'{path}, line {line}: {name}={text!r} is not finite.')
   return value
+
+
+def _whole(text: str) -> int:
+  """Returns a whole number, which some trackers write as 1.0 or 1e+00."""
+  try:
+    return int(text)
+  except ValueError:
+    number = float(text)
+    if not number.is_integer():
+      raise
+    return int(number)
 
 
 def parts(rows: int, size: int) -> Iterator[tuple[int, int]]:
@@ -298,8 +361,10 @@ class VideoRows:
 
   Args:
     video: path of the video.
-    boxes: path of a CSV file with the columns frame, x1, y1, x2, y2 and track.
-    first_frame: number of the first frame.
+    boxes: path of a CSV file with the columns frame, x1, y1, x2, y2 and track,
+      or of one of MOTChallenge; see `mot_columns`.
+    first_frame: number of the first frame; None for 1 in a file of
+      MOTChallenge, and 0 in any other.
 
   Attributes:
     columns: arrays [rows] by name, sorted by frame.
@@ -308,10 +373,13 @@ class VideoRows:
     UserError: PyAV is missing, or a file cannot be read.
   """
 
-  def __init__(self, video: str, boxes: str, first_frame: int = 0):
+  def __init__(self, video: str, boxes: str, first_frame: int | None = None):
     from apnet_jax.inference import video as videos
 
-    columns = read_csv(pathlib.Path(boxes), ('frame', *BOX, 'track'))
+    names = mot_columns(pathlib.Path(boxes))
+    if first_frame is None:
+      first_frame = 1 if names else 0
+    columns = read_csv(pathlib.Path(boxes), ('frame', *BOX, 'track'), names)
     order = np.argsort(columns['frame'], kind='stable')
     columns = {name: column[order] for name, column in columns.items()}
     early = columns['frame'][0]

@@ -1,6 +1,8 @@
 import csv
 import sys
 
+from hypothesis import given
+from hypothesis import strategies as st
 import numpy as np
 from PIL import Image
 import pytest
@@ -178,6 +180,99 @@ def test_frames_may_be_numbered_from_one(video, folder):
   assert found.embed(Pixels(), 0, 2, None)[:, 0].tolist() == [0, 48]
   with pytest.raises(UserError, match=r'frame 1, but the first is 2 \(--first'):
     rows.VideoRows(video, table, first_frame=2)
+
+
+def read_boxes(folder, content):
+  (folder / 'table.txt').write_text(content)
+  path = folder / 'table.txt'
+  return rows.read_csv(
+    path, ('frame', *rows.BOX, 'track'), rows.mot_columns(path)
+  )
+
+
+WHOLE, SIZES = st.integers(-9, 2**40), st.floats(-9, 5000)
+
+
+@given(
+  boxes=st.lists(st.tuples(WHOLE, WHOLE, *[SIZES] * 4), min_size=1),
+  rest=st.integers(0, 6),
+)
+def test_files_of_motchallenge_are_read_as_tables_are(
+  boxes, rest, tmp_path_factory
+):
+  folder = tmp_path_factory.mktemp('mot')
+  others = ','.join(['-1'] * rest)
+  mot = [f'{",".join(map(repr, box))},{others}'.rstrip(',') for box in boxes]
+  found = read_boxes(folder, '\n'.join(mot))
+  corners = [(f, t, x, y, x + w, y + h) for f, t, x, y, w, h in boxes]
+  header = ','.join(['frame', 'track', *rows.BOX])
+  lines = [','.join(map(repr, box)) for box in corners]
+  expected = read_boxes(folder, '\n'.join([header, *lines]))
+  assert len(found) == 6 + rest
+  for name, column in expected.items():
+    assert found[name].dtype == column.dtype
+    np.testing.assert_array_equal(found[name], column)
+  for box in rows.SIZED_BOXES:
+    header = ','.join(['frame', 'track', *box])
+    lines = [','.join(map(repr, box)) for box in boxes]
+    again = read_boxes(folder, '\n'.join([header, *lines]))
+    assert again.keys() == expected.keys()
+    for name, column in expected.items():
+      np.testing.assert_array_equal(again[name], column)
+
+
+def test_columns_of_motchallenge_have_names(folder):
+  truth = read_boxes(folder, '\n1,2,3,4,5,6,1,7,0.5\n')
+  assert truth['class'] == ['7'] and truth['visibility'] == ['0.5']
+  tracks = read_boxes(folder, '1.0,2e+00,3,4,5,6,0.9,-1,-1,-1')
+  assert tracks['frame'] == [1] and tracks['track'] == [2]
+  assert tracks['confidence'] == ['0.9'] and tracks['column_10'] == ['-1']
+  for content, message in (
+    ('1,2,3,4,5', 'has no column frame, x1, y1, x2, y2, track'),
+    ('1,2,3,4,5,6\n1,2,3', 'line 2: 6 fields are needed'),
+    ('1,2,3,4,5,6\n1.5,2,3,4,5,6', "line 2: frame='1.5' is not a number"),
+    ('1,2,3,4,5,6\n1,2,3,4,nan,6', "line 2: width='nan' is not finite"),
+  ):
+    with pytest.raises(UserError, match=message):
+      read_boxes(folder, content)
+
+
+def test_boxes_of_motchallenge_count_frames_from_one(video, folder):
+  table = folder / 'gt.txt'
+  table.write_text(
+    '2,5,0,0,9,9,1,1,1\n1,5,0,0,9,9,1,1,1\n1,6,0,0,0,9,1,1,1\n'
+    '1,7,32,0,9,9,1,1,1\n'
+  )
+  found, errors = rows.VideoRows(video, str(table)), {}
+  pixels = found.embed(Pixels(), 0, 4, errors.__setitem__)
+  assert pixels[[0, 3], 0].tolist() == [0, 16]
+  assert 'track 6 in frame 1 of' in str(errors[1]) and 'empty' in str(errors[1])
+  assert 'outside' in str(errors[2]) and [*errors] == [1, 2]
+  with pytest.raises(UserError, match='frame 1, but the first is 2'):
+    rows.VideoRows(video, str(table), first_frame=2)
+  table.write_text('0,5,0,0,9,9,1,1,1\n')
+  with pytest.raises(UserError, match=r'frame 0, but the first is 1 \(--first'):
+    rows.VideoRows(video, str(table))
+
+
+def test_frames_may_be_a_folder_of_images(folder):
+  """As in a sequence of MOTChallenge."""
+  pytest.importorskip('av')
+  (folder / 'img1').mkdir()
+  for i in (1, 2):
+    image = Image.new('RGB', (32, 48), (16 * i,) * 3)
+    image.save(folder / 'img1' / f'{i:06d}.png')
+  (folder / 'gt.txt').write_text('2,5,0,0,9,9\n')
+  found = rows.VideoRows('img1/%06d.png', 'gt.txt')
+  assert found.embed(Pixels(), 0, 1, None)[0, 0] == 32
+
+
+def test_a_box_may_have_a_width_and_a_height(folder):
+  (folder / 'boxes.csv').write_text('w,path,x,y,h,pid\n4,a.png,1,2,5,7\n')
+  (found,) = zip(*rows.find(['boxes.csv']).columns.values())
+  assert found == ('./a.png', '7', 1, 2, 5, 7)
+  (folder / 'sizes.csv').write_text('path,width,height\na.png,10,20\n')
+  assert [*rows.find(['sizes.csv']).columns] == ['path', 'width', 'height']
 
 
 def test_boxes_of_a_video_are_finite(folder):
