@@ -1,4 +1,4 @@
-"""Makes text from outside, such as file names, safe to print on a terminal."""
+"""Text for a terminal: names from outside made safe, and counts in words."""
 
 
 def printable(text: str) -> str:
@@ -10,3 +10,14 @@ def printable(text: str) -> str:
   return ''.join(
     c if c.isprintable() or c in '\n\t' else ascii(c)[1:-1] for c in text
   )
+
+
+def counted(number: int, noun: str, plural: str = '') -> str:
+  """Returns a number with its noun, as `1 image` or `1,024 images`.
+
+  Args:
+    number: the number.
+    noun: the noun for 1.
+    plural: its plural; by default with an s.
+  """
+  return f'{number:,} {noun if number == 1 else plural or noun + "s"}'

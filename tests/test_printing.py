@@ -1,7 +1,7 @@
 import pytest
 
 from apnet_jax import cli
-from apnet_jax.printing import printable
+from apnet_jax.printing import counted, printable
 
 
 def test_what_a_terminal_would_obey_is_written_out():
@@ -11,6 +11,14 @@ def test_what_a_terminal_would_obey_is_written_out():
   assert printable('\udcff') == '\\udcff'  # bytes that are no UTF-8
   plain = 'Zürich 東京, a  b\n\tc\\'
   assert printable(plain) == plain
+
+
+def test_one_is_no_plural():
+  assert [counted(n, 'image') for n in (0, 1, 1024)] == [
+    '0 images', '1 image', '1,024 images',
+  ]  # fmt: skip
+  assert counted(1, 'box', 'boxes') == '1 box'
+  assert counted(2, 'box', 'boxes') == '2 boxes'
 
 
 def test_errors_are_written_so(capsys):

@@ -29,6 +29,7 @@ import numpy as np
 from apnet_jax import cli
 from apnet_jax.errors import UserError
 from apnet_jax.inference import embedding_files
+from apnet_jax.printing import counted
 from apnet_jax.retrieval import clustering
 from apnet_jax.workdir import json_files
 from apnet_jax.workdir.whole_files import whole
@@ -177,7 +178,8 @@ def describe(people: np.ndarray, identities: np.ndarray | None) -> dict:
 def format_figures(figures: dict) -> str:
   """Formats the figures of `describe` for the screen."""
   text = (
-    f'{figures["images"]:,} images, {figures["people"]:,} people at threshold'
+    f'{counted(figures["images"], "image")},'
+    f' {counted(figures["people"], "person", "people")} at threshold'
     f' {figures["threshold"]:.3f}: {figures["people with one image"]:,} with'
     f' one image, the largest with {figures["images of the largest"]:,}'
   )

@@ -34,6 +34,7 @@ from apnet_jax.errors import UserError
 from apnet_jax.inference import embedding_files, image_files, rows
 from apnet_jax.inference.embedder import Embedder
 from apnet_jax.inference.embedding_job import embed_into
+from apnet_jax.printing import counted
 
 
 def command() -> Callable:
@@ -79,11 +80,11 @@ def command() -> Callable:
       output.value, embedder, source, dtype.value, strict.value
     )
     if found.resumed:
-      print(f'resumed: {found.resumed:,} images had been embedded')
+      print(f'resumed: {counted(found.resumed, "image")} had been embedded')
     if found.replaced:
       print(f'replaced {output.value} ({found.replaced})')
     print(
-      f'wrote {output.value}: {found.rows:,} embeddings of'
+      f'wrote {output.value}: {counted(found.rows, "embedding")} of'
       f' {embedder.dimensions:,} features, network {embedder.fingerprint}'
     )
     cli.warn(image_files.list_unreadable(found.errors, len(source)))

@@ -27,6 +27,7 @@ from apnet_jax import cli
 from apnet_jax.errors import UserError
 from apnet_jax.index import accuracy, files, projection, store
 from apnet_jax.inference import embedding_files
+from apnet_jax.printing import counted
 from apnet_jax.workdir import lock
 
 
@@ -153,8 +154,8 @@ def describe_accuracy(found: dict | None) -> str:
 def describe(index: store.Index) -> str:
   """Returns the size of an index and the recall of fast search, as a text."""
   text = (
-    f'{len(index):,} embeddings of {index.info["dimensions"]:,} features,'
-    f' network {index.info["fingerprint"]}'
+    f'{counted(len(index), "embedding")} of {index.info["dimensions"]:,}'
+    f' features, network {index.info["fingerprint"]}'
   )
   recall = index.info.get('recall')
   if recall is None:

@@ -34,7 +34,7 @@ from apnet_jax.index import copies
 from apnet_jax.index.store import Index
 from apnet_jax.inference import image_files, rows
 from apnet_jax.inference.embedder import Embedder
-from apnet_jax.printing import printable
+from apnet_jax.printing import counted, printable
 from apnet_jax.retrieval import gallery_pairs, nearest
 from apnet_jax.retrieval.threshold import OTHER_PERSON, verdict
 from apnet_jax.workdir import json_files
@@ -166,10 +166,12 @@ def write_report(folder: str, results: dict, searched: str) -> None:
 
 def describe_copies(copied: copies.Copied, folder: str) -> str:
   """Returns what was copied to a folder, and what was not, as a line."""
-  text = f'copied {copied.copies:,} images to {folder}'
+  text = f'copied {counted(copied.copies, "image")} to {folder}'
   if not copied.in_videos:
     return text
-  return f'{text}; {copied.in_videos:,} boxes in videos were left out'
+  return (
+    f'{text}, without {counted(copied.in_videos, "box", "boxes")} in videos'
+  )
 
 
 def search_files(

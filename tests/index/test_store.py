@@ -397,7 +397,7 @@ def test_what_was_found_is_copied(tmp_path):
   copies.check_folder(str(target))
   done = copies.copy_found(results, str(target))
   assert search.describe_copies(done, 'out') == (
-    'copied 2 images to out; 1 boxes in videos were left out'
+    'copied 2 images to out, without 1 box in videos'
   )
   assert done.images == 3 and done.unreadable.keys() == {
     str(tmp_path / 'gone.png')
