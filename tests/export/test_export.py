@@ -102,6 +102,23 @@ def test_exported_programs_hold_no_choice_by_device(embedder):
   assert 'platform_index' not in traced
 
 
+def test_without_the_mirror_image_the_network_is_there_once(
+  tmp_path, monkeypatch
+):
+  networks.use_tiny_networks(monkeypatch)
+  networks.write_workdir(tmp_path)
+  images = jax.ShapeDtypeStruct((1, *SIZE, 3), 'float32')
+  convolutions = [
+    str(jax.jit(Graph(network, SIZE).function()).trace(images).jaxpr).count(
+      'conv_general_dilated['
+    )
+    for network in (
+      Embedder.load(tmp_path, flip=flip) for flip in (True, False)
+    )
+  ]
+  assert convolutions[0] == 2 * convolutions[1] > 0
+
+
 def test_saved_model_is_the_network(embedder, tmp_path):
   path = tmp_path / 'a.savedmodel'
   graph = Graph(embedder, SIZE, weights='float16')
