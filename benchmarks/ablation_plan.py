@@ -102,7 +102,8 @@ def plan(
     seeds: seeds of the runs.
 
   Raises:
-    UserError: the configuration is not valid.
+    UserError: the configuration is not valid, or its initial weights do not fit
+      a network.
   """
   changed = [f'--config.{override}' for override in overrides]
   base = read_config([f'--config={config_file}', *changed])
@@ -141,10 +142,13 @@ def _row_words(row: Row, base: ml_collections.ConfigDict) -> list[str]:
   """Returns the flags that make the network and the recipe of a row.
 
   An image size that the user has chosen stays.
+
+  Raises:
+    UserError: the initial weights do not fit the network.
   """
   fields = {f'model.{name}': value for name, value in row.changes.items()}
   fields |= row.recipe_fields
-  weights = row.weights(base.model.pretrained)
+  weights = row.weights(base.model)
   if weights != base.model.pretrained:
     fields['model.pretrained'] = weights
   default = config_fields.get_config().data.image_size

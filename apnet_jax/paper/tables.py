@@ -5,21 +5,33 @@ One table is not of the paper: that of recipes of other work.
 
 from collections.abc import Mapping
 import dataclasses
+import re
 from typing import Any
 
+from apnet_jax.errors import UserError
 from apnet_jax.paper.recipes import RECIPES
 from apnet_jax.paper.variants import APNET_C2, CHANNEL_SIZE, VARIANTS
 
 Figures = tuple[float, ...]  # mAP, Rank-1 and Rank-5 if given, in percent
 COLUMNS = ('mAP', 'Rank-1', 'Rank-5')
-# Weights of ImageNet that fit a network where ResNet-50's do not.
+# Weights of ImageNet by network, in the place of ResNet-50's: of the same
+# training, with one exception.
 RESNET50_WEIGHTS = 'hf://timm/resnet50.tv_in1k'
 WEIGHTS = {
-  'resnet101': 'hf://timm/resnet101.tv_in1k',
-  'inception_v3': 'hf://timm/inception_v3.tv_in1k',
-  'densenet169': 'hf://timm/densenet169.tv_in1k',
+  RESNET50_WEIGHTS: {
+    'resnet101': 'hf://timm/resnet101.tv_in1k',
+    'inception_v3': 'hf://timm/inception_v3.tv_in1k',
+    'densenet169': 'hf://timm/densenet169.tv_in1k',
+    # torchvision has no SE-ResNet. These come from a stronger training.
+    'seresnet50': 'hf://timm/seresnet50.ra2_in1k',
+  },
+  'hf://timm/resnet50.a1_in1k': {
+    'resnet101': 'hf://timm/resnet101.a1_in1k',
+    'seresnet50': 'hf://timm/seresnet50.a1_in1k',
+  },
 }
-SE_WEIGHTS = 'hf://timm/seresnet50.ra2_in1k'
+# The network in the name of weights of timm, as resnet50 in those above.
+_TIMM = re.compile(r'hf://timm/(?P<network>[^./@]+)')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,18 +96,31 @@ class Row:
     size = VARIANTS[self.variant].image_size
     return None if size == CHANNEL_SIZE else size
 
-  def weights(self, source: str) -> str:
+  def weights(self, model: Mapping[str, Any]) -> str:
     """Returns the initial weights that fit this network.
 
     Args:
-      source: value of `config.model.pretrained`. Only ResNet-50's weights of
-        ImageNet are replaced.
+      model: `config.model` of the whole table. Only weights of timm for another
+        network are replaced; nothing is known of others.
+
+    Raises:
+      UserError: they are to be replaced, and `WEIGHTS` has none for this row.
     """
-    if source != RESNET50_WEIGHTS:
+    source = model['pretrained']
+    fields = {**model, **self.changes}
+    network = 'se' * bool(fields['se_blocks']) + fields['backbone']
+    named = _TIMM.match(source)
+    if not named or named['network'] == network:
       return source
-    if self.changes.get('se_blocks'):
-      return SE_WEIGHTS
-    return WEIGHTS.get(self.changes.get('backbone'), source)
+    if network in WEIGHTS.get(source, {}):
+      return WEIGHTS[source][network]
+    fitting = [name for name, others in WEIGHTS.items() if network in others]
+    advice = f' It has weights with {" or ".join(fitting)}.' if fitting else ''
+    raise UserError(
+      f'config.model.pretrained={source} does not fit the row {self.name}, a'
+      f' {network}, and no weights are known in its place.{advice}'
+      ' --rows chooses other rows.'
+    )
 
 
 @dataclasses.dataclass(frozen=True)

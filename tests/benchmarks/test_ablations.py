@@ -90,6 +90,41 @@ def test_weights_fit_the_network():
   assert plan()[0].recipe != runs[0].recipe
 
 
+def test_weights_are_those_of_one_training():
+  """Weights of another training would favour a row."""
+  runs = plan('table2', 'model.pretrained=hf://timm/resnet50.a1_in1k')
+  sources = {run.variant: run.config.model.pretrained for run in runs}
+  assert sources.pop('se_resnet50') == 'hf://timm/seresnet50.a1_in1k'
+  assert set(sources.values()) == {'hf://timm/resnet50.a1_in1k'}
+  table = ablations.chosen_rows(tables.TABLES['table5'], 'resnet101')
+  override = 'model.pretrained=hf://timm/resnet50.a1_in1k'
+  (run,) = ablation_plan.plan(table, CONFIG, [override], [0])
+  assert run.config.model.pretrained == 'hf://timm/resnet101.a1_in1k'
+
+
+@pytest.mark.parametrize(
+  ('table', 'weights', 'row'),
+  [
+    ('table5', 'hf://timm/resnet50.a1_in1k', 'inception_v3'),
+    ('table5', 'hf://timm/resnet50.a2_in1k', 'resnet101'),
+    ('table5', f'{tables.RESNET50_WEIGHTS}@main', 'resnet101'),
+    ('table2', 'hf://timm/resnet50.a2_in1k', 'se_resnet50'),
+    ('table2', 'hf://timm/resnet101.tv_in1k', 'apnet_c0'),
+  ],
+)
+def test_weights_that_do_not_fit_a_row_are_an_early_error(table, weights, row):
+  with pytest.raises(UserError, match=f'{weights} does not fit the row {row}'):
+    plan(table, f'model.pretrained={weights}')
+
+
+def test_weights_of_the_networks_own_name_stay():
+  weights = 'hf://timm/resnet101.a2_in1k'
+  runs = plan(
+    'figure5', f'model.pretrained={weights}', 'model.backbone=resnet101'
+  )
+  assert {run.config.model.pretrained for run in runs} == {weights}
+
+
 def hash_of(*overrides, row=4):
   return plan('table2', *overrides)[row].hash
 
