@@ -23,6 +23,7 @@ PACKAGES = (  # whose versions stand on a card
   'jax', 'jaxlib', 'flax', 'orbax-checkpoint', 'numpy', 'scipy', 'pillow',
   'tensorflow', 'tensorflow-cpu',
 )  # fmt: skip
+MARKET_DISTRACTOR = 0  # identity of all distractors of Market-1501
 DIGITS = 8  # of a fingerprint in the name of a file
 NO_CAMERAS = 'no cameras: each query against all other images, itself removed'
 
@@ -88,6 +89,7 @@ def result_card(
   """
   rules, ap = config.eval, config.eval.ap
   per_query = result.query_figures(ap)
+  warnings = [result.warning, dropped_warning(rules, benchmark)]
   return {
     'dataset': config.data.name,
     'fingerprint': benchmark.fingerprint,
@@ -97,7 +99,7 @@ def result_card(
     'checkpoint': dict(checkpoint),
     'figures': all_figures(result, ap),
     'based_on': result.based_on,
-    'warning': result.warning or None,
+    'warning': ' '.join(filter(None, warnings)) or None,
     'reranked': reranked
     and {
       'variant': describe(
@@ -176,6 +178,33 @@ def gallery_counts(benchmark: Benchmark) -> dict[str, int]:
     'distractors': int((~known & ~junk).sum()),
     'junk_left_out': int(junk.sum()),
   }
+
+
+def dropped_warning(
+  rules: ml_collections.ConfigDict, benchmark: Benchmark
+) -> str:
+  """Returns a warning if the released code did not drop this, or ''.
+
+  The released code dropped the distractors of Market-1501, all of which have
+  one identity. Other data sets have distractors with identities of their own.
+
+  Args:
+    rules: `config.eval`.
+    benchmark: the benchmark that is evaluated.
+  """
+  if not rules.drop_distractors:
+    return ''
+  kept = [*benchmark.query.pids, MARKET_DISTRACTOR, JUNK_PID]
+  pids = benchmark.gallery.pids
+  dropped = pids[~np.isin(pids, kept)]
+  if not len(dropped):
+    return ''
+  return (
+    f'Warning: config.eval.drop_distractors removes {len(dropped):,} images of'
+    f' {len(np.unique(dropped)):,} identities without a query from the gallery.'
+    ' The released code removed only identity 0, on Market-1501: these figures'
+    ' cannot be compared with published ones.'
+  )
 
 
 def digest(split: Split) -> str:

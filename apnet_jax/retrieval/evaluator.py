@@ -67,6 +67,8 @@ class Evaluator:
     """
     print(f'{name}\n{benchmark.summary}', flush=True)
     rules = config.eval
+    if dropped := card.dropped_warning(rules, benchmark):
+      print(dropped)
     if rules.pixel_baseline:
       pixels = evaluation.evaluate(embed_pixels, {}, benchmark, rules)
       self.results[f'{name}, raw pixels'] = pixels.result

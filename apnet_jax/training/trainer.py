@@ -80,6 +80,8 @@ def train(
     print(feed.summary)
     for name, benchmark in feed.by_set.items():
       _print_queries(name, len(benchmark.query.pids), skipped[name])
+      if warning := card.dropped_warning(config.eval, benchmark):
+        print(warning)
     run = Run(config, feed, programs, run_files.load_run(workdir))
     with Checkpoints(workdir, is_scheduled=run.saves) as checkpoints:
       run.programs.compile_ahead(checkpoints.latest_step)

@@ -184,6 +184,43 @@ def test_few_queries_are_warned_about():
   assert 'only 1 query has a true match' in made['warning']
 
 
+def drop_warnings(gallery_pids, capsys):
+  """Returns what a card warns of when distractors are dropped, and kept."""
+  people = np.arange(1, 31)
+  pids = np.concatenate([people, gallery_pids])
+  benchmark = Benchmark(
+    make_split(people, people * 0), make_split(pids, pids * 0 + 1), '', ''
+  )
+  config = common.get_config()
+  verifier = types.SimpleNamespace(verify=lambda *_: None)
+  warnings = []
+  for dropped in (True, False):
+    config.eval = rules(drop_distractors=dropped)
+    evaluator = Evaluator(embed, {}, {}, verifier)
+    evaluator.evaluate('a', config, benchmark)
+    warnings.append(evaluator.cards['a']['warning'])
+    said = capsys.readouterr().out
+    assert (warnings[-1] or '').strip() in said
+    assert ('drop_distractors' in said) == bool(warnings[-1])
+  return warnings
+
+
+def test_dropping_other_distractors_than_those_of_market_is_warned_of(capsys):
+  assert drop_warnings([0, 0, -1], capsys) == [None, None]
+  with_others, kept = drop_warnings([0, -1, 31, 31, 32], capsys)
+  assert kept is None
+  assert 'removes 3 images of 2 identities without a query' in with_others
+
+
+def test_a_card_joins_its_warnings():
+  """Those of few queries and of a gallery that nobody publishes."""
+  config, benchmark = common.get_config(), make_benchmark()
+  config.eval.drop_distractors = True
+  benchmark.gallery.pids[-1] = 35
+  made = card.result_card(result_of(9, 0), config, benchmark, {})
+  assert 'mean little. Warning: config.eval.drop_dis' in made['warning']
+
+
 def test_a_card_says_how_it_was_made(benchmark):
   config = common.get_config()
   evaluated = evaluation.evaluate(embed, {}, benchmark, rules())
