@@ -172,6 +172,10 @@ def _train() -> ml_collections.ConfigDict:
   # (Pascanu et al., arXiv:1211.5063). 0 does not limit it, as in the paper.
   train.clip_norm = 0.0
   train.margin = 0.3  # of the triplet loss, m of Eq. (6)
+  # Soft margin of the triplet loss in place of margin, which is then unused:
+  # softplus for the hinge (Hermans et al., 2017). fast-reid has it at margin 0,
+  # which here is a hinge at 0. The paper has a margin.
+  train.soft_margin = False
   train.label_smoothing = 0.1  # epsilon of Eq. (8)
   # K of Eq. (8); 0 is the number of identities. Released code: always 751.
   train.smooth_k = 0

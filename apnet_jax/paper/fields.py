@@ -342,7 +342,11 @@ TRAIN = (
     },
   ),
   Field('train.clip_norm', 0.0, 0.0, 'IV.B'),
-  Field('train.margin', 0.3, 0.3, 'IV.B'),
+  Field(
+    'train.margin', 0.3, 0.3, 'IV.B',
+    when=lambda config: not config.train.soft_margin,
+  ),
+  Field('train.soft_margin', False, False, 'Eq. (6)'),
   Field('train.label_smoothing', 0.1, 0.1, 'IV.B'),
   Field(
     'train.smooth_k', 0, 751, 'Eq. (8)',

@@ -1,6 +1,6 @@
 """Label-smoothed cross-entropy and batch-hard triplet loss (Section III.C).
 
-The circle loss and the centre loss are not of the paper.
+The soft margin, the circle loss and the centre loss are not of the paper.
 
 Losses are computed in float32 (or float64), at the highest precision of the
 backend.
@@ -81,6 +81,14 @@ def hardest_distances(
 def triplet(hardest: HardestDistances, margin: float) -> jax.Array:
   """Mean batch-hard triplet loss, Eq. (6): a hinge with a margin."""
   return jnp.maximum(hardest.positive - hardest.negative + margin, 0).mean()
+
+
+def soft_margin_triplet(hardest: HardestDistances) -> jax.Array:
+  """Mean batch-hard triplet loss with a soft margin: softplus for the hinge.
+
+  Hermans et al., arXiv:1703.07737: log(1 + exp(positive - negative)).
+  """
+  return jax.nn.softplus(hardest.positive - hardest.negative).mean()
 
 
 def circle(

@@ -358,8 +358,12 @@ def reid_loss(
     )
     for branch in output.branches
   ]
+  margin = 0 if config.soft_margin else config.margin
   triplet = sum(
-    losses.triplet(hardest, config.margin) for hardest in all_hardest
+    losses.soft_margin_triplet(hardest)
+    if config.soft_margin
+    else losses.triplet(hardest, margin)
+    for hardest in all_hardest
   ) / len(all_hardest)
   logits = jnp.concatenate([branch.logits for branch in output.branches], 1)
   cross_entropy = losses.cross_entropy(
@@ -374,7 +378,7 @@ def reid_loss(
   if config.circle_weight > 0:
     added['circle'] = _circle_loss(output, labels, config, axis_name)
     loss += config.circle_weight * added['circle']
-  violations = hardest.positive + config.margin > hardest.negative
+  violations = hardest.positive + margin > hardest.negative
   return loss, {
     'loss': loss,
     **added,

@@ -141,6 +141,15 @@ def test_the_recipe_has_the_fields_that_have_an_effect():
   }  # fmt: skip
 
 
+def test_a_soft_margin_is_a_difference_and_leaves_the_margin_unused():
+  usual = market.get_config()
+  config = market.get_config()
+  config.train.update(soft_margin=True, margin=0.5)
+  assert differing(config) - differing(usual) == {'train.soft_margin'}
+  assert recipe(config)['train.soft_margin'] is True
+  assert recipe(usual).keys() - recipe(config) == {'train.margin'}
+
+
 def test_the_official_profile_is_the_released_code():
   config = market.get_config('official')
   for switch in FIELD.values():

@@ -42,6 +42,12 @@ def test_a_network_that_learns_is_not_accused(losses):
   assert not watch(losses)
 
 
+def test_a_soft_margin_has_a_value_of_its_own():
+  (said,) = watch([2.0, 1.0] + [0.695, 0.691] * 40, soft_margin=True)
+  assert 'the triplet loss has stayed at log(2)=0.693147' in said
+  assert not watch([0.3] * 99, soft_margin=True)
+
+
 def test_no_margin_tells_nothing():
   assert not watch([0.0] * 99, margin=0.0)
 

@@ -51,6 +51,26 @@ def test_triplet_by_hand():
   np.testing.assert_allclose(losses.triplet(hardest, 0.3), 2.3 / 4, rtol=1e-6)
 
 
+def test_soft_margin_by_hand():
+  """And its gradient by the features, where each distance moves two of them."""
+  labels = jnp.array([0, 0, 1, 1])
+
+  def loss(features):
+    hardest = losses.hardest_distances(features, labels, features, labels)
+    return losses.soft_margin_triplet(hardest)
+
+  features = jnp.array([[0.0], [1.0], [3.0], [7.0]])
+  value, gradient = jax.value_and_grad(loss)(features)
+  # Positive minus negative: 1 - 3, 1 - 2, 4 - 2, 4 - 6.
+  excess = np.array([-2, -1, 2, -2])
+  np.testing.assert_allclose(value, np.log1p(np.exp(excess)).mean(), rtol=1e-6)
+  a, b, c, d = 1 / (1 + np.exp(-excess)) / 4
+  # They are x1 - x0 - (x2 - x0), x1 - x0 - (x2 - x1), x3 - x2 - (x2 - x1) and
+  # x3 - x2 - (x3 - x1).
+  expected = [-b, a + 2 * b + c + d, -a - b - 2 * c - d, c]
+  np.testing.assert_allclose(gradient.ravel(), expected, rtol=1e-5, atol=1e-7)
+
+
 def test_cross_entropy_by_hand():
   logits = jnp.log(jnp.array([[0.7, 0.2, 0.1]]))
   targets = np.array([0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3])
@@ -59,15 +79,22 @@ def test_cross_entropy_by_hand():
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
-def test_gradient_is_finite_when_all_features_are_equal():
+@pytest.mark.parametrize(
+  ('triplet', 'expected'),
+  [
+    (lambda hardest: losses.triplet(hardest, 0.3), 0.3),
+    (losses.soft_margin_triplet, np.log(2)),
+  ],
+)
+def test_gradient_is_finite_when_all_features_are_equal(triplet, expected):
   features, labels = jnp.ones((4, 8)), jnp.array([0, 0, 1, 1])
 
   def loss(features):
     hardest = losses.hardest_distances(features, labels, features, labels)
-    return losses.triplet(hardest, 0.3)
+    return triplet(hardest)
 
   value, gradient = jax.value_and_grad(loss)(features)
-  np.testing.assert_allclose(value, 0.3, rtol=1e-5)
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
   assert jnp.isfinite(gradient).all()
 
 
@@ -186,7 +213,8 @@ def test_two_devices_move_centers_by_the_batch_of_both():
         np.testing.assert_allclose(new[device, person], expected, rtol=1e-5)
 
 
-def test_loss_of_two_branches_on_two_devices_by_hand():
+@pytest.mark.parametrize('soft', [False, True])
+def test_loss_of_two_branches_on_two_devices_by_hand(soft):
   """Eq. (9): the mean over branches, mined in the batch of both devices."""
   rng = np.random.default_rng(0)
   labels = np.array([[0, 1, 0, 2], [1, 2, 1, 0]])
@@ -194,8 +222,9 @@ def test_loss_of_two_branches_on_two_devices_by_hand():
   logits = rng.normal(size=(3, 2, 4, 3))  # one classifier, and two
   config = common.get_config().train
   config.update(
-    triplet_weight=0.25, margin=0.5, circle_weight=2.0, circle_scale=4.0
-  )
+    triplet_weight=0.25, margin=0.5, circle_weight=2.0, circle_scale=4.0,
+    soft_margin=soft,
+  )  # fmt: skip
 
   def of_device(features, logits, labels):
     branches = (
@@ -215,8 +244,11 @@ def test_loss_of_two_branches_on_two_devices_by_hand():
     distance = np.linalg.norm(x[:, None] - x, axis=-1)
     positive = np.where(same, distance, 0).max(1)
     negative = np.where(same, np.inf, distance).min(1)
-    triplets.append(positive - negative + 0.5)
-  triplet = np.mean([np.maximum(t, 0).mean() for t in triplets])
+    triplets.append(positive - negative + (0 if soft else 0.5))
+  if soft:
+    triplet = np.mean([np.log1p(np.exp(t)).mean() for t in triplets])
+  else:
+    triplet = np.mean([np.maximum(t, 0).mean() for t in triplets])
   circle = np.mean(
     [
       circle_by_loop(x, labels.ravel(), 0.25, 4.0)[0]

@@ -145,7 +145,7 @@ def recipe_step(devices, accumulate):
   """Returns the state before and after a step with all recipes, and metrics."""
   config = tiny_config(
     2, accumulate=accumulate, clip_norm=0.5, circle_weight=0.1,
-    circle_scale=8.0, center_weight=0.1, ema_decay=0.75,
+    circle_scale=8.0, center_weight=0.1, ema_decay=0.75, soft_margin=True,
   )  # fmt: skip
   config.augment.jitter = 0.5
   model, state = tiny_case(config)
@@ -156,7 +156,7 @@ def recipe_step(devices, accumulate):
 
 
 def test_micro_batches_are_the_same_step_with_all_recipes(x64):
-  """Circle and centre loss, clipping, the average of weights, colour jitter."""
+  """Soft margin, circle and centre loss, clipping, average, colour jitter."""
   old, expected, expected_metrics = recipe_step(1, accumulate=1)
   _, new, metrics = recipe_step(4, accumulate=2)  # a group spans two devices
   assert difference(metrics, expected_metrics) < 1e-9
