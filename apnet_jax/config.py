@@ -189,9 +189,12 @@ def _train() -> ml_collections.ConfigDict:
   # Scale gamma of the circle loss; 128 for persons in that paper.
   train.circle_scale = 128.0
   # Weight of the centre loss (Wen et al., ECCV 2016). 0 leaves it out, as the
-  # paper does; the recipe it follows (Luo et al., 2019) has 5e-4.
+  # paper does. Luo et al. (2019) have 5e-4, without the factor 1/2 of Wen et
+  # al.: as 1e-3 here (docs/recipes.md).
   train.center_weight = 0.0
-  train.center_rate = 0.5  # alpha, the rate at which centres move
+  # alpha, the rate at which centres move. That of Luo et al. is another 0.5: as
+  # 0.0625 here with P=20 and K=4.
+  train.center_rate = 0.5
   # Decay of an exponential moving average of weights and batch statistics,
   # which is evaluated in their place (0.999 in Mean Teacher, Tarvainen and
   # Valpola, 2017); 1 averages all steps alike. 0 keeps none, as in the paper.

@@ -51,6 +51,26 @@ def test_triplet_by_hand():
   np.testing.assert_allclose(losses.triplet(hardest, 0.3), 2.3 / 4, rtol=1e-6)
 
 
+def test_center_loss_of_bot_by_our_weight_and_rate():
+  """The conversion of docs/recipes.md, for 20 x 4 images."""
+  rng = np.random.default_rng(0)
+  labels = np.repeat(np.arange(20), 4)
+  features, centers = rng.normal(size=(80, 3)), rng.normal(size=(25, 3))
+
+  def of_bot(features, centers):  # without the factor 1/2
+    return jnp.square(features - centers[labels]).sum(1).mean()
+
+  def ours(features):
+    return 1e-3 * losses.center(features, labels, centers)
+
+  by_feature, by_center = jax.grad(of_bot, (0, 1))(features, centers)
+  np.testing.assert_allclose(
+    jax.grad(ours)(features), 5e-4 * by_feature, rtol=1e-5, atol=1e-9
+  )
+  moved = losses.moved_centers(jnp.array(centers), features, labels, 0.0625)
+  np.testing.assert_allclose(moved, centers - 0.5 * by_center, rtol=1e-4)
+
+
 def test_soft_margin_by_hand():
   """And its gradient by the features, where each distance moves two of them."""
   labels = jnp.array([0, 0, 1, 1])
