@@ -241,7 +241,8 @@ def _eval() -> ml_collections.ConfigDict:
   rules.expected_curve = ''
   rules.pixel_baseline = False  # also ranks raw pixels, on small sets
   # k1 of re-ranking (eval.py --rerank; Zhong et al., CVPR 2017): nearest
-  # neighbours of an image. Published figures have 7 on CUHK03, 20 elsewhere.
+  # neighbours of an image. Published figures have 7 on CUHK03, 20 elsewhere;
+  # configs/cuhk03.py has their values of these three fields.
   rules.rerank_k1 = 20
   # k2 of re-ranking: neighbours whose encodings are averaged. Published figures
   # have 3 on CUHK03, 6 elsewhere.

@@ -26,4 +26,6 @@ from configs import _variants
 def get_config(variant: str = 'paper'):
   config = _variants.get_config('cuhk03', 'cuhk03_np/detected', variant)
   config.model.multi_part = True
+  # Re-ranking (eval.py --rerank) as figures on CUHK03 are published.
+  config.eval.update(rerank_k1=7, rerank_k2=3, rerank_lambda=0.85)
   return config

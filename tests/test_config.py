@@ -9,7 +9,8 @@ import pytest
 
 import apnet_jax
 from apnet_jax.config import AT_LEAST, CHOICES, check, check_section, flat
-from configs import _variants, common, market
+from apnet_jax.training import recipe
+from configs import _variants, common, cuhk03, market
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -94,6 +95,14 @@ def test_every_field_is_used():
       tree = ast.parse(file.read_text())
       used.update(used_fields(tree, SECTION_OF_MODULE.get(name)))
   assert set(leaves(common.get_config())) - used == set()
+
+
+def test_cuhk03_reranks_as_published_which_is_of_no_recipe():
+  config = cuhk03.get_config('official')
+  values = {k: v for k, v in config.eval.items() if k.startswith('rerank_')}
+  assert values == {'rerank_k1': 7, 'rerank_k2': 3, 'rerank_lambda': 0.85}
+  fields = recipe.relevant_fields(config)
+  assert not any(name.startswith('eval.rerank_') for name in fields)
 
 
 def test_other_attributes_of_a_fields_name_are_no_use_of_it():
