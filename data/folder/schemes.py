@@ -27,6 +27,8 @@ class Scheme:
       pattern alone would match the names of others. By default the folder that
       users give is tried, too.
     ignore_cameras: whether no person is seen by two cameras.
+    other_protocol: whether published figures have other splits, queries or
+      galleries than those that own images get here.
   """
 
   title: str
@@ -34,6 +36,7 @@ class Scheme:
   folders: tuple[str, ...] = ()
   needs_folder: bool = False
   ignore_cameras: bool = False
+  other_protocol: bool = False
 
   def matches(self, names: Iterable[str]) -> bool:
     """Returns whether the pattern matches all of these paths."""
@@ -43,6 +46,7 @@ class Scheme:
 SCHEMES = (
   Scheme(
     'VIPeR', r'cam_(?P<camid>[ab])/(?P<pid>\d{3})_\d+\.bmp', ('VIPeR',),
+    other_protocol=True,
   ),
   # Only the people 1 to 200 are in both views; in others a number stands for
   # two people, who serve as distractors.
@@ -50,27 +54,29 @@ SCHEMES = (
     'PRID2011, single shot',
     r'cam_(?P<camid>[ab])/person_'
     r'((?P<pid>00\d\d|01\d\d|0200)|(?P<distractor>\d{4}))\.png$',
-    ('single_shot', 'prid_2011/single_shot'),
+    ('single_shot', 'prid_2011/single_shot'), other_protocol=True,
   ),
   Scheme(
     'PRID2011, multi shot',
     r'cam_(?P<camid>[ab])/person_'
     r'((?P<pid>00\d\d|01\d\d|0200)|(?P<distractor>\d{4}))/\d+\.png$',
-    ('multi_shot', 'prid_2011/multi_shot'),
+    ('multi_shot', 'prid_2011/multi_shot'), other_protocol=True,
   ),
   Scheme(
     'iLIDS-VID', r'cam(?P<camid>\d)/person(?P<pid>\d+)/',
     ('images', 'sequences', 'i-LIDS-VID/images', 'i-LIDS-VID/sequences'),
+    other_protocol=True,
   ),
   Scheme(
     'i-LIDS', r'^(?P<pid>\d{4})\d{3}\.jpg$',
     ('Persons', 'i-LIDS_Pedestrian/Persons'), needs_folder=True,
+    other_protocol=True,
   ),
   # Image 0000 stands for people of the gallery who are in no probe.
   Scheme(
     'GRID',
     r'(probe|gallery)/((?P<distractor>0000)|(?P<pid>\d{4}))_(?P<camid>\d+)_',
-    ('underground_reid',),
+    ('underground_reid',), other_protocol=True,
   ),
   Scheme(
     'VeRi-776',

@@ -154,6 +154,7 @@ def layout_findings(facts: Facts) -> Iterator[Finding]:
       f'if it is {wanted.title}: {wanted.how_to_get}',
     )  # fmt: skip
   yield from _missing_parts(facts)
+  yield from _other_protocol(found)
   explained = [
     *_misnamed(facts),
     *_empty_splits(facts),
@@ -166,8 +167,28 @@ def layout_findings(facts: Facts) -> Iterator[Finding]:
   if found.error and not explained and not incomplete:
     advice = 'correct this, then run the doctor again'
     if command := schemes.vehicle_id_command(facts.base):
-      advice = f'this seems to be VehicleID: list it in a CSV file\n{command}'
+      advice = (
+        f'this seems to be VehicleID: list it in a CSV file\n{command}\n'
+        'Its published protocol, one random image of each vehicle as the'
+        ' gallery and the others as queries, is not followed: figures are not'
+        ' comparable with published ones.'
+        ' --config.eval.single_gallery_shot gives such a CMC, and mAP stays'
+        ' that of the whole gallery'
+      )
     yield Finding('unreadable_layout', PROBLEM, found.error, advice)
+
+
+def _other_protocol(found: folders.FoundDataset) -> Iterator[Finding]:
+  for scheme in schemes.SCHEMES:
+    is_it = getattr(found.layout, 'pattern', '') == scheme.pattern
+    if is_it and scheme.other_protocol:
+      yield Finding(
+        'other_protocol', NOTE,
+        f'the names of {scheme.title} are known, its published protocol is not:'
+        ' splits, queries and gallery are those of own images',
+        'nothing has to be done, but figures are not comparable with published'
+        ' ones',
+      )  # fmt: skip
 
 
 def _missing_parts(facts: Facts) -> Iterator[Finding]:

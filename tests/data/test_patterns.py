@@ -200,6 +200,10 @@ def test_the_doctor_knows_schemes(tmp_path, title):
   assert found.images.has_cameras == (title not in ('i-LIDS', 'MOT17, cropped'))
   distractors = {'PRID2011, single shot': 1, 'GRID': 1}.get(title, 0)
   assert found.counts['gallery'].distractors == distractors
+  notes = doctor.examine(tmp_path).findings
+  said = 'other_protocol' in [one.kind for one in notes]
+  # VeRi-776 has its splits in the names; crops of MOT17 have no protocol.
+  assert said == (title not in ('VeRi-776', 'MOT17, cropped'))
 
 
 def test_numbers_alone_are_no_scheme(tmp_path):
@@ -227,6 +231,7 @@ def test_the_doctor_prints_a_command_that_lists_vehicle_id(tmp_path):
     (lists / name).write_text('\n'.join(f'000000{i} {p}' for i, p in rows))
   printed = doctor.to_text(doctor.examine(tmp_path)).splitlines()
   (command,) = (line for line in printed if 'vehicle_id.csv' in line)
+  assert any('single_gallery_shot' in line for line in printed)
   subprocess.run(command, shell=True, check=True)
   pids = {
     split: [image.pid for image in rows]
