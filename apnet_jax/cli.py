@@ -17,6 +17,7 @@ from apnet_jax.errors import UserError
 from apnet_jax.parallel import background, processes
 from apnet_jax.printing import printable
 from apnet_jax.workdir.interruption import Interrupted
+from apnet_jax.writable import check_place
 
 CKPT_HELP = (
   'Workdir of train.py, or a file that the command pack wrote, or hf://OWNER/NAME'
@@ -228,11 +229,7 @@ def check_output(path: str | os.PathLike, flag: str = '--json') -> None:
   path = pathlib.Path(path)
   if path.is_dir():
     raise UserError(f'{flag}={path} is a folder: give the name of a file.')
-  folder = next(p for p in path.absolute().parents if p.exists())
-  if not folder.is_dir():
-    raise UserError(f'{flag}={path} is in {folder}, which is not a folder.')
-  if not os.access(folder, os.W_OK):
-    raise UserError(f'{flag}={path}: the folder {folder} is not writable.')
+  check_place(path, f'{flag}={path}')
 
 
 def warn(text: str) -> None:

@@ -12,6 +12,7 @@ from apnet_jax.errors import UserError
 from apnet_jax.printing import printable
 from apnet_jax.version import __version__
 from apnet_jax.workdir.whole_files import whole
+from apnet_jax.writable import check_place
 
 DATA_BLOCK = re.compile(
   r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL
@@ -80,10 +81,12 @@ def check_folder(folder: str | os.PathLike, allowed: Collection[str]) -> None:
     allowed: names of the files that an earlier command may have left.
 
   Raises:
-    UserError: the folder is a file, cannot be written, or has other files.
+    UserError: the folder is a file, cannot be made or written, or has other
+      files.
   """
   folder = pathlib.Path(folder)
   if not folder.exists():
+    check_place(folder, f'--report={folder}')
     return
   if not folder.is_dir():
     raise UserError(f'--report={folder} is a file, not a folder.')

@@ -117,6 +117,16 @@ def test_a_folder_with_other_files_is_an_error(reports, tmp_path):
     report.check_folder(tmp_path / 'holiday.jpg')
 
 
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path, monkeypatch):
+  (tmp_path / 'holiday.jpg').touch()
+  for below in ('report', 'new/report'):
+    with pytest.raises(UserError, match='holiday.jpg, which is not a folder'):
+      report.check_folder(tmp_path / 'holiday.jpg' / below)
+  monkeypatch.setattr('os.access', lambda *_: False)
+  with pytest.raises(UserError, match=f'--report=.*{tmp_path} is not writable'):
+    report.check_folder(tmp_path / 'new' / 'report')
+
+
 def test_two_reports_are_merged_with_the_largest_difference_first(reports):
   a, b = (
     comparison_page.read_report(reports / name) for name in ('better', 'worse')
