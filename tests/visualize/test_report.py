@@ -15,7 +15,7 @@ from apnet_jax.visualize import (
   thumbnails,
 )
 from apnet_jax.workdir import json_files
-from tests.visualize import browser, worlds
+from tests.visualize import browser, node, worlds
 
 
 @pytest.fixture(scope='module')
@@ -156,6 +156,26 @@ def test_what_is_no_report_is_an_error(tmp_path):
   (tmp_path / 'index.html').write_text('<p>')
   with pytest.raises(UserError, match='is not a page of eval.py --report'):
     comparison_page.read_report(tmp_path)
+
+
+FIELDS = {'order': 'hardest first', 'search': '', 'identity': ''}
+
+
+@node.needed
+def test_errors_are_drawn_at_their_rates_without_those_of_zero():
+  data = report_page.page_data(*worlds.evaluate(1.4))
+  curve = data['runs'][0]['card']['verification']['curve']
+  curve |= {
+    'threshold': [0.1, 0.2, 0.3, 0.4],
+    'fpr': [1.0, 1e-4, 1e-8, 0.0], 'tpr': [1.0, 0.75, 0.5, 0.0],
+    'fpir': [1.0, 0.0, 0.0, 0.0], 'fnir': [0.0, 0.5, 0.5, 1.0],
+  }  # fmt: skip
+  text = report_page.make_page(data, 'Title')
+  (drawn,) = node.run(text, "element('chart-panels')", fields=FIELDS)
+  errors = drawn.split('<h3>Errors at each threshold')[1]
+  pairs, queries = re.findall(r' d="M([^"]*)"', errors)
+  assert pairs == '546.0 244.0L304.0 186.0L62.0 128.0'
+  assert queries == '546.0 244.0'
 
 
 def text_of_first(opened):

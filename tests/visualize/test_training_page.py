@@ -1,7 +1,5 @@
 import json
 import re
-import shutil
-import subprocess
 import types
 
 import pytest
@@ -11,7 +9,7 @@ from apnet_jax.errors import UserError
 from apnet_jax.visualize import page, training_page
 from apnet_jax.workdir import json_files, metric_reader
 from configs import common
-from tests.visualize import browser
+from tests.visualize import browser, node
 
 RECORDS = (
   {'step': 10, 'train/epoch': 0.5, 'train/loss': 7.0, 'train/seconds_step': 2,
@@ -24,21 +22,6 @@ EQUAL = [
    'train/gradient_norm': 5.0}
   for step in (10, 20)
 ]  # fmt: skip
-# What the scripts of a page need of a browser, to make elements as text.
-DOCUMENT = """
-class Element {
-  constructor(tag) { [this.tag, this.parts] = [tag, []]; }
-  setAttribute(name, value) { this.tag += ` ${name}="${value}"`; }
-  append(...parts) { this.parts.push(...parts); }
-  toString() { return `<${this.tag}>${this.parts.join('')}`; }
-}
-const elements = { data: { textContent: DATA } };
-const document = {
-  createElement: (tag) => new Element(tag),
-  createElementNS: (_, tag) => new Element(tag),
-  getElementById: (id) => (elements[id] ??= new Element(id)),
-};
-"""
 
 
 def make_run(folder, records=RECORDS, end='', **train):
@@ -127,20 +110,12 @@ def test_equal_values_are_drawn_on_a_logarithmic_axis(tmp_path, records):
     assert chromium.messages == []
 
 
-@pytest.mark.skipif(not shutil.which('node'), reason='there is no Node.js')
+@node.needed
 @pytest.mark.parametrize('records', [EQUAL, EQUAL[:1]])
 def test_equal_values_are_drawn_without_a_browser(tmp_path, records):
   text = training_page.make_page([make_run(tmp_path, records)])
-  data, script = re.findall(r'<script.*?>(.*?)</script>', text, re.DOTALL)
-  node = subprocess.run(
-    ['node', '-'],
-    input=f'{DOCUMENT.replace("DATA", json.dumps(data))}{script}'
-    'console.log(String(elements["chart-panels"]));',
-    capture_output=True,
-    text=True,
-  )
-  assert node.stderr == ''
-  check_equal_lines(node.stdout)
+  (drawn,) = node.run(text, "element('chart-panels')")
+  check_equal_lines(drawn)
 
 
 def check_equal_lines(drawn):

@@ -108,15 +108,15 @@ function verificationPanels(run) {
   update();
   figure.append(slider, rates, make('figcaption', {}, `${curve.threshold.length} thresholds, with exact rates` +
     (stored ? '. The first shown is nearest to the stored threshold.' : '. The first shown is nearest to the equal error rate.')));
-  const rocLine = curve.fpr.map((x, i) => [x, curve.tpr[i]]).filter((p) => p[0] > 0);
-  const clip = (x) => Math.max(x, 1e-6);
+  // The axis is logarithmic and has no place for a rate of 0.
+  const against = (rates, y) => rates.map((x, i) => [x, y(i)]).filter((p) => p[0] > 0);
   const errors = [
-    { name: 'pairs: FPR, 1 − TPR', colour: 'var(--a)', points: curve.fpr.map((x, i) => [clip(x), 1 - curve.tpr[i]]) },
-    { name: 'queries: FPIR, FNIR', colour: 'var(--b)', dashed: true, points: curve.fpir.map((x, i) => [clip(x), curve.fnir[i]]) },
+    { name: 'pairs: FPR, 1 − TPR', colour: 'var(--a)', points: against(curve.fpr, (i) => 1 - curve.tpr[i]) },
+    { name: 'queries: FPIR, FNIR', colour: 'var(--b)', dashed: true, points: against(curve.fpir, (i) => curve.fnir[i]) },
   ];
   return [
     figure,
-    panel(title('ROC: accepted pairs', run), [{ colour: 'var(--a)', points: rocLine }],
+    panel(title('ROC: accepted pairs', run), [{ colour: 'var(--a)', points: against(curve.fpr, (i) => curve.tpr[i]) }],
       { x: 'FPR (pairs of two persons)', y: 'TPR (pairs of one person)', xScale: 'log', yRange: [0, 1] }),
     panel(title('Errors at each threshold', run), errors,
       { x: 'false accepts', y: 'misses', xScale: 'log', yRange: [0, 1] }),
