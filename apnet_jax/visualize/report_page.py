@@ -16,7 +16,8 @@ SIMILARITY_DIGITS = 4
 # Fields of a result card that the page shows.
 CARD_FIELDS = (
   'dataset', 'as_published', 'checkpoint', 'figures', 'based_on', 'warning',
-  'reranked', 'protocol', 'network', 'recipe', 'gallery', 'verification',
+  'reranked', 'shorter', 'protocol', 'network', 'recipe', 'gallery',
+  'verification',
 )  # fmt: skip
 
 
@@ -253,7 +254,8 @@ def in_words(card: Mapping) -> list[str]:
       'The images are not as many as published: the figures cannot be compared'
       ' with published ones.'
     )
-  return words + [card['warning']] * bool(card['warning'])
+  warnings = [card['warning'], reranked and reranked.get('warning')]
+  return words + [warning for warning in warnings if warning]
 
 
 def _which(card: Mapping) -> str:

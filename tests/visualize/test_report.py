@@ -158,6 +158,39 @@ def test_what_is_no_report_is_an_error(tmp_path):
     comparison_page.read_report(tmp_path)
 
 
+def test_the_warning_about_re_ranking_is_on_the_page():
+  card, *_ = worlds.evaluate(1.4)
+  reranked = {'variant': 'k1=20', 'figures': card['figures']}
+  for warned in ({}, {'warning': None}):  # cards of earlier states have none
+    words = report_page.in_words(card | {'reranked': reranked | warned})
+    assert 'After re-ranking (k1=20)' in ' '.join(words) and all(words)
+  warned = reranked | {'warning': 'k1 is too large.'}
+  assert report_page.in_words(card | {'reranked': warned})[-1] == (
+    'k1 is too large.'
+  )
+
+
+@node.needed
+def test_all_figures_of_a_card_are_in_the_table():
+  card, *evaluated = worlds.evaluate(1.4)
+  figures = {'mAP': 0.12345, 'Rank-1': 0.5, 'cmc': [0.5]}
+  card |= {
+    'reranked': {'variant': 'k1=20', 'figures': figures, 'warning': None},
+    'shorter': {'int8': {'bytes': 8, 'fitted_on': 0, 'figures': figures}},
+  }
+  text = report_page.make_page(report_page.page_data(card, *evaluated), 'Title')
+  (table,) = node.run(text, "element('[data-card] 0')", fields=FIELDS)
+  cells = re.findall('<th scope="row">(.*?)<td>(.*?)(?=<)', table + '<')
+  rows = dict(cells)
+  assert len(rows) == len(cells)
+  assert rows['mAP'] == f'{100 * card["figures"]["mAP"]:.2f}%'
+  assert rows['re-ranked: mAP'] == rows['int8: mAP'] == '12.35%'
+  assert rows['re-ranked: Rank-1'] == rows['int8: Rank-1'] == '50.00%'
+  assert rows['int8: bytes'] == '8'
+  assert rows['int8: images fitted on'] == '0'
+  assert not {'cmc', 're-ranked: cmc', 'int8: cmc'} & rows.keys()
+
+
 FIELDS = {'order': 'hardest first', 'search': '', 'identity': ''}
 
 

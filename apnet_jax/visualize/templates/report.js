@@ -18,8 +18,17 @@ function showCards() {
       const text = value === null ? '-' : String(value);
       table.append(make('tr', {}, make('th', { scope: 'row' }, name), make('td', {}, text)));
     };
-    for (const [name, value] of Object.entries(card.figures))
-      if (name !== 'cmc') add(name, percent(value, 2));
+    const addFigures = (figures, of = '') => {
+      for (const [name, value] of Object.entries(figures))
+        if (name !== 'cmc') add(of + name, percent(value, 2));
+    };
+    addFigures(card.figures);
+    if (card.reranked) addFigures(card.reranked.figures, 're-ranked: ');
+    for (const [way, { figures, bytes, fitted_on: fittedOn }] of Object.entries(card.shorter ?? {})) {
+      addFigures(figures, `${way}: `);
+      add(`${way}: bytes`, bytes);
+      add(`${way}: images fitted on`, fittedOn);
+    }
     for (const part of ['protocol', 'gallery', 'network', 'recipe'])
       for (const [name, value] of Object.entries(card[part] ?? {})) add(`${part}: ${name}`, value);
     place.append(table);
