@@ -25,6 +25,7 @@ PACKAGES = (  # whose versions stand on a card
 )  # fmt: skip
 MARKET_DISTRACTOR = 0  # identity of all distractors of Market-1501
 DIGITS = 8  # of a fingerprint in the name of a file
+WHOLE_GALLERY = 'whole gallery'  # of the CMC curve and Rank-k
 NO_CAMERAS = 'no cameras: each query against all other images, itself removed'
 
 
@@ -157,7 +158,7 @@ def protocol(
     'ap': rules.ap,
     'cmc': 'single gallery shot, expected'
     if rules.single_gallery_shot
-    else 'whole gallery',
+    else WHOLE_GALLERY,
     'distractors': 'dropped' if rules.drop_distractors else 'kept',
     'distance': rules.distance,
     'ties': 'by gallery index',

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from apnet_jax.feed import Benchmark
+from apnet_jax.retrieval.card import WHOLE_GALLERY
 from apnet_jax.retrieval.diagnosis import by_difficulty
 from apnet_jax.retrieval.evaluation import Evaluation
 from apnet_jax.retrieval.ranked_lists import WRONG, RankedList, ranked_lists
@@ -225,9 +226,12 @@ def in_words(card: Mapping) -> list[str]:
   """
   figures, trained = card['figures'], card['checkpoint']['trained_on']
   rank1, mAP = 100 * figures['Rank-1'], 100 * figures['mAP']
+  one_shot = ''
+  if card['protocol']['cmc'] != WHOLE_GALLERY:
+    one_shot = ', as expected with one random gallery image of each identity'
   words = [
     f'Rank-1 {rank1:.1f}%: for this share of the queries, the closest image'
-    ' shows the same person.',
+    f' shows the same person{one_shot}.',
     f'mAP {mAP:.1f}%: how high all images of the person stand in a list, on'
     ' average over the queries. It is 100% if they all come first.',
     f'mINP {100 * figures["mINP"]:.1f}%: how far down the last image of the'

@@ -191,6 +191,28 @@ def test_all_figures_of_a_card_are_in_the_table():
   assert not {'cmc', 're-ranked: cmc', 'int8: cmc'} & rows.keys()
 
 
+@node.needed
+def test_a_single_gallery_shot_is_said_beside_rank_k_and_cmc():
+  sentence = 'expected with one random gallery image of each identity'
+  both = [
+    report_page.page_data(*worlds.evaluate(1.4, single_gallery_shot=one_shot))
+    for one_shot in (False, True)
+  ]
+  for data, times in zip(both, (0, 1)):
+    text = report_page.make_page(data, 'Title')
+    (drawn,) = node.run(text, "element('chart-panels')", fields=FIELDS)
+    # The heading, and the chart's description for those who cannot see it.
+    assert drawn.count(sentence) == 2 * times
+    rank1, *others = report_page.in_words(data['runs'][0]['card'])
+    assert rank1.count(sentence) == times and sentence not in ' '.join(others)
+  merged = comparison_page.merge(*both)
+  text = report_page.make_page(merged, 'Title')
+  fields = FIELDS | {'order': 'largest difference'}
+  (drawn,) = node.run(text, "element('chart-panels')", fields=fields)
+  assert f'B, {sentence} ' in drawn and f'A, {sentence}' not in drawn
+  assert drawn.count(sentence) == 1
+
+
 FIELDS = {'order': 'hardest first', 'search': '', 'identity': ''}
 
 

@@ -36,11 +36,15 @@ function showCards() {
 }
 
 function cmcPanel() {
+  // By another rule of the CMC curve, it is an expectation.
+  const rules = runs.map(({ card }) => (card.protocol.cmc === 'whole gallery'
+    ? '' : ', expected with one random gallery image of each identity'));
+  const same = rules.every((rule) => rule === rules[0]);
   const lines = runs.map((run, i) => ({
-    name: run.name || 'CMC', colour: colours[i], dashed: i > 0,
+    name: (run.name || 'CMC') + (same ? '' : rules[i]), colour: colours[i], dashed: i > 0,
     points: run.card.figures.cmc.map((y, k) => [k + 1, y]),
   }));
-  return panel('CMC: a right image among the first k', lines, {
+  return panel(`CMC: a right image among the first k${same ? rules[0] : ''}`, lines, {
     x: 'k', y: 'share of the queries',
     yRange: [Math.min(0.99, ...runs.map((run) => run.card.figures.cmc[0])) * 0.98, 1],
   });
