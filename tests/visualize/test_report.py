@@ -150,6 +150,18 @@ def test_two_reports_are_merged_with_the_largest_difference_first(reports):
   assert not expected
 
 
+def test_a_comparison_says_that_queries_of_one_report_are_left_out(reports):
+  a, b = (
+    comparison_page.read_report(reports / name) for name in ('better', 'worse')
+  )
+  text = report_page.make_page(comparison_page.merge(a, b), 'Title')
+  assert 'All 12 queries that have a true match are shown' in text
+  b['queries'] = b['queries'][:5]
+  text = report_page.make_page(comparison_page.merge(a, b), 'Title')
+  assert 'Shown are the 5 of 12 queries that\nboth reports show.' in text
+  assert 'half of them the hardest' not in text
+
+
 def test_what_is_no_report_is_an_error(tmp_path):
   with pytest.raises(UserError, match='has no report'):
     comparison_page.find_report(tmp_path)
