@@ -35,7 +35,8 @@ def page_data(runs: Mapping[str, Sequence[Mapping]]) -> dict:
     runs: records of `metric_reader.read_metrics` by the name of the run.
 
   Returns:
-    `charts`, whose lines have points of epoch and value, and `times`.
+    `charts`, whose lines have points of epoch and value; `runs`, the names; and
+    `times`, for each run.
   """
   charts = []
   for title, (metrics, scale) in CHARTS.items():
@@ -52,7 +53,11 @@ def page_data(runs: Mapping[str, Sequence[Mapping]]) -> dict:
     ]
     if lines:
       charts.append({'title': title, 'scale': scale, 'lines': lines})
-  return {'charts': charts, 'times': [_times(r) for r in runs.values()]}
+  return {
+    'charts': charts,
+    'runs': [*runs],
+    'times': [_times(records) for records in runs.values()],
+  }
 
 
 def _points(records, metric: str, scale: str) -> Iterator[tuple]:

@@ -118,6 +118,38 @@ def test_equal_values_are_drawn_without_a_browser(tmp_path, records):
   check_equal_lines(drawn)
 
 
+@node.needed
+@pytest.mark.parametrize('number', [1, 2])
+def test_all_lines_of_a_chart_look_different(tmp_path, number):
+  """Those of the chart with the most metrics, and their keys."""
+  metrics, _ = max(training_page.CHARTS.values(), key=lambda c: len(c[0]))
+  records = [
+    {'step': step, 'train/epoch': step, **dict.fromkeys(metrics, 0.5)}
+    for step in (1, 2)
+  ]
+  runs = [make_run(tmp_path / str(i), records) for i in range(number)]
+  (drawn,) = node.run(training_page.make_page(runs), "element('chart-panels')")
+  _, chart = drawn.split('<h3>mAP and Rank-1')
+  found = []
+  for tag in ('path', 'line x1="0"'):
+    lines = re.findall(f'<{tag} [^>]*>', chart)
+    attributes = [dict(re.findall(r'([\w-]+)="(.*?)"', x)) for x in lines]
+    looks = [(x['stroke'], x.get('stroke-dasharray')) for x in attributes]
+    assert len(set(looks)) == len(lines) == number * len(metrics)
+    # Within a run, they differ for those who see no colours, too.
+    assert len({dash for _, dash in looks}) == len(metrics)
+    found.append(looks)
+  assert found[0] == found[1]
+
+
+@node.needed
+def test_the_table_of_times_names_the_runs(tmp_path):
+  runs = [make_run(tmp_path / name) for name in ('first', 'second')]
+  (table,) = node.run(training_page.make_page(runs), "element('times')")
+  for run in runs:
+    assert f'<th scope="row">{run}<td>40.0 s (89%)' in table
+
+
 def check_equal_lines(drawn):
   """Checks that both charts have a line in the middle, and numbers beside."""
   assert 'NaN' not in drawn and 'Infinity' not in drawn

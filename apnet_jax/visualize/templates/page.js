@@ -48,9 +48,12 @@ function logTicks(low, high) {
   return ticks.length > 1 ? ticks : linearTicks(low, high).filter((x) => x > 0);
 }
 
-// Draws lines as SVG. Each line has points [x, y], a colour, and may be dashed
-// or filled. Options: x and y, names of the axes; xScale, yScale; xRange,
-// yRange; label, a description of the chart.
+// Dashes of the first lines of a chart, which tell them apart without colours.
+const dashes = [null, '6 4', '2 3', '8 3 2 3'];
+
+// Draws lines as SVG. Each line has points [x, y] and a colour, and may have a
+// dash, one of `dashes`, or be filled. Options: x and y, names of the axes;
+// xScale, yScale; xRange, yRange; label, a description of the chart.
 function chart(lines, options) {
   const [width, height, left, top, right, bottom] = [560, 290, 62, 12, 14, 46];
   const axes = {};
@@ -104,7 +107,7 @@ function chart(lines, options) {
     svg.append(make('path', {
       d: path, stroke: line.colour, 'stroke-width': 2,
       fill: line.filled ? line.colour : 'none', 'fill-opacity': 0.25,
-      'stroke-dasharray': line.dashed ? '6 4' : null,
+      'stroke-dasharray': line.dash ?? null,
     }));
     if (line.points.length === 1)
       svg.append(make('circle', {
@@ -124,10 +127,10 @@ function panel(title, lines, options) {
     const legend = make('figcaption');
     for (const line of lines) {
       legend.append(
-        make('span', {
-          class: line.dashed ? 'key dashed' : 'key',
-          style: `background:${line.colour};border-color:${line.colour}`,
-        }),
+        make('svg', { class: 'key', viewBox: '0 0 32 4', 'aria-hidden': true }, make('line', {
+          x1: 0, x2: 32, y1: 2, y2: 2, stroke: line.colour, 'stroke-width': 3,
+          'stroke-dasharray': line.dash ?? null,
+        })),
         `${line.name} \u2003`,
       );
     }

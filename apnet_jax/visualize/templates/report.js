@@ -41,7 +41,7 @@ function cmcPanel() {
     ? '' : ', expected with one random gallery image of each identity'));
   const same = rules.every((rule) => rule === rules[0]);
   const lines = runs.map((run, i) => ({
-    name: (run.name || 'CMC') + (same ? '' : rules[i]), colour: colours[i], dashed: i > 0,
+    name: (run.name || 'CMC') + (same ? '' : rules[i]), colour: colours[i], dash: dashes[i],
     points: run.card.figures.cmc.map((y, k) => [k + 1, y]),
   }));
   return panel(`CMC: a right image among the first k${same ? rules[0] : ''}`, lines, {
@@ -86,7 +86,7 @@ function verificationPanels(run) {
   const lines = ['impostor', 'genuine'].map((name) => ({
     name: name === 'genuine' ? 'pairs of one person' : 'pairs of two persons',
     colour: name === 'genuine' ? 'var(--right)' : 'var(--wrong)',
-    dashed: name === 'impostor', filled: true,
+    dash: dashes[name === 'impostor' ? 1 : 0], filled: true,
     points: [[histogram.from, 0], ...steps(histogram[name], histogram.from, histogram.to), [histogram.to, 0]],
   }));
   const seen = lines.flatMap((l) => l.points.filter((p) => p[1] > 0).map((p) => p[0]));
@@ -125,7 +125,7 @@ function verificationPanels(run) {
   const against = (rates, y) => rates.map((x, i) => [x, y(i)]).filter((p) => p[0] > 0);
   const errors = [
     { name: 'pairs: FPR, 1 − TPR', colour: 'var(--a)', points: against(curve.fpr, (i) => 1 - curve.tpr[i]) },
-    { name: 'queries: FPIR, FNIR', colour: 'var(--b)', dashed: true, points: against(curve.fpir, (i) => curve.fnir[i]) },
+    { name: 'queries: FPIR, FNIR', colour: 'var(--b)', dash: dashes[1], points: against(curve.fpir, (i) => curve.fnir[i]) },
   ];
   return [
     figure,

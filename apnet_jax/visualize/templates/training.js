@@ -3,15 +3,15 @@ const palette = [
   '#1b7c83', 'var(--out)',
 ];
 
-// One run: a colour for each metric. Several: a colour for each run, and the
-// second metric of a chart is dashed.
+// One run: a colour for each metric. Several: a colour for each run. The metrics
+// of a chart differ by their dashes, too.
 const several = data.times.length > 1;
 
 for (const { title, scale, lines } of data.charts) {
   const drawn = lines.map((line) => ({
     ...line,
     colour: palette[(several ? line.run : line.metric) % palette.length],
-    dashed: line.metric > 0,
+    dash: dashes[line.metric],
   }));
   document.getElementById('chart-panels').append(
     panel(title, drawn, { x: 'epoch', y: '', yScale: scale }));
@@ -22,7 +22,7 @@ const table = make('table', {}, make('tr', {}, make('th', {}, 'run'),
   ...names.map((name) => make('th', { scope: 'col' }, name))));
 data.times.forEach((times, i) => {
   const total = names.reduce((sum, name) => sum + times[name], 0) || 1;
-  table.append(make('tr', {}, make('th', { scope: 'row' }, String(i + 1)),
+  table.append(make('tr', {}, make('th', { scope: 'row' }, data.runs[i]),
     ...names.map((name) => make('td', {},
       `${times[name].toFixed(1)} s (${percent(times[name] / total, 0)})`))));
 });
