@@ -6,6 +6,7 @@ import importlib.util
 import numpy as np
 
 from apnet_jax.feed import Benchmark
+from apnet_jax.retrieval import collapse
 from apnet_jax.retrieval.evaluation import Evaluation
 from apnet_jax.visualize import page, thumbnails
 
@@ -103,13 +104,18 @@ def describe_points(
     gallery: number of images of which these are a sample.
 
   Returns:
-    Columns of the points: `x` and `y` in 0..1, `name`, `identity`, `camera` and
+    Columns of the points: `x` and `y`, of which the wider is in 0..1 and the
+    other in the same unit around 0.5, `name`, `identity`, `camera` and
     `thumbnail`; the name of the method (`method`), the number of images in the
-    gallery (`gallery`), and `has_cameras`.
+    gallery (`gallery`), `has_cameras`, and a warning if the network has
+    collapsed (`collapsed`), else ''.
   """
   positions, method = project(embeddings)
   low, high = positions.min(0), positions.max(0)
-  scaled = (positions - low) / np.maximum(high - low, 1e-12)
+  # One unit for both axes: distances must be comparable in all directions.
+  scaled = (positions - (low + high) / 2) / max(*(high - low), 1e-12) + 0.5
+  _, numbers = np.unique(np.array(identities), return_inverse=True)
+  median = collapse.median_stranger_similarity(embeddings, numbers)
   return {
     'x': scaled[:, 0].round(4).tolist(),
     'y': scaled[:, 1].round(4).tolist(),
@@ -120,15 +126,17 @@ def describe_points(
     'method': method,
     'gallery': gallery,
     'has_cameras': cameras is not None,
+    'collapsed': collapse.describe(median),
   }
 
 
-def make_page(data: Mapping, title: str) -> str:
+def make_page(data: Mapping, title: str, images: str = 'images') -> str:
   """Returns the page of a map.
 
   Args:
     data: the result of `page_data` or `describe_points`.
     title: heading of the page.
+    images: name of the images of which these are all or a sample.
   """
   return page.render(
     TEMPLATE,
@@ -137,4 +145,7 @@ def make_page(data: Mapping, title: str) -> str:
     method=data['method'],
     shown=len(data['x']),
     gallery=data['gallery'],
+    images=images,
+    has_cameras=data['has_cameras'],
+    collapsed=data['collapsed'],
   )

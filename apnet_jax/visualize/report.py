@@ -71,7 +71,9 @@ def write_report(
   )
   shown = report_page.make_page(data, f'Evaluation on {card["dataset"]}')
   places = map_page.page_data(evaluated, benchmark)
-  shown_map = map_page.make_page(places, f'Map of {card["dataset"]}')
+  shown_map = map_page.make_page(
+    places, f'Map of {card["dataset"]}', 'images of the gallery'
+  )
   write_json(folder / 'result.json', card)
   for file, picture in pictures.items():
     picture.save(folder / file)

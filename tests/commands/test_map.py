@@ -53,6 +53,7 @@ def test_points_may_have_texts_as_labels():
   )
   assert data['identity'] == ['anna', 'ben', 'anna']
   assert not data['has_cameras'] and data['gallery'] == 9
-  for axis in 'xy':
-    assert min(data[axis]) == 0 and max(data[axis]) == 1
+  for low, high in ((min(data[axis]), max(data[axis])) for axis in 'xy'):
+    assert low + high == pytest.approx(1, abs=2e-4)
+  assert min(data['x']) == 0 and max(data['x']) == 1  # the wider
   assert '3 of 9 images' in map_page.make_page(data, 'Map')

@@ -17,7 +17,13 @@ DOCUMENT = """
 class Element {
   constructor(tag, value = '') {
     Object.assign(this, { tag, value, parts: [], listeners: {}, dataset: {} });
-    this.classList = { toggle() {} };
+    const classes = new Set();
+    this.classList = {
+      toggle: (name, has) => {
+        classes[has ? 'add' : 'delete'](name);
+        this.setAttribute('class', [...classes].join(' '));
+      },
+    };
     return new Proxy(this, {
       get: (found, name) => name in found || typeof name === 'symbol'
         ? found[name] : (found[name] = new Element(name, FIELDS[name])),

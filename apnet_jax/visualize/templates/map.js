@@ -1,5 +1,9 @@
 const form = document.querySelector('form');
 const near = document.getElementById('near');
+const map = document.getElementById('map');
+const LEGEND = 30; // with more values, colours are too alike for a legend
+let current = -1; // the image that is shown
+let chosen = []; // the images that pass the filter
 
 // Values in their order get hues that are far apart.
 function hues(values) {
@@ -9,32 +13,50 @@ function hues(values) {
 }
 
 function show(i) {
+  points[current]?.classList.toggle('current', false);
+  points[i].classList.toggle('current', true);
+  current = i;
   const camera = data.has_cameras ? `, camera ${data.camera[i]}` : '';
   near.replaceChildren(
     make('img', { alt: '', src: `data:image/webp;base64,${data.thumbnail[i]}` }),
     make('p', {}, data.name[i], make('br'), `identity ${data.identity[i]}${camera}`));
 }
 
+// The points fill the picture, 1000 by 620, up to a margin, by one scale.
+const width = (values) => Math.max(...values) - Math.min(...values);
+const unit = Math.max(width(data.x) / 976, width(data.y) / 596) || 1;
 const points = data.x.map((x, i) => make('circle', {
-  cx: 12 + 976 * x, cy: 608 - 596 * data.y[i], r: 6,
+  cx: 500 + (x - 0.5) / unit, cy: 310 - (data.y[i] - 0.5) / unit, r: 6,
   onpointerenter: () => show(i), onclick: () => show(i),
 }));
-document.getElementById('map').append(...points);
+map.append(...points);
 
 function update() {
   const values = data[form.colour.value];
   const only = form.only.value.trim();
   const hue = hues(values);
-  let number = 0;
+  const passes = (i) => !only || String(values[i]) === only;
+  chosen = [...points.keys()].filter(passes);
   points.forEach((point, i) => {
-    const chosen = !only || String(values[i]) === only;
-    number += chosen;
     point.setAttribute('fill', hue.get(values[i]));
-    point.classList.toggle('faint', !chosen);
+    point.classList.toggle('faint', !passes(i));
   });
-  document.getElementById('count').textContent = `${number} of ${points.length} images`;
+  document.getElementById('count').textContent = `${chosen.length} of ${points.length} images`;
+  const named = hue.size > LEGEND ? [] : [...hue];
+  document.getElementById('colours').replaceChildren(...named.map(([value, colour]) => make(
+    'span', {}, make('i', { style: `background:${colour}` }), `${form.colour.value} ${value}`)));
 }
 
+map.addEventListener('keydown', (event) => {
+  const next = {
+    ArrowRight: () => chosen.find((i) => i > current),
+    ArrowLeft: () => chosen.findLast((i) => i < current),
+  }[event.key];
+  if (!next) return;
+  event.preventDefault();
+  const i = next();
+  if (i !== undefined) show(i);
+});
 if (!data.has_cameras) form.colour.parentElement.hidden = true;
 form.addEventListener('input', update);
 form.addEventListener('submit', (event) => event.preventDefault());
