@@ -71,11 +71,14 @@ def page_data(results: Mapping, image_bytes: int = thumbnails.BUDGET) -> dict:
 
 
 def _images(lists: Sequence[Mapping]) -> dict[tuple, Mapping]:
-  """Returns the images of some lists, each once, by a key of `_key`."""
+  """Returns the images of some lists, each once, by a key of `_key`.
+
+  An image that is both a query and found has the columns that were found.
+  """
   found = {}
   for each in lists:
     for row in ({'image': each['query']}, *each['found'][:TOP]):
-      found.setdefault(_key(row), row)
+      found[_key(row)] = max(found.get(_key(row), row), row, key=len)
   return found
 
 

@@ -68,6 +68,19 @@ def test_each_image_is_there_once_and_boxes_are_cut_out(results):
   ]  # fmt: skip
 
 
+def test_a_query_that_is_found_has_the_columns_of_the_index(results):
+  order = [*reversed(results['results'])]  # b is a query before it is found
+  data = search_page.page_data(results | {'results': order})
+  images = data['images']
+  shown = dict(zip(images['name'], images['about']))
+  b = order[0]['query']
+  assert images['name'][0] == b and data['queries'][0]['image'] == 0
+  assert images['about'][0] == 'pid 7, camid 2'
+  # The box in it is another image, and so is the query that is not found.
+  assert images['name'].count(b) == 2
+  assert shown[order[1]['query']] == ''
+
+
 def test_images_without_a_picture_are_named(results):
   data = search_page.page_data(results)
   problems = data['images']['problem']
