@@ -90,19 +90,22 @@ def _attention_cell(level: Level, image: Image.Image) -> Image.Image:
 def _parts(level: Level, width: int) -> Image.Image:
   """Draws the weights of the channels, if any, and the bars of the parts."""
   of_channels = level.weights is not None
-  picture = Image.new('RGB', (width, STRIP + 2 + BARS + LINE), 'white')
+  picture = Image.new('RGB', (width, STRIP + LINE + BARS + LINE), 'white')
   draw, parts = ImageDraw.Draw(picture), level.parts
   edges = np.linspace(0, width, len(parts) + 1).round().astype(int).tolist()
   if of_channels:
-    weights = level.weights
+    # Means of weights, if there are more than pixels; not of their colours,
+    # which would stand for weights that no channel has.
+    strip = Image.fromarray(level.weights.astype(np.float32)[None])
+    weights = np.asarray(strip.resize((width, 1), Image.Resampling.BOX))
     low, high = weights.min(), weights.max()
-    strip = colour((weights - low) / max(high - low, 1e-12))[None]
-    strip = Image.fromarray(np.ascontiguousarray(strip))
-    picture.paste(strip.resize((width, STRIP), Image.Resampling.BOX))
+    colours = colour((weights - low) / max(high - low, 1e-12))
+    picture.paste(Image.fromarray(colours.repeat(STRIP, 0)))
+    draw.text((0, STRIP), f'{low:.3f} to {high:.3f}', GREY, _font(11))
     # Lines between narrow parts would hide the weights.
     for edge in edges[1:-1] if width >= 6 * len(parts) else ():
       draw.line([(edge, 0), (edge, STRIP)], 'black', 2)
-  base = STRIP + 2 + BARS
+  base = STRIP + LINE + BARS
   for start, stop, weight in zip(edges, edges[1:], parts.tolist()):
     top = base - round((BARS - LINE) * min(weight, 1))
     # Bars of narrow parts are at least one pixel wide, and may touch.

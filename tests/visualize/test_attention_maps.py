@@ -161,6 +161,43 @@ def test_parts_narrower_than_three_pixels_are_drawn(pair, number):
   assert strip.any(-1).all()  # no black lines over the weights
 
 
+def read_range(monkeypatch, level, width):
+  """Draws the parts of a level; returns the strip and the range below it."""
+  texts = []
+  monkeypatch.setattr(
+    attention_sheet.ImageDraw.ImageDraw,
+    'text',
+    lambda draw, place, text, *_: texts.append(text),
+  )
+  strip = np.asarray(attention_sheet._parts(level, width))[0]
+  return strip, next(text for text in texts if ' to ' in text)
+
+
+def test_the_strip_has_the_mean_weight_of_channels(pair, monkeypatch):
+  """Not their mean colour: the mean of red and blue is not that of green."""
+  width = attention_sheet.WIDTH
+  weights = np.tile(np.float32([0, 1]), width)  # two channels for each pixel
+  weights[:2], weights[-2:] = 0.2, 0.8
+  level = dataclasses.replace(
+    pair[0].levels[2], parts=weights[:1], weights=weights
+  )
+  strip, shown = read_range(monkeypatch, level, width)
+  expected = heat_colours.colour(np.array([0.0, 0.5, 1.0]))
+  np.testing.assert_allclose(strip[[0, 40, -1]], expected, atol=2)
+  assert shown == '0.200 to 0.800'
+
+
+def test_a_strip_of_few_channels_has_their_weights(pair, monkeypatch):
+  weights = np.float32([0.3, 0.5, 0.4])
+  level = dataclasses.replace(
+    pair[0].levels[2], parts=weights[:1], weights=weights
+  )
+  strip, shown = read_range(monkeypatch, level, 150)
+  expected = heat_colours.colour(np.array([0, 1, 0.5]))
+  np.testing.assert_allclose(strip[[10, 75, 140]], expected, atol=2)
+  assert shown == '0.300 to 0.500'
+
+
 def test_overlays_are_coloured_where_the_map_is_high():
   image = np.full((4, 2, 3), 100, np.uint8)
   heat = np.array([[0, 0], [0, 0], [0, 0], [0, 1.0]])
