@@ -57,10 +57,14 @@ def _line(title: str, explained: Explained, site: int) -> Image.Image:
   cells += [
     _attention_cell(level, image) for level in levels if level.attention
   ]
-  width = sum(cell.width + GAP for cell in cells) + GAP
+  title = f'{title}, site {site}'
+  width = max(
+    sum(cell.width + GAP for cell in cells) + GAP,
+    round(_font().getlength(title)) + 2 * GAP,
+  )
   height = TITLE + max(cell.height for cell in cells) + GAP
   line = Image.new('RGB', (width, height), 'white')
-  ImageDraw.Draw(line).text((GAP, 4), f'{title}, site {site}', 'black', _font())
+  ImageDraw.Draw(line).text((GAP, 4), title, 'black', _font())
   x = GAP
   for cell in cells:
     line.paste(cell, (x, TITLE))

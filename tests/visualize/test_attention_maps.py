@@ -143,6 +143,23 @@ def test_a_sheet_has_a_line_for_each_side(pair):
   assert (left > right) == (parts[0] > parts[1])
 
 
+def test_a_title_longer_than_the_pictures_is_whole(pair):
+  explained = dataclasses.replace(pair[0], levels=pair[0].levels[:1])
+  gap = attention_sheet.GAP
+  title = 'a long name of a file, similarity 0.123 to another, '
+  widths = []
+  for number in (1, 2, 3):
+    sheet = attention_sheet.draw_sheet([(number * title, explained)])
+    dark = np.asarray(sheet)[: attention_sheet.TITLE].min((0, 2)) < 128
+    last = np.flatnonzero(dark).max()
+    assert last < sheet.width - gap
+    widths.append(last)
+  each, again = np.diff(widths)
+  assert each == pytest.approx(again, abs=2) and each > 200
+  short = attention_sheet.draw_sheet([('a', explained)])
+  assert short.width == 2 * (attention_sheet.WIDTH + gap) + gap
+
+
 @pytest.mark.parametrize('number', [64, 128, 512])
 def test_parts_narrower_than_three_pixels_are_drawn(pair, number):
   weights = np.linspace(0.5, 1, number, dtype=np.float32)
