@@ -80,7 +80,9 @@ def command() -> Callable:
     ' score out.',
     0,
   )
-  seed = flags.DEFINE_integer('seed', 0, 'Seed of the random regions.', 0)
+  seed = flags.DEFINE_integer(
+    'seed', 0, 'Seed of random pixels and regions.', 0
+  )
   summary = flags.DEFINE_bool(
     'summary', False, 'Averages the figures over all images, and draws none.'
   )

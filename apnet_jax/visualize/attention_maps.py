@@ -100,7 +100,8 @@ class Explainer:
     levels: levels to look at; none stand for all.
     draws: number of random regions that each image is compared with; 0 leaves
       the faithfulness out.
-    seed: seed of the random regions and of the noise.
+    seed: seed of the random regions, of the noise, and of the order of equal
+      values.
 
   Raises:
     UserError: the network has no such site or level.
@@ -206,7 +207,7 @@ class Explainer:
     ]
     measured = [found for level in levels for found in level.maps.values()]
     if self._draws:
-      deepest = levels[-1].heat.values
+      deepest = sum(len(level.maps) for level in levels[:-1])
       falls = self._falls(
         image, measured, deepest, partial(targets, row), value
       )
@@ -224,19 +225,20 @@ class Explainer:
       for level in levels
     ]
 
-  def _falls(self, image, measured, moved, targets, value) -> Iterator[tuple]:
+  def _falls(self, image, measured, deepest, targets, value) -> Iterator[tuple]:
     """Yields how far the target falls with each map's region, and by chance.
 
-    The random regions have the shape of the region of the map `moved`. They
-    are the same for all maps.
+    The random regions have the shape of the region of the map at the place
+    `deepest`. They are the same for all maps.
     """
-    size = image.shape[:2]
-    regions = [faithfulness.attended_region(x.values, size) for x in measured]
+    regions = [
+      faithfulness.attended_region(x.values, image.shape[:2], self._rng)
+      for x in measured
+    ]
     found = [region for region in regions if region is not None]
     if not found:
       return itertools.repeat((None, None), len(measured))
-    shape = faithfulness.attended_region(moved, size)
-    shape = found[-1] if shape is None else shape
+    shape = found[-1] if regions[deepest] is None else regions[deepest]
     moved = [faithfulness.move(shape, self._rng) for _ in range(self._draws)]
     replaced = [
       faithfulness.replace(image, region, self._rng)

@@ -41,13 +41,20 @@ def enlarge(values: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
 
 
 def attended_region(
-  values: np.ndarray, image_size: tuple[int, int], share: float = SHARE
+  values: np.ndarray,
+  image_size: tuple[int, int],
+  rng: np.random.Generator,
+  share: float = SHARE,
 ) -> np.ndarray | None:
   """Returns the pixels of an image that a map gives the largest values.
+
+  Of pixels with equal values, those that are still needed are drawn: a map that
+  is 0 in most places says nothing about the order of these.
 
   Args:
     values: map, float [height, width].
     image_size: height and width of the image in pixels.
+    rng: source of the order of equal values.
     share: share of the pixels to choose.
 
   Returns:
@@ -56,8 +63,10 @@ def attended_region(
   """
   if values.max() == values.min():
     return None
-  order = np.argsort(-enlarge(values, image_size), axis=None, kind='stable')
   region = np.zeros(image_size, bool)
+  drawn = rng.permutation(region.size)
+  falling = -enlarge(values, image_size).ravel()[drawn]
+  order = drawn[np.argsort(falling, kind='stable')]
   region.flat[order[: round(share * region.size)]] = True
   return region
 

@@ -37,10 +37,26 @@ def test_a_map_of_zeros_has_no_figures():
 
 def test_the_region_has_the_largest_values():
   values = np.array([[0, 0], [0, 1]])
-  region = faithfulness.attended_region(values, (40, 20), share=0.1)
+  rng = np.random.default_rng(0)
+  region = faithfulness.attended_region(values, (40, 20), rng, share=0.1)
   assert region.sum() == 80
   assert region[20:, 10:].sum() == 80
-  assert faithfulness.attended_region(np.ones((2, 2)), (40, 20)) is None
+  assert faithfulness.attended_region(np.ones((2, 2)), (40, 20), rng) is None
+
+
+def test_equal_values_are_chosen_at_random_places():
+  values = np.zeros((40, 20))
+  values[30:, 15:] = 1  # 50 of the 160 pixels to choose
+  regions = [
+    faithfulness.attended_region(values, (40, 20), np.random.default_rng(seed))
+    for seed in (0, 0, 1)
+  ]
+  np.testing.assert_array_equal(regions[0], regions[1])
+  assert (regions[0] != regions[2]).any()
+  for region in regions:
+    assert region.sum() == 160 and region[30:, 15:].all()
+    # A quarter of the others, about 110 of 750, is in each quarter of the rows.
+    assert all(quarter[:, :15].sum() > 10 for quarter in np.split(region, 4))
 
 
 def test_a_moved_region_keeps_its_shape():
