@@ -17,7 +17,7 @@ from apnet_jax.errors import UserError
 from apnet_jax.parallel import background, processes
 from apnet_jax.printing import printable
 from apnet_jax.workdir.interruption import Interrupted
-from apnet_jax.writable import check_place
+from apnet_jax.writing import check_place
 
 CKPT_HELP = (
   'Workdir of train.py, or a file that the command pack wrote, or hf://OWNER/NAME'

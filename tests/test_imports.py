@@ -60,7 +60,7 @@ def test_the_package_imports_neither_configs_nor_data(path):
 ROOMS = (
   (
     'config', 'errors', 'feed', 'hub', 'images', 'optional', 'printing',
-    'version', 'writable',
+    'version', 'writing',
   ),
   ('models',), ('parallel',), ('paper',), ('workdir',), ('retrieval',),
   ('inference',), ('export',), ('index',), ('visualize',), ('training',),

@@ -38,7 +38,7 @@ from apnet_jax.visualize import attention_maps, attention_sheet
 from apnet_jax.workdir import json_files, run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
 from apnet_jax.workdir.restore import restore_model
-from apnet_jax.workdir.whole_files import whole
+from apnet_jax.writing import whole
 
 SUMMARY_BATCH = 8  # images that are explained at once
 SUMMARY_FILE = 'summary.json'

@@ -32,7 +32,7 @@ from apnet_jax.inference import embedding_files
 from apnet_jax.printing import counted
 from apnet_jax.retrieval import clustering
 from apnet_jax.workdir import json_files
-from apnet_jax.workdir.whole_files import whole
+from apnet_jax.writing import whole
 
 
 def command() -> Callable:

@@ -16,6 +16,7 @@ from apnet_jax.export import (
 from apnet_jax.export.graph import Graph
 from apnet_jax.inference import model_card
 from apnet_jax.workdir import json_files
+from apnet_jax.writing import check_place
 
 # Modules with `import_libraries()`, `write(graph, path)` and `open_file(path)`.
 FORMATS = {
@@ -49,13 +50,15 @@ def check_folder(path: str | os.PathLike) -> pathlib.Path:
   """Returns the path of a folder to write files to.
 
   Raises:
-    UserError: there is a file, or a folder that is not empty.
+    UserError: there is a file, or a folder that is not empty; or it cannot be
+      made.
   """
   path = pathlib.Path(path).expanduser()
   if path.is_dir() and any(path.iterdir()):
     raise UserError(f'--output={path} is not empty; give another folder.')
   if path.exists() and not path.is_dir():
     raise UserError(f'--output={path} is a file; give a folder.')
+  check_place(path, f'--output={path}')
   return path
 
 
@@ -64,13 +67,14 @@ def check_output(path: str | os.PathLike, format: str) -> pathlib.Path:
 
   Raises:
     UserError: the name does not have the suffix of the format, or the file
-      exists.
+      exists or cannot be made.
   """
   path = pathlib.Path(path).expanduser()
   if path.suffix != SUFFIXES[format]:
     raise UserError(f'--output={path} must end in {SUFFIXES[format]}.')
   if path.exists():
     raise UserError(f'--output={path} exists; delete it, or give another name.')
+  check_place(path, f'--output={path}')
   return path
 
 

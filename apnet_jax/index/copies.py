@@ -7,17 +7,20 @@ import pathlib
 
 from apnet_jax.errors import UserError
 from apnet_jax.inference import rows
+from apnet_jax.writing import check_place
 
 
 def check_folder(folder: str) -> None:
   """Checks that images can be copied to a folder.
 
   Raises:
-    UserError: the folder exists and is not empty, or is a file.
+    UserError: the folder exists and is not empty, is a file, or cannot be made.
   """
   path = pathlib.Path(folder)
   if folder and path.exists() and (not path.is_dir() or any(path.iterdir())):
     raise UserError(f'--copy_to={folder} exists: give a new or empty folder.')
+  if folder:
+    check_place(path, f'--copy_to={folder}')
 
 
 @dataclasses.dataclass

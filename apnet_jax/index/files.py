@@ -19,7 +19,7 @@ import numpy as np
 from apnet_jax.errors import UserError, first_line
 from apnet_jax.inference import embedding_files
 from apnet_jax.workdir import json_files
-from apnet_jax.workdir.whole_files import whole
+from apnet_jax.writing import whole
 
 INFO, LINES = 'index.json', 'rows.jsonl'
 EMBEDDINGS, CODES, ROWS = 'embeddings.bin', 'codes.bin', 'rows.bin'

@@ -18,7 +18,7 @@ import numpy as np
 from apnet_jax.errors import UserError, first_line
 from apnet_jax.optional import import_optional
 from apnet_jax.workdir import json_files
-from apnet_jax.workdir.whole_files import whole
+from apnet_jax.writing import whole
 
 SUFFIXES = ('.npz', '.parquet')
 DTYPES = ('float32', 'float16')

@@ -19,7 +19,7 @@ from apnet_jax.errors import UserError
 from apnet_jax.inference import embedding_files, rows
 from apnet_jax.inference.embedder import Embedder
 from apnet_jax.workdir import json_files
-from apnet_jax.workdir.whole_files import whole
+from apnet_jax.writing import whole
 
 PART = 1024  # rows that a kill can lose
 

@@ -12,7 +12,7 @@ from apnet_jax.inference import packing
 from apnet_jax.paper import differences
 from apnet_jax.retrieval import threshold as thresholds
 from apnet_jax.workdir import run_files
-from apnet_jax.workdir.whole_files import whole
+from apnet_jax.writing import whole
 
 SUFFIX = '.MODEL_CARD.md'
 # Terms of data sets, by the beginnings of their names.

@@ -11,8 +11,7 @@ import jinja2
 from apnet_jax.errors import UserError
 from apnet_jax.printing import printable
 from apnet_jax.version import __version__
-from apnet_jax.workdir.whole_files import whole
-from apnet_jax.writable import check_place
+from apnet_jax.writing import check_place, whole
 
 DATA_BLOCK = re.compile(
   r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL
@@ -58,7 +57,7 @@ def read_data(path: str | os.PathLike) -> dict:
     UserError: the file cannot be read, or is no such page.
   """
   try:
-    found = DATA_BLOCK.search(pathlib.Path(path).read_text())
+    found = DATA_BLOCK.search(pathlib.Path(path).read_text('utf-8'))
     content = json.loads(found[1]) if found else None
   except (OSError, ValueError, RecursionError) as error:
     raise UserError(f'{path} cannot be read: {error}') from error
@@ -70,7 +69,7 @@ def read_data(path: str | os.PathLike) -> dict:
 def write_page(path: str | os.PathLike, page: str) -> None:
   """Writes a page whole or not at all; makes its folder if needed."""
   with whole(path) as part:
-    part.write_text(page)
+    part.write_text(page, encoding='utf-8')
 
 
 def check_folder(folder: str | os.PathLike, allowed: Collection[str]) -> None:

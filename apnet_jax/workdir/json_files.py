@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from apnet_jax.errors import UserError
-from apnet_jax.workdir.whole_files import whole
+from apnet_jax.writing import whole
 
 # Bounds on files from elsewhere. The largest files of this project are result
 # cards with a figure for each query.

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from apnet_jax.parallel import processes
 from apnet_jax.workdir.metric_reader import METRICS
-from apnet_jax.workdir.whole_files import whole
+from apnet_jax.writing import whole
 
 
 class MetricWriter:

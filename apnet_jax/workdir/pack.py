@@ -25,7 +25,7 @@ from apnet_jax.config import get_config
 from apnet_jax.errors import UserError, first_line
 from apnet_jax.models.weight_files import PACK_SUFFIX as SUFFIX
 from apnet_jax.workdir import json_files
-from apnet_jax.workdir.whole_files import whole
+from apnet_jax.writing import whole
 
 VERSION = '2'  # of the format
 CHECKPOINT, PREPROCESSING = 'checkpoint.json', 'preprocessing.json'

@@ -195,6 +195,9 @@ def test_a_folder_to_write_to_is_new_or_empty(tmp_path):
     job.check_folder(tmp_path)
   with pytest.raises(UserError, match='a is a file; give a folder'):
     job.check_folder(tmp_path / 'a')
+  for check in (job.check_folder, lambda path: job.check_output(path, 'onnx')):
+    with pytest.raises(UserError, match='a, which is not a folder'):
+      check(tmp_path / 'a' / 'b.onnx')
 
 
 def test_the_suffix_chooses_the_format():

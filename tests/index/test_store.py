@@ -408,3 +408,5 @@ def test_what_was_found_is_copied(tmp_path):
   np.testing.assert_array_equal(crop, pixels[3:8, 2:6])
   with pytest.raises(UserError, match='give a new or empty folder'):
     copies.check_folder(str(target))
+  with pytest.raises(UserError, match='a.png, which is not a folder'):
+    copies.check_folder(str(tmp_path / 'a.png' / 'out'))

@@ -1,9 +1,9 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, where they can be written."""
 
 import pytest
 
 from apnet_jax.workdir.json_files import write_json
-from apnet_jax.workdir.whole_files import whole
+from apnet_jax.writing import whole
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):

@@ -1,0 +1,47 @@
+"""Files that are written whole or not at all, where they can be written."""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import pathlib
+
+from apnet_jax.errors import UserError
+
+
+def check_place(path: str | os.PathLike, name: str) -> None:
+  """Checks that a file or a folder can be made at a path.
+
+  Args:
+    path: the path; the folders that it names need not exist.
+    name: the path's name in messages, such as `--json=a.json`.
+
+  Raises:
+    UserError: the nearest folder that exists is a file, or cannot be written.
+  """
+  above = next(p for p in pathlib.Path(path).absolute().parents if p.exists())
+  if not above.is_dir():
+    raise UserError(f'{name} is in {above}, which is not a folder.')
+  if not os.access(above, os.W_OK | os.X_OK):
+    raise UserError(f'{name}: the folder {above} is not writable.')
+
+
+@contextlib.contextmanager
+def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Yields a path to write to, which becomes `path` if the block succeeds.
+
+  Whoever reads `path` finds the file before or after the block, never a part of
+  it. After an error, nothing is left; after a kill, `path` with `.part` behind
+  its name, which the next call replaces.
+
+  Args:
+    path: the file; its folder is made if needed.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(f'{path.name}.part')
+  try:
+    yield part
+    part.replace(path)
+  except BaseException:
+    part.unlink(missing_ok=True)
+    raise
