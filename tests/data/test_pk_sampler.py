@@ -1,6 +1,7 @@
 """Tests of PK sampling: properties of every batch and every epoch."""
 
 import collections
+import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -165,3 +166,11 @@ def test_refuses_what_does_not_fit(P, K, message):
     pk_sampler.steps_per_epoch(labels, P, K)
   with pytest.raises(ValueError, match=message):
     pk_sampler.epoch_batches(labels, P, K, 0, 0)
+
+
+def test_any_two_images_of_a_person_meet_in_a_batch():
+  labels, met = np.zeros(12, int), set()
+  for epoch in range(60):
+    for batch in pk_sampler.epoch_batches(labels, 1, 4, 0, epoch):
+      met |= {*itertools.combinations(sorted(batch.tolist()), 2)}
+  assert len(met) == 12 * 11 // 2

@@ -256,3 +256,24 @@ def test_too_large_for_all_processes_of_a_machine(split, config, monkeypatch):
 def test_names_the_caches_there_are(split, config):
   with pytest.raises(ValueError, match="config.data.cache='disk' is not one"):
     with_cache(split, config, 'disk')
+
+
+def test_processes_share_each_micro_batch():
+  config = common.get_config()
+  config.data.image_size = IMAGE_SIZE
+  config.train.update(P=2, K=4, accumulate=2)
+  numbers = np.arange(15, dtype=np.uint8)[:, None, None, None]
+  split = records.Records(
+    records.to_variable([]),
+    np.repeat([3, 4, 9], 5),
+    np.zeros(15),
+    np.zeros(15, str),
+    numbers + np.zeros((15, *IMAGE_SIZE, 3), np.uint8),
+  )
+  labels = np.repeat(np.arange(3), 5)
+  whole, first, second = (
+    next(records.train_batches(split, labels, config, 0, i, n))['image']
+    for i, n in ((0, 1), (0, 2), (1, 2))
+  )
+  np.testing.assert_array_equal(first, whole[[0, 1, 4, 5]])
+  np.testing.assert_array_equal(second, whole[[2, 3, 6, 7]])

@@ -410,3 +410,22 @@ def test_what_was_found_is_copied(tmp_path):
     copies.check_folder(str(target))
   with pytest.raises(UserError, match='a.png, which is not a folder'):
     copies.check_folder(str(tmp_path / 'a.png' / 'out'))
+
+
+def test_removed_rows_do_not_take_places_of_candidates(folder, monkeypatch):
+  monkeypatch.setattr(codes, 'CANDIDATES', 5)
+  index = store.Index(folder)
+  index.remove(expected(3, range(30), 20))
+  assert len(names(index, 3, 5, fast=True)) == 5
+
+
+def test_fast_search_finds_as_many_as_are_asked_for(folder, monkeypatch):
+  monkeypatch.setattr(codes, 'CANDIDATES', 3)
+  assert len(names(store.Index(folder), 3, 20, fast=True)) == 20
+
+
+def test_a_sample_has_no_removed_rows(folder):
+  index = store.Index(folder)
+  index.remove(['3.jpg', '25.jpg'])
+  rows = index.sample_rows(30).tolist()
+  assert len(rows) == 28 and not {3, 25} & {*rows}

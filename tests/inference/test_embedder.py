@@ -134,3 +134,12 @@ def test_a_fingerprint_tells_networks_and_settings_apart(
   networks.write_workdir(tmp_path / 'seed', seed=1)
   other = Embedder.load(tmp_path / 'seed')
   assert other.fingerprint != embedder.fingerprint
+
+
+def test_another_image_size_is_another_fingerprint(tmp_path, monkeypatch):
+  networks.use_tiny_networks(monkeypatch)
+  config, _ = networks.write_workdir(tmp_path)
+  embedder = Embedder.load(tmp_path)
+  config.data.image_size = (48, 16)
+  json_files.write_json(tmp_path / 'config.json', config.to_dict())
+  assert Embedder.load(tmp_path).fingerprint != embedder.fingerprint

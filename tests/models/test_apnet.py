@@ -5,7 +5,7 @@ import pytest
 
 import apnet_jax
 from apnet_jax.config import CHOICES
-from apnet_jax.models.apnet import initialize, variable_shapes
+from apnet_jax.models.apnet import create_model, initialize, variable_shapes
 from apnet_jax.paper import variants
 from apnet_jax.paper.variants import VARIANTS
 from apnet_jax.training.train_step import reid_loss
@@ -408,3 +408,25 @@ def test_the_multi_part_head_concatenates_its_branches():
   whole, local = out.branches
   assert (whole.feature.shape, whole.logits.shape) == ((2, 2048), (2, 1, 10))
   assert (local.feature.shape, local.logits.shape) == ((2, 512), (2, 2, 10))
+
+
+def test_the_local_branch_of_the_multi_part_head_keeps_its_stride():
+  config = model_config(multi_part=True, last_stride=2)
+  model = create_model(config, 10)
+  _, variables = jax.eval_shape(
+    lambda key, x: model.init_with_output(
+      key, x, capture_intermediates=True, mutable=True
+    ),
+    jax.random.key(0),
+    jnp.zeros((1, 128, 64, 3)),
+  )
+  local = variables['intermediates']['local']['layer4']['__call__'][0]
+  assert local.shape == (1, 8, 4, 2048)
+
+
+def test_the_reduction_of_attention_is_not_that_of_se_blocks():
+  counts = {
+    num_parameters(model_config(se_blocks=True, attention='none', reduction=r))
+    for r in (16, 4)
+  }
+  assert len(counts) == 1

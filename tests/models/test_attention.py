@@ -384,3 +384,12 @@ def test_bfloat16_attention_is_multiplied_and_summed_in_float32():
     (1, 2), keepdims=True
   )
   np.testing.assert_allclose(d_scores, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_averages_of_bfloat16_are_float32():
+  x = 1 + jax.random.uniform(jax.random.key(0), (2, 24, 12, 8))
+  x = x.astype(jnp.bfloat16)
+  found = attention.average(x)
+  assert found.dtype == jnp.float32
+  exact = np.asarray(x, np.float64).mean((1, 2), keepdims=True)
+  np.testing.assert_allclose(found, exact, rtol=1e-5)

@@ -4,8 +4,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from apnet_jax.errors import UserError
 from apnet_jax.models.attention import attend
-from apnet_jax.models.layers import BatchNorm, Conv, MomentNorm, image_moments
+from apnet_jax.models.layers import (
+  BatchNorm,
+  Conv,
+  MomentNorm,
+  check_batch_norm_group,
+  image_moments,
+)
 
 
 class NormByMoments(MomentNorm):
@@ -224,3 +231,20 @@ def test_a_frozen_shift_is_not_trained_and_not_lost(images):
     z, changed = norm.apply(shifted, images, train, mutable=['batch_stats'])
     np.testing.assert_allclose(z, y + shift, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(changed['batch_stats']['bias'], shift)
+
+
+def test_a_group_must_divide_the_images_of_a_device():
+  with pytest.raises(UserError, match='batch_norm_group=6 does not fit 8'):
+    check_batch_norm_group(6, 8, devices=4)
+  check_batch_norm_group(4, 8, devices=4)
+
+
+def test_rounding_does_not_make_a_variance_negative():
+  """The channels are constant: without a bound, some variances are below 0."""
+  x = jnp.broadcast_to(jnp.linspace(1, 300, 200), (2, 3, 5, 200))
+  x = x.astype(jnp.bfloat16)
+  norm = BatchNorm()
+  variables = norm.init(jax.random.key(0), x, False)
+  y, changed = norm.apply(variables, x, True, mutable=['batch_stats'])
+  assert np.isfinite(y).all()
+  assert (changed['batch_stats']['var'] >= 0.9 - 1e-6).all()

@@ -460,3 +460,16 @@ def test_the_name_of_a_card_tells_other_images():
     (False, published | {'has_cameras': False}),  # --ignore_cameras
   ]:
     assert name('0123456789ab', trained, **options) == 'duke-01234567'
+
+
+def test_a_distractor_is_an_identity_that_no_query_has():
+  """As in DukeMTMC-reID: not only identity 0."""
+  benchmark = make_benchmark()
+  gallery = benchmark.gallery
+  pids = np.where(gallery.pids == 0, 35, gallery.pids)
+  gallery = dataclasses.replace(gallery, pids=pids)
+  benchmark = dataclasses.replace(benchmark, gallery=gallery)
+  found = evaluation.evaluate(
+    embed, {}, benchmark, rules(drop_distractors=True)
+  )
+  assert {*pids[found.gallery_rows]} == {*benchmark.query.pids}

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from apnet_jax.models.apnet import create_model
+from apnet_jax.models.heads import Branch, ReidOutput
 from apnet_jax.parallel import batch_layout
 from apnet_jax.parallel.devices import AXIS
 from apnet_jax.training import train_step as train_step_module
@@ -255,3 +256,17 @@ def test_each_step_and_seed_augments_in_another_way(monkeypatch):
     for step, seed in ((0, 0), (1, 0), (2, 0), (0, 1), (0, 0))
   }
   assert len(keys) == 4
+
+
+def test_hardest_distances_are_those_of_the_global_branch():
+  x = jnp.array([[0.0], [1.0], [3.0], [7.0]])
+  branches = tuple(Branch(s * x, jnp.zeros((4, 1, 2))) for s in (1, 5))
+  output = ReidOutput(None, None, jnp.zeros((4, 2)), branches)
+  labels, config = jnp.array([0, 0, 1, 1]), common.get_config().train
+  _, found = jax.vmap(
+    lambda one: train_step_module.reid_loss(one, labels, config, AXIS),
+    axis_name=AXIS,
+  )(jax.tree.map(lambda leaf: leaf[None], output))
+  positive, negative = found['hardest_positive'], found['hardest_negative']
+  np.testing.assert_allclose(positive[0], (1 + 1 + 4 + 4) / 4, rtol=1e-5)
+  np.testing.assert_allclose(negative[0], (3 + 2 + 2 + 6) / 4, rtol=1e-5)

@@ -556,3 +556,25 @@ def test_a_json_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
   with pytest.raises(OSError, match='full'):
     json_files.write_json(path, {'a': 2})
   assert json_files.read_json(path) == {'a': 1}
+
+
+def test_a_step_that_is_damaged_twice_is_put_aside_twice(tmp_path):
+  for _ in range(2):
+    with Checkpoints(tmp_path) as checkpoints:
+      for step in {1, 2} - {*checkpoints.candidates('last')}:
+        checkpoints.save(step, state(step))
+    (tmp_path / 'checkpoints/2/default/manifest.ocdbt').unlink()
+    with Checkpoints(tmp_path) as checkpoints:
+      restored, _ = checkpoints.restore_latest(state(0))
+    assert int(restored['step']) == 1
+    assert names(tmp_path) == {'1', '2.damaged'}
+
+
+def test_of_equally_good_checkpoints_the_latest_is_kept(tmp_path):
+  with Checkpoints(tmp_path) as checkpoints:
+    for step in range(1, 6):
+      checkpoints.save(step, state(step))
+      if step < 4:
+        checkpoints.add_figures(step, {'mAP': 0.5})
+    assert checkpoints.step('best') == 3
+  assert names(tmp_path) == {'3', '4', '5'}
