@@ -59,10 +59,21 @@ def small(**fields):
   return config
 
 
+SHAPES = {}  # of networks, which take seconds to trace
+
+
+def shapes_of(config, num_classes, image_size):
+  """Returns `variable_shapes` of a network, traced once for all tests."""
+  key = config.to_json(), num_classes, image_size
+  if key not in SHAPES:
+    model = apnet_jax.create_model(config, num_classes)
+    SHAPES[key] = variable_shapes(model, image_size)
+  return SHAPES[key]
+
+
 def random_state_dict(config, num_classes=11, image_size=(32, 16)):
   """Returns a state dict that fits a network, with the recipe's values."""
-  model = apnet_jax.create_model(config, num_classes)
-  shapes = variable_shapes(model, image_size)
+  shapes = shapes_of(config, num_classes, image_size)
   leaves = {
     path: leaf
     for path, leaf in torch_weights.traverse_util.flatten_dict(shapes).items()
@@ -201,7 +212,9 @@ def test_every_network_makes_the_round_trip(fields):
   if config.attention == 'spatial':
     size = (64, 32)
   given = random_state_dict(config, image_size=size)
-  variables = load_torch_weights(given, config, 11, image_size=size)
+  variables = torch_weights.import_weights(
+    given, shapes_of(config, 11, size), config
+  ).variables
   back = to_state_dict(variables)
   counters = {k for k in back if k.endswith('num_batches_tracked')}
   assert len(counters) == sum(k.endswith('running_mean') for k in back) > 10
@@ -240,7 +253,7 @@ def test_imagenet_weights_go_into_the_backbone(backbone, head):
       k.replace('.norm1.', '.norm.1.').replace('.conv2.', '.conv.2.'): v
       for k, v in weights.items()
     }
-  variables = variable_shapes(apnet_jax.create_model(config, 11), (96, 96))
+  variables = shapes_of(config, 11, (96, 96))
   imported = torch_weights.import_weights(weights, variables, config)
   back = to_state_dict(
     {kind: {'base': v['base']} for kind, v in imported.variables.items()}
