@@ -13,11 +13,9 @@ from apnet_jax.errors import UserError
 from apnet_jax.paper.tables import Row, Table
 from apnet_jax.training import recipe
 
-# Fields of `config.model` that the rows of a table set, or that depend on them.
-SET_BY_ROWS = (
-  'attention', 'levels', 'radix', 'stacked', 'se_blocks', 'multi_part',
-  'sites', 'order', 'split_attention', 'norm_after_split', 'hidden',
-)  # fmt: skip
+# What every row sets. With these values, all other fields of the network have
+# an effect.
+SET_BY_ROWS = {'attention': 'channel', 'levels': 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +74,12 @@ def read_config(words: Sequence[str]) -> ml_collections.ConfigDict:
 
 def recipe_hash(config: ml_collections.ConfigDict) -> str:
   """Returns the hash of what the networks of a table have in common."""
-  # A row may give an effect to a field that has none here.
-  fields = recipe.changed_fields(config)
-  set_by_rows = {f'model.{name}' for name in SET_BY_ROWS} | {'seed'}
-  return recipe.digest(
-    {n: v for n, v in fields.items() if n not in set_by_rows}
-  )
+  base = config.copy_and_resolve_references()
+  base.model.update(SET_BY_ROWS)
+  # A row may give an effect to a field of training that has none here.
+  fields = recipe.changed_fields(base)
+  fields.pop('seed', None)
+  return recipe.digest(fields)
 
 
 def plan(

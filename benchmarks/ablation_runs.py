@@ -23,6 +23,8 @@ import sys
 import time
 from typing import IO, Any
 
+import ml_collections
+
 from apnet_jax.errors import UserError
 from apnet_jax.workdir import run_files
 from apnet_jax.workdir.json_files import read_json
@@ -70,6 +72,19 @@ class Target:
   def file_name(self) -> str:
     """Name of the files of its evaluation, without a suffix."""
     return f'{self.full_name.replace("/", "_")}-{self.label}'
+
+  def configure(
+    self, config: ml_collections.ConfigDict
+  ) -> ml_collections.ConfigDict:
+    """Returns a run's configuration with these images, as eval.py makes it."""
+    from data.targets import choose  # imports TensorFlow
+
+    return choose(
+      config,
+      [self.dataset],
+      [str(self.directory)],
+      self.allow_other_counts or None,
+    )[self.dataset]
 
   def is_of(self, line: Mapping[str, Any]) -> bool:
     """Returns whether a line of results.jsonl is about these images.
@@ -124,19 +139,27 @@ class Results:
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
   """Reads a file with a JSON object on each line; a missing file is empty.
 
-  A last line without an end was being written when its process was killed. It
-  is left out.
+  A last line that was being written when its process was killed is left out.
 
   Raises:
     UserError: another line is damaged.
   """
   if not path.exists():
     return []
-  lines = path.read_text().split('\n')[:-1]
+  *lines, last = path.read_text().split('\n')
+  lines += [last] * _is_whole(last)
   try:
     return [json.loads(line) for line in lines if line.strip()]
   except ValueError as error:
     raise UserError(f'{path} is damaged: {error}') from error
+
+
+def _is_whole(last: str) -> bool:
+  """Returns whether text after the last line end is a line, as of an editor."""
+  try:
+    return isinstance(json.loads(last), dict)
+  except ValueError:
+    return False
 
 
 def append_line(path: pathlib.Path, line: Mapping[str, Any]) -> None:
@@ -149,7 +172,12 @@ def append_line(path: pathlib.Path, line: Mapping[str, Any]) -> None:
   with path.open('ab+') as file:
     fcntl.flock(file, fcntl.LOCK_EX)
     file.seek(0)
-    file.truncate(file.read().rfind(b'\n') + 1)
+    before = file.read()
+    end = before.rfind(b'\n') + 1
+    if _is_whole(before[end:].decode(errors='replace')):
+      data = b'\n' + data
+    else:
+      file.truncate(end)
     file.write(data)
     file.flush()
     os.fsync(file.fileno())

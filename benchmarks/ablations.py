@@ -25,6 +25,8 @@ import io
 import pathlib
 import sys
 
+import ml_collections
+
 from apnet_jax.commands import complexity
 from apnet_jax.errors import UserError, naming_flags
 from apnet_jax.paper.tables import TABLES, Table, first_name
@@ -198,7 +200,7 @@ def train(args: argparse.Namespace) -> int:
     raise UserError(
       f'{args.table} evaluates networks on other images: give --target.'
     )
-  check_images(runs[0], results)
+  check_images(runs[0], targets, results)
   outcomes = []
   for number, run in enumerate(runs, 1):
     print(f'{number}/{len(runs)} {run.name}', flush=True)
@@ -210,25 +212,45 @@ def train(args: argparse.Namespace) -> int:
   return 2 if 'failed' in outcomes else 0
 
 
-def check_images(run: Run, results: Results) -> None:
-  """Checks that the results of a recipe were trained on the present images.
+def check_images(run: Run, targets: Sequence[Target], results: Results) -> None:
+  """Checks that the results of a recipe are those of the present images.
+
+  Args:
+    run: a run of the recipe.
+    targets: other images that the networks are evaluated on.
+    results: the results.
 
   Raises:
-    UserError: they were trained on others, or the images cannot be listed.
+    UserError: they are of others, or the images cannot be listed.
   """
-  if ',' in run.config.data.name:
-    return  # each run's workdir tells
+  lines = [line for line in results.read() if line['recipe'] == run.recipe]
+  if ',' not in run.config.data.name:  # else, each run's workdir tells
+    now = _fingerprint(run.config)
+    for line in lines:
+      before = line['card']['checkpoint']['trained_on']['fingerprint']
+      if before != now:
+        raise UserError(
+          f'--results={results.folder} has runs that were trained on other'
+          f' images ({before}, now {now}): give another folder.'
+        )
+  for target in targets:
+    now = _fingerprint(target.configure(run.config))
+    for line in filter(target.is_of, lines):
+      before = line['card']['fingerprint']
+      if before != now:
+        raise UserError(
+          f'--results={results.folder} has results on other images in a folder'
+          f' {target.label} ({before}, now {now}): rename the folder of'
+          ' --target, or give another results folder.'
+        )
+
+
+def _fingerprint(config: ml_collections.ConfigDict) -> str:
+  """Returns the fingerprint of the images of a configuration."""
   from data import listing
 
   with contextlib.redirect_stdout(io.StringIO()):
-    now = listing.read(run.config.data).fingerprint
-  for line in results.read():
-    before = line['card']['checkpoint']['trained_on']['fingerprint']
-    if line['recipe'] == run.recipe and before != now:
-      raise UserError(
-        f'--results={results.folder} has runs that were trained on other images'
-        f' ({before}, now {now}): give another folder.'
-      )
+    return listing.read(config.data).fingerprint
 
 
 def dry_run(args: argparse.Namespace) -> int:

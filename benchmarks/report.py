@@ -10,10 +10,11 @@ the mean over the seeds, with the standard deviation between them.
 
 Differences are those to the row that the paper compares with, which is level 0
 in Table II. Two kinds of chance stand side by side. The interval is a paired
-bootstrap over the queries, of the mean over the seeds: it tells what other
-queries might give. The differences of the single seeds tell what other
-trainings might give. A star marks an interval without zero, if at least two
-seeds were run and all agree in sign.
+bootstrap over the people of the queries, of the mean over the seeds: it tells
+what other people might give. (Over single queries, for cards of earlier
+versions, which do not tell people.) The differences of the single seeds tell
+what other trainings might give. A star marks an interval without zero, if at
+least two seeds were run and all agree in sign.
 
 --update writes the tables of a page anew. A table stands between the lines
 `<!-- report: TABLE IMAGES TARGET -->` and `<!-- end of report -->`. Without
@@ -23,7 +24,7 @@ the published images.
 
 import argparse
 import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
@@ -34,10 +35,12 @@ from typing import Any
 
 import numpy as np
 
+from apnet_jax import config
 from apnet_jax.errors import UserError
 from apnet_jax.paper.tables import COLUMNS, TABLES, Row, Table, first_name
 from apnet_jax.paper.variants import VARIANTS
 from apnet_jax.retrieval import comparison
+from apnet_jax.retrieval.card import WHOLE_GALLERY
 from apnet_jax.workdir.json_files import read_json
 from benchmarks.ablation_runs import RESULTS_FILE, read_lines
 from benchmarks.ablations import COUNTS_FILE
@@ -59,9 +62,11 @@ class Group:
 
   Attributes:
     lines: results by row and seed; see `Row.name_in_results`.
+    published: fingerprints of training images that are the published ones.
   """
 
   lines: Mapping[str, Mapping[int, Line]]
+  published: Collection[str] = ()
 
   @property
   def all(self) -> list[Line]:
@@ -80,8 +85,10 @@ class Group:
     trained, evaluated = card['checkpoint']['trained_on'], card['dataset']
     if not card.get('as_published'):
       return ''
-    if trained['dataset'] == evaluated:
+    if self.sample['target'] is None:
       return evaluated
+    if trained['fingerprint'] not in self.published:
+      return ''
     return f'{trained["dataset"]} > {evaluated}'
 
   def figures(self, row: Row, name: str) -> list[float]:
@@ -98,7 +105,7 @@ class Difference:
 
   Attributes:
     seeds: the difference for each seed that both have.
-    interval: lower and upper end of the bootstrap over the queries.
+    interval: lower and upper end of the bootstrap over the people.
   """
 
   seeds: Mapping[int, float]
@@ -111,7 +118,7 @@ class Difference:
 
   @property
   def is_clear(self) -> bool:
-    """True if all seeds and the interval over queries show a difference.
+    """True if all seeds and the interval over people show a difference.
 
     The interval has no zero, and at least two seeds have the same sign.
     """
@@ -121,18 +128,32 @@ class Difference:
     return apart and len(self.seeds) > 1 and len(signs) == 1
 
 
-def group(lines: Iterable[Line]) -> list[Group]:
+def group(
+  lines: Iterable[Line], published: Collection[str] = ()
+) -> list[Group]:
   """Separates results whose figures cannot be compared.
 
   Args:
-    lines: lines of results.jsonl. Of two that differ in nothing, the last one
-      counts.
+    lines: lines of results.jsonl. Of two with the same configuration, the last
+      one counts.
+    published: see `Group`.
+
+  Raises:
+    UserError: two networks have the same row, seed and recipe.
   """
   groups: dict[str, dict] = {}
   for line in lines:
     found = groups.setdefault(_protocol(line), collections.defaultdict(dict))
+    before = found[line['variant']].get(line['seed'], line)
+    if before['configuration'] != line['configuration']:
+      raise UserError(
+        f'{line["variant"]}, seed {line["seed"]}, recipe {line["recipe"]}: two'
+        f' configurations ({before["configuration"]} and'
+        f' {line["configuration"]}) cannot share a cell of a table. Keep their'
+        ' lines in two files.'
+      )
     found[line['variant']][line['seed']] = line
-  return [Group(lines) for lines in groups.values()]
+  return [Group(lines, published) for lines in groups.values()]
 
 
 def _protocol(line: Line) -> str:
@@ -171,17 +192,17 @@ def difference(results: Group, row: Row) -> Difference | None:
     return None
   per_query = []
   for seed in seeds:
-    names, values = comparison.paired_differences(
+    found = comparison.paired_differences(
       theirs[seed]['card'], ours[seed]['card']
     )
-    if 'mAP' not in names:
+    if found is None or 'mAP' not in found.names:
       raise UserError(
         f'{row.name} and {row.against}, seed {seed}: the cards do not have'
         ' figures of the same queries.'
       )
-    per_query.append(100 * values[:, names.index('mAP')])
+    per_query.append(100 * found.values[:, found.names.index('mAP')])
   interval = comparison.bootstrap_intervals(
-    np.mean(per_query, axis=0)[:, None], LEVEL, SAMPLES, SEED
+    np.mean(per_query, axis=0)[:, None], found.people, LEVEL, SAMPLES, SEED
   )[0]
   means = {seed: float(v.mean()) for seed, v in zip(seeds, per_query)}
   return Difference(means, tuple(interval.tolist()))
@@ -239,7 +260,7 @@ def _notes(
 def _difference_heads(table: Table) -> list[str]:
   against = {row.against for row in table.rows} - {''}
   title = VARIANTS[against.pop()].title if len(against) == 1 else 'its baseline'
-  return [f'mAP minus {title}', 'interval over queries', 'by seed']
+  return [f'mAP minus {title}', '95% interval', 'by seed']
 
 
 def _published(row: Row, key: str) -> list[str]:
@@ -286,14 +307,34 @@ def heading(table: Table, results: Group) -> str:
   backbones = _listed(network['backbone'] for network in networks)
   sizes = _listed('{}x{}'.format(*n['image_size']) for n in networks)
   steps = _listed(one['card']['checkpoint']['step'] for one in results.all)
+  rules = ''.join(f'; {rule}' for rule in other_rules(card['protocol']))
   images = line['target'] or line['images']
   trained = f', trained on {line["images"]}' if line['target'] else ''
   other = ', not the published images' * (card['as_published'] is False)
   return (
     f'**{table.title}, {images}** ({card["dataset"]}{other}{trained};'
     f' {card["queries"]["valid"]} queries; {backbones}, {sizes} pixels,'
-    f' {steps} steps)'
+    f' {steps} steps{rules})'
   )
+
+
+def other_rules(protocol: Mapping[str, Any]) -> list[str]:
+  """Returns the rules of an evaluation that differ from the default ones."""
+  usual = config.get_config().eval
+  defaults = {
+    'ap': usual.ap,
+    'cmc': WHOLE_GALLERY,
+    'distance': usual.distance,
+    'distractors': 'kept',
+    'feature': usual.feature,
+    'flip': usual.flip,
+    'rules': 'market1501',
+  }
+  return [
+    f'{name}: {protocol[name]}'
+    for name, value in defaults.items()
+    if protocol.get(name, value) != value
+  ]
 
 
 def _listed(values: Iterable) -> str:
@@ -303,20 +344,22 @@ def _listed(values: Iterable) -> str:
 def published_table(table: Table, groups: Sequence[Group]) -> list[str]:
   """Returns a Markdown table of the paper's figures, with ours beside them.
 
+  Below it, a line says what each column of ours was measured on.
+
   Args:
     table: table of the paper.
     groups: results. Only those on the published images are shown, each recipe
       in a column of its own.
   """
   keys = list(dict.fromkeys(key for row in table.rows for key in row.published))
-  head, columns = ['network'], []
+  head, columns, shown = ['network'], [], []
   for key in keys:
     ours = [one for one in groups if one.published_key == key]
-    several = len(ours) > 1
-    head += [key] + [
-      f'here, recipe {one.sample["recipe"]}' if several else 'here'
-      for one in ours or [None]
-    ]
+    head.append(key)
+    for one in ours:
+      shown.append(one)
+      head.append(f'here ({len(shown)})')
+    head += ['here'] * (not ours)
     columns.append((key, ours))
   lines = _head([*head, 'fields of `config.model`'])
   for row in table.rows:
@@ -326,6 +369,9 @@ def published_table(table: Table, groups: Sequence[Group]) -> list[str]:
       cells.append(' '.join(f'{value:.1f}' for value in figures))
       cells += [_ours(one, row) for one in ours] or [NOT_RUN]
     lines.append(_row([*cells, _fields(row)]))
+  for number, one in enumerate(shown, 1):
+    recipe = one.sample['recipe']
+    lines += ['', f'here ({number}): recipe {recipe}. {heading(table, one)}']
   return lines
 
 
@@ -387,7 +433,7 @@ def select(
       training set, or for any target if the table is across data sets.
   """
   names = {row.name_in_results for row in table.rows}
-  return group(
+  chosen = (
     line
     for line in lines
     if line['variant'] in names
@@ -398,6 +444,12 @@ def select(
       else (line['target'] is not None) == table.across
     )
   )
+  published = {
+    line['card']['fingerprint']
+    for line in lines
+    if line['target'] is None and line['card'].get('as_published')
+  }
+  return group(chosen, published)
 
 
 def make_tables(

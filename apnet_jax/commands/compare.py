@@ -5,10 +5,10 @@
   python -m apnet_jax compare --ckpt=runs/market A.jpg B.jpg
 
 For two cards the command prints a table of the figures, with a confidence
-interval of the difference B - A. The interval is a paired bootstrap: queries
-are drawn with replacement, and both cards are averaged over the same draw. The
-interval does not cover the variation between training runs with other seeds,
-which is often larger.
+interval of the difference B - A. The interval is a paired bootstrap: the people
+of the queries are drawn with replacement, and both cards are averaged over the
+same draw. The interval does not cover the variation between training runs with
+other seeds, which is often larger.
 Cards with different rules or images are an error unless --unlike is given.
 For two folders, those of eval.py --report or workdirs that have one in
 `report`, --report=DIR also writes a page that shows their ranked lists side by
@@ -195,7 +195,7 @@ def command() -> Callable:
     'level', 0.95, 'Confidence level of the intervals.', 0.5, 0.9999
   )
   samples = flags.DEFINE_integer(
-    'samples', 10_000, 'Number of bootstrap samples of the queries.', 100
+    'samples', 10_000, 'Number of bootstrap samples of the people.', 100
   )
   seed = flags.DEFINE_integer('seed', 0, 'Seed of the bootstrap.', 0)
 

@@ -132,6 +132,7 @@ def result_card(
       'valid': result.num_valid_queries,
       'skipped': result.num_skipped_queries,
       'names': digest(benchmark.query),
+      'people': person_numbers(benchmark.query.pids),
       'figures': {name: _rounded(v) for name, v in per_query.items()},
     },
     'gallery': gallery_counts(benchmark),
@@ -216,6 +217,12 @@ def digest(split: Split) -> str:
   images = split.averaged.images if split.averaged else split
   lines = '\n'.join(map(str, images.paths))
   return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+
+def person_numbers(pids: np.ndarray) -> list[int]:
+  """Numbers the identities of images from 0, in the order they come in."""
+  numbers: dict[int, int] = {}
+  return [numbers.setdefault(pid, len(numbers)) for pid in pids.tolist()]
 
 
 def checkpoint_entry(

@@ -1,6 +1,7 @@
-"""Compares two result cards, with a bootstrap interval over the queries."""
+"""Compares two result cards, with a bootstrap interval over the people."""
 
 from collections.abc import Iterator, Mapping
+import dataclasses
 
 import numpy as np
 
@@ -53,6 +54,11 @@ def _check(name: str, card) -> None:
     raise UserError(f'{name}: queries.figures is not a JSON object.')
   for figure, values in per_query.items():
     _check_values(f'{name}: {figure} of the queries', values)
+  people = card['queries'].get('people', [])
+  if not isinstance(people, list) or not all(type(p) is int for p in people):
+    raise UserError(f'{name}: queries.people is not a list of numbers.')
+  if people and any(len(v) != len(people) for v in per_query.values()):
+    raise UserError(f'{name}: queries.people is not one number for each query.')
 
 
 def _check_values(name: str, values) -> None:
@@ -130,45 +136,78 @@ def incompatibilities(a: Mapping, b: Mapping) -> list[str]:
   return found
 
 
-def paired_differences(a: Mapping, b: Mapping) -> tuple[list[str], np.ndarray]:
-  """Subtracts the figures of each query in card A from those in card B.
+@dataclasses.dataclass(frozen=True)
+class Differences:
+  """Figures of card B minus those of card A, for each query.
 
-  Valid queries are those with a true match.
+  Attributes:
+    names: names of the figures.
+    values: [valid queries, figures], as fractions of 1. Valid queries are those
+      with a true match.
+    people: int [valid queries], number of the person of each query; None if
+      neither card tells.
+  """
+
+  names: list[str]
+  values: np.ndarray
+  people: np.ndarray | None
+
+  @property
+  def drawn(self) -> str:
+    """What a bootstrap sample is drawn from, as text."""
+    queries = f'{len(self.values):,} queries'
+    if self.people is None:
+      return queries
+    return f'{len(np.unique(self.people)):,} people with {queries}'
+
+
+def paired_differences(a: Mapping, b: Mapping) -> Differences | None:
+  """Subtracts the figures of each query in card A from those in card B.
 
   Args:
     a: result card A.
     b: result card B.
 
   Returns:
-    The names of the figures, and differences [valid queries, figures] as
-    fractions of 1. Both are empty unless both cards have the figures of the
-    same valid queries.
+    None unless both cards have figures of the same valid queries.
   """
   a, b = a['queries'], b['queries']
   names = [n for n in a.get('figures', {}) if n in b.get('figures', {})]
   if a.get('names') is None or a['names'] != b.get('names') or not names:
-    return [], np.zeros((0, 0))
+    return None
   first, second = (
     [np.array(card['figures'][name], np.float64) for name in names]
     for card in (a, b)
   )
   if len({len(values) for values in first + second}) > 1:
-    return [], np.zeros((0, 0))
+    return None
   first, second = np.stack(first, 1), np.stack(second, 1)
   skipped = np.isnan(first)
   if (skipped != np.isnan(second)).any() or skipped.all():
-    return [], np.zeros((0, 0))
-  return names, (second - first)[~skipped.any(1)]
+    return None
+  valid = ~skipped.any(1)
+  # Cards of earlier versions do not tell people; equal names are equal people.
+  people = a.get('people') or b.get('people')
+  return Differences(
+    names, (second - first)[valid], np.array(people)[valid] if people else None
+  )
 
 
 def bootstrap_intervals(
-  values: np.ndarray, level: float, samples: int, seed: int
+  values: np.ndarray,
+  people: np.ndarray | None,
+  level: float,
+  samples: int,
+  seed: int,
 ) -> np.ndarray:
   """Computes percentile intervals of means by the bootstrap (Efron, 1979).
 
+  People are drawn with replacement, each with all queries that show the person,
+  because such queries are alike.
+
   Args:
-    values: [queries, figures]; queries are drawn with replacement, all figures
-      of a query together.
+    values: [queries, figures].
+    people: int [queries], person of each query; None draws single queries.
     level: confidence level, as 0.95.
     samples: number of bootstrap samples.
     seed: seed of the random numbers.
@@ -176,11 +215,20 @@ def bootstrap_intervals(
   Returns:
     [figures, 2], lower and upper ends.
   """
-  rng, number = np.random.default_rng(seed), len(values)
+  if people is None:
+    people = np.arange(len(values))
+  _, people, queries = np.unique(
+    people, return_inverse=True, return_counts=True
+  )
+  number = len(queries)
+  sums = np.zeros((number, values.shape[1]))
+  np.add.at(sums, people, values)
+  rng = np.random.default_rng(seed)
   means = np.empty((samples, values.shape[1]))
   for sample in range(samples):
     drawn = rng.integers(number, size=number, dtype=np.int32)
-    means[sample] = np.bincount(drawn, minlength=number) @ values / number
+    times = np.bincount(drawn, minlength=number)
+    means[sample] = times @ sums / (times @ queries)
   tail = (1 - level) / 2
   return np.quantile(means, [tail, 1 - tail], axis=0).T
 
@@ -201,11 +249,13 @@ def compare(
     Lines with figures in percent. There are no intervals unless both cards have
     figures of the same queries.
   """
-  paired, values = paired_differences(a, b)
+  paired = paired_differences(a, b)
   intervals = {}
   if paired:
-    found = 100 * bootstrap_intervals(values, level, samples, seed)
-    intervals = dict(zip(paired, found))
+    found = bootstrap_intervals(
+      paired.values, paired.people, level, samples, seed
+    )
+    intervals = dict(zip(paired.names, 100 * found))
   last = f'{100 * level:g}% interval' if paired else ''
   first, second = table_figures(a), table_figures(b)
   names = [name for name in first if name in second]
@@ -221,8 +271,8 @@ def compare(
       line += '' if low <= 0 <= high else ' *'
     lines.append(line)
   lines.append(
-    f'* zero is not in the interval. Paired bootstrap: {len(values):,} queries,'
-    f' drawn {samples:,} times, the same for both cards.'
+    f'* zero is not in the interval. Paired bootstrap: {paired.drawn}, drawn'
+    f' {samples:,} times, the same for both cards.'
     if paired
     else 'No interval: the cards do not have figures of the same queries.'
   )

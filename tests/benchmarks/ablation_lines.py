@@ -34,6 +34,7 @@ def make_line(
       'valid': len(ap),
       'skipped': 0,
       'names': 'q',
+      'people': list(range(len(ap))),
       'figures': {'mAP': list(ap)},
     },
     'network': {'backbone': 'resnet14', 'image_size': [64, 32]},

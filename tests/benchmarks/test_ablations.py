@@ -165,6 +165,21 @@ def test_a_field_that_only_some_rows_use_is_of_the_recipe():
   assert plan('recipes', *label)[0].recipe == usual
 
 
+@pytest.mark.parametrize(
+  'override',
+  [
+    'hidden=16', 'multi_part=True', 'norm_after_split=True',
+    'order=fine_to_coarse', 'radix=4', 'reduction=8', 'se_blocks=True',
+    'sites=(4,)', 'split_attention=shared', 'stacked=True',
+  ],
+)  # fmt: skip
+def test_another_network_for_all_rows_is_another_recipe(override):
+  usual = plan('table2')
+  others = plan('table2', f'model.{override}')
+  assert {run.recipe for run in others}.isdisjoint({usual[0].recipe})
+  assert len({run.recipe for run in others}) == 1
+
+
 def test_the_hashes_of_the_records_hold():
   """A later version must not train them again."""
   record = ablation_runs.ROOT / 'docs/records/ablations/results.jsonl'
@@ -438,6 +453,10 @@ def test_a_line_that_was_cut_off_is_replaced(tmp_path):
   assert ablation_runs.read_lines(file) == [{'a': 1}]
   ablation_runs.append_line(file, {'a': 3})
   assert ablation_runs.read_lines(file) == [{'a': 1}, {'a': 3}]
+  file.write_text('{"a": 1}\n{"a": 2}')  # as an editor may leave it
+  assert ablation_runs.read_lines(file) == [{'a': 1}, {'a': 2}]
+  ablation_runs.append_line(file, {'a': 3})
+  assert ablation_runs.read_lines(file) == [{'a': 1}, {'a': 2}, {'a': 3}]
   file.write_text('{\n{"a": 1}\n')
   with pytest.raises(UserError, match='results.jsonl is damaged'):
     ablation_runs.read_lines(file)
@@ -535,6 +554,31 @@ def test_other_images_are_refused(monkeypatch, tmp_path, capsys):
   ablation_runs.append_line(tmp_path / 'results.jsonl', line)
   assert ablations.main(['table6', f'--results={tmp_path}']) == 2
   assert 'trained on other images (abc, now now)' in capsys.readouterr().err
+
+
+def test_other_images_of_a_target_are_refused(monkeypatch, tmp_path, capsys):
+  from data import listing
+
+  def read(data):
+    other = data.name == 'dukemtmc_reid'
+    assert not other or data.dir == str(folder) and not data.ignore_cameras
+    return type('Listing', (), {'fingerprint': 'now' if other else 'abc'})
+
+  monkeypatch.setattr(listing, 'read', read)
+  folder, results = tmp_path / 'duke', tmp_path / 'results'
+  folder.mkdir()
+  line = {'target_dataset': 'dukemtmc_reid', 'card_fingerprint': 'before'}
+  recipe = plan('table7', 'data.ignore_cameras')[0].recipe
+  ablation_runs.append_line(
+    results / 'results.jsonl', make_line(target='duke', recipe=recipe, **line)
+  )
+  words = [
+    'table7', '--override=data.ignore_cameras', f'--target=duke={folder}',
+    f'--results={results}',
+  ]  # fmt: skip
+  assert ablations.main(words) == 2
+  message = 'other images in a folder duke (before, now now)'
+  assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -165,9 +165,59 @@ def test_two_recipes_have_columns_of_their_own():
   ]
   groups = report.group(lines)
   head, _, *rows = report.published_table(TABLES['table2'], groups)
-  assert 'here, recipe r | here, recipe s | dukemtmc_reid' in head
+  assert 'here (1) | here (2) | dukemtmc_reid' in head
   row = cells('\n'.join(rows), 'APNet-C_2')
   assert row[2:4] == ['50.0, 50.0, 100.0', '60.0, 60.0, 100.0']
+
+
+def test_columns_say_what_they_are():
+  lines = [
+    make_line(card_as_published=True, card_fingerprint=version)
+    for version in ('v1', 'v2')
+  ]
+  lines[1]['card']['protocol'] = {'ap': 'step', 'distractors': 'dropped'}
+  groups = report.group(lines)
+  text = report.published_table(TABLES['table2'], groups)
+  assert 'here (1) | here (2) | dukemtmc_reid' in text[0]
+  first, second = (line for line in text if line.startswith('here ('))
+  assert first.startswith('here (1): recipe r. **Table II, photos**')
+  assert 'resnet14, 64x32 pixels, 9 steps)' in first
+  assert second.endswith('9 steps; distractors: dropped)')
+
+
+@pytest.mark.parametrize('published', [True, False])
+def test_results_on_targets_are_published_if_the_training_was(published):
+  """Other training images give other figures on the published target."""
+  lines = [
+    make_line(card_as_published=published),
+    make_line(
+      target='duke', card_dataset='dukemtmc_reid', card_fingerprint='duke',
+      card_as_published=True,
+    ),
+  ]  # fmt: skip
+  (found,) = report.select(TABLES['table7'], lines, '', '')
+  key = 'market1501 > dukemtmc_reid'
+  assert found.published_key == (key if published else '')
+  text = report.make_tables(TABLES['table7'], lines)
+  assert ('paper: mAP' in text) == published
+
+
+def test_two_networks_cannot_share_a_cell():
+  lines = [make_line(), make_line(configuration='other')]
+  with pytest.raises(UserError, match='two configurations'):
+    report.group(lines)
+  assert len(only([make_line(), make_line()]).all) == 1  # the last one counts
+
+
+def test_queries_of_one_person_count_together():
+  aps = (0.2,) * 4 + (0.5,) * 4
+  lines = [make_line('apnet_c0', ap=(0.2,) * 8), make_line('apnet_c2', ap=aps)]
+  single = report.difference(only(lines), TABLE.rows[1]).interval
+  for line in lines:
+    line['card']['queries']['people'] = [0] * 4 + [1] * 4
+  pairs = report.difference(only(lines), TABLE.rows[1]).interval
+  assert pairs == pytest.approx((0, 30), abs=1e-9)
+  assert pairs[1] - pairs[0] > single[1] - single[0]
 
 
 def test_a_page(tmp_path):

@@ -68,16 +68,54 @@ def test_a_table_of_two_cards(cards, tmp_path, capsys):
 
 
 def test_the_interval_is_that_of_scipy(cards):
-  names, values = comparison.paired_differences(*cards)
-  assert names == ['mAP', 'mINP', 'Rank-1', 'Rank-5', 'Rank-10']
-  assert len(values) == QUERIES - 1
-  found = comparison.bootstrap_intervals(values, 0.9, samples=4000, seed=0)
-  for column, (low, high) in zip(values.T[:2], found):
+  paired = comparison.paired_differences(*cards)
+  assert paired.names == ['mAP', 'mINP', 'Rank-1', 'Rank-5', 'Rank-10']
+  assert len(paired.values) == QUERIES - 1
+  found = comparison.bootstrap_intervals(
+    paired.values, None, 0.9, samples=4000, seed=0
+  )
+  for column, (low, high) in zip(paired.values.T[:2], found):
     expected = scipy.stats.bootstrap(
       (column,), np.mean, confidence_level=0.9, n_resamples=4000,
       method='percentile', rng=np.random.default_rng(1),
     ).confidence_interval  # fmt: skip
     np.testing.assert_allclose((low, high), expected, atol=0.05 * column.std())
+
+
+def test_queries_of_one_person_are_drawn_together():
+  """Copies of a query make the interval no shorter."""
+  values = np.random.default_rng(0).normal(size=(40, 2))
+  copies, people = np.repeat(values, 4, axis=0), np.repeat(np.arange(40), 4)
+
+  def interval(*data):
+    return comparison.bootstrap_intervals(*data, 0.9, samples=2000, seed=1)
+
+  expected = interval(values, None)
+  np.testing.assert_allclose(interval(copies, people), expected)
+  shuffled = np.random.default_rng(2).permutation(160)
+  np.testing.assert_allclose(
+    interval(copies[shuffled], people[shuffled]), expected
+  )
+  shorter = np.diff(interval(copies, None)) / np.diff(expected)
+  np.testing.assert_allclose(shorter, 0.5, atol=0.05)
+  # A mean over queries, so that people with more queries count more.
+  (one, *_) = interval(np.array([[0.0], [0.0], [3.0]]), np.array([7, 7, 7]))
+  np.testing.assert_allclose(one, [1, 1])
+
+
+def test_people_of_older_cards_are_those_of_the_other_card(cards):
+  people = cards[0]['queries']['people']
+  assert people == list(range(QUERIES))
+  first = comparison.paired_differences(*cards)
+  np.testing.assert_array_equal(first.people, people[1:])  # 0 has no match
+  assert first.drawn == '59 people with 59 queries'
+  older = [copy.deepcopy(card) for card in cards]
+  del older[0]['queries']['people']
+  found = comparison.paired_differences(*older)
+  np.testing.assert_array_equal(found.people, first.people)
+  del older[1]['queries']['people']
+  found = comparison.paired_differences(*older)
+  assert found.people is None and found.drawn == '59 queries'
 
 
 def test_the_same_card_differs_by_nothing(cards):

@@ -244,6 +244,10 @@ def test_a_card_says_how_it_was_made(benchmark):
   assert plain['gallery'] == {
     'of_query_identities': 69, 'distractors': 2, 'junk_left_out': 2,
   }  # fmt: skip
+  people = plain['queries']['people']
+  _, expected = np.unique(benchmark.query.pids, return_inverse=True)
+  assert len(people) == 30 and set(people) == set(range(max(people) + 1))
+  assert len({*zip(people, expected)}) == len({*people}) == len({*expected})
   per_query = plain['queries']['figures']
   for name in ('mAP', 'mINP', 'Rank-1', 'Rank-5', 'Rank-10'):
     assert len(per_query[name]) == 30
