@@ -67,7 +67,8 @@ def _model() -> ml_collections.ConfigDict:
   # Input width over hidden width of an attention. Paper: "the settings in [6]",
   # whose code is not public; here: the ratio of Squeeze-and-Excitation.
   model.reduction = 16
-  # Hidden width for any input width; 0 uses `reduction`. Released code: 8.
+  # Hidden width for any input width; 0 uses `reduction`. Released code: 8, but
+  # its shared split attention has a width of its own.
   model.hidden = 0
   # Images that share batch statistics; 0 is the whole batch. Paper: 40, on each
   # of two GPUs; here: a number that does not depend on the machine.

@@ -8,8 +8,8 @@ Results that differ in any of these stand in tables of their own, and the
 paper's figures stand only beside results on the published images. A figure is
 the mean over the seeds, with the standard deviation between them.
 
-Differences are those to the row that the paper compares with, which is level 0
-in Table II. Two kinds of chance stand side by side. The interval is a paired
+Differences are those to one row: level 0 in Table II, level 1 in Tables VI and
+VII. Two kinds of chance stand side by side. The interval is a paired
 bootstrap over the people of the queries, of the mean over the seeds: it tells
 what other people might give. (Over single queries, for cards of earlier
 versions, which do not tell people.) The differences of the single seeds tell

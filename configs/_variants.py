@@ -49,7 +49,7 @@ def spatial(config):
   # ends at epoch 20; the learning rate is halved at 80, 120, ..., 360. On
   # Market-1501, an epoch here has about four times as many images (12,936 over
   # 751 x 4), so that these numbers are divided by 4. (The ratio is 2.4 on
-  # CUHK03-NP and 7.8 on MSMT17.)
+  # CUHK03-NP, 5.9 on DukeMTMC-reID and 7.8 on MSMT17.)
   config.train.epochs = 150
   config.train.learning_rate = 8e-4
   config.train.warmup_epochs = 5
@@ -64,7 +64,7 @@ def official(config):
   """
   config.profile = 'official'
   for section in fields.FIELDS:
-    config[section].update(fields.released(section))
+    config[section].update(fields.released(section, config))
 
 
 VARIANTS = {'paper': paper, 'spatial': spatial, 'official': official}

@@ -12,8 +12,8 @@ DIR holds `bounding_box_train`, `query` and `bounding_box_test`. Variants, as in
   spatial   APNet-S, spatial attention at 256x128. Table II, level 2: 89.0 mAP,
             96.1 Rank-1, 98.7 Rank-5.
   official  APNet-C as in the released PyTorch code, which differs from the
-            paper in architecture and recipe. The published figures come from
-            this code.
+            paper in architecture and recipe. The published figures of
+            APNet-C level 2 probably come from this code.
 
 The paper used two RTX 2080 Ti and started from weights pre-trained on ImageNet
 (`--config.model.pretrained`). Its gallery probably lacked the 2,798

@@ -24,5 +24,4 @@ def get_config(variant: str = 'paper'):
   config = _variants.get_config('msmt17', 'msmt17/trainval', variant)
   if variant == 'official':
     config.data.name = 'msmt17/train'
-    config.eval.feature = 'logits'
   return config

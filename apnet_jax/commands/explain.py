@@ -257,7 +257,7 @@ def _fields(config) -> Iterator[str]:
         show(field.value(config)),
         'silent' if paper is SILENT else show(paper),
         field.place(config),
-        '' if field.released is None else show(field.released),
+        '' if field.released is None else show(field.released_value(config)),
       )
   yield '* differs from the paper   - has no effect in this configuration'
 

@@ -17,7 +17,7 @@ from apnet_jax.paper.fields import released
 # The paper's main network, APNet-C_2, is the default configuration.
 APNET_C2 = {name: get_config().model[name] for name in NETWORK_FIELDS}
 # The network of the released code.
-OFFICIAL = released('model')
+OFFICIAL = released('model', get_config())
 CHANNEL_SIZE, SPATIAL_SIZE = (384, 192), (256, 128)  # Section IV.B
 
 
@@ -109,6 +109,13 @@ VARIANTS: dict[str, Variant] = {
   'multi_part': _variant(
     'APNet-C_2, multi-part', 'Section IV.D', multi_part=True
   ),
+  'multi_part_s': _variant(
+    'APNet-S_2, multi-part',
+    'Section IV.D',
+    SPATIAL_SIZE,
+    attention='spatial',
+    multi_part=True,
+  ),  # fmt: skip
   **{
     f'official{level}': _variant(
       f'APNet-C level {level}',

@@ -1,4 +1,5 @@
 import itertools
+import re
 
 import pytest
 
@@ -153,8 +154,27 @@ def test_a_soft_margin_is_a_difference_and_leaves_the_margin_unused():
 def test_the_official_profile_is_the_released_code():
   config = market.get_config('official')
   for switch in FIELD.values():
-    if switch.released is not None and switch.field != 'model.pretrained':
-      assert switch.value(config) == switch.released, switch.field
+    released = switch.released_value(config)
+    if released is not None and switch.field != 'model.pretrained':
+      assert switch.value(config) == released, switch.field
+
+
+@pytest.mark.parametrize(
+  ('module', 'feature'), [(market, 'embedding'), (msmt17, 'logits')]
+)
+def test_the_released_code_ranks_logits_on_msmt17(module, feature):
+  config = module.get_config('official')
+  assert config.eval.feature == feature
+  shown = '\n'.join(explain._fields(config))
+  (row,) = re.findall('^[* -] feature .*$', shown, re.MULTILINE)
+  assert row.split()[-1] == feature
+
+
+def test_a_euclidean_distance_is_not_that_of_section_iv_a():
+  config = market.get_config()
+  config.eval.distance = 'euclidean'
+  source = FIELD['eval.distance'].source(config)
+  assert 'Section IV.A is between normalised ones' in source
 
 
 def test_what_the_paper_studies_is_no_difference():
