@@ -7,7 +7,8 @@
 
 The network and all settings come from the workdir that train.py wrote.
 --config.eval.FIELD changes a rule of evaluation; apnet_jax/config.py lists all
-rules. A data set may show people that the network was not trained on.
+rules. --dataset evaluates the network on other data sets, whose people it has
+never seen.
 
 Exit codes: 2, a mistake of the user, or a file that cannot be read or written;
 4, another process of the command is lost.
@@ -50,8 +51,9 @@ DATA_DIR = flags.DEFINE_multi_string(
 ALLOW_OTHER_COUNTS = flags.DEFINE_bool(
   'allow_other_counts',
   None,
-  'Accepts a data set whose number of images is not the published one. Default:'
-  ' as in training for the data set of the training, no for others.',
+  'Accepts a data set whose counts differ from the published ones. Default: for'
+  ' the data set of the training, the setting of the training; for other data'
+  ' sets, false.',
 )
 TEST_FRACTION = flags.DEFINE_float(
   'test_fraction',
@@ -75,22 +77,23 @@ IGNORE_CAMERAS = flags.DEFINE_bool(
   'ignore_cameras',
   None,
   'Compares each query with all images except itself, whatever their cameras.'
-  ' Default: as in training for the data set of the training, no for others.',
+  ' Default: for the data set of the training, the setting of the training; for'
+  ' other data sets, false.',
 )
 RERANK = flags.DEFINE_bool(
   'rerank',
   False,
-  'Also gives figures after k-reciprocal re-ranking (Zhong et al., CVPR 2017),'
+  'Also gives metrics after k-reciprocal re-ranking (Zhong et al., CVPR 2017),'
   ' which the APNet paper does not use. Its parameters are'
   ' --config.eval.rerank_k1, rerank_k2 and rerank_lambda.',
 )
 FIT = flags.DEFINE_string(
   'fit',
   '',
-  'Embeddings of other images by this network, such as those of the training'
-  ' set, which the command embed wrote. The card then also has the figures of'
-  ' shorter embeddings: principal components (fitted on this file) with and'
-  ' without whitening, int8 and binary codes.',
+  'File of embeddings of other images, such as the training images, which the'
+  ' command embed wrote with this network. The card then also has the metrics'
+  ' of shortened embeddings: principal components fitted on this file, with and'
+  ' without whitening; int8; and binary codes.',
 )
 DIMENSIONS = flags.DEFINE_integer(
   'dimensions',
@@ -117,16 +120,16 @@ JSON = flags.DEFINE_string(
 REPORT = flags.DEFINE_string(
   'report',
   '',
-  'New or empty folder for a report, or that of an earlier one: a page'
-  ' (index.html) with the figures and the ranked lists, the result card, and'
-  ' pictures. Several data sets have a folder each in it.',
+  'Folder for a report: a page (index.html) with the metrics and the ranked'
+  ' lists, the result card, and pictures. It must be new, empty, or that of an'
+  ' earlier report. Several data sets get a subfolder each.',
 )
 ATTENTION = flags.DEFINE_integer(
   'attention',
   0,
-  'Number of ranked lists of the report, the hardest first, whose images are'
-  ' also shown with Grad-CAM of their similarity to the query: for the first'
-  ' image and for the closest true match. Needs --report.',
+  'Number of queries, the hardest first, whose lists also show Grad-CAM. It'
+  ' explains the similarity of the query to the first ranked image and to the'
+  ' closest true match. Needs --report.',
   lower_bound=0,
   upper_bound=1000,
 )
@@ -201,7 +204,7 @@ def main(argv):
       )
   if not processes.is_first():
     return
-  print(f'after step {step}')
+  print(f'Checkpoint after step {step}, metrics in percent:')
   print(card.format_table(evaluator.results, config.eval.ap))
   write_cards(evaluator.cards, config, configs, ckpt, step, changed_rules)
   for folder in folders.values():

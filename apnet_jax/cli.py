@@ -79,7 +79,7 @@ def errors_as_messages(resumes: bool = False) -> Iterator[None]:
   except KeyboardInterrupt as error:
     what = str(error) or 'interrupted'
     if resumes or isinstance(error, Interrupted):
-      what += '; the same command resumes from what was saved'
+      what += '; run the same command again to resume'
     _fail(what, getattr(error, 'code', 130))  # the code of `Interrupted`
   except Exception:
     if not processes.is_distributed():
@@ -175,9 +175,10 @@ def define_flip() -> flags.FlagHolder:
   return flags.DEFINE_bool(
     'flip',
     None,
-    'Whether an embedding is the average over an image and its mirror image,'
-    ' which takes twice the time; default: as the run evaluates, or as the'
-    ' stored threshold was chosen.',
+    'Averages the embeddings of an image and its mirror image, which doubles'
+    ' the time; --noflip embeds the image alone. Default: the setting of the'
+    " stored threshold, if there is one; otherwise that of the run's"
+    ' evaluation.',
   )
 
 

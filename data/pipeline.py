@@ -157,7 +157,8 @@ def _few_images(counts: np.ndarray, K: int) -> list[str]:
     return []
   note = (
     f'  {few} training identities have fewer than'
-    f' config.train.K={K} images: these are drawn with replacement.'
+    f' config.train.K={K} images: some of their images are'
+    ' repeated in a batch.'
   )
   if single:
     note += (

@@ -321,7 +321,7 @@ def test_terminated_and_started_again(run, preloaded, own, tmp_path):
   os.kill(preloaded.pid, signal.SIGTERM)
   code, err = preloaded.code(), preloaded.errors()
   assert code == 143, err[-3000:]
-  assert 'the same command resumes' in err
+  assert 'run the same command again to resume' in err
   steps = steps_logged(workdir)
   assert 1 <= len(steps) < 12
 

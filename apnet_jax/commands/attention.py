@@ -13,7 +13,7 @@ similarity to another image, and both images are shown.
 A table gives the entropy and the area of each map, and how faithful it is: how
 far the target falls when the most attended pixels are replaced (attended), and
 when the same region at a random place is (random). --summary averages the table
-over all images, and draws none. docs/attention.md explains the figures.
+over all images, and draws no pictures. docs/attention.md explains the measures.
 
 Images of a folder that cannot be read are left out and listed at the end;
 --strict makes the first of them an error. An image that is named itself must be
@@ -61,11 +61,12 @@ def command() -> Callable:
   site = flags.DEFINE_integer(
     'site',
     None,
-    'Stage of the network to look at, from 1. Default: the last that has'
-    ' attention.',
+    'Stage of the backbone to look at: 1 to 4, or 0 for the stem, after which'
+    " the released code's network has a pyramid, too. Default: the last stage"
+    ' with a pyramid.',
   )
   all_sites = flags.DEFINE_bool(
-    'all_sites', False, 'Looks at all stages that have attention.'
+    'all_sites', False, 'Looks at all stages that have a pyramid.'
   )
   level = flags.DEFINE_multi_integer(
     'level',
@@ -84,7 +85,9 @@ def command() -> Callable:
     'seed', 0, 'Seed of random pixels and regions.', 0
   )
   summary = flags.DEFINE_bool(
-    'summary', False, 'Averages the figures over all images, and draws none.'
+    'summary',
+    False,
+    'Prints the means of the measures over all images, and draws no pictures.',
   )
   strict = cli.define_strict()
 

@@ -49,7 +49,10 @@ def command() -> Callable:
     upper_bound=1,
   )
   tracks = flags.DEFINE_bool(
-    'tracks', False, 'Groups tracks: the column track, within one path.'
+    'tracks',
+    False,
+    'Keeps each track in one group, by the mean of its embeddings. A track is'
+    ' all rows with the same path and the same value in the column track.',
   )
   identities = flags.DEFINE_string(
     'identities', 'pid', 'Column of the true identities, if they are known.'

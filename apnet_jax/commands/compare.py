@@ -4,15 +4,15 @@
   python -m apnet_jax compare runs/a runs/b --report=DIR
   python -m apnet_jax compare --ckpt=runs/market A.jpg B.jpg
 
-For two cards the command prints a table of the figures, with a confidence
+For two cards the command prints a table of the metrics, with a confidence
 interval of the difference B - A. The interval is a paired bootstrap: the people
-of the queries are drawn with replacement, and both cards are averaged over the
-same draw. The interval does not cover the variation between training runs with
-other seeds, which is often larger.
+of the queries are sampled with replacement, and both cards are averaged over
+the same sample. The interval does not cover the variation between training runs
+with other seeds, which is often larger.
 Cards with different rules or images are an error unless --unlike is given.
 For two folders, those of eval.py --report or workdirs that have one in
 `report`, --report=DIR also writes a page that shows their ranked lists side by
-side, those of the queries on which they differ first.
+side. The queries on which the two differ most come first.
 
 For two images the command prints their cosine similarity and, with a threshold,
 whether they show one person. The threshold is --threshold, or the one that
@@ -69,7 +69,7 @@ def compare_files(first: str, second: str, allow_unlike: bool, **bootstrap):
     found = comparison.incompatibilities(a[name], b[other])
     if found and not allow_unlike:
       raise UserError(
-        'these figures cannot be compared, because the cards differ (A | B):\n'
+        'these metrics cannot be compared, because the cards differ (A | B):\n'
         + '\n'.join(found)
         + '\n--unlike compares them anyway.'
       )
@@ -125,13 +125,13 @@ def compare_reports(
 
 
 NO_GALLERY = (
-  '--gallery=FOLDER, images of other people, shows where the similarity lies'
-  ' among theirs.'
+  'With --gallery=FOLDER (images of other people), the command also shows how'
+  ' this similarity compares with those between strangers.'
 )
 SUSPICIOUS = (
-  f'a similarity above {collapse.COLLAPSED} says little by itself: a network'
-  ' that embeds all images alike gives it to strangers, too. --gallery=FOLDER'
-  f' tells. {collapse.describe_causes()}'
+  f'a similarity above {collapse.COLLAPSED} proves little by itself: a'
+  ' network that embeds all images alike gives it to strangers, too.'
+  f' --gallery=FOLDER shows whether this is so. {collapse.describe_causes()}'
 )
 
 
@@ -185,8 +185,9 @@ def command() -> Callable:
   gallery = flags.DEFINE_string(
     'gallery',
     None,
-    'Folder of images of other people, whose similarities the one of the two'
-    ' images is compared with.',
+    'Folder of images of other people. The command also compares the similarity'
+    ' of the two images with the similarities between pairs of images in this'
+    ' folder.',
   )
   allow_unlike = flags.DEFINE_bool(
     'unlike', False, 'Compares cards even if their rules or images differ.'

@@ -19,9 +19,9 @@ widths and heights: x, y, w, h, or left, top, width, height.
 The file has the columns of the images, embeddings of length 1 and the
 fingerprint of the network. It is an .npz file of numpy, or a .parquet file
 (pip install '.[parquet]'). A command that was killed continues when it is
-called again. A file of other images or of another network is replaced, which
-is said. Images that cannot be read, and boxes outside of their image, are
-left out and listed at the end; --strict makes the first of them an error.
+called again. A file of other images or of another network is replaced, and a
+message says so. Images that cannot be read, and boxes outside of their image,
+are left out and listed at the end; --strict makes the first of them an error.
 """
 
 from collections.abc import Callable

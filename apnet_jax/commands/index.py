@@ -77,7 +77,10 @@ def command() -> Callable:
       short = short.whitened() if whiten.value else short
     for path in added.value:
       index, new, known = store.add(folder.value, path, dtype.value, short)
-      print(f'added {new:,} of {path}; {known:,} were in the index')
+      print(
+        f'added {counted(new, "row")} of {path}; {known:,} were already in the'
+        ' index'
+      )
       print(describe_accuracy(accuracy.measure(index, path)), end='')
     if removed.value:
       with lock.held(folder.value, '--index'):
@@ -85,7 +88,7 @@ def command() -> Callable:
       print(f'removed {count:,}')
     if check.value:
       store.Index(folder.value).check()
-      print('all rows are as they were written')
+      print('the index is intact: all checksums match')
     print(describe(store.Index(folder.value)))
 
   return main

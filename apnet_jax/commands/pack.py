@@ -2,13 +2,16 @@
 
   python -m apnet_jax pack --ckpt=runs/market --output=market.apnet
 
-All commands, and `apnet_jax.Embedder.load`, take the file in place of the
-workdir. It holds the weights of one checkpoint, without the state of the
+Every --ckpt and --init_from, and `apnet_jax.Embedder.load`, takes the file in
+place of the workdir. (eval.py --choose_threshold needs the workdir.)
+
+The file holds the weights of one checkpoint, without the state of the
 optimiser; the configuration; how images are prepared; and the threshold and the
 result card, if they belong to the checkpoint. Reading it executes no code, and
 a file that was changed or cut off is refused. Folders of the machine that
 trained are left out, so that eval.py needs --data_dir. A model card is written
-beside it (market.MODEL_CARD.md). A file that exists is replaced, which is said.
+beside it (market.MODEL_CARD.md). An existing file is replaced, and a message
+says so.
 """
 
 from collections.abc import Callable

@@ -57,8 +57,9 @@ def command() -> Callable:
   fast = flags.DEFINE_bool(
     'fast',
     False,
-    'Compares binary codes first, and only the closest thousand exactly. The'
-    ' command index says which share of the ten closest images it finds.',
+    'Approximate search: compares binary codes first, then only the closest'
+    ' thousand embeddings exactly. The command index prints which share of the'
+    ' ten closest images this finds.',
   )
   top = flags.DEFINE_integer('top', 10, 'Images to list for each query.', 1)
   output = flags.DEFINE_string(
@@ -70,8 +71,8 @@ def command() -> Callable:
   report = flags.DEFINE_string(
     'report',
     '',
-    'New or empty folder for a page (index.html) that shows each query and the'
-    ' images that were found, or that of an earlier search.',
+    'Folder for a page (index.html) that shows each query and its results. It'
+    ' must be new, empty, or that of an earlier search.',
   )
   flags.mark_flag_as_required('ckpt')
 

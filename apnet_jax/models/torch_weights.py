@@ -244,8 +244,8 @@ def import_state_dict(
     }
     # fastreid/modeling/backbones/resnet.py: ceil_mode instead of padding.
     notes.append(
-      'these weights are of fast-reid, whose max-pooling lies one pixel beside'
-      ' the one here, so that they have to be trained before they are used'
+      'these weights come from fast-reid, whose max pooling is shifted by one'
+      ' pixel against the one here: fine-tune the network before you use it'
     )
   skipped = _names_beside_backbone(state_dict, shapes)
   if skipped:

@@ -300,8 +300,8 @@ def detecting_lost_processes() -> Iterator[None]:
 def _lost(reason: BaseException) -> str:
   return (
     'another process of this run has ended or cannot be reached'
-    f' ({first_line(reason)}). Its own output says why. Start all of them'
-    ' again: the same command continues from the last checkpoint.'
+    f' ({first_line(reason)}). Its own output says why. Start all'
+    ' processes again: the same command continues from the last checkpoint.'
   )
 
 

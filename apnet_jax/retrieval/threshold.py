@@ -144,8 +144,8 @@ def describe(stored: Mapping) -> str:
   """Returns a stored threshold and its origin, as a sentence."""
   return (
     f'Threshold {stored["threshold"]:.4f}, chosen on {stored["dataset"]}: at'
-    f' most {stored["wanted_fpr"]:g} of its pairs of different persons are as'
-    ' similar.'
+    f' most {stored["wanted_fpr"]:g} of its pairs of different persons reach'
+    ' it.'
   )
 
 

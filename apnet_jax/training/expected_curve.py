@@ -60,17 +60,18 @@ class Verdict:
 
   def __str__(self) -> str:
     """A sentence for the user."""
-    recorded = f'the mean of {self.runs} runs is {100 * self.mean:.1f}'
+    found = f'epoch {self.epoch:g}: mAP {100 * self.mAP:.1f} is'
+    mean, least = f'{100 * self.mean:.1f}', f'{100 * self.least:.1f}'
     if self.is_below:
       return (
-        f'warning: epoch {self.epoch:g}: mAP {100 * self.mAP:.1f} is below the'
-        f' band: {recorded}, and {CONFIDENCE:.0%} of such runs have at least'
-        f' {100 * self.least:.1f}. Has the data, the code or the machine'
-        ' changed?'
+        f'warning: {found} below the lower limit {least}, which'
+        f' {CONFIDENCE:.0%} of such runs reach (mean of the {self.runs}'
+        f' recorded runs: {mean}). Check whether the data, the code or the'
+        ' machine has changed.'
       )
     return (
-      f'epoch {self.epoch:g}: mAP {100 * self.mAP:.1f} is as expected:'
-      f' {recorded}, the lower limit {100 * self.least:.1f}'
+      f'{found} as expected ({self.runs} recorded runs: mean {mean}, lower'
+      f' limit {least})'
     )
 
 
@@ -281,11 +282,13 @@ def of_run(
   if different := expected.differences(config, num_classes, run):
     more = f' and {len(different) - 3} more' if len(different) > 3 else ''
     return None, (
-      f'Nothing is compared with {path}, which is of another recipe:'
-      f' {"; ".join(different[:3])}{more}.'
+      f'The mAP is not compared with {path}, because the runs recorded there'
+      f' have another recipe: {"; ".join(different[:3])}{more}.'
     )
   runs = len(expected.mAP)
-  return expected, f'Each mAP is compared with the {runs} runs of {path}.'
+  return expected, (
+    f'Each evaluation compares its mAP with the {runs} runs recorded in {path}.'
+  )
 
 
 def judge_run(

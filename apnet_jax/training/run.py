@@ -117,8 +117,9 @@ class Run:
       f'{config.model.backbone}, attention {config.model.attention}, level'
       f' {config.model.levels}, radix {config.model.radix}:'
       f' {parameters:,} parameters on {devices.describe()}\n'
-      f'{self.total_steps:,} steps of {config.train.P} x {config.train.K}'
-      f' images, {self.feed.steps_per_epoch} an epoch'
+      f'{self.total_steps:,} training steps, {self.feed.steps_per_epoch} per'
+      f' epoch; each step takes {config.train.P} identities x'
+      f' {config.train.K} images'
       f'{describe_micro_batches(config)}'
       + (f'\n{self._expectation}' if self._expectation else '')
     )

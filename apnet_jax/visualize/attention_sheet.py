@@ -141,7 +141,7 @@ def _cell(title: str, picture: Image.Image, texts: list[str]) -> Image.Image:
 def _figures(measured: Measured) -> Iterator[str]:
   """Yields the figures of a map as lines of text."""
   if measured.area is None:
-    yield 'raises the target nowhere'
+    yield 'no position raises the target'
     return
   entropy = '-' if measured.entropy is None else f'{measured.entropy:.2f}'
   yield f'entropy {entropy}, area {100 * measured.area:.0f}%'

@@ -97,6 +97,8 @@ class Interruption:
     if not self._deferred:
       self._stop_if_received()
     # `print` may be what the signal has interrupted, so it must not be used.
-    name = signal.Signals(signum).name
-    text = f'\n{name}: ends after this step; a second signal ends at once\n'
+    text = (
+      f'\n{signal.Signals(signum).name} received: training stops after this'
+      ' step; a second signal stops it at once\n'
+    )
     os.write(2, text.encode())

@@ -452,8 +452,8 @@ def _expected(
     return layout, 'the layout says'
   for folder in (found.root.resolve().name, base.resolve().name):
     if usual := _layout_of_folder_name(folder):
-      return usual, f'the name of the folder {folder} says'
-  return _nearest(counts), 'the counts nearly say'
+      return usual, f'the folder name {folder} suggests'
+  return _nearest(counts), 'the number of images suggests'
 
 
 def _layout_of_folder_name(name: str) -> raw.Layout | None:

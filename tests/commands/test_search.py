@@ -347,8 +347,8 @@ def test_a_collapsed_network_is_named(capsys):
 def test_two_images_alone_have_no_scale(capsys):
   compare.compare_images(network(None), 0, 10)
   out, err = capsys.readouterr()
-  assert out == '0.9848  \n' and '--gallery=FOLDER, images of other' in err
-  assert 'warning: a similarity above 0.95 says little' in err
+  assert out == '0.9848  \n' and '--gallery=FOLDER (images of other' in err
+  assert 'warning: a similarity above 0.95 proves little' in err
   compare.compare_images(network(None), 0, 20)  # 0.94
   assert 'warning' not in capsys.readouterr().err
   compare.compare_images(network(0.5), 0, 10)

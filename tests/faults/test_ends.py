@@ -61,7 +61,7 @@ def test_sigterm_saves_and_the_same_command_goes_on_with_other_devices(
   assert train.code() == 143, train.printed()[-2000:]
   step, _ = state(tmp_path, 'last')
   assert 2 <= step < 2 * EPOCH
-  assert f'SIGTERM: step {step} is saved; the same command resumes' in (
+  assert f'SIGTERM: step {step} is saved; run the same command again' in (
     train.printed()
   )
   train.start(*command, devices=2)
@@ -90,8 +90,8 @@ def test_sigterm_before_and_during_an_evaluation_keeps_the_step(
   for again in (False, True):
     assert train.code() == 143, train.printed()[-2000:]
     assert (
-      f'SIGTERM: step {2 * EPOCH} is saved, but not evaluated yet; the same'
-      ' command resumes'
+      f'SIGTERM: step {2 * EPOCH} is saved, but not evaluated yet; run the'
+      ' same command again to resume'
     ) in train.printed()
     assert state(tmp_path, 'last')[0] == 2 * EPOCH
     assert len(records(tmp_path)) == 2 * EPOCH  # none of an evaluation
@@ -114,7 +114,7 @@ def test_a_signal_while_preparing(train, flags, tmp_path):
   start = time.monotonic()
   assert train.code() == 143, train.printed()[-2000:]
   assert time.monotonic() - start < 10
-  assert 'the same command resumes' in train.printed()
+  assert 'run the same command again to resume' in train.printed()
   assert 'Traceback' not in train.printed()
 
 

@@ -354,7 +354,7 @@ def test_the_backbone_of_fast_reid_is_taken_with_a_note(people):
   for name, value in given.items():
     np.testing.assert_array_equal(back[f'base.{name}'], value)
   fast_reid, alone = imported.notes
-  assert 'of fast-reid' in fast_reid and 'one pixel' in fast_reid
+  assert 'from fast-reid' in fast_reid and 'one pixel' in fast_reid
   assert 'att4, bottleneck, classifier' in alone
   with pytest.raises(ValueError, match='pass image_size='):
     load_torch_weights(weights, small(attention='spatial'), 11)

@@ -77,8 +77,11 @@ def test_the_command_records_and_compares(runs, tmp_path, monkeypatch, capsys):
   )
   run_command(monkeypatch, good, expected=str(record))
   out = capsys.readouterr().out
-  assert 'warning: epoch 1: mAP 1.0 is below the band' in out
-  assert 'epoch 2: mAP 35.0 is as expected: the mean of 3 runs is 50.0' in out
+  assert 'warning: epoch 1: mAP 1.0 is below the lower limit' in out
+  assert (
+    'epoch 2: mAP 35.0 is as expected (3 recorded runs: mean 50.0, lower limit'
+    ' 33.9)'
+  ) in out
   with pytest.raises(SystemExit) as ended:
     run_command(monkeypatch, good, low, expected=str(record))
   assert ended.value.code == 1
@@ -86,8 +89,8 @@ def test_the_command_records_and_compares(runs, tmp_path, monkeypatch, capsys):
   assert f'{low}, epoch 1: mAP 20.0 is as expected' in out
   assert 'epoch 1.5' not in out
   assert (
-    'warning: epoch 2: mAP 33.0 is below the band: the mean of 3 runs is 50.0,'
-    ' and 99% of such runs have at least 33.9'
+    'warning: epoch 2: mAP 33.0 is below the lower limit 33.9, which 99% of'
+    ' such runs reach (mean of the 3 recorded runs: 50.0). Check whether'
   ) in out
 
 
@@ -117,13 +120,13 @@ def test_a_run_of_another_recipe_is_not_compared(record, tmp_path, monkeypatch):
   assert expected.differences(config, 7) == ['7 identities, not 6']
   found, note = expected_curve.of_run(config, 6)
   assert found.judge(1, 0.2) and note == (
-    f'Each mAP is compared with the 3 runs of {record}.'
+    f'Each evaluation compares its mAP with the 3 runs recorded in {record}.'
   )
   config.train.epochs, config.train.margin = 5, 0.5
   found, note = expected_curve.of_run(config, 6)
   assert found is None and note == (
-    f'Nothing is compared with {record}, which is of another recipe:'
-    ' train.epochs 5, not 2; train.margin 0.5, not 0.3.'
+    f'The mAP is not compared with {record}, because the runs recorded there'
+    ' have another recipe: train.epochs 5, not 2; train.margin 0.5, not 0.3.'
   )
   other = write_run(tmp_path / 'other', config, CURVES[0])
   with pytest.raises(UserError, match='recipe: train.epochs 5, not 2; train.m'):

@@ -199,10 +199,10 @@ def test_a_stopped_run_goes_on_to_the_same_end(
   resumed = trainer.train(config, feed, tmp_path)
   assert len(traces) == 2  # a run compiles its step once
   out = capsys.readouterr().out
-  assert out.count('Each mAP is compared with the 3 runs of') == 2
+  assert out.count('compares its mAP with the 3 runs recorded in') == 2
   assert re.search(r'step 3: mAP .*\nepoch 1: mAP .* is as expected', out)
   assert re.search(r'step 6: mAP .*\nwarning: epoch 2: mAP .* is below', out)
-  assert out.count('the mean of 3 runs') == 2
+  assert out.count('3 recorded runs: ') == 2
   chex.assert_trees_all_equal(resumed.state, summary.state)
   assert resumed.card == summary.card
   assert without_speed(records(tmp_path)) == without_speed(records(whole))

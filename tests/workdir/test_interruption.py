@@ -68,7 +68,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on(
   assert error.value.code == 128 + signum
   assert 'step 5 is saved' in str(error.value)
   assert saved == [3, 5] == steps_saved(tmp_path / 'run')  # one checkpoint
-  assert 'a second signal ends at once' in capfd.readouterr().err
+  assert 'a second signal stops it at once' in capfd.readouterr().err
   assert [signal.getsignal(each) for each in SIGNALS] == before
   resumed = trainer.train(config, feed, tmp_path / 'run')
   chex.assert_trees_all_equal(resumed.state, summary.state)
@@ -207,7 +207,7 @@ def test_the_second_signal_ends_at_once():
     (
       Interrupted(signal.SIGTERM, 'step 5 is saved'),
       143,
-      'SIGTERM: step 5 is saved; the same command resumes',
+      'SIGTERM: step 5 is saved; run the same command again to resume',
     ),
     (FloatingPointError('step 3'), 3, 'error: step 3'),
   ],
@@ -224,7 +224,7 @@ def test_only_a_command_that_saves_its_work_says_that_it_resumes(
 ):
   with pytest.raises(SystemExit), cli.errors_as_messages(resumes=True):
     raise KeyboardInterrupt
-  assert 'interrupted; the same command resumes' in capsys.readouterr().err
+  assert 'interrupted; run the same command again' in capsys.readouterr().err
   said = {}
   monkeypatch.setattr(
     cli, 'run', lambda name, resumes=False: said.update({name: resumes})
