@@ -21,7 +21,7 @@ help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | \
 	  awk -F'\t' '{printf "  make %-17s %s\n", $$1, $$2}'
 
-demo: $(INSTALLED)  ## train and evaluate on drawn people (minutes on a laptop CPU)
+demo: $(INSTALLED)  ## train and evaluate on synthetic people (minutes on a laptop CPU)
 	$(BIN)/python train.py --config=configs/synthetic.py
 	$(BIN)/python eval.py --ckpt=runs/synthetic --report=runs/synthetic/report
 

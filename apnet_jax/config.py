@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
   """Returns a configuration with the default of every field."""
   config = ml_collections.ConfigDict()
   config.name = ''  # name of the benchmark; names the default workdir
-  config.profile = 'paper'  # label on result cards: paper or official
+  config.profile = 'paper'  # variant, for result cards: paper or official
   config.seed = 0  # of initial weights, batches and augmentation
   # Folder that keeps compiled programs between runs; '' keeps none.
   config.compilation_cache_dir = '~/.cache/apnet_jax'

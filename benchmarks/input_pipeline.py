@@ -269,7 +269,7 @@ def make_parser() -> argparse.ArgumentParser:
     '--images',
     type=pathlib.Path,
     metavar='FOLDER',
-    help='folder of JPEG or PNG files; without it, drawn people of 128 x 64'
+    help='folder of JPEG or PNG files; without it, synthetic people, 128 x 64'
     ' pixels',
   )
   parser.add_argument(
@@ -288,7 +288,7 @@ def make_parser() -> argparse.ArgumentParser:
     help='seconds of each measurement (1.0)',
   )
   parser.add_argument(
-    '--identities', type=int, default=150, help='number of drawn people (150)'
+    '--identities', type=int, default=150, help='number of people to draw (150)'
   )
   return parser
 
