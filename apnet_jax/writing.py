@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, where they can be written."""
+"""Atomic writing of files, and checks that a path can be written."""
 
 from collections.abc import Iterator
 import contextlib

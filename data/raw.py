@@ -459,7 +459,7 @@ def read_market_folders(root: pathlib.Path, below: str = '.') -> Splits:
 
 
 def market_notes(splits: Splits) -> tuple[str, ...]:
-  """Returns a warning if the training identities of Market-1501's names have 0.
+  """Returns a warning if a training image named as Market's has identity 0.
 
   Identity 0 is then a person in training, but would be a distractor in test.
   """

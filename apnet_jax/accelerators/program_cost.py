@@ -2,8 +2,8 @@
 
 Nothing is run. The roofline assumes that a device multiplies at its peak, moves
 bytes at the peak of its memory, both at once, and never waits for another
-device or for images. It is an upper bound of the speed where the compiler tells
-the bytes. Bytes that the text of the program tells are too many: a speed that
+device or for images. It is an upper bound of the speed if the compiler reports
+the bytes. Bytes counted from the program's text are too high, so a speed that
 they limit is an estimate.
 """
 

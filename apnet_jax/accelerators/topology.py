@@ -19,7 +19,7 @@ from apnet_jax.errors import UserError, first_line
 
 
 def use_no_device() -> None:
-  """Keeps this process away from accelerators, which only compiles for them.
+  """Hides accelerators from this process, which only compiles for them.
 
   Call this before anything else uses JAX. Other processes may train on the
   accelerators of this machine meanwhile.

@@ -5,10 +5,10 @@
 
 The command compiles the training step and the embedding by XLA's compiler for
 the device, which runs on any x86-64 Linux machine. It prints the memory of a
-device, the largest batch, an upper bound of the speed, and the host cores that
-the input needs at that speed. Nothing is run. For GPUs, the bytes are those of
-all operands and results, of which a cache may save a part: the speed by them is
-an estimate.
+device, the largest batch, the speed by the roofline (an upper bound on a TPU,
+an estimate on a GPU that bytes limit), and the host cores that the input needs
+at that speed. Nothing is run. For GPUs, the bytes are those of all operands and
+results, of which a cache may save a part.
 
 Devices are slices of TPUs (v4:2x2x1, v5e:2x4, v5p:2x2x1, v6e:2x4) and GPUs
 (h100, a100, l4, rtx4090; h100:8 for eight, h100:2x8 for two machines of eight).

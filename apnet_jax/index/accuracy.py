@@ -13,7 +13,7 @@ JUNK = '-1'
 
 
 def measure(index: Index, path: str | os.PathLike) -> dict | None:
-  """Measures what shorter embeddings cost, on images of known people.
+  """Measures how much mAP shortened embeddings lose, on known identities.
 
   Each image is a query among all others. Images of its person under its camera
   are not counted, if cameras are known.

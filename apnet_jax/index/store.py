@@ -1,4 +1,6 @@
-"""An index: embeddings and their images in a folder, which grows.
+"""A search index in a folder: embeddings with the columns of their images.
+
+Rows can be added. The files:
 
 - index.json: the network, the number of rows, rows that were removed, the
   recall of fast search, and digests of the small arrays

@@ -164,9 +164,9 @@ def _by_attention(channel, spatial) -> Callable:
 def _origin(config) -> str:
   """Says where the initial weights come from, if that is not ImageNet.
 
-  A name tells it: those of LUPerson and MoCo have these words. Other weights
-  are taken for weights of ImageNet, and the result is ''. A name of no weights
-  where nothing is may be that of a run that has gone.
+  LUPerson and MoCo are recognised by the file name; other weights count as
+  ImageNet's, with the result ''. A path that does not exist may be the workdir
+  of a deleted run: its origin is unknown.
   """
   source = config.model.pretrained
   if not source:

@@ -185,10 +185,11 @@ def gallery_counts(benchmark: Benchmark) -> dict[str, int]:
 def dropped_warning(
   rules: ml_collections.ConfigDict, benchmark: Benchmark
 ) -> str:
-  """Returns a warning if the released code did not drop this, or ''.
+  """Returns a warning if distractors were dropped that were to stay, or ''.
 
   The released code dropped the distractors of Market-1501, all of which have
-  one identity. Other data sets have distractors with identities of their own.
+  one identity. Other data sets have distractors with identities of their own,
+  which it kept.
 
   Args:
     rules: `config.eval`.

@@ -7,12 +7,12 @@ GREY = (0.299, 0.587, 0.114)  # weights of RGB in the luma, as in Pillow
 
 
 def blend(image: jax.Array, other: jax.Array, factor: jax.Array) -> jax.Array:
-  """Scales the distance of an image to another one, and clips to 0..1.
+  """Moves an image towards or away from another one, and clips to 0..1.
 
   Args:
     image: float [height, width, 3], in 0..1.
     other: an image of the same shape, or a value for all its pixels.
-    factor: factor of the distance; 1 keeps the image.
+    factor: factor of the distance between them; 1 keeps the image.
   """
   return jnp.clip(other + factor * (image - other), 0, 1)
 

@@ -1,4 +1,4 @@
-"""The curve that a run should have: the mAP by epoch of finished runs.
+"""The expected mAP by epoch: finished runs that a new run is compared with.
 
 A record holds the mAP by epoch of several runs of one recipe, which differ in
 their seeds. A further run of the recipe is compared with it at each evaluation.

@@ -48,7 +48,7 @@ class Guard:
 
   @property
   def rolls_back(self) -> bool:
-    """Returns whether the caller must roll back after a step not finite.
+    """Returns whether a step that is not finite is rolled back by the caller.
 
     If so, each step must be checked before the next step begins.
     """

@@ -1,4 +1,7 @@
-"""The network of a run and its programs, which are made before the data."""
+"""The network, the compiled training step and the initial state of a run.
+
+None of them needs images, so they are made before the data are read.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial

@@ -251,7 +251,10 @@ class Checkpoints:
     return self._scheduled[step]
 
   def chosen(self, which: str) -> str:
-    """Returns how a checkpoint is chosen, 'last' or 'best': as asked for."""
+    """Returns `which` unchanged: a workdir has both checkpoints.
+
+    A packed network has one of them, see `pack.py`.
+    """
     return which
 
   def step(self, which: str) -> int | None:
@@ -305,7 +308,7 @@ class Checkpoints:
     return max(steps, key=self._quality, default=None)
 
   def _quality(self, step: int) -> tuple[float, int]:
-    """Returns what the best has most of: mAP, -1 if unknown; then the step."""
+    """Returns the sort key of a checkpoint: mAP (-1 if unknown), step."""
     figures = self.figures(step)
     return -1.0 if figures is None else float(figures['mAP']), step
 
