@@ -58,7 +58,7 @@ def command() -> Callable:
     'identities', 'pid', 'Column of the true identities, if they are known.'
   )
   json = flags.DEFINE_string(
-    'json', '', 'Also writes the figures to this file.'
+    'json', '', 'Also writes the results to this file.'
   )
 
   def main(argv):

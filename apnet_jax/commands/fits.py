@@ -65,7 +65,7 @@ def command() -> Callable:
     ' bfloat16.',
   )
   json = flags.DEFINE_string(
-    'json', '', 'Also writes the figures to this JSON file.'
+    'json', '', 'Also writes the results to this JSON file.'
   )
 
   def main(argv):

@@ -133,7 +133,7 @@ No image of it is part of this file.
 def _figures(parts) -> str:
   card = parts.get(run_files.RESULT_FILE)
   stored = parts.get(run_files.THRESHOLD_FILE)
-  lines = ['## Figures', '']
+  lines = ['## Results', '']
   if card:
     rules = card.get('protocol', {})
     figures = ', '.join(
@@ -148,7 +148,7 @@ def _figures(parts) -> str:
     ]  # fmt: skip
     flip = parts[packing.PREPROCESSING]['average_with_mirror_image']
     if rules.get('flip', flip) != flip:
-      lines += ['', 'Embeddings here have another `flip` than these figures.']
+      lines += ['', 'Embeddings here have another `flip` than these results.']
   else:
     lines.append('Not recorded for this checkpoint.')
   described = (

@@ -236,7 +236,7 @@ def in_words(card: Mapping) -> list[str]:
     ' average over the queries. It is 100% if they all come first.',
     f'mINP {100 * figures["mINP"]:.1f}%: how far down the last image of the'
     ' person stands. It is 100% if no other person comes before it.',
-    f'The figures are those of {card["based_on"]} on {card["dataset"]}, by a'
+    f'The metrics are those of {card["based_on"]} on {card["dataset"]}, by a'
     f' network that was trained on {trained["dataset"]}, after step'
     f' {card["checkpoint"]["step"]} ({_which(card)}).',
   ]
@@ -255,7 +255,7 @@ def in_words(card: Mapping) -> list[str]:
     )
   if card['as_published'] is False:
     words.append(
-      'The images are not as many as published: the figures cannot be compared'
+      'The images are not as many as published: the metrics cannot be compared'
       ' with published ones.'
     )
   warnings = [card['warning'], reranked and reranked.get('warning')]

@@ -204,7 +204,7 @@ def test_a_card_without_mirror_images_has_no_threshold_with_them(
     text, with_mirror = model_card.text(parts), flip is not False
     assert parts[pack.PREPROCESSING]['average_with_mirror_image'] == with_mirror
     assert ('Threshold 0.25' in text) == with_mirror
-    assert ('another `flip` than these figures' in text) != with_mirror
+    assert ('another `flip` than these results' in text) != with_mirror
 
 
 def test_the_best_must_have_been_packed(run, packed, tmp_path):
