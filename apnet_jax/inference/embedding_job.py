@@ -2,7 +2,10 @@
 
 OUTPUT.parts/job.json    the network and the images, which must not change
 OUTPUT.parts/N.npz       embeddings of part N, written whole or not at all
+OUTPUT.parts/run.lock    lock of the call that writes here
 OUTPUT                   the file of embeddings, made of the parts at the end
+
+Parts belong to the job.json beside them: without one they are nobody's.
 """
 
 from collections.abc import Iterator
@@ -10,7 +13,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
 
 import numpy as np
 from tqdm import tqdm
@@ -18,10 +20,11 @@ from tqdm import tqdm
 from apnet_jax.errors import UserError
 from apnet_jax.inference import embedding_files, rows
 from apnet_jax.inference.embedder import Embedder
-from apnet_jax.workdir import json_files
+from apnet_jax.workdir import json_files, lock
 from apnet_jax.writing import whole
 
 PART = 1024  # rows that a kill can lose
+JOB = 'job.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +66,21 @@ def embed_into(
 
   Raises:
     UserError: a row cannot be read and `strict` is set, none can be read, the
-      file cannot hold the name of an image, or an earlier call for this file
-      was about other images.
+      file cannot hold the name of an image, an earlier call for this file was
+      about other images, or another process writes it.
   """
   embedding_files.check_name(output)
   embedding_files.check_texts(output, source.columns)
   folder = pathlib.Path(f'{output}.parts')
-  _claim(folder, embedder, source, dtype)
+  with lock.held(folder, '--output'):
+    _claim(folder, embedder, source, dtype)
+    outcome = _embed_parts(output, folder, embedder, source, dtype, strict)
+    _clear(folder)
+  return outcome
+
+
+def _embed_parts(output, folder, embedder, source, dtype, strict) -> Outcome:
+  """Embeds the parts that are missing, and joins all of them."""
   spans = list(rows.parts(len(source), PART))
   files = [folder / f'{i:06d}.npz' for i in range(len(spans))]
   done = [span for span, file in zip(spans, files) if file.exists()]
@@ -82,9 +93,14 @@ def embed_into(
       if not file.exists():
         _embed_part(file, embedder, source, start, stop, dtype, strict)
         bar.update(stop - start)
-  outcome = _join(output, files, embedder, source, dtype, resumed)
-  shutil.rmtree(folder)
-  return outcome
+  return _join(output, files, embedder, source, dtype, resumed)
+
+
+def _clear(folder: pathlib.Path) -> None:
+  """Removes job.json, and then the parts; a kill in between leaves no job."""
+  (folder / JOB).unlink(missing_ok=True)
+  for file in folder.glob('*.npz*'):  # and what a kill has left of one
+    file.unlink()
 
 
 def _claim(folder: pathlib.Path, embedder, source, dtype: str) -> None:
@@ -95,8 +111,9 @@ def _claim(folder: pathlib.Path, embedder, source, dtype: str) -> None:
     'dtype': dtype,
     'part': PART,
   }
-  path = folder / 'job.json'
+  path = folder / JOB
   if not path.exists():
+    _clear(folder)
     json_files.write_json(path, job)
   theirs = json_files.read_fields(path)
   different = [name for name in job if theirs.get(name) != job[name]]
@@ -140,7 +157,7 @@ def _join(output, files, embedder, source, dtype, resumed: int) -> Outcome:
   kept = np.concatenate([_read(file, 'kept') for file in files])
   errors = [e for file in files for e in json.loads(str(_read(file, 'errors')))]
   if not kept.any():
-    shutil.rmtree(files[0].parent)  # to read the images again at the next call
+    _clear(files[0].parent)  # to read the images again at the next call
     raise UserError(
       f'none of {len(kept):,} images can be read. The first: {errors[0]}'
     )

@@ -1,5 +1,7 @@
+import fcntl
 import functools
 import os
+import pathlib
 
 import numpy as np
 from PIL import Image
@@ -100,6 +102,47 @@ def test_a_killed_job_goes_on(embedder, source, tmp_path):
   assert (outcome.rows, outcome.resumed) == (6, 6)
   assert path.read_bytes() == whole.read_bytes()
   assert read(path)[2].dtype == np.float16
+
+
+def test_parts_without_a_job_are_not_those_of_the_next(
+  embedder, source, tmp_path
+):
+  path, folder = tmp_path / 'a.npz', tmp_path / 'a.npz.parts'
+  with pytest.raises(KeyboardInterrupt):
+    embedding_job.embed_into(path, killed_after(embedder, 2), source)
+  (folder / 'job.json').unlink()
+  (folder / '000000.npz').write_bytes(b'of another network')
+  assert embedding_job.embed_into(path, embedder, source).resumed == 0
+
+
+def test_a_kill_while_parts_are_removed_leaves_no_job(
+  embedder, source, tmp_path, monkeypatch
+):
+  path, unlink = tmp_path / 'a.npz', pathlib.Path.unlink
+
+  def killed(file, missing_ok=False):
+    if file.suffix == '.npz':
+      raise KeyboardInterrupt
+    unlink(file, missing_ok)
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(pathlib.Path, 'unlink', killed)
+    embedding_job.embed_into(path, embedder, source)
+  left = [file.name for file in (tmp_path / 'a.npz.parts').iterdir()]
+  assert '000000.npz' in left and 'job.json' not in left
+  another = rows.ImageRows({'path': source.columns['path'][:2]})
+  assert embedding_job.embed_into(path, embedder, another).rows == 2
+  assert not (tmp_path / 'a.npz.parts').exists()
+
+
+def test_a_second_writer_is_refused(embedder, source, tmp_path):
+  folder = tmp_path / 'a.npz.parts'
+  folder.mkdir()
+  with (folder / 'run.lock').open('w') as held:
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match='--output=.*a.npz.parts is in use'):
+      embedding_job.embed_into(tmp_path / 'a.npz', embedder, source)
+  assert [file.name for file in folder.iterdir()] == ['run.lock']
 
 
 def test_a_damaged_part_is_named(embedder, source, tmp_path):
