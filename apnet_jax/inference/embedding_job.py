@@ -62,7 +62,8 @@ def embed_into(
     source: the images or boxes.
     dtype: 'float32' or 'float16', of the embeddings in the file.
     strict: whether a row that cannot be read is an error; it is left out
-      otherwise.
+      otherwise. Parts in which an earlier call has left rows out are embedded
+      again.
 
   Raises:
     UserError: a row cannot be read and `strict` is set, none can be read, the
@@ -83,14 +84,16 @@ def _embed_parts(output, folder, embedder, source, dtype, strict) -> Outcome:
   """Embeds the parts that are missing, and joins all of them."""
   spans = list(rows.parts(len(source), PART))
   files = [folder / f'{i:06d}.npz' for i in range(len(spans))]
-  done = [span for span, file in zip(spans, files) if file.exists()]
-  resumed = sum(stop - start for start, stop in done)
+  done = [
+    file.exists() and not (strict and _read_errors(file)) for file in files
+  ]
+  resumed = sum(b - a for (a, b), is_done in zip(spans, done) if is_done)
   with tqdm(
     total=len(source), initial=resumed, desc='Embedding', unit=' images',
     leave=False, delay=1,
   ) as bar:  # fmt: skip
-    for (start, stop), file in zip(spans, files):
-      if not file.exists():
+    for (start, stop), file, is_done in zip(spans, files, done):
+      if not is_done:
         _embed_part(file, embedder, source, start, stop, dtype, strict)
         bar.update(stop - start)
   return _join(output, files, embedder, source, dtype, resumed)
@@ -108,6 +111,7 @@ def _claim(folder: pathlib.Path, embedder, source, dtype: str) -> None:
   job = {
     'fingerprint': embedder.fingerprint,
     'images': rows.digest(source.columns),
+    'first_frame': source.first_frame,
     'dtype': dtype,
     'part': PART,
   }
@@ -152,10 +156,15 @@ def _read(file: pathlib.Path, name: str) -> np.ndarray:
     raise UserError(f'{file} is damaged: delete it and try again.') from error
 
 
+def _read_errors(file: pathlib.Path) -> list[str]:
+  """Returns the error messages of the rows that a part leaves out."""
+  return json.loads(str(_read(file, 'errors')))
+
+
 def _join(output, files, embedder, source, dtype, resumed: int) -> Outcome:
   """Writes the file of embeddings from its parts."""
   kept = np.concatenate([_read(file, 'kept') for file in files])
-  errors = [e for file in files for e in json.loads(str(_read(file, 'errors')))]
+  errors = [error for file in files for error in _read_errors(file)]
   if not kept.any():
     _clear(files[0].parent)  # to read the images again at the next call
     raise UserError(

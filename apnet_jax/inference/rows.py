@@ -44,7 +44,10 @@ class ImageRows:
 
   Attributes:
     columns: see above.
+    first_frame: None; see `VideoRows`.
   """
+
+  first_frame = None
 
   def __init__(self, columns: dict[str, np.ndarray]):
     self.columns = columns
@@ -368,6 +371,7 @@ class VideoRows:
 
   Attributes:
     columns: arrays [rows] by name, sorted by frame.
+    first_frame: number of the first frame.
 
   Raises:
     UserError: PyAV is missing, or a file cannot be read.
@@ -389,7 +393,7 @@ class VideoRows:
         ' (--first_frame).'
       )
     self.columns = {'path': np.full(len(order), video), **columns}
-    self._video, self._first = video, first_frame
+    self._video, self.first_frame = video, first_frame
     self._frames = videos.Frames(video)
 
   def __len__(self) -> int:
@@ -410,7 +414,7 @@ class VideoRows:
       frame = int(self.columns['frame'][row])
       name = f'the box of track {self.columns["track"][row]} in frame {frame}'
       try:
-        image = self._frames.read(frame - self._first)
+        image = self._frames.read(frame - self.first_frame)
         name = f'{name} of {self._video}'
         found.append(crops.crop(image, box, embedder.image_size, name))
       except UserError as error:

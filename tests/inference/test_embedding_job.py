@@ -98,6 +98,10 @@ def test_a_killed_job_goes_on(embedder, source, tmp_path):
   others = rows.ImageRows({'path': source.columns['path'][1:]})
   with pytest.raises(UserError, match='with another images'):
     embed_into(path, embedder, others)
+  shifted = rows.ImageRows(source.columns)
+  shifted.first_frame = 1
+  with pytest.raises(UserError, match='with another first_frame'):
+    embed_into(path, embedder, shifted)
   outcome = embed_into(path, killed_after(embedder, 1), source)
   assert (outcome.rows, outcome.resumed) == (6, 6)
   assert path.read_bytes() == whole.read_bytes()
@@ -162,6 +166,20 @@ def test_images_that_must_be_read(embedder, source, tmp_path):
   with pytest.raises(UserError, match='none of 1 images.*3.png'):
     embedding_job.embed_into(tmp_path / 'b.npz', embedder, bad)
   assert not path.exists() and not (tmp_path / 'b.npz').exists()
+
+
+def test_strict_embeds_parts_with_errors_again(embedder, source, tmp_path):
+  path = tmp_path / 'a.npz'
+  with pytest.raises(KeyboardInterrupt):
+    embedding_job.embed_into(path, killed_after(embedder, 3), source)
+  strictly = functools.partial(
+    embedding_job.embed_into, path, embedder, source, strict=True
+  )
+  with pytest.raises(UserError, match='3.png cannot be read'):
+    strictly()
+  (tmp_path / '3.png').write_bytes((tmp_path / '2.png').read_bytes())
+  outcome = strictly()
+  assert (outcome.rows, outcome.resumed, outcome.errors) == (7, 4, [])
 
 
 def test_a_name_that_is_not_utf8_is_said_before_anything_is_embedded(
