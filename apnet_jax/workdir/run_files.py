@@ -161,11 +161,16 @@ def _may_change(name: str, given: Mapping[str, Any]) -> bool:
 def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
   """Loads the configuration of a workdir; nothing in it is evaluated as code.
 
+  That of a packed network names no folders: it may come from a stranger, and
+  compiled programs, which are executed, are read from one of them.
+
   Raises:
     UserError: the file is damaged.
   """
   content = _read_required(workdir, CONFIG_FILE)
   with naming_damaged_file(pathlib.Path(workdir) / CONFIG_FILE):
+    if pack.is_pack(workdir):
+      content = pack.config_without_places(content)
     return ml_collections.ConfigDict(content)
 
 

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from apnet_jax.commands import pack as pack_command
 from apnet_jax.commands import push_to_hub
+from apnet_jax.config import get_config
 from apnet_jax.errors import UserError
 from apnet_jax.inference import model_card, packing
 from apnet_jax.inference.embedder import Embedder
@@ -155,6 +156,24 @@ def test_places_of_what_it_started_from_stay_behind(
   assert recipe.of_source(str(path)) == recipe.of_source(str(workdir))
   weights = pretrained.read_workdir(path)
   assert weights.step == networks.STEP and weights.state_dict
+
+
+def test_a_packed_network_chooses_no_folders(packed, tmp_path):
+  path = tmp_path / 'x.apnet'
+  path.write_bytes(packed.read_bytes())
+
+  def name_folders(_, texts):
+    config = json.loads(texts['config.json'])
+    config['compilation_cache_dir'] = str(tmp_path / 'programs')
+    config['data'].update(dir=str(tmp_path), prepared_dir=str(tmp_path))
+    texts['config.json'] = json.dumps(config)
+
+  rewrite(path, signed(name_folders))
+  for load in (run_files.load_config, run_files.load_full_config):
+    config, usual = load(path), get_config()
+    assert config.compilation_cache_dir == usual.compilation_cache_dir
+    assert config.data.dir == config.data.prepared_dir == ''
+    assert config.model.to_dict() == load(packed).model.to_dict()
 
 
 def test_what_belongs_to_another_checkpoint_stays_behind(
