@@ -33,10 +33,17 @@ def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   it. After an error, nothing is left; after a kill, `path` with `.part` behind
   its name, which the next call replaces.
 
+  Links stay, and the file that they lead to is written. What cannot be replaced
+  by a file, such as /dev/stdout or a pipe, is written directly.
+
   Args:
     path: the file; its folder is made if needed.
   """
   path = pathlib.Path(path)
+  if path.exists() and not (path.is_file() or path.is_dir()):
+    yield path
+    return
+  path = pathlib.Path(os.path.realpath(path))
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(f'{path.name}.part')
   try:

@@ -1,5 +1,8 @@
 """Files that are written whole or not at all, where they can be written."""
 
+import json
+import os
+
 import pytest
 
 from apnet_jax.workdir.json_files import write_json
@@ -41,3 +44,24 @@ def test_files_with_one_stem_do_not_meet(tmp_path):
     write_json(tmp_path / 'a.json', {})
   assert (tmp_path / 'a.txt').read_text() == 'text'
   assert (tmp_path / 'a.json').read_text() == '{}\n'
+
+
+def test_a_link_stays_and_its_file_is_written(tmp_path):
+  link, target = tmp_path / 'link.json', tmp_path / 'other' / 'a.json'
+  link.symlink_to('other/a.json')  # which does not exist yet
+  for content in ({}, {'a': 1}):
+    write_json(link, content)
+    assert link.is_symlink() and json.loads(target.read_text()) == content
+  assert [*target.parent.iterdir()] == [target]
+
+
+def test_a_pipe_is_written_and_stays(tmp_path):
+  path = tmp_path / 'pipe'
+  os.mkfifo(path)
+  reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+  try:
+    write_json(path, {})
+    assert os.read(reader, 99) == b'{}\n'
+  finally:
+    os.close(reader)
+  assert path.is_fifo() and [*tmp_path.iterdir()] == [path]
