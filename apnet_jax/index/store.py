@@ -7,7 +7,7 @@ Rows can be added. The files:
 - embeddings.bin: float32, float16 or int8 [rows, dimensions]
 - codes.bin: binary codes, uint64 [rows, words]; see `codes`
 - centre.npy: the centre of the codes, float32 [dimensions]
-- mean.npy: of a projection to fewer dimensions; see `projection`
+- mean.npy: of a projection, if there is one; see `projection`
 - matrix.npy: its matrix, float32 [features, dimensions]
 - rows.jsonl: columns of each row, such as its path, as JSON
 - rows.bin: the end of each line and checksums; see `files.ROW`
@@ -82,7 +82,7 @@ class Index:
     self._rows = self._map(files.ROWS, files.ROW, (rows,))
     self.centre = self._load(files.CENTRE, (dimensions,))
     self._projection = None
-    if dimensions != self.info['features']:
+    if files.MATRIX in self.info['arrays']:
       shape = self.info['features'], dimensions
       self._projection = Projection(
         self._load(files.MEAN, shape[:1]),

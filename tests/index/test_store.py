@@ -153,11 +153,13 @@ def test_int8_keeps_the_order(tmp_path):
   np.testing.assert_array_equal(index.stored(EMBEDDINGS[:30]), index.sample(30))
 
 
-def test_similarities_are_those_of_the_projection(tmp_path):
-  short = projection.fit(write(tmp_path, 'fit', range(40)), 5)
+@pytest.mark.parametrize('dimensions', [5, 24])  # of 24 features
+def test_similarities_are_those_of_the_projection(tmp_path, dimensions):
+  fitted = projection.fit(write(tmp_path, 'fit', range(40)), dimensions)
+  short = fitted.whitened()
   file = write(tmp_path, 'a', range(30))
   index, _, _ = store.add(tmp_path / 'index', file, 'float32', short)
-  assert index.is_projected and index.info['dimensions'] == 5
+  assert index.is_projected and index.info['dimensions'] == dimensions
   expected = short(EMBEDDINGS)
   for fast in (False, True):
     ((rows, similarity),) = index.search(EMBEDDINGS[[35]], 30, fast)
