@@ -78,7 +78,8 @@ def command() -> Callable:
     embedder = Embedder.load(source, which.value, flip=flip.value)
     with open_for_reading(source) as checkpoints:
       which_one = checkpoints.chosen(which.value)
-    card = packing.collect(source, embedder.step, which_one, flip.value)
+    size = _image_size(image_size.value) or embedder.image_size
+    card = packing.collect(source, embedder.step, which_one, flip.value, size)
 
     def write(path, size, format, takes, side_file=None, given=None):
       figures = card.get(run_files.RESULT_FILE)
@@ -86,7 +87,6 @@ def command() -> Callable:
       found = job.export(graph, format, path, images.value, card, side_file)
       _tell(path, found)
 
-    size = _image_size(image_size.value) or embedder.image_size
     if tracker.value == 'boxmot':
       dataset = card['config.json']['data']['name']
       files = job.boxmot_exports(embedder.image_size, dataset)

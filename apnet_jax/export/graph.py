@@ -116,7 +116,12 @@ class Graph:
     return functools.partial(self.embed_pixels, self.stored())
 
   def metadata(self) -> dict[str, str]:
-    """Returns the facts about the exported file, each as a text."""
+    """Returns the facts about the exported file, each as a text.
+
+    Threshold and result card hold for the size of the training, and are left
+    out with another.
+    """
+    embedder = self.embedder.with_image_size(self.image_size)
     about = {
       'description': 'APNet person re-identification: image to embedding',
       'author': 'apnet-jax',
@@ -136,12 +141,12 @@ class Graph:
       'std': list(normalization.STD),
       'weights': self.weights,
       'embedding': 'length 1; the dot product of two is their cosine',
-      'threshold': self.embedder.threshold,
-      'threshold_origin': self.embedder.about,
-      'network': self.embedder.settings,
-      'fingerprint': self.embedder.fingerprint,
+      'threshold': embedder.threshold,
+      'threshold_origin': embedder.about,
+      'network': embedder.settings,
+      'fingerprint': embedder.fingerprint,
     }
-    if self.card:
+    if self.card and embedder is self.embedder:
       about['card'] = {n: self.card[n] for n in OF_CARD if n in self.card}
     return {
       name: value if isinstance(value, str) else json.dumps(value)

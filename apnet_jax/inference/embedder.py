@@ -205,6 +205,27 @@ class Embedder:
     """
     return embed_normalized(self.model, self._rules, variables, images)
 
+  def with_image_size(self, image_size: Sequence[int]) -> 'Embedder':
+    """Returns this network for images of another size, without a threshold.
+
+    Thresholds hold for the size at which they were chosen.
+
+    Args:
+      image_size: height and width that images are resized to, in pixels.
+    """
+    if tuple(image_size) == self.image_size:
+      return self
+    height, width = self.image_size
+    about = (
+      f'No threshold is known for images of this size: {height}x{width} is that'
+      ' of the training.'
+    )
+    other = Embedder(
+      self.model, self.variables, self._config, None, about, self.step
+    )
+    other.image_size = tuple(image_size)
+    return other
+
   @functools.cached_property
   def dimensions(self) -> int:
     """Number of features of an embedding."""

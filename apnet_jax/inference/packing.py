@@ -1,5 +1,6 @@
 """Packs a trained network with all that its use needs into one file."""
 
+from collections.abc import Sequence
 import os
 
 from apnet_jax import hub
@@ -45,7 +46,11 @@ def pack_network(
 
 
 def collect(
-  source: str | os.PathLike, step: int, which: str, flip: bool | None = None
+  source: str | os.PathLike,
+  step: int,
+  which: str,
+  flip: bool | None = None,
+  image_size: Sequence[int] | None = None,
 ) -> dict:
   """Collects what is known about a checkpoint besides its weights.
 
@@ -57,6 +62,8 @@ def collect(
     which: how the checkpoint was chosen, 'last' or 'best'.
     flip: whether images are embedded with their mirror images; None for the
       settings of the threshold, or of the run.
+    image_size: height and width of images, if it is not that of the training,
+      for which threshold and result card hold.
 
   Returns:
     Contents of JSON files, by names of `pack.PARTS`.
@@ -75,6 +82,9 @@ def collect(
     run_files.CONFIG_FILE: pack.config_without_places(config.to_dict()),
     run_files.RUN_FILE: pack.run_without_places(run_files.load_run(source)),
   }
+  if image_size and [*image_size] != [*config.data.image_size]:
+    parts[PREPROCESSING]['height_width'] = [*image_size]
+    return parts
   flip = embedding.eval.flip
   if threshold and (threshold['step'], threshold['flip']) == (step, flip):
     parts[run_files.THRESHOLD_FILE] = threshold

@@ -1,3 +1,4 @@
+import functools
 import importlib.util
 import json
 
@@ -22,6 +23,8 @@ from apnet_jax.export.graph import Graph
 from apnet_jax.inference import model_card, packing
 from apnet_jax.inference.embedder import Embedder
 from apnet_jax.models import normalization
+from apnet_jax.retrieval import threshold
+from apnet_jax.workdir import json_files
 from tests.inference import networks
 
 SIZE = (32, 16)
@@ -79,6 +82,32 @@ def test_stablehlo_is_written_with_its_facts_and_a_card(
   assert 'Intended use' in (tmp_path / 'a.MODEL_CARD.md').read_text()
   with pytest.raises(UserError, match='a.stablehlo exists'):
     job.export(graph, 'stablehlo', path)
+
+
+def test_facts_are_those_of_the_size_that_is_exported(tmp_path, monkeypatch):
+  networks.use_tiny_networks(monkeypatch)
+  config, _ = networks.write_workdir(tmp_path)
+  threshold.save(tmp_path, networks.THRESHOLD)
+  card = {'checkpoint': {'step': networks.STEP}, 'figures': {'mAP': 0.5}}
+  json_files.write_json(tmp_path / 'result.json', card)
+  embedder = Embedder.load(tmp_path)
+  about = Graph(embedder, SIZE, card=card).metadata()
+  assert about['threshold'] == '0.25' and 'mAP' in about['card']
+  collect = functools.partial(
+    packing.collect, tmp_path, networks.STEP, 'last', None
+  )
+  assert collect(SIZE).keys() >= {'threshold.json', 'result.json'}
+  about = Graph(embedder, (64, 32), card=card).metadata()
+  assert about['threshold'] == 'null' and 'card' not in about
+  assert '32x16 is that of the training' in about['threshold_origin']
+  assert json.loads(about['network'])['image_size'] == [64, 32]
+  parts = collect((64, 32))
+  assert not parts.keys() & {'threshold.json', 'result.json'}
+  text = model_card.text(parts)
+  assert '| images | 64x32, ' in text and 'No threshold is known' in text
+  config.data.image_size = (64, 32)
+  json_files.write_json(tmp_path / 'config.json', config.to_dict())
+  assert about['fingerprint'] == Embedder.load(tmp_path).fingerprint
 
 
 def test_images_of_another_size_are_resized_in_the_graph(embedder, monkeypatch):
