@@ -120,14 +120,22 @@ def _recipe(config: Mapping) -> str:
 def _data(parts) -> str:
   name = parts[run_files.CONFIG_FILE]['data']['name']
   run = parts[run_files.RUN_FILE]
-  known = [TERMS[k] for k in TERMS if name.startswith(k)]
+  terms = '\n'.join(dict.fromkeys(map(_terms, name.split(','))))
   return f"""\
 ## Training data
 
 `{name}`, {run['num_classes']} identities (fingerprint `{run['fingerprint']}`).
-{known[0] if known else OWN_DATA}
+
+{terms}
+
 No image of it is part of this file.
 """
+
+
+def _terms(name: str) -> str:
+  """Returns the terms of a data set as an item of a list."""
+  known = [TERMS[k] for k in TERMS if name.strip().startswith(k)]
+  return f'- {known[0] if known else OWN_DATA}'
 
 
 def _figures(parts) -> str:

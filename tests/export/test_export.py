@@ -269,6 +269,17 @@ def test_model_card_tells_what_is_known(parts):
   assert 'epochs 160, learning rate 0.001, ' in text
   assert '`train.ema_decay=0.99`' in text and 'jitter' not in text
   assert 'withdrawn' in text and 'Threshold 0.2500' in text
+  several = {'name': 'market1501,msmt17/train,folder,market1501/train'}
+  text = model_card.text(parts | {'config.json': config | {'data': several}})
+  terms = [
+    line
+    for line in text.split('## Training data')[1].splitlines()
+    if line.startswith('- ')
+  ][:3]
+  known = model_card.TERMS
+  assert terms == [
+    f'- {known["market"]}', f'- {known["msmt17"]}', f'- {model_card.OWN_DATA}',
+  ]  # fmt: skip
 
 
 @needs_onnx
