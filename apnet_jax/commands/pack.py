@@ -10,8 +10,8 @@ optimiser; the configuration; how images are prepared; and the threshold and the
 result card, if they belong to the checkpoint. Reading it executes no code, and
 a file that was changed or cut off is refused. Folders of the machine that
 trained are left out, so that eval.py needs --data_dir. A model card is written
-beside it (market.MODEL_CARD.md). An existing file is replaced, and a message
-says so.
+beside it (market.apnet.MODEL_CARD.md). An existing file is replaced, and a
+message says so.
 """
 
 from collections.abc import Callable

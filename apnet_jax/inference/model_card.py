@@ -50,8 +50,9 @@ it. Person re-identification is surveillance technology.
 
 
 def path_beside(path: str | os.PathLike) -> pathlib.Path:
-  """Returns where the model card of a file lies: `market.MODEL_CARD.md`."""
-  return pathlib.Path(path).with_suffix(SUFFIX)
+  """Returns where a file's model card lies: `market.onnx.MODEL_CARD.md`."""
+  path = pathlib.Path(path)
+  return path.with_name(path.name + SUFFIX)
 
 
 def write(path: str | os.PathLike, parts: Mapping[str, Mapping]) -> None:

@@ -79,7 +79,11 @@ def test_stablehlo_is_written_with_its_facts_and_a_card(
   assert about['fingerprint'] == embedder.fingerprint
   shown = {'dataset': 'drawn', 'figures': {'mAP': 0.5}}
   assert json.loads(about['card']) == shown
-  assert 'Intended use' in (tmp_path / 'a.MODEL_CARD.md').read_text()
+  model_card.write(model_card.path_beside(tmp_path / 'a.apnet'), parts)
+  cards = {file.name for file in tmp_path.glob('*MODEL_CARD.md')}
+  assert cards == {'a.stablehlo.MODEL_CARD.md', 'a.apnet.MODEL_CARD.md'}
+  for card in cards:
+    assert 'Intended use' in (tmp_path / card).read_text()
   with pytest.raises(UserError, match='a.stablehlo exists'):
     job.export(graph, 'stablehlo', path)
 
