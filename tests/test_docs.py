@@ -40,6 +40,12 @@ def test_links_lead_somewhere(path):
     assert not anchor or anchor in headings(target), link
 
 
+def test_the_tracker_of_the_page_takes_the_file_made_for_it():
+  text = (ROOT / 'docs/export.md').read_text().replace('\\\n', ' ')
+  made = re.findall(r'--for=ultralytics +--output=(\S+)', text)
+  assert re.findall(r'^model: (\S+)$', text, flags=re.M) == made != []
+
+
 def tables_with_records():
   for path in DOCUMENTS:
     parts = re.split(r'<!-- record: (\w+) -->', path.read_text())
