@@ -105,7 +105,8 @@ class Embedder:
         chosen with the other value.
 
     Raises:
-      UserError: the network or its threshold cannot be read.
+      UserError: the network or its threshold cannot be read, or `which` has
+        another value.
     """
     source = hub.find_network(source)
     with open_for_reading(source) as checkpoints:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import ml_collections
 
+from apnet_jax.errors import UserError
 from apnet_jax.models.apnet import create_model, variable_shapes
 from apnet_jax.parallel import devices
 from apnet_jax.workdir.checkpoints import Checkpoints
@@ -31,8 +32,11 @@ def restore_model(
     devices. If the run kept an average of them, these are the average.
 
   Raises:
-    UserError: no checkpoint can be read, or they belong to another model.
+    UserError: no checkpoint can be read, they belong to another model, or
+      `which` has another value.
   """
+  if which not in ('last', 'best'):
+    raise UserError(f"which={which!r} must be 'last' or 'best'.")
   with naming_damaged_file(checkpoints.directory.parent / CONFIG_FILE):
     model = create_model(config.model, num_classes)
     shapes = variable_shapes(model, tuple(config.data.image_size))

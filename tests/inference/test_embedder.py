@@ -136,6 +136,12 @@ def test_a_fingerprint_tells_networks_and_settings_apart(
   assert other.fingerprint != embedder.fingerprint
 
 
+def test_a_checkpoint_is_the_last_or_the_best(workdir):
+  for which in ('Best', 'foo', ''):
+    with pytest.raises(UserError, match=f"which='{which}' must be 'last' or"):
+      Embedder.load(workdir, which)
+
+
 def test_another_image_size_is_another_fingerprint(tmp_path, monkeypatch):
   networks.use_tiny_networks(monkeypatch)
   config, _ = networks.write_workdir(tmp_path)
