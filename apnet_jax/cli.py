@@ -101,7 +101,7 @@ def _exit(code: int) -> None:
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   try:
-    return flags.FLAGS(argv)
+    return flags.FLAGS([_expand_home(argument) for argument in argv])
   except SystemExit as error:
     # absl ends with code 1 after it has printed a help text that was asked for.
     if {arg.lstrip('-') for arg in argv[1:]} & HELP_FLAGS:
@@ -124,6 +124,18 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
       f'{", ".join(given) or name}: the configuration has no such field;'
       ' apnet_jax/config.py lists them all.'
     ) from error
+
+
+def _expand_home(argument: str) -> str:
+  """Returns `--output=~/a` with the home folder, which bash leaves as it is.
+
+  What a run records and compares when it resumes is kept as it is given:
+  --init_from and the fields of the configuration.
+  """
+  name, equals, value = argument.partition('=')
+  if re.fullmatch(r'--?(?!init_from)\w+', name) and value.startswith('~'):
+    return name + equals + os.path.expanduser(value)
+  return argument
 
 
 def _in_plain_words(line: str) -> str:

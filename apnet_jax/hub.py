@@ -25,13 +25,15 @@ def find_network(source: str | os.PathLike) -> str | os.PathLike:
   """Returns the path of a trained network, which is downloaded if needed.
 
   Args:
-    source: a path, which is returned as it is; or `hf://OWNER/NAME` with the
-      packed network `NETWORK`. '@REVISION' and '/FILE' may follow.
+    source: a path, in which `~` is the home folder; or `hf://OWNER/NAME` with
+      the packed network `NETWORK`. '@REVISION' and '/FILE' may follow.
 
   Raises:
     UserError: see `download`.
   """
-  return download(source, [NETWORK]) if is_source(source) else source
+  if is_source(source):
+    return download(source, [NETWORK])
+  return os.path.expanduser(source)
 
 
 def download(source: str, files: Sequence[str]) -> str:

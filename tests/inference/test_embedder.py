@@ -136,6 +136,11 @@ def test_a_fingerprint_tells_networks_and_settings_apart(
   assert other.fingerprint != embedder.fingerprint
 
 
+def test_the_home_folder_may_be_a_tilde(workdir, monkeypatch):
+  monkeypatch.setenv('HOME', str(workdir.parent))
+  assert Embedder.load(f'~/{workdir.name}').step == networks.STEP
+
+
 def test_a_checkpoint_is_the_last_or_the_best(workdir):
   for which in ('Best', 'foo', ''):
     with pytest.raises(UserError, match=f"which='{which}' must be 'last' or"):

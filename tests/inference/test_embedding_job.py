@@ -7,10 +7,12 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from apnet_jax import cli
 from apnet_jax.commands import embed
 from apnet_jax.errors import UserError
 from apnet_jax.inference import embedding_files, embedding_job, rows
 from apnet_jax.inference.embedder import Embedder
+from tests.commands.running import in_this_process
 
 
 @pytest.fixture(scope='module')
@@ -193,6 +195,15 @@ def test_a_name_that_is_not_utf8_is_said_before_anything_is_embedded(
   with pytest.raises(UserError, match=message):
     embedding_job.embed_into(path, killed_after(embedder, 0), source)
   assert not list(tmp_path.iterdir())
+
+
+def test_the_home_folder_in_flags_is_expanded(tmp_path, monkeypatch, capsys):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  with in_this_process(embed.command) as run:
+    assert run('--ckpt=~/run', '--output=~/a.txt') == 2
+  assert f'--output={tmp_path}/a.txt must end in' in capsys.readouterr().err
+  for kept in ('~/a', '--init_from=~/a', '--config.data.dir=~/a', '--x=a~/b'):
+    assert cli._expand_home(kept) == kept
 
 
 def test_flags_that_do_not_fit(tmp_path):
