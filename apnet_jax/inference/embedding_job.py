@@ -25,6 +25,7 @@ from apnet_jax.writing import whole
 
 PART = 1024  # rows that a kill can lose
 JOB = 'job.json'
+KEPT_ERRORS = 1000  # in the file: one for each image could make it unreadable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +175,8 @@ def _join(output, files, embedder, source, dtype, resumed: int) -> Outcome:
     'fingerprint': embedder.fingerprint,
     'settings': embedder.settings,
     'threshold': embedder.threshold,
-    'unreadable': errors,
+    'unreadable': errors[:KEPT_ERRORS],
+    'unreadable_count': len(errors),
   }
   columns = {name: column[kept] for name, column in source.columns.items()}
 

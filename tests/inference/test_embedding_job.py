@@ -54,6 +54,17 @@ def test_a_folder_becomes_a_file(embedder, source, tmp_path):
   np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
 
 
+def test_a_file_holds_some_of_many_messages(
+  embedder, source, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(embedding_job, 'KEPT_ERRORS', 1)
+  (tmp_path / '5.png').write_bytes(b'')
+  outcome = embedding_job.embed_into(tmp_path / 'a.npz', embedder, source)
+  info = read(tmp_path / 'a.npz')[0]
+  assert info['unreadable'] == outcome.errors[:1]
+  assert info['unreadable_count'] == len(outcome.errors) == 2
+
+
 def test_a_file_of_other_content_is_replaced_and_described(
   embedder, source, tmp_path
 ):
