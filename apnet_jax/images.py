@@ -267,7 +267,10 @@ def upright(image: Image.Image) -> Image.Image:
   except UserError:
     turn = None
   if image.mode.startswith('I'):  # 16 bits; the upper 8 are used
-    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    pixels = np.asarray(image)
+    # That of a file is I;16. In memory, I also holds values of 8 bits.
+    if image.mode != 'I' or pixels.max() > 255:
+      image = Image.fromarray((pixels >> 8).astype(np.uint8))
   image = image.convert('RGB')
   return image if turn is None else image.transpose(turn)
 

@@ -46,6 +46,15 @@ def test_an_image_of_pillow_is_turned_upright(tmp_path):
   np.testing.assert_array_equal(turned, read(np.rot90(PIXELS, -1)))
 
 
+def test_whole_numbers_of_pillow_may_have_8_or_16_bits():
+  grey = PIXELS[..., 0].astype(np.int32)
+  expected = read(PIXELS[..., :1].repeat(3, 2))
+  for values in (grey, grey << 8, (grey << 8).astype(np.uint16)):
+    image = Image.fromarray(values)
+    assert image.mode.startswith('I')
+    np.testing.assert_array_equal(read(image), expected)
+
+
 def test_boxes_are_widened_to_pixels_and_clipped():
   boxes = [[3, 4, 13, 24], [2.6, 3.7, 12.2, 23.9], [-9, 30.5, 5, 99]]
   found = read(PIXELS, boxes)
