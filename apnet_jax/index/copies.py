@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 import dataclasses
 import io
+import os
 import pathlib
 
 from apnet_jax.errors import UserError
 from apnet_jax.inference import rows
 from apnet_jax.writing import check_place
+
+LONGEST = 255  # bytes of a name, on Linux and macOS
 
 
 def check_folder(folder: str) -> None:
@@ -53,7 +56,7 @@ def copy_found(results: Sequence[dict], folder: str) -> Copied:
   done, paths = Copied(), set()
   for number, result in enumerate(results):
     query = pathlib.Path(result['query'])
-    target = pathlib.Path(folder, f'{number:04d}_{query.stem}')
+    target = pathlib.Path(folder, _name(f'{number:04d}_', query.stem))
     target.mkdir(parents=True)
     paths.add(result['query'])
     _copy({'image': result['query']}, target / f'query{query.suffix}', done)
@@ -63,11 +66,19 @@ def copy_found(results: Sequence[dict], folder: str) -> Copied:
         continue
       paths.add(found['image'])
       image = pathlib.Path(found['image'])
-      name = f'{image.stem}.png' if rows.BOX[0] in found else image.name
-      name = f'{rank:02d}_{found["similarity"]:.3f}_{name}'
+      suffix = '.png' if rows.BOX[0] in found else image.suffix
+      before = f'{rank:02d}_{found["similarity"]:.3f}_'
+      name = _name(before, image.stem, suffix)
       done.copies += _copy(found, target / name, done)
   done.images = len(paths)
   return done
+
+
+def _name(before: str, stem: str, suffix: str = '') -> str:
+  """Returns a name whose middle is cut off where the system has no room."""
+  while stem and len(os.fsencode(before + stem + suffix)) > LONGEST:
+    stem = stem[:-1]
+  return before + stem + suffix
 
 
 def _copy(found: dict, path: pathlib.Path, done: Copied) -> bool:

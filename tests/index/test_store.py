@@ -414,6 +414,20 @@ def test_what_was_found_is_copied(tmp_path):
     copies.check_folder(str(tmp_path / 'a.png' / 'out'))
 
 
+def test_long_names_are_cut_in_copies(tmp_path):
+  path = tmp_path / ('é' * 125 + '.png')
+  Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(path)
+  found = [{'image': str(path), 'similarity': 0.9}] * 2
+  results = [{'query': str(path), 'found': found}]
+  assert copies.copy_found(results, str(tmp_path / 'out')).copies == 2
+  (folder,) = (tmp_path / 'out').iterdir()
+  assert folder.name.startswith('0000_éé')
+  names = sorted(file.name for file in folder.iterdir())
+  assert names == [
+    f'01_0.900_{"é" * 121}.png', f'02_0.900_{"é" * 121}.png', 'query.png',
+  ]  # fmt: skip
+
+
 def test_removed_rows_do_not_take_places_of_candidates(folder, monkeypatch):
   monkeypatch.setattr(codes, 'CANDIDATES', 5)
   index = store.Index(folder)
