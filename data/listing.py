@@ -27,7 +27,7 @@ class Listing:
     dataset: the original images with their labels.
     as_published: whether the counts of images, identities and cameras are the
       published ones; None if none are published.
-    fingerprint: hash of the names, sizes and labels of the original images.
+    fingerprint: hash of the original images (`raw.RawDataset.fingerprint`).
     folder: folder for the prepared files.
   """
 

@@ -1,7 +1,7 @@
 """Prepares data sets: checks the images and writes them into few large files.
 
-The files are in a folder `reid-<fingerprint>`, named after a hash of the
-images' names, sizes and labels. The same images are therefore prepared only
+The files are in a folder `reid-<fingerprint>`, named after a hash of the images
+(`raw.RawDataset.fingerprint`). The same images are therefore prepared only
 once, by each version of the builder; a later version replaces the files. An
 interrupted preparation starts anew at the next run.
 """
@@ -20,7 +20,9 @@ import ml_collections
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from apnet_jax import cli
 from apnet_jax.errors import UserError, first_line
+from apnet_jax.printing import counted
 from data import listing, locking, raw
 from data.folder import csv_file
 from data.listing import Listing
@@ -75,6 +77,8 @@ def prepare_listed(listed: Listing) -> Prepared:
       )
     _write(builder, dataset, folder)
     builder = make_builder(layout, folder)  # reads the metadata just written
+  else:
+    _warn_of_changes(builder, dataset)
   splits = folder / 'splits.csv'
   if dataset.splits_made and not splits.exists():
     csv_file.write(dataset, splits)
@@ -101,6 +105,26 @@ def _open(
     damage = f'its dataset_info.json lists {found} images, not {images}'
     raise _damage_error(builder.data_path, damage)
   return builder
+
+
+def _warn_of_changes(
+  builder: tfds.core.DatasetBuilder, dataset: raw.RawDataset
+) -> None:
+  """Prints a warning if original images are younger than the prepared ones.
+
+  Their names and sizes are the same. A file whose EXIF orientation is corrected
+  in place keeps its size. (So does a copy, which may have a new date only.)
+  """
+  path = pathlib.Path(builder.data_path)
+  written = (path / 'dataset_info.json').stat().st_mtime  # the last file
+  changed = dataset.changed_since(written)
+  if changed:
+    shown = ', '.join(changed[:3]) + (', ...' if len(changed) > 3 else '')
+    cli.warn(
+      f'{counted(len(changed), "image")} of a later date than the prepared'
+      f' files ({shown}): if the content has changed, delete {path} to prepare'
+      ' all again.'
+    )
 
 
 def _older_versions(builder: tfds.core.DatasetBuilder) -> list[pathlib.Path]:

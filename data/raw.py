@@ -6,6 +6,7 @@ Nothing here needs TensorFlow, so that the doctor starts quickly.
 import abc
 from collections.abc import Iterable, Mapping
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -166,15 +167,53 @@ class RawDataset:
       for split, images in self.splits.items()
     }
 
+  @functools.cached_property
+  def _status(self) -> dict[pathlib.Path, os.stat_result]:
+    """Sizes and dates of all files, which are looked up once."""
+    images = (image for split in SPLITS for image in self.splits[split])
+    return {path: path.stat() for path in {image.path for image in images}}
+
   def fingerprint(self) -> str:
-    """Returns a short hash of the names, sizes and labels of all images."""
+    """Returns a short hash of the names, sizes and labels of all images.
+
+    BMP files have their content hashed, too: those of one width and height all
+    have the same size.
+    """
     digest = hashlib.sha256()
     for split in SPLITS:
       for image in self.splits[split]:
-        size = image.path.stat().st_size
+        size = self._status[image.path].st_size
         fields = (split, image.name, size, image.pid, image.camid)
+        if image.name.lower().endswith('.bmp'):
+          fields += (_content_hash(image),)
         digest.update(repr(fields).encode())
     return digest.hexdigest()[:12]
+
+  def changed_since(self, date: float) -> list[str]:
+    """Returns the names of images whose files are younger than a date.
+
+    Args:
+      date: seconds since 1970.
+    """
+    images = (image for split in SPLITS for image in self.splits[split])
+    return list(
+      dict.fromkeys(
+        image.name
+        for image in images
+        if self._status[image.path].st_mtime > date
+      )
+    )
+
+
+def _content_hash(image: RawImage) -> str:
+  """Returns a hash of an image file; '' if it cannot be read.
+
+  Preparing the images names those that cannot be read.
+  """
+  try:
+    return hashlib.sha256(image.read()).hexdigest()
+  except OSError:
+    return ''
 
 
 def without_cameras(dataset: RawDataset) -> RawDataset:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 import re
 import shutil
 
@@ -346,6 +347,48 @@ def test_other_raw_images_are_prepared_anew(
   fingerprints = {f.fingerprint for f in (feed, replaced, added)}
   assert len(fingerprints) == 3
   assert len(list(prepared.glob('reid-*'))) == 2
+
+
+def test_other_bmp_images_of_the_same_size_are_prepared_anew(
+  tmp_path, make_config
+):
+  """All BMP files of one width and height have the same size."""
+  config = make_config(tmp_path / 'raw', tmp_path / 'prepared')
+  config.data.name = 'folder'
+  config.data.folders_are_people = True
+  for person in range(3):
+    for i in range(4):
+      path = tmp_path / f'raw/{person}/{i}.bmp'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      Image.new('RGB', (16, 32), (60, 60, 60)).save(path)
+  first = pipeline.load(config)
+  dates = path.stat().st_mtime - 100, path.stat().st_mtime - 100
+  for path in tmp_path.glob('raw/*/*.bmp'):
+    Image.new('RGB', (16, 32), (200, 10, 10)).save(path)
+    os.utime(path, dates)  # those of older crops
+  masked = pipeline.load(config)
+  assert masked.fingerprint != first.fingerprint
+  colour = next(masked.query.batches([0], 1)).mean((0, 1, 2))
+  np.testing.assert_allclose(colour, (200, 10, 10))
+
+
+def test_warns_of_images_that_changed_and_kept_their_size(
+  copied, tmp_path, make_config, capsys
+):
+  config = make_config(copied, tmp_path / 'prepared')
+  feed = pipeline.load(config)
+  assert 'later date' not in capsys.readouterr().err
+  path = paths_of(copied, 'query')[0]
+  path.write_bytes(path.read_bytes())
+  date = path.stat().st_mtime + 100  # the prepared files are just as young
+  os.utime(path, (date, date))
+  assert pipeline.load(config).fingerprint == feed.fingerprint
+  (info,) = (tmp_path / 'prepared').rglob('dataset_info.json')
+  assert capsys.readouterr().err == (
+    f'warning: 1 image of a later date than the prepared files'
+    f' (query/{path.name}): if the content has changed, delete {info.parent}'
+    ' to prepare all again.\n'
+  )
 
 
 def test_a_renamed_image_has_another_label(feed, copied, tmp_path, make_config):
