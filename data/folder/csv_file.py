@@ -27,18 +27,28 @@ def read(file: pathlib.Path) -> tuple[list[Named], tuple[str, ...]]:
   The columns are path and pid, and optionally camid, split and role.
 
   Returns:
-    The images, and notes for the user.
+    The images, and notes for the user, which name columns that are not read:
+    one may be a misspelt name of these.
 
   Raises:
     UserError: the file is invalid; the message names the line.
   """
   listed, images = raw.ListedFiles(file.parent, file), []
+  others = []
   for line, row in _rows(file):
+    others = [column for column in row if column and column not in COLUMNS]
     image = _read_row(row, line, listed)
     images += [image] if image else []
   raw.check_all_found([listed])
   check_complete(file, images, 'lines')
-  return images, (f'listed in {file.name}',)
+  notes = (f'listed in {file.name}',)
+  if others:
+    notes = (
+      *notes,
+      f'columns that are not read: {", ".join(others)[:200]} (known:'
+      f' {", ".join(COLUMNS)})',
+    )
+  return images, notes
 
 
 def _read_row(

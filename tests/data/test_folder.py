@@ -89,6 +89,21 @@ def test_reads_what_spreadsheets_write(tmp_path, change):
   assert table(LAYOUT.read(tmp_path)) == EXPECTED
 
 
+def test_columns_that_are_not_read_are_named(tmp_path):
+  images(tmp_path, *NAMES)
+  write(tmp_path, LISTED)
+  assert 'not read' not in str(LAYOUT.read(tmp_path).notes)
+  people_file(tmp_path, range(4))
+  text = (tmp_path / 'people.csv').read_text()
+  write(tmp_path, text.replace('camid', 'Camera_ID'))
+  dataset = LAYOUT.read(tmp_path)
+  assert not dataset.has_cameras
+  assert dataset.notes[1] == (
+    'columns that are not read: camera_id (known: path, pid, camid, split,'
+    ' role)'
+  )
+
+
 def test_reads_names_in_any_script(tmp_path):
   names = ['größe/ä b.jpg', '行人/一.png', 'люди/1.JPG', '🚶/x,y.jpg']
   images(tmp_path, *names)
