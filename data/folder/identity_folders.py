@@ -78,6 +78,13 @@ def read(root: pathlib.Path) -> tuple[list[Named], tuple[str, ...]]:
   notes = ('a folder for each identity', *_note_on_others(root, found, people))
   if all(cameras):
     notes = (*notes, "cameras from file names, in Market-1501's naming")
+  elif any(cameras):
+    others = sorted(
+      path.relative_to(root).as_posix()
+      for (_, _, path), camera in zip(images, cameras)
+      if not camera
+    )
+    notes = (*notes, _no_cameras(others, len(images)))
   return [
     Named(
       name=path.relative_to(root).as_posix(),
@@ -88,6 +95,21 @@ def read(root: pathlib.Path) -> tuple[list[Named], tuple[str, ...]]:
     )
     for (split, identity, path), camera in zip(images, cameras)
   ], notes
+
+
+def _no_cameras(others: list[str], total: int) -> str:
+  """Returns a note that the names of some images give no camera.
+
+  Args:
+    others: these names.
+    total: number of all images.
+  """
+  named = total - len(others)
+  return (
+    f'{"warning: " if 2 * named > total else ""}{named:,} of {total:,} names'
+    ' begin as in Market-1501; these do not, so that no cameras are read:\n'
+    + raw.format_lines(others)
+  )
 
 
 def _images_by_folder(root: pathlib.Path) -> ByFolder:

@@ -255,8 +255,17 @@ def test_takes_cameras_from_names_if_all_have_them(tmp_path):
   dataset = LAYOUT.read(tmp_path)
   assert dataset.has_cameras
   assert {i.camid for i in dataset.splits['gallery']} == {1, 3}
+  assert 'no cameras' not in str(dataset.notes)
   images(tmp_path, 'gallery/0007/other.jpg')
-  assert not LAYOUT.read(tmp_path).has_cameras
+  dataset = LAYOUT.read(tmp_path)
+  assert not dataset.has_cameras
+  assert dataset.notes[1] == (
+    'warning: 3 of 4 names begin as in Market-1501; these do not, so that no'
+    ' cameras are read:\n  gallery/0007/other.jpg'
+  )
+  images(tmp_path, *(f'gallery/0007/{i}.jpg' for i in range(3)))
+  (note,) = (n for n in LAYOUT.read(tmp_path).notes if 'no cameras are' in n)
+  assert note.startswith('3 of 7 names begin as in Market-1501; these do not')
 
 
 def test_reads_the_layout_of_market1501():
