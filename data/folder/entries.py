@@ -1,9 +1,11 @@
 """The user's images with their labels, before splits are decided."""
 
+import collections
 from collections.abc import Iterable, Sequence
 import dataclasses
 import pathlib
 import re
+import unicodedata
 
 from apnet_jax.errors import UserError
 from data import raw
@@ -86,16 +88,19 @@ def number(
     images: images with named labels.
 
   Returns:
-    The images with numbered labels, and notes for the user on the numbers.
+    The images with numbered labels, and notes for the user on the numbers and
+    on names that may be two spellings of one.
 
   Raises:
     UserError: a person has identity -1; two people have the same number, as 1
       and 001; or a distractor or junk is in training or query.
   """
   _check_roles(root, images)
-  for label in ('identity', 'camera'):
+  spelling_notes = ()
+  for label, noun in (('identity', 'people'), ('camera', 'cameras')):
     names = {getattr(image, label) for image in images if image.role == PERSON}
     _check_numbers(root, label, names - {None})
+    spelling_notes += _note_on_spellings(noun, names - {None})
   pids, pid_notes = _number_people(
     {image.identity for image in images if image.role == PERSON}
   )
@@ -114,7 +119,7 @@ def number(
     )
     for image in images
   ]
-  return entries, (*pid_notes, *camera_notes)
+  return entries, (*pid_notes, *camera_notes, *spelling_notes)
 
 
 def _check_roles(root: pathlib.Path, images: Iterable[Named]) -> None:
@@ -143,6 +148,30 @@ def _check_numbers(root: pathlib.Path, label: str, names: set[str]) -> None:
           f'{root}: {other} and {name} are different names of one number:'
           f' rename the files, so that each {label} has one name.'
         )
+
+
+def _note_on_spellings(noun: str, names: set[str]) -> tuple[str, ...]:
+  """Returns a warning if names are alike but for their spelling.
+
+  This is no error: upper and lower case may tell tracks apart.
+
+  Args:
+    noun: plural word for what the names stand for.
+    names: all names.
+  """
+  spellings = collections.defaultdict(list)
+  for name in sorted(names):
+    composed = unicodedata.normalize('NFC', name)
+    # Those of one name in two Unicode forms look the same.
+    shown = repr(name) if name == composed else ascii(name)
+    spellings[composed.casefold().strip()].append(shown)
+  alike = [' and '.join(each) for each in spellings.values() if len(each) > 1]
+  if not alike:
+    return ()
+  return (
+    f'warning: names of different {noun} that differ only in case, spaces or'
+    f' Unicode form:\n{raw.format_lines(alike)}',
+  )
 
 
 def _number_people(names: set[str]) -> tuple[dict[str, int], tuple[str, ...]]:

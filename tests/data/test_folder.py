@@ -13,6 +13,7 @@ from configs import folder as config_file
 from data import datasets
 from data.folder import csv_file
 from data.folder import layout as folder
+from data.folder.entries import Named, number
 
 LAYOUT = datasets.find('folder')
 
@@ -356,6 +357,31 @@ def test_two_names_of_one_number_are_a_question(tmp_path, names):
   images(tmp_path, *names.split())
   with pytest.raises(ValueError, match='001 and 1 are different names of one'):
     LAYOUT.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('names', 'shown'),
+  [
+    (['Cem', 'cem'], "'Cem' and 'cem'"),
+    (['cem', 'cem '], "'cem' and 'cem '"),
+    (['Jos\u00e9', 'Jose\u0301'], "'Jose\\u0301' and 'Jos\u00e9'"),
+    (['A1', 'a1', 'b'], "'A1' and 'a1'"),
+    (['Josef', 'Jose'], None),
+  ],
+)
+@pytest.mark.parametrize('noun', ['people', 'cameras'])
+def test_two_spellings_of_one_name_are_said(names, shown, noun, tmp_path):
+  found = [
+    Named('', tmp_path, *((n, 'door') if noun == 'people' else ('anna', n)))
+    for n in names
+  ]
+  warnings = [
+    note for note in number(tmp_path, found)[1] if note.startswith('warning')
+  ]
+  assert warnings == [
+    f'warning: names of different {noun} that differ only in case, spaces or'
+    f' Unicode form:\n  {shown}'
+  ] * (shown is not None)
 
 
 def test_identity_0_of_a_csv_file_is_a_person(tmp_path):
