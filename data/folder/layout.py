@@ -153,11 +153,11 @@ class FolderLayout(raw.Layout):
 def _test_identities(people: set[str], seed: int, fraction: float) -> set[str]:
   """Chooses the identities to test on.
 
-  Each identity is assigned by a hash of its name, regardless of other
-  identities. A network trained before people were added was therefore not
-  trained on anybody who is tested on afterwards. (The exception: with a
-  fraction below 1, at least one of three or more identities is tested on, and
-  at least two are trained on.)
+  Each identity is assigned by a hash of its name (or number, without leading
+  zeros), regardless of other identities. A network trained before people were
+  added was therefore not trained on anybody who is tested on afterwards. (The
+  exception: with a fraction below 1, at least one of three or more identities
+  is tested on, and at least two are trained on.)
 
   Args:
     people: names of all identities.
@@ -167,10 +167,12 @@ def _test_identities(people: set[str], seed: int, fraction: float) -> set[str]:
   Returns:
     Names of the identities to test on.
   """
-  draws = {
-    name: int(hashlib.sha256(f'{seed}/{name}'.encode()).hexdigest()[:12], 16)
-    for name in people
-  }
+  draws = {}
+  for name in people:
+    # A folder 0001 and the 1 of a CSV file are the same person.
+    plain = str(int(name)) if name.isascii() and name.isdigit() else name
+    digest = hashlib.sha256(f'{seed}/{plain}'.encode()).hexdigest()
+    draws[name] = int(digest[:12], 16)
   order = sorted(people, key=draws.get)
   size = sum(value < fraction * 16**12 for value in draws.values())
   if fraction < 1:

@@ -499,6 +499,16 @@ def test_splits_are_by_identity_and_from_the_seed(tmp_path):
   assert 'seed 0' in str(dataset.notes) and dataset.splits_made
 
 
+def test_splits_of_folders_and_of_a_csv_file_are_the_same(tmp_path):
+  people_file(tmp_path / 'listed', range(1, 41))
+  names = (f'{pid:04}/{i}.jpg' for pid in range(1, 41) for i in range(2))
+  images(tmp_path / 'folders', *names)
+  listed, folders = (
+    halves(LAYOUT.read(tmp_path / form)) for form in ('listed', 'folders')
+  )
+  assert listed == folders
+
+
 @given(
   st.sets(st.text(max_size=5), min_size=3, max_size=30),
   st.integers(0, 100),
