@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import ml_collections
 
+from apnet_jax import cli
 from apnet_jax.errors import FieldError, UserError, naming_flags
 from apnet_jax.parallel import processes
 from data import datasets
@@ -51,6 +52,9 @@ def choose(
       keeps the value of the training on own images, and is False if it was on
       other data sets.
 
+  A warning is printed if a test fraction above that of the training may test
+  people who were trained on.
+
   Returns:
     Whole configurations, by the names in `names`.
 
@@ -93,7 +97,14 @@ def choose(
       'folders_are_people': folders_are_people if own else None,
       'ignore_cameras': ignore_cameras,
     }
+    fraction = data.test_fraction
     data.update({k: v for k, v in flags.items() if v is not None})
+    if own and data.test_fraction > fraction:
+      cli.warn(
+        f"--test_fraction={data.test_fraction:g} is more than the training's"
+        f' {fraction:g}: if the images of the training are split by it, some of'
+        ' the same people were trained on.'
+      )
   return chosen
 
 

@@ -179,6 +179,23 @@ def test_flags_of_evaluation_set_what_they_name(config):
   assert targets.FLAGS['data.folders_are_people'] == '--folders_are_people'
 
 
+def test_a_larger_test_fraction_tests_people_who_were_trained_on(
+  config, capsys
+):
+  own = config.copy_and_resolve_references()
+  own.data.update(name='folder', dir='here')
+  for fraction in (None, 0.5, 0.2):
+    targets.choose(own, [], [], test_fraction=fraction)
+  targets.choose(config, ['folder'], ['here'], test_fraction=1.0)
+  assert not capsys.readouterr().err
+  targets.choose(own, [], [], test_fraction=1.0)
+  assert capsys.readouterr().err == (
+    "warning: --test_fraction=1 is more than the training's 0.5: if the images"
+    ' of the training are split by it, some of the same people were trained'
+    ' on.\n'
+  )
+
+
 def test_missing_images_of_multi_query_are_said_before_any_evaluation(config):
   chosen = targets.choose(
     config, ['duke', 'market'], config.data.dir.split(',')[::-1]
