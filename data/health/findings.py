@@ -561,15 +561,18 @@ def duplicate_findings(facts: Facts) -> Iterator[Finding]:
   for copies in _duplicates(facts):
     splits = {split for split, _ in copies}
     labels = {(image.pid, image.camid) for _, image in copies}
+    pids = {pid for pid, _ in labels}
     if len(splits) == 1:
       by_kind['within_split'].append(copies)
     elif 'train' in splits:
       by_kind['in_training_and_test'].append(copies)
+    elif len(pids) == 1 and not facts.found.images.has_cameras:
+      by_kind['under_two_names'].append(copies)
     else:
       # Evaluation ignores matches of one identity under one camera.
       kind = 'query_in_gallery' if len(labels) == 1 else 'query_and_gallery'
       by_kind[kind].append(copies)
-    if len({pid for pid, _ in labels if pid > 0}) > 1:
+    if sum(pid > 0 for pid in pids) > 1:
       by_kind['of_other_identities'].append(copies)
   repair = 'delete all but one of each (and their lines in lists)'
   texts = {
@@ -577,6 +580,11 @@ def duplicate_findings(facts: Facts) -> Iterator[Finding]:
     'query_and_gallery': (
       PROBLEM, 'in both query and gallery with different labels, so that a'
       ' query finds itself', repair,
+    ),
+    # Without cameras, each name has one of its own.
+    'under_two_names': (
+      PROBLEM, 'stored twice under other names, so that a query finds its own'
+      ' copy', repair,
     ),
     'of_other_identities': (
       PROBLEM, 'of several identities, of which only one can be right', repair,

@@ -858,6 +858,21 @@ def test_identical_files(copied, publish, source, target, kind):
   assert found.severity == findings.NOTE
 
 
+@pytest.mark.parametrize('camera', [1, 2])
+def test_identical_files_without_cameras(copied, camera):
+  names = f'{QUERY}/0006_c1_0.png', f'{GALLERY}/0006_c{camera}_0.png'
+  for name in names:
+    (copied / name).write_bytes(encoded(form='PNG'))
+  report = doctor.examine(copied, ignore_cameras=True)
+  found = find(report, 'identical_under_two_names')
+  assert found.severity == findings.PROBLEM
+  assert found.groups == (tuple(sorted(names)),)
+  assert found.message.startswith(
+    '1 image stored twice under other names, so that a query finds its own copy'
+  )
+  assert 'identical_query_and_gallery' not in kinds(report)
+
+
 def test_a_query_that_is_also_listed_in_the_gallery_is_one_file(copy):
   """Splits made of own images have each query in the gallery as well."""
   root = copy('folder')
