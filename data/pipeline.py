@@ -32,7 +32,8 @@ def load(
 
   Raises:
     UserError: a raw folder is missing, has another layout or holds images that
-      cannot be read; or the data set is too small for the batch.
+      cannot be read; or the data set is too small for the batch, or too large
+      for the memory.
     OSError: the prepared files cannot be written.
   """
   check(config)  # preparing takes minutes
@@ -40,6 +41,8 @@ def load(
     listings = listing.read_to_train(config)
   with processes.first_before_others():
     prepared = {name: prepare_listed(one) for name, one in listings.items()}
+  builders = [one.builder for one in prepared.values()]
+  records.check_memory(builders, raw.SPLITS)
   benchmarks = {
     name: open_benchmark(one, config) for name, one in prepared.items()
   }
@@ -111,9 +114,11 @@ def open_benchmark(
     config: the whole configuration.
 
   Raises:
-    UserError: a prepared file is missing or damaged; or images for
-      `config.eval.multi_query` are missing or cannot be read.
+    UserError: a prepared file is missing or damaged; the images do not fit into
+      memory; or images for `config.eval.multi_query` are missing or cannot be
+      read.
   """
+  records.check_memory([prepared.builder], ('query', 'gallery'))
   query, gallery = (
     records.make_split(
       records.read(prepared.builder, split), config.data.image_size

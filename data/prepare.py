@@ -6,6 +6,7 @@ once, by each version of the builder; a later version replaces the files. An
 interrupted preparation starts anew at the next run.
 """
 
+import collections
 import contextlib
 import dataclasses
 import importlib
@@ -264,8 +265,13 @@ def _remove_unfinished(
 
 def _check_disk_space(dataset: raw.RawDataset, folder: pathlib.Path) -> None:
   images = [i for split in dataset.splits.values() for i in split]
-  files = {image.path for image in images}
-  needed = sum(file.stat().st_size for file in files)
+  # An image in both query and gallery is stored twice; other images may share
+  # a file.
+  copies = {}
+  times = collections.Counter((image.path, image.name) for image in images)
+  for (file, _), number in times.items():
+    copies[file] = max(copies.get(file, 0), number)
+  needed = sum(number * file.stat().st_size for file, number in copies.items())
   needed += BYTES_PER_RECORD * len(images)
   free = shutil.disk_usage(folder).free
   if needed > free:

@@ -4,7 +4,7 @@ Images are read by index, so that batch k is found without reading batches 0 to
 k - 1.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import itertools
 import math
@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from apnet_jax.config import check_section
-from apnet_jax.errors import FieldError
+from apnet_jax.errors import FieldError, UserError
 from apnet_jax.feed import Split
 from apnet_jax.parallel import processes as run_processes
 from apnet_jax.parallel.batch_layout import shard_positions
@@ -51,6 +51,40 @@ class Records:
   paths: np.ndarray
   decoded: np.ndarray | None = None
   replacements: dict[int, int] = dataclasses.field(default_factory=dict)
+
+
+def check_memory(
+  builders: Iterable[tfds.core.DatasetBuilder], splits: Sequence[str]
+) -> None:
+  """Checks that the encoded images of several splits fit into memory.
+
+  Args:
+    builders: TFDS builders of prepared data sets.
+    splits: names of the splits that are going to be read.
+
+  Raises:
+    UserError: the images do not fit.
+  """
+  found = [
+    builder.info.splits[split]
+    for builder in builders
+    for split in splits
+    if split in builder.info.splits
+  ]
+  needed = sum(split.num_bytes for split in found)
+  available, owner = memory.available()
+  sharing = run_processes.on_this_machine()
+  if sharing * needed <= available:
+    return
+  shared = f', which {sharing} processes share' if sharing > 1 else ''
+  raise UserError(
+    f'{sum(split.num_examples for split in found):,} prepared images'
+    f' ({", ".join(splits)}) take {needed / 1e9:.2f} GB, and {owner} has'
+    f' {available / 1e9:.2f} GB of memory{shared}. Make smaller copies of the'
+    ' images: config.data.image_size is all that a network sees of them.'
+    ' (Images that have to be turned, BMP and WebP are prepared as PNG, which'
+    ' may take several times the space.)'
+  )
 
 
 def read(builder: tfds.core.DatasetBuilder, split: str) -> Records:

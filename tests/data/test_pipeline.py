@@ -11,7 +11,7 @@ from PIL import Image
 import pytest
 
 from apnet_jax.errors import FieldError
-from data import decoding, pipeline, pk_sampler, prepare
+from data import decoding, pipeline, pk_sampler, prepare, records
 
 FOLDERS = {
   'train': 'bounding_box_train',
@@ -397,6 +397,16 @@ def test_a_renamed_image_has_another_label(feed, copied, tmp_path, make_config):
   renamed = pipeline.load(make_config(copied, tmp_path / 'prepared'))
   assert renamed.fingerprint != feed.fingerprint
   assert (renamed.gallery.pids == 7).sum() == (feed.gallery.pids == 7).sum() + 1
+
+
+def test_memory_is_checked_before_images_are_read(feed, config, monkeypatch):
+  monkeypatch.setattr(records.memory, 'available', lambda: (1_000, 'this job'))
+  monkeypatch.delattr(records, 'read_several')
+  with pytest.raises(ValueError, match=r'\(train, query, gallery\) take 0.00'):
+    pipeline.load(config)
+  own = prepare.prepare(config.data)
+  with pytest.raises(ValueError, match=r'\(query, gallery\) take 0.00 GB'):
+    pipeline.open_benchmark(own, config)
 
 
 # The summary

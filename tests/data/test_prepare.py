@@ -177,6 +177,18 @@ def test_says_that_there_is_no_room(config, monkeypatch):
   assert not left_behind(config)
 
 
+def test_an_image_in_two_splits_needs_room_twice(config, tmp_path, monkeypatch):
+  config.dir = str(make_people(tmp_path))
+  config.test_fraction = 1.0
+  for path in tmp_path.rglob('*.jpg'):
+    with path.open('ab') as file:
+      file.truncate(10**6)
+  usage = prepare.shutil.disk_usage('/')._replace(free=7 * 10**6)
+  monkeypatch.setattr(prepare.shutil, 'disk_usage', lambda _: usage)
+  with pytest.raises(OSError, match='room for 7 MB; .* needs about 12 MB'):
+    prepare.prepare(config)
+
+
 def test_splits_that_were_made_are_saved(config, tmp_path, capsys):
   root = make_people(tmp_path)
   config.dir = str(root)

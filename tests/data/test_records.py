@@ -7,12 +7,14 @@ import os
 import pathlib
 import re
 import resource
+import types
 
 import numpy as np
 from PIL import Image
 import pytest
 
 from apnet_jax.config import CHOICES
+from apnet_jax.errors import UserError
 from apnet_jax.parallel import processes
 from apnet_jax.training import profiling
 from configs import common
@@ -251,6 +253,28 @@ def test_too_large_for_all_processes_of_a_machine(split, config, monkeypatch):
   monkeypatch.setattr(processes, 'on_this_machine', lambda: 1)
   with pytest.raises(pytest.fail.Exception, match='decoded'):
     with_cache(split, config, 'decoded')
+
+
+def test_encoded_images_too_large_for_the_memory(monkeypatch):
+  part = types.SimpleNamespace(num_bytes=10**9, num_examples=500)
+  info = types.SimpleNamespace(splits={'query': part, 'gallery': part})
+  builders = [types.SimpleNamespace(info=info)] * 2
+
+  def check(available, sharing):
+    limit = available, 'this job'
+    monkeypatch.setattr(records.memory, 'available', lambda: limit)
+    monkeypatch.setattr(processes, 'on_this_machine', lambda: sharing)
+    records.check_memory(builders, ('train', 'query', 'gallery'))
+
+  check(4 * 10**9, 1)
+  with pytest.raises(UserError, match='of memory, which 2 processes share'):
+    check(4 * 10**9, 2)
+  with pytest.raises(UserError, match='smaller copies .*image_size') as error:
+    check(3 * 10**9, 1)
+  assert str(error.value).startswith(
+    '2,000 prepared images (train, query, gallery) take 4.00 GB, and this job'
+    ' has 3.00 GB of memory. '
+  )
 
 
 def test_names_the_caches_there_are(split, config):
