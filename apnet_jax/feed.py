@@ -69,6 +69,8 @@ class Benchmark:
       gallery.
     release: which of several published versions of the data set this is, as
       'MSMT17_V1'; '' if it is not known, or there is one only.
+    names_are_images: whether a name in both query and gallery is one image, so
+      that it need not be embedded twice.
   """
 
   query: Split
@@ -78,6 +80,7 @@ class Benchmark:
   as_published: bool | None = dataclasses.field(default=None, kw_only=True)
   has_cameras: bool = dataclasses.field(default=True, kw_only=True)
   release: str = dataclasses.field(default='', kw_only=True)
+  names_are_images: bool = dataclasses.field(default=False, kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,6 +57,7 @@ def load(
     as_published=first.as_published,
     has_cameras=first.has_cameras,
     release='+'.join(one.release for one in benchmarks.values() if one.release),
+    names_are_images=True,
     num_classes=len(identities),
     steps_per_epoch=pk_sampler.steps_per_epoch(
       labels, config.train.P, config.train.K
@@ -137,6 +138,7 @@ def open_benchmark(
     as_published=prepared.as_published,
     has_cameras=prepared.dataset.has_cameras,
     release=prepared.dataset.release,
+    names_are_images=True,
   )
 
 

@@ -118,11 +118,15 @@ def evaluate(
   if rules.drop_distractors:
     ranked &= np.isin(gallery.pids, query.pids)
   rows = np.flatnonzero(ranked)
-  of_queries = check_embeddings(
-    'embeddings of the queries', _embed_queries(embed, variables, query, rules)
-  )
   of_gallery = check_embeddings(
     'embeddings of the gallery', embed(variables, gallery, rows)
+  )
+  found = _queries_in_gallery(benchmark, rows, rules)
+  of_queries = check_embeddings(
+    'embeddings of the queries',
+    _embed_queries(embed, variables, query, rules)
+    if found is None
+    else of_gallery[found],
   )
   labels, scores = label_and_score(
     benchmark, rows, of_queries, of_gallery, rules
@@ -156,6 +160,30 @@ def embed_junk(
   embeddings = check_embeddings(name, embed(variables, benchmark.gallery, rows))
   check_rows(name, ~np.isfinite(embeddings).all(1), 'not finite')
   return {'junk_rows': rows, 'junk_embeddings': embeddings}
+
+
+def _queries_in_gallery(
+  benchmark: Benchmark, rows: np.ndarray, rules: ml_collections.ConfigDict
+) -> list[int] | None:
+  """Finds the queries among the ranked images, so as not to embed them again.
+
+  Without cameras, all images to test on are both.
+
+  Args:
+    benchmark: queries and gallery.
+    rows: int [ranked], rows of the ranked images in the benchmark's gallery.
+    rules: `config.eval`.
+
+  Returns:
+    For each query, the index in `rows` of the same image; None if some are not
+    there, or if the queries are averages.
+  """
+  averaged = rules.multi_query or benchmark.query.averaged is not None
+  if not benchmark.names_are_images or averaged:
+    return None
+  places = {path: i for i, path in enumerate(benchmark.gallery.paths[rows])}
+  found = [places.get(path) for path in benchmark.query.paths]
+  return None if None in found else found
 
 
 def _embed_queries(embed, variables, query: Split, rules) -> np.ndarray:

@@ -222,6 +222,7 @@ def test_a_benchmark_is_a_feed_without_training(feed, config):
   benchmark = pipeline.open_benchmark(prepare.prepare(config.data), config)
   assert benchmark.fingerprint == feed.fingerprint
   assert benchmark.summary in feed.summary
+  assert benchmark.names_are_images and feed.names_are_images
   for split in ('query', 'gallery'):
     one, other = getattr(benchmark, split), getattr(feed, split)
     np.testing.assert_array_equal(one.paths, other.paths)

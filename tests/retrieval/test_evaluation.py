@@ -70,6 +70,39 @@ def naive(evaluated, benchmark, keep):
   return np.array(found)
 
 
+def test_images_that_are_queries_and_gallery_are_embedded_once():
+  """As are all images to test on without cameras; here in another order."""
+  pids = np.array([0, 3, 1, -1, 2, 3, 1, 2, 2])
+  gallery = make_split(pids, np.arange(len(pids)))
+  rows = np.array([8, 1, 2, 4, 5, 6, 7])
+  query = make_split(pids[rows], rows)
+  counts = []
+
+  def embed_image(variables, split, rows):
+    counts.append(len(rows))
+    return embed(variables, gallery, split.camids[rows])  # which are the rows
+
+  twice, once = (
+    evaluation.evaluate(
+      embed_image,
+      {},
+      Benchmark(query, gallery, 'noise', '', names_are_images=known),
+      rules(),
+    )
+    for known in (False, True)
+  )
+  assert counts == [8, 7, 8]  # without junk
+  np.testing.assert_array_equal(once.query_embeddings, twice.query_embeddings)
+  np.testing.assert_array_equal(
+    once.result.average_precision, twice.result.average_precision
+  )
+  # A query that is not in the gallery is embedded, with the others.
+  other = dataclasses.replace(query, paths=np.array([*query.paths[1:], 'x']))
+  benchmark = Benchmark(other, gallery, 'noise', '', names_are_images=True)
+  evaluation.evaluate(embed_image, {}, benchmark, rules())
+  assert counts == [8, 7, 8, 8, 7]
+
+
 def test_reranking_ranks_by_its_distances(benchmark):
   evaluated = evaluation.evaluate(embed, {}, benchmark, rules())
   result = evaluation.rerank(evaluated, benchmark)
