@@ -205,6 +205,11 @@ class Checkpoints:
     self.failure = (
       f'the checkpoint after step {step} could not be saved: {reason}'
     )
+    # The array writer and the metadata writer may both have failed. Orbax has
+    # raised one error, and would raise the other in the next save.
+    for _ in range(2):
+      with contextlib.suppress(Exception):  # no public method waits for both
+        self._manager._checkpointer.wait_until_finished()
     # Writers that are still running make its folders again.
     for _ in range(5):
       for part in self.directory.glob(f'{step}.*tmp*'):

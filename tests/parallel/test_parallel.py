@@ -97,7 +97,11 @@ def test_a_process_that_cannot_save_halts_no_other_for_long(two):
   failures = [found['save'][0] for found in two]
   assert 'within 2 s. Another process may have failed' in failures[0]
   assert failures[1].endswith('step 1 could not be saved: File too large')
-  assert [found['save'][1:] for found in two] == [[2, None]] * 2
+  assert [found['save'][2] for found in two] == [[3, False]] * 2
+
+
+def test_a_disk_that_is_full_for_all_costs_one_checkpoint(two):
+  assert [found['save'][1] for found in two] == [[None, True]] * 2
 
 
 def test_processes_stop_at_the_same_step(two):

@@ -6,6 +6,7 @@ It needs the environment variables of a cluster and prints its results as JSON.
 """
 
 import contextlib
+import io
 import json
 import pathlib
 import resource
@@ -96,10 +97,11 @@ def check(**fields):
 
 
 def save(workdir):
-  """Saves while process 1 cannot write, and again.
+  """Saves while process 1 cannot write, while none can, and again.
 
   Returns:
-    The failure of the first save, the last step, the failure of the second.
+    The failure of the first save; the last step and the failure after the
+    second, and after the third.
   """
   noise = np.random.default_rng(0).standard_normal((4, 500_000), np.float32)
   state = devices.replicate({'w': noise})
@@ -111,10 +113,15 @@ def save(workdir):
     first.save(1, state)
     first.wait()
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-  checkpoints.SAVE_TIMEOUT = 60
+  checkpoints.SAVE_TIMEOUT = 30
   with checkpoints.Checkpoints(workdir) as second:
-    second.save(2, state)
-    return first.failure, second.wait(), second.failure
+    with contextlib.redirect_stderr(io.StringIO()):  # it may be a file, too
+      resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+      second.save(2, state)
+      found = [second.wait(), bool(second.failure)]
+      resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    second.save(3, state)
+    return first.failure, found, [second.wait(), bool(second.failure)]
 
 
 def stop():

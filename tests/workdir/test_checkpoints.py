@@ -386,10 +386,10 @@ def test_if_all_are_damaged_none_is_touched(two, tmp_path):
 
 
 @contextlib.contextmanager
-def full_disk():
-  """Limits files to 100 kB, in place of a full disk."""
+def full_disk(free=100_000):
+  """Limits files to a number of bytes, in place of a full disk."""
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+  resource.setrlimit(resource.RLIMIT_FSIZE, (free, hard))
   try:
     yield
   finally:
@@ -401,17 +401,24 @@ def large(step):
   return {'w': jnp.asarray(noise, jnp.float32)}
 
 
-def test_a_full_disk_costs_a_checkpoint_and_no_older_one(tmp_path, capsys):
+@pytest.mark.parametrize(
+  ('free', 'reason'),
+  [
+    (100_000, 'File too large'),
+    (10, '[Errno 27] File too large'),  # neither arrays nor metadata fit
+  ],
+)
+def test_a_full_disk_costs_a_checkpoint_and_no_older_one(
+  free, reason, tmp_path, capsys
+):
   with Checkpoints(tmp_path) as checkpoints:
     for step in (1, 2):
       checkpoints.save(step, large(step))
     checkpoints.wait()
-    with full_disk():
+    with full_disk(free):
       checkpoints.save(3, large(3))
       assert checkpoints.wait() == 2
-    assert (
-      'step 3 could not be saved: File too large;' in capsys.readouterr().out
-    )
+    assert f'step 3 could not be saved: {reason};' in capsys.readouterr().out
     assert names(tmp_path) == {'1', '2'}
     checkpoints.save(4, large(4))
     assert checkpoints.wait() == 4 and checkpoints.failure is None
