@@ -335,7 +335,7 @@ class Checkpoints:
     path = self.directory / str(step)
     aside = path.with_name(f'{step}.damaged')
     shutil.rmtree(aside, ignore_errors=True)
-    with contextlib.suppress(FileNotFoundError):  # another process was faster
+    with contextlib.suppress(FileNotFoundError):  # of a checkpoint that is gone
       path.rename(aside)
     print(
       f'The checkpoint after step {step} is damaged and was moved to {aside}:'
@@ -381,10 +381,11 @@ class Checkpoints:
       return self.restore(step, state), not_finite
 
     _, found, damaged = self._first_whole('last', read)
-    for later, reason in damaged:
-      self._set_aside(later, reason)
-    if damaged:
-      self._manager.reload()
+    if processes.is_first():
+      for later, reason in damaged:
+        self._set_aside(later, reason)
+    processes.wait_for_all()
+    self._manager.reload()
     return found
 
   def _read_metadata(self, step: int) -> Mapping:

@@ -104,6 +104,10 @@ def test_a_disk_that_is_full_for_all_costs_one_checkpoint(two):
   assert [found['save'][1] for found in two] == [[None, True]] * 2
 
 
+def test_a_damaged_checkpoint_is_set_aside_once(two):
+  assert [found['restore'] for found in two] == [[1, ['1', '2.damaged']]] * 2
+
+
 def test_processes_stop_at_the_same_step(two):
   """They stop at the step after SIGTERM has reached one of them."""
   assert [found['stop'] for found in two] == [6, 6]

@@ -96,6 +96,30 @@ def check(**fields):
     return str(error)
 
 
+def restore(workdir):
+  """Restores a state after its last checkpoint was damaged.
+
+  Returns:
+    The step that was restored; the folders of checkpoints with files in them.
+  """
+
+  def state(step):
+    return devices.replicate({'w': np.full((4, 1000), step, np.float32)})
+
+  with checkpoints.Checkpoints(workdir) as saving:
+    saving.save(1, state(1))
+    saving.save(2, state(2))
+  folder = workdir / 'checkpoints'
+  if processes.is_first():
+    (folder / '2/default/manifest.ocdbt').write_bytes(b'')
+  processes.wait_for_all()
+  with checkpoints.Checkpoints(workdir) as restoring:
+    found, _ = restoring.restore_latest(state(0))
+  processes.wait_for_all()
+  files = sorted(folder.glob('*/default/manifest.ocdbt'))
+  return float(found['w'][0, 0]), [file.parts[-3] for file in files]
+
+
 def save(workdir):
   """Saves while process 1 cannot write, while none can, and again.
 
@@ -152,6 +176,7 @@ def main(folder):
       check(**{'model.batch_norm_group': 3}),
       check(),
     ],
+    'restore': restore(pathlib.Path(folder) / 'restore'),
     'save': save(pathlib.Path(folder)),
     'stop': stop(),
   }
