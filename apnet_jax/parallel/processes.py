@@ -39,7 +39,7 @@ def start(
   """Joins the processes of a run; call it before JAX looks for devices.
 
   Without arguments JAX detects the cluster (Cloud TPU, SLURM and others).
-  Outside of a cluster nothing happens.
+  Outside of a cluster nothing happens. With arguments, it detects nothing.
 
   Args:
     coordinator_address: HOST:PORT of process 0; the port must be free there.
@@ -47,7 +47,7 @@ def start(
     process_id: number of this process, from 0.
 
   Raises:
-    UserError: an argument is missing or impossible.
+    UserError: an argument is missing or impossible, or the detection fails.
     ProcessLostError: the other processes do not connect.
   """
   flags = {
@@ -80,17 +80,27 @@ def start(
       coordinator_address,
       num_processes,
       process_id,
+      cluster_detection_method=None if missing else 'deactivate',
       heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
     )
-  except ValueError as error:
+  except jax.errors.JaxRuntimeError as error:
+    raise ProcessLostError(_lost(error)) from error
+  except Exception as error:  # the detection calls libraries of clusters
     # This is how JAX says that it has found no cluster.
     if missing and 'coordinator_address should be defined' in str(error):
       return
-    raise UserError(f'the processes cannot be started: {error}') from error
-  except jax.errors.JaxRuntimeError as error:
-    raise ProcessLostError(_lost(error)) from error
+    if not missing and not isinstance(error, ValueError):
+      raise
+    raise UserError(
+      f'the processes cannot be started: {error}'
+      + (f'\nGive {", ".join(flags)} instead.' if missing else '')
+    ) from error
   if is_distributed():
     _exit_with_message_on_abort()
+  elif missing and 'JAX_LOCAL_DEVICE_IDS' not in os.environ:
+    # JAX gives each task of SLURM or Open MPI one GPU, also a single task.
+    for name in ('jax_cuda_visible_devices', 'jax_rocm_visible_devices'):
+      jax.config.update(name, os.environ.get(name.upper(), 'all'))
 
 
 def _exit_with_message_on_abort() -> None:

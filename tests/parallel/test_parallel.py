@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from apnet_jax import cli
+from apnet_jax.errors import UserError
 from apnet_jax.parallel import devices, processes
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -22,24 +23,29 @@ def free_port():
     return free.getsockname()[1]
 
 
+def slurm(port, tasks, task):
+  """Returns the environment variables of a task of SLURM."""
+  return {
+    'JAX_COORDINATOR_PORT': f'{port}',
+    'SLURM_JOB_ID': '1',
+    'SLURM_STEP_NODELIST': 'localhost',
+    'SLURM_NTASKS': f'{tasks}',
+    'SLURM_PROCID': f'{task}',
+    'SLURM_LOCALID': f'{task}',
+  }
+
+
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
   """The results of two processes of two devices, started as by SLURM."""
   folder = tmp_path_factory.mktemp('processes')
-  cluster = {
-    'JAX_COORDINATOR_PORT': f'{free_port()}',
-    'SLURM_JOB_ID': '1',
-    'SLURM_STEP_NODELIST': 'localhost',
-    'SLURM_NTASKS': '2',
-    'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
-  }
+  flags = {'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+  port = free_port()
   processes = [
     subprocess.Popen(
       [sys.executable, '-m', 'tests.parallel.two_processes', folder],
       cwd=ROOT,
-      env=os.environ
-      | cluster
-      | {'SLURM_PROCID': f'{i}', 'SLURM_LOCALID': f'{i}'},
+      env=os.environ | flags | slurm(port, 2, i),
       stdout=subprocess.PIPE,
       text=True,
     )
@@ -124,6 +130,36 @@ def test_outside_of_a_cluster_nothing_is_started(monkeypatch):
   )
   processes.start()
   assert processes.is_first() and not processes.is_distributed()
+
+
+@pytest.mark.parametrize('with_flags', [False, True])
+def test_a_single_task_of_slurm_uses_all_gpus(with_flags):
+  port = free_port()
+  flags = f"'localhost:{port}', 1, 0" if with_flags else ''
+  code = (
+    'import jax\n'
+    'from apnet_jax.parallel import processes\n'
+    f'processes.start({flags})\n'
+    'assert not processes.is_distributed()\n'
+    'print(processes.distributed.global_state.num_processes,'
+    " jax.config.values['jax_cuda_visible_devices'])\n"
+  )
+  output = subprocess.check_output(
+    [sys.executable, '-c', code],
+    cwd=ROOT,
+    env=os.environ | slurm(port, 1, 0),
+    text=True,
+  )
+  assert output.split() == ['1', 'all']
+
+
+def test_a_detection_that_fails_names_the_flags(monkeypatch):
+  def fail(*_, **__):
+    raise KeyError('no service account')
+
+  monkeypatch.setattr('jax.distributed.initialize', fail)
+  with pytest.raises(UserError, match='(?s)no service account.*--process_id'):
+    processes.start()
 
 
 @pytest.mark.parametrize(
