@@ -151,12 +151,13 @@ def check_processes() -> None:
     )
 
 
-def check_same(name: str, value: str) -> None:
+def check_same(name: str, value: str, note: str = '') -> None:
   """Raises UserError unless a text is the same in all processes.
 
   Args:
     name: plural noun for the text in the message, such as 'the images'.
     value: the text in this process.
+    note: what else the message of this process says.
   """
   if jax.process_count() > 1:
     code = np.uint32(zlib.crc32(value.encode()))
@@ -164,6 +165,7 @@ def check_same(name: str, value: str) -> None:
     if len(set(codes.tolist())) > 1:
       raise UserError(
         f'{name} differ between the processes; {this_process()} has {value!r}.'
+        + note
       )
 
 
@@ -189,9 +191,21 @@ def first_decides(answer: bool) -> bool:
   Args:
     answer: the answer of this process; only that of process 0 counts.
   """
+  return bool(from_first(np.int32(answer)))
+
+
+def from_first(tree):
+  """Returns the arrays of process 0, in all processes.
+
+  All processes must call this function; a single process only gets its arrays
+  back.
+
+  Args:
+    tree: tree of arrays, whose shapes and types are the same in all processes.
+  """
   if jax.process_count() == 1:
-    return answer
-  return bool(multihost_utils.broadcast_one_to_all(np.int32(answer)))
+    return tree
+  return multihost_utils.broadcast_one_to_all(tree)
 
 
 _barriers = itertools.count()

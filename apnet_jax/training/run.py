@@ -89,13 +89,21 @@ class Run:
     )
 
   def initial_state(self) -> tuple[TrainState, list[str]]:
-    """Returns the state before the first step, and notes on its weights."""
+    """Returns the state before the first step, and notes on its weights.
+
+    All processes get that of process 0. Their own ones might differ: in a file
+    of weights, or in the last bits of random weights.
+    """
     state, model = self.programs.random_state(), self.config.model
-    return start_from(model, state) if model.pretrained else (state, [])
+    notes = []
+    if model.pretrained:
+      state, notes = start_from(model, state)
+    return devices.replicate(processes.from_first(state)), notes
 
   def starting_point(self, checkpoints: Checkpoints) -> StartingPoint:
     """Restores the last whole checkpoint, or returns the initial state."""
-    if checkpoints.latest_step is None:
+    # Process 0 decides which, since others may not see its files yet.
+    if processes.from_first(np.int32(checkpoints.latest_step is None)):
       state, notes = self.initial_state()
       return StartingPoint(state, 0, notes, evaluated=False)
     state, not_finite = checkpoints.restore_latest(self.programs.state_shapes())

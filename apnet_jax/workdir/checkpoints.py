@@ -26,6 +26,7 @@ import time
 import types
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 from tqdm import tqdm
@@ -440,6 +441,9 @@ class Checkpoints:
   def _first_whole(self, which: str, read: Callable):
     """Reads the first checkpoint of `candidates` that is not damaged.
 
+    Process 0 says which checkpoints there are, since a run may save and delete
+    some while the processes look. All processes must call this function.
+
     Args:
       which: 'last' or 'best'.
       read: `read(step)` reads a checkpoint; raises UserError if it is damaged.
@@ -449,14 +453,26 @@ class Checkpoints:
       reason) of each damaged checkpoint before it.
 
     Raises:
-      UserError: all checkpoints are damaged.
+      UserError: all checkpoints are damaged; or processes have read different
+        ones, since only some of them could read the first.
     """
     damaged = []
-    for step in self.candidates(which):
+    mine = np.int32(self.candidates(which))
+    count = int(processes.from_first(np.int32(len(mine))))
+    steps = processes.from_first(np.resize(mine, count))
+    for step in steps.tolist():
       try:
-        return step, read(step), damaged
+        found = read(step)
       except UserError as error:
         damaged.append((step, str(error)))
+        continue
+      # Orbax has waited here for all processes, whatever steps they have read.
+      processes.check_same(
+        'the checkpoints that can be read',
+        f'step {step}',
+        note=_reasons(damaged) + '\nStart all processes again.',
+      )
+      return step, found, damaged
     raise UserError(_all_damaged(self.directory, damaged))
 
   def _read(self, step: int, args):
@@ -497,11 +513,14 @@ class _KeepOne:
 def _all_damaged(
   directory: pathlib.Path, damaged: list[tuple[int, str]]
 ) -> str:
-  reasons = ''.join(f'\n  {reason}' for _, reason in damaged)
   return (
-    f'no checkpoint in {directory} can be read:{reasons}\nTo start again,'
-    ' delete that folder.'
+    f'no checkpoint in {directory} can be read:{_reasons(damaged)}\nTo start'
+    ' again, delete that folder.'
   )
+
+
+def _reasons(damaged: list[tuple[int, str]]) -> str:
+  return ''.join(f'\n  {reason}' for _, reason in damaged)
 
 
 def open_for_reading(

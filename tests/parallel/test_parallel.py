@@ -111,7 +111,18 @@ def test_a_disk_that_is_full_for_all_costs_one_checkpoint(two):
 
 
 def test_a_damaged_checkpoint_is_set_aside_once(two):
-  assert [found['restore'] for found in two] == [[1, ['1', '2.damaged']]] * 2
+  after = [found['restore'][2:] for found in two]
+  assert after == [[1, ['1', '2.damaged']]] * 2
+
+
+def test_processes_restore_the_same_checkpoint(two):
+  """That which process 0 sees; an error if one of them cannot read it."""
+  assert [found['restore'][0] for found in two] == [2, 2]
+  for i, found in enumerate(two):
+    message = found['restore'][1]
+    assert 'differ between the processes' in message
+    assert f"process {i} of 2 has 'step {2 - i}'" in message
+  assert 'the disk is gone' in message  # of process 1
 
 
 def test_processes_stop_at_the_same_step(two):

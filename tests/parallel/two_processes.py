@@ -19,6 +19,7 @@ import jax
 from jax import lax
 import numpy as np
 
+from apnet_jax.errors import UserError
 from apnet_jax.parallel import devices, processes
 from apnet_jax.training import checks
 from apnet_jax.workdir import checkpoints
@@ -97,10 +98,13 @@ def check(**fields):
 
 
 def restore(workdir):
-  """Restores a state after its last checkpoint was damaged.
+  """Restores a state while the processes see different checkpoints.
+
+  Process 1 does not see the last one, then cannot read it; last, it is damaged.
 
   Returns:
-    The step that was restored; the folders of checkpoints with files in them.
+    The step that was restored first; the error of the second attempt; the step
+    that was restored last; the folders of checkpoints with files in them.
   """
 
   def state(step):
@@ -109,6 +113,24 @@ def restore(workdir):
   with checkpoints.Checkpoints(workdir) as saving:
     saving.save(1, state(1))
     saving.save(2, state(2))
+  with checkpoints.Checkpoints(workdir) as restoring:
+    if not processes.is_first():
+      restoring.candidates = lambda which: [1]
+    seen, _ = restoring.restore_latest(state(0))
+  error = None
+  with checkpoints.Checkpoints(workdir) as restoring:
+    read = restoring.restore
+
+    def read_or_fail(step, state):
+      if step == 2 and not processes.is_first():
+        raise UserError('the disk is gone')
+      return read(step, state)
+
+    restoring.restore = read_or_fail
+    try:
+      restoring.restore_latest(state(0))
+    except UserError as different:
+      error = str(different)
   folder = workdir / 'checkpoints'
   if processes.is_first():
     (folder / '2/default/manifest.ocdbt').write_bytes(b'')
@@ -117,7 +139,8 @@ def restore(workdir):
     found, _ = restoring.restore_latest(state(0))
   processes.wait_for_all()
   files = sorted(folder.glob('*/default/manifest.ocdbt'))
-  return float(found['w'][0, 0]), [file.parts[-3] for file in files]
+  steps = [float(state['w'][0, 0]) for state in (seen, found)]
+  return steps[0], error, steps[1], [file.parts[-3] for file in files]
 
 
 def save(workdir):

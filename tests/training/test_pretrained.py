@@ -49,6 +49,18 @@ def initial():
   return draw_state(shapes, seed=0)
 
 
+def test_all_processes_start_from_the_weights_of_the_first(
+  initial, monkeypatch
+):
+  config = small_config()
+  made = run.Run(config, other_people(config))
+  other = draw_state(made.programs.state_shapes(), seed=1)
+  monkeypatch.setattr(made.programs, 'random_state', lambda: other)
+  monkeypatch.setattr(run.processes, 'from_first', lambda own: initial)
+  state, _ = made.initial_state()
+  chex.assert_trees_all_equal(state.params, initial.params)
+
+
 def test_a_run_starts_from_another_ones_weights(source, initial):
   workdir, theirs = source
   config = small_config()
