@@ -452,6 +452,25 @@ def select(
   return group(chosen, published)
 
 
+def compared_with(table: Table, name: str) -> Table:
+  """Returns a table whose rows are all compared with one of them.
+
+  Args:
+    table: table of the paper.
+    name: name of the row, as of its network in `VARIANTS`.
+
+  Raises:
+    UserError: the table has no such row.
+  """
+  if name not in (known := [row.name for row in table.rows]):
+    raise UserError(f'--against={name} is not one of {", ".join(known)}.')
+  rows = tuple(
+    dataclasses.replace(row, against='' if row.name == name else name)
+    for row in table.rows
+  )
+  return dataclasses.replace(table, rows=rows)
+
+
 def make_tables(
   table: Table, lines: Sequence[Line], images: str = '', target: str = ''
 ) -> str:
@@ -524,6 +543,11 @@ def make_parser() -> argparse.ArgumentParser:
   add('--images', default='', help='folder name of the training images (any)')
   add('--target', default='', help='folder name of the target')
   add(
+    '--against', default='', metavar='ROW',
+    help='row that all others are compared with, as apnet_c1 (that of the'
+    ' paper)',
+  )  # fmt: skip
+  add(
     '--update', type=pathlib.Path, metavar='PAGE',
     help='writes the tables of this page anew, from docs/records/ablations',
   )  # fmt: skip
@@ -541,7 +565,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
       args.update.write_text(update(args.update.read_text()))
       return 0
     lines = read_results(args.results or [RECORDS / RESULTS_FILE])
-    text = make_tables(TABLES[args.table], lines, args.images, args.target)
+    table = TABLES[args.table]
+    if args.against:
+      table = compared_with(table, args.against)
+    text = make_tables(table, lines, args.images, args.target)
     print(text or f'{args.table}: {NOT_RUN}')
   except (UserError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)

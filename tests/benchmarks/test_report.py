@@ -279,3 +279,18 @@ def test_command_line(tmp_path, capsys):
   assert 'results.jsonl is damaged' in capsys.readouterr().err
   with pytest.raises(SystemExit):
     report.main([])
+
+
+def test_another_row_to_compare_with(tmp_path, capsys):
+  file = tmp_path / 'results.jsonl'
+  for name, ap in (('apnet_c0', 0.2), ('apnet_c1', 0.3), ('apnet_c2', 0.5)):
+    ablation_runs.append_line(file, make_line(name, ap=(ap, ap)))
+  words = ['table2', f'--results={file}']
+  assert report.main([*words, '--against=apnet_c1']) == 0
+  text = capsys.readouterr().out
+  assert 'mAP minus APNet-C_1' in text
+  assert cells(text, 'APNet-C_0')[4] == '-10.0'
+  assert cells(text, 'APNet-C_1')[4] == ''
+  assert cells(text, 'APNet-C_2')[4] == '+20.0'
+  assert report.main([*words, '--against=radix1']) == 2
+  assert '--against=radix1 is not one of apnet_c0' in capsys.readouterr().err
