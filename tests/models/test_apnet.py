@@ -85,6 +85,8 @@ def shared_level(parts):
 
 R50 = base('resnet50')
 OFFICIAL_1 = R50 + sum(2 * 8 * c for c in OFFICIAL_CHANNELS)
+# torchvision's layer4, and two stripes of 256 features with classifiers.
+MULTI_PART = 14_964_736 + 2 * (2048 * 256 + 256 + 256 * 751)
 NUM_PARAMETERS = {
   'apnet_c0': R50,
   'apnet_c1': R50 + channel_level(),
@@ -101,12 +103,8 @@ NUM_PARAMETERS = {
     f'radix{radix}': R50 + channel_level() + channel_level(radix)
     for radix in (1, 2, 4, 8, 16, 32)
   },
-  # torchvision's layer4, and two stripes of 256 features with classifiers.
-  'multi_part': R50
-  + channel_level()
-  + channel_level(2)
-  + 14_964_736
-  + 2 * (2048 * 256 + 256 + 256 * 751),
+  'multi_part': R50 + channel_level() + channel_level(2) + MULTI_PART,
+  'multi_part_s': R50 + spatial_level() + spatial_level(2) + MULTI_PART,
   'official1': OFFICIAL_1,
   'official2': OFFICIAL_1 + shared_level(2),
   'official3': OFFICIAL_1 + shared_level(2) + shared_level(4),
@@ -234,7 +232,7 @@ def test_radix_1_is_stacked_attention(attention):
 
 def test_kinds_of_networks_cover_all_fields():
   names = kinds_of_networks()
-  assert len(names) == 10 and 'radix32' in names and 'apnet_s3' in names
+  assert len(names) == 11 and 'radix32' in names and 'apnet_s3' in names
   for field in ('backbone', 'attention', 'split_attention', 'stacked', 'order'):
     chosen = {VARIANTS[name].model[field] for name in names}
     assert chosen == {variant.model[field] for variant in VARIANTS.values()}
