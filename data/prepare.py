@@ -264,7 +264,7 @@ def _remove_unfinished(
 
 
 def _check_disk_space(dataset: raw.RawDataset, folder: pathlib.Path) -> None:
-  images = [i for split in dataset.splits.values() for i in split]
+  images = dataset.images
   # An image in both query and gallery is stored twice; other images may share
   # a file.
   copies = {}

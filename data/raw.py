@@ -167,11 +167,15 @@ class RawDataset:
       for split, images in self.splits.items()
     }
 
+  @property
+  def images(self) -> list[RawImage]:
+    """The images of all splits; one that is in two splits is there twice."""
+    return [image for split in SPLITS for image in self.splits[split]]
+
   @functools.cached_property
   def _status(self) -> dict[pathlib.Path, os.stat_result]:
     """Sizes and dates of all files, which are looked up once."""
-    images = (image for split in SPLITS for image in self.splits[split])
-    return {path: path.stat() for path in {image.path for image in images}}
+    return {path: path.stat() for path in {i.path for i in self.images}}
 
   def fingerprint(self) -> str:
     """Returns a short hash of the names, sizes and labels of all images.
@@ -195,11 +199,10 @@ class RawDataset:
     Args:
       date: seconds since 1970.
     """
-    images = (image for split in SPLITS for image in self.splits[split])
     return list(
       dict.fromkeys(
         image.name
-        for image in images
+        for image in self.images
         if self._status[image.path].st_mtime > date
       )
     )
@@ -221,8 +224,8 @@ def without_cameras(dataset: RawDataset) -> RawDataset:
 
   Evaluation then compares a query with all images except itself.
   """
-  images = [image for split in SPLITS for image in dataset.splits[split]]
-  number = {n: i for i, n in enumerate(sorted({i.name for i in images}))}
+  names = sorted({image.name for image in dataset.images})
+  number = {name: i for i, name in enumerate(names)}
   return dataclasses.replace(
     dataset,
     splits={

@@ -154,7 +154,7 @@ class Differences:
 
   @property
   def drawn(self) -> str:
-    """What a bootstrap sample is drawn from, as text."""
+    """Numbers of people and queries that the bootstrap draws from, as text."""
     queries = f'{len(self.values):,} queries'
     if self.people is None:
       return queries

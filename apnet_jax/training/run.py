@@ -103,7 +103,7 @@ class Run:
   def starting_point(self, checkpoints: Checkpoints) -> StartingPoint:
     """Restores the last whole checkpoint, or returns the initial state."""
     # Process 0 decides which, since others may not see its files yet.
-    if processes.from_first(np.int32(checkpoints.latest_step is None)):
+    if processes.first_decides(checkpoints.latest_step is None):
       state, notes = self.initial_state()
       return StartingPoint(state, 0, notes, evaluated=False)
     state, not_finite = checkpoints.restore_latest(self.programs.state_shapes())

@@ -71,7 +71,7 @@ def naive(evaluated, benchmark, keep):
 
 
 def test_images_that_are_queries_and_gallery_are_embedded_once():
-  """As are all images to test on without cameras; here in another order."""
+  """Without cameras, all images to test on are both, here in another order."""
   pids = np.array([0, 3, 1, -1, 2, 3, 1, 2, 2])
   gallery = make_split(pids, np.arange(len(pids)))
   rows = np.array([8, 1, 2, 4, 5, 6, 7])
@@ -500,7 +500,7 @@ def test_the_name_of_a_card_tells_other_images():
 
 
 def test_a_distractor_is_an_identity_that_no_query_has():
-  """As in DukeMTMC-reID: not only identity 0."""
+  """DukeMTMC-reID has distractors of many identities, Market-1501 of one."""
   benchmark = make_benchmark()
   gallery = benchmark.gallery
   pids = np.where(gallery.pids == 0, 35, gallery.pids)
