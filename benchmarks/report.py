@@ -328,6 +328,7 @@ def other_rules(protocol: Mapping[str, Any]) -> list[str]:
     'distractors': 'kept',
     'feature': usual.feature,
     'flip': usual.flip,
+    'query': None,  # the rule of multi-query
     'rules': 'market1501',
   }
   return [

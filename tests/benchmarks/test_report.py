@@ -183,6 +183,8 @@ def test_columns_say_what_they_are():
   assert first.startswith('here (1): recipe r. **Table II, photos**')
   assert 'resnet14, 64x32 pixels, 9 steps)' in first
   assert second.endswith('9 steps; distractors: dropped)')
+  rule = {'query': 'averages'}
+  assert report.other_rules({'ap': 'step'} | rule) == ['query: averages']
 
 
 @pytest.mark.parametrize('published', [True, False])
