@@ -1,6 +1,7 @@
 """Makes Markdown tables of the results of `python -m benchmarks.ablations`.
 
   python -m benchmarks.report table2 --results=runs/ablations/results.jsonl
+  python -m benchmarks.report table2 --against_recipe=05c4bb06d724
   python -m benchmarks.report --update=docs/reproducing.md
 
 A table holds results of one recipe on one set of images by one protocol.
@@ -15,6 +16,10 @@ what other people might give. (Over single queries, for cards of earlier
 versions, which do not tell people.) The differences of the single seeds tell
 what other trainings might give. A star marks an interval without zero, if at
 least two seeds were run and all agree in sign.
+
+--against_recipe compares each network with itself, trained by another recipe:
+with other initial weights, say, or for longer. The line above a table ends with
+the hash of its recipe.
 
 --update writes the tables of a page anew. A table stands between the lines
 `<!-- report: TABLE IMAGES TARGET -->` and `<!-- end of report -->`. Without
@@ -79,6 +84,11 @@ class Group:
     return self.all[0]
 
   @property
+  def recipe(self) -> str:
+    """Hash of the recipe; see `ablation_plan.Run`."""
+    return self.sample['recipe']
+
+  @property
   def published_key(self) -> str:
     """Name of the paper's figures for these images, or '' for other images."""
     card = self.sample['card']
@@ -141,9 +151,10 @@ def group(
   Raises:
     UserError: two networks have the same row, seed and recipe.
   """
-  groups: dict[str, dict] = {}
+  groups: dict[tuple, dict] = {}
   for line in lines:
-    found = groups.setdefault(_protocol(line), collections.defaultdict(dict))
+    key = (protocol(line), line['recipe'])
+    found = groups.setdefault(key, collections.defaultdict(dict))
     before = found[line['variant']].get(line['seed'], line)
     if before['configuration'] != line['configuration']:
       raise UserError(
@@ -156,24 +167,26 @@ def group(
   return [Group(lines, published) for lines in groups.values()]
 
 
-def _protocol(line: Line) -> str:
-  """Returns all that results must have in common, as a text."""
+def protocol(line: Line) -> str:
+  """Returns all but the recipe that results must have in common, as a text."""
   card = line['card']
   queries = {k: card['queries'][k] for k in ('valid', 'skipped', 'names')}
   shared = {name: card.get(name) for name in comparison.MUST_BE_EQUAL}
   trained_on = card['checkpoint']['trained_on']
   which = card['checkpoint']['which']
-  return json.dumps(
-    [shared, queries, trained_on, which, line['recipe']], sort_keys=True
-  )
+  return json.dumps([shared, queries, trained_on, which], sort_keys=True)
 
 
-def difference(results: Group, row: Row) -> Difference | None:
-  """Compares a network with the one that the paper compares it with.
+def difference(
+  results: Group, row: Row, other: Group | None = None
+) -> Difference | None:
+  """Compares a network with another, or with itself by another recipe.
 
   Args:
-    results: results of one protocol.
+    results: results of one recipe and protocol.
     row: row of the network.
+    other: results of another recipe by the same protocol, whose same row is
+      compared with. None compares with `row.against` of the same recipe.
 
   Returns:
     None if there is nothing to compare with, or no seed that both have.
@@ -181,12 +194,10 @@ def difference(results: Group, row: Row) -> Difference | None:
   Raises:
     UserError: two results are not of the same queries.
   """
-  if not row.against:
+  if not other and not row.against:
     return None
-  ours, theirs = (
-    results.lines.get(name, {})
-    for name in (row.name_in_results, first_name(row.against))
-  )
+  ours = results.lines.get(row.name_in_results, {})
+  theirs = _compared_with(results, row, other)
   seeds = sorted(ours.keys() & theirs.keys())
   if not seeds:
     return None
@@ -197,8 +208,8 @@ def difference(results: Group, row: Row) -> Difference | None:
     )
     if found is None or 'mAP' not in found.names:
       raise UserError(
-        f'{row.name} and {row.against}, seed {seed}: the cards do not have'
-        ' figures of the same queries.'
+        f'{row.name} and {row.against or other.recipe}, seed {seed}: the cards'
+        ' do not have figures of the same queries.'
       )
     per_query.append(100 * found.values[:, found.names.index('mAP')])
   interval = comparison.bootstrap_intervals(
@@ -208,32 +219,47 @@ def difference(results: Group, row: Row) -> Difference | None:
   return Difference(means, tuple(interval.tolist()))
 
 
-def format_group(table: Table, results: Group) -> list[str]:
+def _compared_with(
+  results: Group, row: Row, other: Group | None
+) -> Mapping[int, Line]:
+  """Returns what a row is compared with, by seed; see `difference`."""
+  if other:
+    return other.lines.get(row.name_in_results, {})
+  return results.lines.get(first_name(row.against), {})
+
+
+def format_group(
+  table: Table, results: Group, other: Group | None = None
+) -> list[str]:
   """Returns the lines of a Markdown table: a row for each network.
 
   Notes follow on rows that have fewer seeds than what they are compared with.
 
   Args:
     table: table of the paper.
-    results: results of one protocol.
+    results: results of one recipe and protocol.
+    other: results of another recipe to compare with; see `difference`.
   """
   key = results.published_key
   has_paper = any(row.published.get(key) for row in table.rows)
   head = ['network', *(f'paper: {c}' for c in COLUMNS[:2] if has_paper)]
-  head += [*COLUMNS[:2], 'seeds', *_difference_heads(table)]
+  head += [*COLUMNS[:2], 'seeds', *_difference_heads(table, other)]
   lines, differences = _head(head), []
   for row in table.rows:
-    differences.append(difference(results, row))
+    differences.append(difference(results, row, other))
     cells = [row.title]
     if has_paper:
       cells += _published(row, key)[:2]
     cells += _figure_cells(results, row) + _difference_cells(differences[-1])
     lines.append(_row(cells))
-  return lines + _notes(table, results, differences)
+  return lines + _notes(table, results, other, differences)
 
 
 def _notes(
-  table: Table, results: Group, differences: Sequence[Difference | None]
+  table: Table,
+  results: Group,
+  other: Group | None,
+  differences: Sequence[Difference | None],
 ) -> list[str]:
   """Returns what rows with fewer seeds than their baseline are compared with.
 
@@ -243,23 +269,28 @@ def _notes(
   for row, found in zip(table.rows, differences):
     if found is None:
       continue
-    baseline = results.lines[first_name(row.against)]
+    baseline = _compared_with(results, row, other)
     if found.seeds.keys() == baseline.keys():
       continue
     seeds = 'seed' + 's' * (len(found.seeds) > 1)
     seeds += f' {", ".join(map(str, found.seeds))}'
     values = (100 * baseline[s]['card']['figures']['mAP'] for s in found.seeds)
+    title = row.title if other else VARIANTS[row.against].title
     notes.append(
       f'Seeds are compared in pairs: a row with {seeds} alone is compared with'
-      f' {seeds} of {VARIANTS[row.against].title}, mAP'
-      f' {statistics.mean(values):.1f}.'
+      f' {seeds} of {title}, mAP {statistics.mean(values):.1f}.'
     )
   return [line for note in dict.fromkeys(notes) for line in ('', note)]
 
 
-def _difference_heads(table: Table) -> list[str]:
+def _difference_heads(table: Table, other: Group | None) -> list[str]:
   against = {row.against for row in table.rows} - {''}
-  title = VARIANTS[against.pop()].title if len(against) == 1 else 'its baseline'
+  if other:
+    title = f'recipe {other.recipe}'
+  elif len(against) == 1:
+    title = VARIANTS[against.pop()].title
+  else:
+    title = 'its baseline'
   return [f'mAP minus {title}', '95% interval', 'by seed']
 
 
@@ -307,6 +338,8 @@ def heading(table: Table, results: Group) -> str:
   backbones = _listed(network['backbone'] for network in networks)
   sizes = _listed('{}x{}'.format(*n['image_size']) for n in networks)
   steps = _listed(one['card']['checkpoint']['step'] for one in results.all)
+  weights = _listed(filter(None, map(_initial_weights, results.all)))
+  started = f', started from {weights}' * bool(weights)
   rules = ''.join(f'; {rule}' for rule in other_rules(card['protocol']))
   images = line['target'] or line['images']
   trained = f', trained on {line["images"]}' if line['target'] else ''
@@ -314,8 +347,18 @@ def heading(table: Table, results: Group) -> str:
   return (
     f'**{table.title}, {images}** ({card["dataset"]}{other}{trained};'
     f' {card["queries"]["valid"]} queries; {backbones}, {sizes} pixels,'
-    f' {steps} steps{rules})'
+    f' {steps} steps{started}{rules}; recipe {results.recipe})'
   )
+
+
+def _initial_weights(line: Line) -> str:
+  """Names the initial weights of a run; '' for random ones."""
+  source = line['card']['checkpoint'].get('started_from')
+  if not source:
+    return ''
+  if 'weights' in source:
+    return source['weights']
+  return f'a network trained on {source["trained_on"]["dataset"]}'
 
 
 def other_rules(protocol: Mapping[str, Any]) -> list[str]:
@@ -371,8 +414,7 @@ def published_table(table: Table, groups: Sequence[Group]) -> list[str]:
       cells += [_ours(one, row) for one in ours] or [NOT_RUN]
     lines.append(_row([*cells, _fields(row)]))
   for number, one in enumerate(shown, 1):
-    recipe = one.sample['recipe']
-    lines += ['', f'here ({number}): recipe {recipe}. {heading(table, one)}']
+    lines += ['', f'here ({number}): {heading(table, one)}']
   return lines
 
 
@@ -473,13 +515,54 @@ def compared_with(table: Table, name: str) -> Table:
 
 
 def make_tables(
-  table: Table, lines: Sequence[Line], images: str = '', target: str = ''
+  table: Table,
+  lines: Sequence[Line],
+  images: str = '',
+  target: str = '',
+  against_recipe: str = '',
 ) -> str:
-  """Returns the Markdown tables of results; for the arguments see `select`."""
+  """Returns the Markdown tables of results.
+
+  Args:
+    table: table of the paper.
+    lines: lines of results.jsonl.
+    images: see `select`.
+    target: see `select`.
+    against_recipe: hash of a recipe that all others are compared with; '' for
+      comparisons between the networks of each recipe.
+
+  Raises:
+    UserError: no result is of this recipe, or none of another one is by the
+      same protocol.
+  """
+  groups = select(table, lines, images, target)
+  pairs = [(one, None) for one in groups]
+  if against_recipe:
+    pairs = _with_other_recipe(groups, against_recipe)
   return '\n\n'.join(
-    '\n'.join([heading(table, one), '', *format_group(table, one)])
-    for one in select(table, lines, images, target)
+    '\n'.join([heading(table, one), '', *format_group(table, one, other)])
+    for one, other in pairs
   )
+
+
+def _with_other_recipe(
+  groups: Sequence[Group], recipe: str
+) -> list[tuple[Group, Group]]:
+  """Returns the results that can be compared with those of another recipe."""
+  others = {protocol(one.sample): one for one in groups if one.recipe == recipe}
+  pairs = [
+    (one, others[protocol(one.sample)])
+    for one in groups
+    if one.recipe != recipe and protocol(one.sample) in others
+  ]
+  if not pairs:
+    known = ', '.join(dict.fromkeys(one.recipe for one in groups))
+    raise UserError(
+      f'--against_recipe={recipe}: there is nothing to compare. The recipes are'
+      f' {known or "none"}; two can be compared if their networks were trained'
+      ' on the same images and evaluated by the same rules.'
+    )
+  return pairs
 
 
 def update(page: str, records: pathlib.Path = RECORDS) -> str:
@@ -549,6 +632,10 @@ def make_parser() -> argparse.ArgumentParser:
     ' paper)',
   )  # fmt: skip
   add(
+    '--against_recipe', default='', metavar='HASH',
+    help='recipe that each network is compared with',
+  )  # fmt: skip
+  add(
     '--update', type=pathlib.Path, metavar='PAGE',
     help='writes the tables of this page anew, from docs/records/ablations',
   )  # fmt: skip
@@ -561,6 +648,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
   args = parser.parse_args(arguments)
   if bool(args.table) == bool(args.update):
     parser.error('give a table, or a page by --update.')
+  if args.against and args.against_recipe:
+    parser.error('give --against or --against_recipe.')
   try:
     if args.update:
       args.update.write_text(update(args.update.read_text()))
@@ -569,7 +658,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = TABLES[args.table]
     if args.against:
       table = compared_with(table, args.against)
-    text = make_tables(table, lines, args.images, args.target)
+    text = make_tables(
+      table, lines, args.images, args.target, args.against_recipe
+    )
     print(text or f'{args.table}: {NOT_RUN}')
   except (UserError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)

@@ -180,9 +180,9 @@ def test_columns_say_what_they_are():
   text = report.published_table(TABLES['table2'], groups)
   assert 'here (1) | here (2) | dukemtmc_reid' in text[0]
   first, second = (line for line in text if line.startswith('here ('))
-  assert first.startswith('here (1): recipe r. **Table II, photos**')
-  assert 'resnet14, 64x32 pixels, 9 steps)' in first
-  assert second.endswith('9 steps; distractors: dropped)')
+  assert first.startswith('here (1): **Table II, photos**')
+  assert first.endswith('resnet14, 64x32 pixels, 9 steps; recipe r)')
+  assert second.endswith('9 steps; distractors: dropped; recipe r)')
   rule = {'query': 'averages'}
   assert report.other_rules({'ap': 'step'} | rule) == ['query: averages']
 
@@ -281,6 +281,49 @@ def test_command_line(tmp_path, capsys):
   assert 'results.jsonl is damaged' in capsys.readouterr().err
   with pytest.raises(SystemExit):
     report.main([])
+
+
+def started_from(source):
+  checkpoint = make_line()['card']['checkpoint'] | {'started_from': source}
+  return {'card_checkpoint': checkpoint}
+
+
+def test_another_recipe_to_compare_with(tmp_path, capsys):
+  """Each row with itself; what has nothing to compare with is not shown."""
+  file = tmp_path / 'results.jsonl'
+  run = {'workdir': 'WORKDIR', 'step': 9, 'trained_on': {'dataset': 'duke'}}
+  changed = {'recipe': 's', 'configuration': 'other'} | started_from(run)
+  for line in (
+    make_line('apnet_c2', 0, (0.2, 0.2)),
+    make_line('apnet_c2', 1, (0.4, 0.4)),
+    make_line('apnet_c2', 0, (0.5, 0.5), **changed),
+    make_line('apnet_c1', 0, (0.5, 0.5), **changed),
+    make_line('apnet_c1', 0, (0.5, 0.5), card_dataset='msmt17'),
+  ):
+    ablation_runs.append_line(file, line)
+  words = ['table2', f'--results={file}']
+  recipe = make_line()['recipe']
+  assert report.main([*words, f'--against_recipe={recipe}']) == 0
+  text = capsys.readouterr().out
+  (title,) = [line for line in text.splitlines() if line.startswith('**')]
+  assert title.endswith(', started from a network trained on duke; recipe s)')
+  assert f'mAP minus recipe {recipe}' in text
+  assert cells(text, 'APNet-C_2')[3:] == [
+    '1',
+    '+30.0',
+    '+30.0 to +30.0',
+    '+30.0',
+  ]
+  assert cells(text, 'APNet-C_1')[3:] == ['1', '', '', '']
+  assert 'compared with seed 0 of APNet-C_2, mAP 20.0' in text
+  assert report.main([*words, '--against_recipe=t']) == 2
+  message = capsys.readouterr().err
+  assert (
+    'error: --against_recipe=t: there is nothing to compare. The recipes are'
+    f' {recipe}, s;' in message
+  )
+  with pytest.raises(SystemExit):
+    report.main([*words, '--against_recipe=s', '--against=apnet_c1'])
 
 
 def test_another_row_to_compare_with(tmp_path, capsys):
