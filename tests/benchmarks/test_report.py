@@ -8,7 +8,7 @@ import pytest
 
 from apnet_jax.errors import UserError
 from apnet_jax.paper.tables import TABLES, Row, Table
-from benchmarks import ablation_runs, report
+from benchmarks import ablation_groups, ablation_runs, report
 from tests.benchmarks.ablation_lines import make_line
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -16,7 +16,7 @@ TABLE = Table('Table', (Row('apnet_c0'), Row('apnet_c2', 'apnet_c0')))
 
 
 def only(lines):
-  (found,) = report.group(lines)
+  (found,) = ablation_groups.group(lines)
   return found
 
 
@@ -31,7 +31,7 @@ def test_the_interval_is_that_of_the_mean_over_seeds():
     make_line('apnet_c0', 0, (0.2, 0.2)), make_line('apnet_c2', 0, (0.3, 0.5)),
     make_line('apnet_c0', 1, (0.4, 0.4)), make_line('apnet_c2', 1, (0.3, 0.5)),
   ])  # fmt: skip
-  found = report.difference(results, TABLE.rows[1])
+  found = ablation_groups.difference(results, TABLE.rows[1])
   assert found.seeds == pytest.approx({0: 20, 1: 0})
   assert found.mean == pytest.approx(10)
   assert found.interval == pytest.approx((0, 20), abs=1e-9)
@@ -42,9 +42,12 @@ def test_seeds_of_one_network_alone_do_not_count():
     make_line('apnet_c0', 0, (0.2, 0.2)), make_line('apnet_c2', 0, (0.3, 0.3)),
     make_line('apnet_c2', 1, (0.9, 0.9)),
   ])  # fmt: skip
-  assert report.difference(results, TABLE.rows[1]).seeds.keys() == {0}
-  assert report.difference(results, TABLE.rows[0]) is None
-  assert report.difference(only([make_line('apnet_c2')]), TABLE.rows[1]) is None
+  assert ablation_groups.difference(results, TABLE.rows[1]).seeds.keys() == {0}
+  assert ablation_groups.difference(results, TABLE.rows[0]) is None
+  assert (
+    ablation_groups.difference(only([make_line('apnet_c2')]), TABLE.rows[1])
+    is None
+  )
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,9 @@ def test_a_star_needs_queries_and_seeds(theirs, clear):
     for seed, other in enumerate(theirs)
     for name, ap in (('apnet_c0', other), ('apnet_c2', 0.6))
   ]
-  assert report.difference(only(lines), TABLE.rows[1]).is_clear == clear
+  assert (
+    ablation_groups.difference(only(lines), TABLE.rows[1]).is_clear == clear
+  )
 
 
 def test_a_table():
@@ -119,7 +124,7 @@ def test_recipes_stand_beside_their_network_in_a_table_of_their_own():
 )
 def test_two_protocols_never_stand_in_one_table(changes):
   lines = [make_line('apnet_c0'), make_line('apnet_c2', **changes)]
-  assert len(report.group(lines)) == 2
+  assert len(ablation_groups.group(lines)) == 2
   text = report.make_tables(TABLES['table2'], lines)
   assert text.count('**Table II') == 2
 
@@ -151,7 +156,7 @@ def test_the_papers_figures_stand_beside_the_published_images_only():
     text = report.make_tables(TABLES['table2'], lines)
     assert ('paper: mAP' in text) == published
     assert ('90.5' in text) == published
-    groups = report.group(lines)
+    groups = ablation_groups.group(lines)
     text = '\n'.join(report.published_table(TABLES['table2'], groups))
     here = cells(text, 'APNet-C_2')[2]
     assert here == ('60.0, 50.0, 100.0' if published else report.NOT_RUN)
@@ -163,7 +168,7 @@ def test_two_recipes_have_columns_of_their_own():
     make_line('apnet_c2', card_as_published=True, recipe=recipe, ap=(ap, ap))
     for recipe, ap in (('r', 0.5), ('s', 0.6))
   ]
-  groups = report.group(lines)
+  groups = ablation_groups.group(lines)
   head, _, *rows = report.published_table(TABLES['table2'], groups)
   assert 'here (1) | here (2) | dukemtmc_reid' in head
   row = cells('\n'.join(rows), 'APNet-C_2')
@@ -176,7 +181,7 @@ def test_columns_say_what_they_are():
     for version in ('v1', 'v2')
   ]
   lines[1]['card']['protocol'] = {'ap': 'step', 'distractors': 'dropped'}
-  groups = report.group(lines)
+  groups = ablation_groups.group(lines)
   text = report.published_table(TABLES['table2'], groups)
   assert 'here (1) | here (2) | dukemtmc_reid' in text[0]
   first, second = (line for line in text if line.startswith('here ('))
@@ -197,7 +202,7 @@ def test_results_on_targets_are_published_if_the_training_was(published):
       card_as_published=True,
     ),
   ]  # fmt: skip
-  (found,) = report.select(TABLES['table7'], lines, '', '')
+  (found,) = ablation_groups.select(TABLES['table7'], lines, '', '')
   key = 'market1501 > dukemtmc_reid'
   assert found.published_key == (key if published else '')
   text = report.make_tables(TABLES['table7'], lines)
@@ -207,17 +212,17 @@ def test_results_on_targets_are_published_if_the_training_was(published):
 def test_two_networks_cannot_share_a_cell():
   lines = [make_line(), make_line(configuration='other')]
   with pytest.raises(UserError, match='two configurations'):
-    report.group(lines)
+    ablation_groups.group(lines)
   assert len(only([make_line(), make_line()]).all) == 1  # the last one counts
 
 
 def test_queries_of_one_person_count_together():
   aps = (0.2,) * 4 + (0.5,) * 4
   lines = [make_line('apnet_c0', ap=(0.2,) * 8), make_line('apnet_c2', ap=aps)]
-  single = report.difference(only(lines), TABLE.rows[1]).interval
+  single = ablation_groups.difference(only(lines), TABLE.rows[1]).interval
   for line in lines:
     line['card']['queries']['people'] = [0] * 4 + [1] * 4
-  pairs = report.difference(only(lines), TABLE.rows[1]).interval
+  pairs = ablation_groups.difference(only(lines), TABLE.rows[1]).interval
   assert pairs == pytest.approx((0, 30), abs=1e-9)
   assert pairs[1] - pairs[0] > single[1] - single[0]
 
