@@ -179,7 +179,7 @@ def is_hidden(name: str) -> bool:
 
 
 def read_image(
-  path: str | pathlib.Path, image_size: tuple[int, int]
+  path: str | os.PathLike, image_size: tuple[int, int]
 ) -> np.ndarray:
   """Reads an image, turns it upright and resizes it bilinearly.
 
@@ -199,7 +199,7 @@ def read_image(
   return resize(read_upright(path), image_size)
 
 
-def read_upright(path: str | pathlib.Path) -> Image.Image:
+def read_upright(path: str | os.PathLike) -> Image.Image:
   """Reads an image in its own size and turns it upright.
 
   Returns:
@@ -229,7 +229,7 @@ def resize(image: Image.Image, image_size: tuple[int, int]) -> np.ndarray:
   return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
-def open_image(file: str | pathlib.Path | BinaryIO) -> Image.Image:
+def open_image(file: str | os.PathLike | BinaryIO) -> Image.Image:
   """Opens an image of one of `FORMATS`, and checks its size.
 
   Args:

@@ -68,7 +68,7 @@ def rerank_sparsely(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
   """
   scores = sys.modules[MODULE].KReciprocal(query, gallery, K1, K2, LAMBDA)
   for start in range(0, len(query), BLOCK):
-    block = scores.block(range(start, min(start + BLOCK, len(query))))
+    block = scores.block(np.arange(start, min(start + BLOCK, len(query))))
     if not start:
       compared = -block[:COMPARED]
   return compared

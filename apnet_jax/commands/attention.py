@@ -231,7 +231,8 @@ def draw(
       sheet.save(part, 'PNG')
     # An open file, because numpy adds .npz to other names.
     with whole(target.with_suffix('.npz')) as part, part.open('wb') as file:
-      np.savez_compressed(file, **dict(named_arrays(rows)))
+      arrays = dict(named_arrays(rows))
+      np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # of numpy
     print(printable(f'wrote {target} and .npz'))
 
 

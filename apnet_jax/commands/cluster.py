@@ -151,8 +151,12 @@ def write_people(
 ) -> None:
   """Writes a CSV file: the columns of the images, and their person."""
   # A file name that is not UTF-8 keeps its bytes, so that it can be opened.
-  options = {'encoding': 'utf-8', 'errors': 'surrogateescape'}
-  with whole(path) as part, part.open('w', newline='', **options) as file:
+  with (
+    whole(path) as part,
+    part.open(
+      'w', encoding='utf-8', errors='surrogateescape', newline=''
+    ) as file,
+  ):
     writer = csv.writer(file)
     writer.writerow([*columns, 'person'])
     writer.writerows(zip(*columns.values(), people))
@@ -166,7 +170,7 @@ def describe(people: np.ndarray, identities: np.ndarray | None) -> dict:
     identities: [rows]; None if they are not known.
   """
   sizes = np.bincount(people)
-  figures = {
+  figures: dict[str, float] = {
     'images': len(people),
     'people': len(sizes),
     'people with one image': int((sizes == 1).sum()),

@@ -55,7 +55,7 @@ def compare_files(first: str, second: str, allow_unlike: bool, **bootstrap):
   a, b = comparison.read_cards(first), comparison.read_cards(second)
   pairs = [(name, name) for name in a if name in b]
   if len(a) == len(b) == 1:
-    pairs = [(*a, *b)]
+    pairs = list(zip(a, b))
   if not pairs:
     raise UserError(
       f'the files have no data set in common: {", ".join(a)} | {", ".join(b)}.'
@@ -107,9 +107,9 @@ def compare_reports(
   if report:
     page.check_folder(report, (comparison_page.PAGE,))
   printed = io.StringIO()
-  cards = [str(f / comparison_page.CARD) for f in folders]
+  card, other = (str(f / comparison_page.CARD) for f in folders)
   with contextlib.redirect_stdout(printed):
-    compare_files(*cards, allow_unlike, **bootstrap)
+    compare_files(card, other, allow_unlike, **bootstrap)
   print(printed.getvalue(), end='')
   if report:
     names = f'A: {first}', f'B: {second}'

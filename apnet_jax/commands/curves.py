@@ -100,7 +100,9 @@ def write_record(workdirs: Sequence[str], path: str) -> None:
   json_files.write_json(path, expected_curve.make_record(workdirs))
   expected = expected_curve.read(path)
   for epoch in expected.epochs:
-    mean, least = (100 * value for value in expected.band(epoch))
+    band = expected.band(epoch)
+    assert band is not None  # the record has this epoch
+    mean, least = (100 * value for value in band)
     print(f'epoch {epoch:g}: mean mAP {mean:.1f}, lower limit {least:.1f}')
   print(f'wrote {path}')
 

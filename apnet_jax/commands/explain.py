@@ -91,7 +91,8 @@ def layers(model: nn.Module, image_size: tuple[int, int]) -> list[LayerRow]:
     model: a model made by `create_model`, with any number of classes.
     image_size: height and width in pixels.
   """
-  rows, active = [], []
+  rows: list[LayerRow] = []
+  active: list[LayerRow] = []
 
   def watch(call, args, kwargs, context):
     module = context.module
@@ -188,10 +189,10 @@ def describe(row: LayerRow) -> list[str]:
     name = f'stage {row.stage}' if row.stage else 'stem'
     lines = [_stage(row)]
   elif _is_level(module):
-    name = f'  {module.name}'
+    name = f'  {module.path[-1]}'
     lines = _attention(row)
   else:
-    name = module.name
+    name = module.path[-1]
     lines = [OTHER_MODULES.get(name, 'attention pyramid')]
   return [f'{title:11}{text}' for title, text in zip([name, ''], lines)]
 
@@ -200,7 +201,7 @@ def _stage(row: LayerRow) -> str:
   """Names the modules of a backbone stage, with their numbers of blocks."""
   # torchvision's DenseNet has all its modules in `features`.
   depth = 2 if ('base', 'features') in row.called else 1
-  blocks = {}
+  blocks: dict[str, list[nn.Module]] = {}
   for path, module in row.called.items():
     if len(path) > depth:
       own = blocks.setdefault(path[depth], [])
@@ -238,6 +239,8 @@ def _attention(row: LayerRow) -> list[str]:
         f'embedding {size} -> {embedded}; relations {relations} -> {summary};'
         f' scores {joined} -> {hidden} -> 1',
       ]
+    case _:
+      raise TypeError(f'{type(module).__name__} is no module of a pyramid.')
 
 
 def _number(number: int, noun: str) -> str:
@@ -263,8 +266,8 @@ def _fields(config) -> Iterator[str]:
 
 
 def _field(*cells: str) -> str:
-  *cells, last = cells
-  left = ''.join(f'{cell:{w}}' for cell, w in zip(cells, FIELD_COLUMNS))
+  *others, last = cells
+  left = ''.join(f'{cell:{w}}' for cell, w in zip(others, FIELD_COLUMNS))
   return (left + last).rstrip()
 
 

@@ -131,7 +131,7 @@ def check_networks(paths: Sequence[str]) -> None:
   Raises:
     UserError: a file cannot be read, or two come from different networks.
   """
-  found = {}
+  found: dict[str, str] = {}
   for path in paths:
     with embedding_files.reading(path) as file:
       found.setdefault(file.info['fingerprint'], path)

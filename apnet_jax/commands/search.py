@@ -307,7 +307,7 @@ def _print_found(
   collapse = gallery_pairs.describe_collapse(pairs)
   cli.warn(collapse)
   cli.warn(image_files.describe_unreadable(embedded))
-  unreadable = {}
+  unreadable: dict[str, str] = {}
   for group in embedded:
     unreadable |= {str(p): error for p, error in group.unreadable.items()}
   return {

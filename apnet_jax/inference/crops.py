@@ -28,7 +28,7 @@ class Frame:
       for the whole image.
   """
 
-  image: object
+  image: str | os.PathLike | Image.Image | np.ndarray
   name: str
   boxes: np.ndarray | None = None
 
@@ -118,7 +118,9 @@ def crop(
   return images.resize(cut_out(image, box, name), image_size)
 
 
-def cut_out(image: Image.Image, box: Sequence[float], name: str) -> Image.Image:
+def cut_out(
+  image: Image.Image, box: Sequence[float] | np.ndarray, name: str
+) -> Image.Image:
   """Cuts a box out of an image.
 
   Args:
@@ -179,7 +181,7 @@ def read(
       return [images.resize(image, image_size)]
   except UserError as error:
     return [error] * len(frame)
-  crops = []
+  crops: list[np.ndarray | UserError] = []
   for i, box in enumerate(frame.boxes):
     try:
       crops.append(crop(image, box, image_size, f'box {i} of {frame.name}'))
@@ -219,7 +221,7 @@ def iterate(
 
 def _read_ahead(given, image_size) -> Iterator[list]:
   """Yields the results of `read` in order, `WINDOW` of them read ahead."""
-  pending = collections.deque()
+  pending: collections.deque[futures.Future] = collections.deque()
   with futures.ThreadPoolExecutor() as pool:
     for frame in given:
       pending.append(pool.submit(read, frame, image_size))

@@ -174,7 +174,7 @@ class Embedder:
       rows: number of crops.
       bar: progress bar.
     """
-    outputs = []
+    outputs: list[tuple[jax.Array, int]] = []
     while rows:
       size = batch_size(rows, self._sizes)
       batch = np.zeros((size, *self.image_size, 3), np.uint8)

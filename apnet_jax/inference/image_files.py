@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Container, Sequence
 import dataclasses
+import os
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def embed_files(
       can.
   """
   paths = [path for group in groups for path in group]
-  errors = {}
+  errors: dict[int, str] = {}
 
   def on_error(row, error):
     if paths[row] not in optional:
@@ -110,7 +111,9 @@ def describe_unreadable(embedded: Sequence[Embedded]) -> str:
     embedded: groups of images; the first `NAMED` of their unreadable files are
       named.
   """
-  errors, paths = {}, set()  # groups may share files
+  # Groups may share files.
+  errors: dict[str | os.PathLike, str] = {}
+  paths: set[str | os.PathLike] = set()
   for group in embedded:
     errors.update(group.unreadable)
     paths.update(group.paths, group.unreadable)

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -17,6 +17,9 @@ from PIL import Image
 from apnet_jax import images
 from apnet_jax.errors import UserError
 from apnet_jax.inference import crops, embedding_files
+
+if TYPE_CHECKING:  # it imports Orbax
+  from apnet_jax.inference.embedder import Embedder
 
 BOX = ('x1', 'y1', 'x2', 'y2')  # columns of a box
 # Other names of columns of a box: its upper left corner, width and height.
@@ -57,7 +60,7 @@ class ImageRows:
 
   def embed(
     self,
-    embedder: Callable[..., np.ndarray],
+    embedder: 'Embedder',
     start: int,
     stop: int,
     on_error: Callable[[int, UserError], None],
@@ -77,18 +80,17 @@ class ImageRows:
     """
     paths = self.columns['path'][start:stop].tolist()
     boxes = boxes_of(self.columns, slice(start, stop))
-    lengths = [len([*same]) for _, same in itertools.groupby(paths)]
-    starts = np.cumsum([0, *lengths])
-    if boxes is None:
-      given = paths, None
-    else:
-      given = (
-        [paths[i] for i in starts[:-1]],
-        [boxes[a:b] for a, b in itertools.pairwise(starts)],
-      )
+    by_image = None
+    if boxes is not None:
+      lengths = [len([*same]) for _, same in itertools.groupby(paths)]
+      starts = np.cumsum([0, *lengths])
+      paths = [paths[i] for i in starts[:-1]]
+      by_image = [boxes[a:b] for a, b in itertools.pairwise(starts)]
     with images.strict_pillow():
       return embedder(
-        *given, on_error=lambda row, error: on_error(start + row, error)
+        paths,
+        by_image,
+        on_error=lambda row, error: on_error(start + row, error),
       )
 
 
@@ -96,6 +98,10 @@ def boxes_of(columns: dict, rows: slice) -> np.ndarray | None:
   """Returns the boxes of rows, [rows, 4]; None if there are none."""
   if BOX[0] not in columns:
     return None
+  return _stack_boxes(columns, rows)
+
+
+def _stack_boxes(columns: dict, rows: slice) -> np.ndarray:
   return np.stack([columns[name][rows] for name in BOX], 1)
 
 
@@ -315,7 +321,7 @@ def _read_rows(
   reader: csv.DictReader, names, required, path: pathlib.Path
 ) -> Iterator[list]:
   """Yields the values of each row, in the order of the names."""
-  kinds = dict.fromkeys(required, _whole)
+  kinds: dict[str, Callable[[str], float]] = dict.fromkeys(required, _whole)
   kinds |= dict.fromkeys(_sized_box(names) or BOX, float)
   for row in reader:
     if None in row or None in row.values():
@@ -401,13 +407,13 @@ class VideoRows:
 
   def embed(
     self,
-    embedder: Callable[..., np.ndarray],
+    embedder: 'Embedder',
     start: int,
     stop: int,
     on_error: Callable[[int, UserError], None],
   ) -> np.ndarray:
     """Embeds rows `start` to `stop - 1`; see `ImageRows.embed`."""
-    boxes = boxes_of(self.columns, slice(start, stop))
+    boxes = _stack_boxes(self.columns, slice(start, stop))
     black = np.zeros((*embedder.image_size, 3), np.uint8)
     found = []
     for row, box in enumerate(boxes, start):

@@ -53,6 +53,7 @@ class Frames:
       raise UserError(
         f'frame {number} (from 0) of {self._path} cannot be read: {self._end}'
       )
+    assert frame is not None  # the number is above that of the last call
     image = frame.to_image()
     if turned := getattr(frame, 'rotation', 0):
       image = image.rotate(turned, expand=True)

@@ -1,7 +1,5 @@
 """Groups embeddings into people by average linkage at a threshold."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from scipy import sparse
 from scipy.cluster import hierarchy
@@ -104,7 +102,7 @@ def mean_embeddings(
 
 def compare_with_identities(
   groups: np.ndarray, identities: np.ndarray
-) -> Mapping[str, float]:
+) -> dict[str, float]:
   """Compares groups of images with the true identities.
 
   Args:

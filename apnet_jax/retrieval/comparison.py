@@ -129,10 +129,11 @@ def incompatibilities(a: Mapping, b: Mapping) -> list[str]:
     found += _differences(
       f'queries.{field}', a['queries'].get(field), b['queries'].get(field)
     )
-  reranked = [card.get('reranked') for card in (a, b)]
-  if all(isinstance(entry, dict) for entry in reranked):
-    first, second = (entry.get('variant') for entry in reranked)
-    found += _differences('reranked.variant', first, second)
+  first, second = a.get('reranked'), b.get('reranked')
+  if isinstance(first, dict) and isinstance(second, dict):
+    found += _differences(
+      'reranked.variant', first.get('variant'), second.get('variant')
+    )
   return found
 
 
@@ -175,13 +176,13 @@ def paired_differences(a: Mapping, b: Mapping) -> Differences | None:
   names = [n for n in a.get('figures', {}) if n in b.get('figures', {})]
   if a.get('names') is None or a['names'] != b.get('names') or not names:
     return None
-  first, second = (
+  columns = [
     [np.array(card['figures'][name], np.float64) for name in names]
     for card in (a, b)
-  )
-  if len({len(values) for values in first + second}) > 1:
+  ]
+  if len({len(values) for of_card in columns for values in of_card}) > 1:
     return None
-  first, second = np.stack(first, 1), np.stack(second, 1)
+  first, second = (np.stack(of_card, 1) for of_card in columns)
   skipped = np.isnan(first)
   if (skipped != np.isnan(second)).any() or skipped.all():
     return None

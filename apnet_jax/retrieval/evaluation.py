@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+from typing import TypedDict
 
 import ml_collections
 import numpy as np
@@ -58,6 +59,13 @@ class Evaluation:
   def query_figures(self) -> dict[str, np.ndarray]:
     """Figures by name, [queries] each; `rules.ap` is the form of mAP."""
     return self.result.query_figures(self.rules.ap)
+
+
+class Junk(TypedDict, total=False):
+  """The fields of an `Evaluation` about junk; none of them without junk."""
+
+  junk_rows: np.ndarray
+  junk_embeddings: np.ndarray
 
 
 def check_benchmark(benchmark: Benchmark) -> int:
@@ -139,7 +147,7 @@ def embed_junk(
   embed: Callable[[Mapping, Split, np.ndarray], np.ndarray],
   variables: Mapping,
   benchmark: Benchmark,
-) -> dict[str, np.ndarray]:
+) -> Junk:
   """Embeds the junk of a gallery, which no ranking needs, to look at it.
 
   Args:
@@ -182,8 +190,9 @@ def _queries_in_gallery(
   if not benchmark.names_are_images or averaged:
     return None
   places = {path: i for i, path in enumerate(benchmark.gallery.paths[rows])}
-  found = [places.get(path) for path in benchmark.query.paths]
-  return None if None in found else found
+  paths = benchmark.query.paths
+  found = [places[path] for path in paths if path in places]
+  return found if len(found) == len(paths) else None
 
 
 def _embed_queries(embed, variables, query: Split, rules) -> np.ndarray:
@@ -270,7 +279,7 @@ class Ranking:
 
 
 def rank(
-  evaluation: Evaluation, queries: Sequence[int], top: int
+  evaluation: Evaluation, queries: Sequence[int] | np.ndarray, top: int
 ) -> list[Ranking]:
   """Ranks the gallery for some queries, as the evaluation did.
 

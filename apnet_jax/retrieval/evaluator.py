@@ -9,6 +9,7 @@ from apnet_jax.feed import Benchmark
 from apnet_jax.parallel import processes
 from apnet_jax.retrieval import card, collapse, diagnosis, evaluation
 from apnet_jax.retrieval.embed import embed_pixels
+from apnet_jax.retrieval.metrics import RetrievalResult
 from apnet_jax.retrieval.threshold import PairVerifier
 
 
@@ -45,7 +46,8 @@ class Evaluator:
     self._checkpoint, self._verifier = checkpoint, verifier
     self._reranks, self._embeds_junk = reranks, embeds_junk
     self._shorten = shorten
-    self.cards, self.results = {}, {}
+    self.cards: dict[str, dict] = {}
+    self.results: dict[str, RetrievalResult] = {}
 
   def evaluate(
     self, name: str, config: ml_collections.ConfigDict, benchmark: Benchmark

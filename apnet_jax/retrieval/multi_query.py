@@ -30,8 +30,9 @@ def group(query: Split, images: Split) -> Split:
   _, first = np.unique(keys, axis=0, return_index=True)
   first = np.sort(first)
   number = {tuple(key): i for i, key in enumerate(keys[first].tolist())}
-  owners = [number.get(tuple(key), -1) for key in _keys(images).tolist()]
-  owners = np.array(owners, np.int64)
+  owners = np.array(
+    [number.get(tuple(key), -1) for key in _keys(images).tolist()], np.int64
+  )
   rows = np.flatnonzero(owners >= 0)
   missing = set(number.values()) - set(owners.tolist())
   if missing:

@@ -125,4 +125,5 @@ def drop_pages(array: np.ndarray, start: int, stop: int) -> None:
   first = -(-start * size // mmap.PAGESIZE) * mmap.PAGESIZE
   length = stop * size - first
   if length > 0:
-    array._mmap.madvise(mmap.MADV_DONTNEED, first, length)
+    pages = array._mmap  # type: ignore[attr-defined]  # private to numpy
+    pages.madvise(mmap.MADV_DONTNEED, first, length)

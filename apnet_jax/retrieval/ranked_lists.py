@@ -1,6 +1,6 @@
 """Ranked lists to look at, with the images that the rules leave out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import dataclasses
 
 import numpy as np
@@ -40,7 +40,7 @@ class RankedList:
 
 
 def ranked_lists(
-  evaluation: Evaluation, queries: Sequence[int], top: int
+  evaluation: Evaluation, queries: np.ndarray, top: int
 ) -> Iterator[RankedList]:
   """Yields the ranked lists of some queries.
 
@@ -48,10 +48,9 @@ def ranked_lists(
 
   Args:
     evaluation: an evaluation of a benchmark.
-    queries: rows of the queries.
+    queries: int [n], rows of the queries.
     top: number of ranked images in each list.
   """
-  queries = np.asarray(queries, np.int64)
   junk = _junk_similarities(evaluation, queries)
   scored = iterate_queries(evaluation.scores, evaluation.labels, queries)
   rows = evaluation.gallery_rows
@@ -64,11 +63,15 @@ def ranked_lists(
       (rows[each.excluded], each.similarity[each.excluded], SAME_CAMERA),
       (evaluation.junk_rows, junk_similarity, JUNK),
     )
-    listed = _with_left_out(rows[best], kinds, each.similarity[best], others)
+    found, kinds, similarity = _with_left_out(
+      rows[best], kinds, each.similarity[best], others
+    )
     match = _closest_match(each)
     yield RankedList(
       each.query,
-      *listed,
+      found,
+      kinds,
+      similarity,
       match=-1 if match is None else int(rows[match]),
       match_similarity=np.nan if match is None else each.similarity[match],
     )
@@ -126,16 +129,16 @@ def _junk_similarities(
   evaluation: Evaluation, queries: np.ndarray
 ) -> Iterator[np.ndarray]:
   """Yields the similarities of each query to the junk, [junk]."""
-  number = len(evaluation.junk_rows)
-  if not number:
+  junk = evaluation.junk_embeddings
+  if junk is None:
     yield from np.zeros((len(queries), 0), np.float32)
     return
   scores = EmbeddingScores(
     evaluation.query_embeddings,
-    evaluation.junk_embeddings,
-    np.arange(number),
+    junk,
+    np.arange(len(junk)),
     evaluation.rules.distance,
   )
   for start in range(0, len(queries), QUERY_BLOCK):
     block = scores.block(queries[start : start + QUERY_BLOCK])
-    yield from np.asarray(block)[:, :number]
+    yield from np.asarray(block)[:, : len(junk)]

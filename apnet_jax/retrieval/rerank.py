@@ -14,8 +14,6 @@ queries are stored if these fit `MAX_STORED_BYTES`; otherwise they are computed
 again when needed.
 """
 
-from collections.abc import Sequence
-
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -129,14 +127,14 @@ class KReciprocal:
     # By columns: `_jaccard` selects gallery images by their neighbours.
     self._gallery_encodings = encodings[self.queries :].tocsc()
 
-  def block(self, rows: Sequence[int]) -> np.ndarray:
+  def block(self, rows: np.ndarray) -> np.ndarray:
     """Returns negative re-ranked distances of some queries.
 
     Args:
-      rows: rows of the queries, in any order; rows may repeat.
+      rows: int [n], rows of the queries, in any order; rows may repeat.
 
     Returns:
-      float32 [rows, gallery].
+      float32 [n, gallery].
     """
     distance = self._original_distances(rows) / self._maxima[rows]
     jaccard = self._jaccard(rows)
@@ -156,8 +154,8 @@ class KReciprocal:
     shape = len(rows), self.gallery
     starts = mine.nonzero()[0].astype(np.int64) * self.gallery
     place = np.repeat(starts, lengths) + others.indices
-    sums = np.bincount(place, minima, minlength=np.prod(shape))
-    sums = sums.astype(np.float32).reshape(shape)
+    flat = np.bincount(place, minima, minlength=np.prod(shape))
+    sums = flat.astype(np.float32).reshape(shape)
     # Eq. 10. Encodings sum to 1, so that sums of minima and maxima sum to 2.
     return 1 - sums / (2 - sums)
 

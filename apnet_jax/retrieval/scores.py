@@ -83,7 +83,8 @@ class Labels:
       )
     query_pids = _check_ids('query_pids', query_pids, queries)
     gallery_pids = _check_ids('gallery_pids', gallery_pids, gallery)
-    if query_camids is None:  # no two images then share a camera
+    if query_camids is None or gallery_camids is None:
+      # No two images then share a camera.
       query_camids = np.zeros(queries, np.int64)
       gallery_camids = np.ones(gallery, np.int64)
     query_camids = _check_ids('query_camids', query_camids, queries)
@@ -244,7 +245,9 @@ class QueryScores:
 
 
 def iterate_queries(
-  scores: Scores, labels: Labels, queries: Sequence[int] | None = None
+  scores: Scores,
+  labels: Labels,
+  queries: Sequence[int] | np.ndarray | None = None,
 ) -> Iterator[QueryScores]:
   """Yields the similarities of one query after another, as numpy arrays.
 
@@ -258,10 +261,11 @@ def iterate_queries(
       similarity is NaN.
   """
   check_sizes(scores, labels)
-  queries = np.arange(scores.queries) if queries is None else queries
-  queries = np.asarray(queries, np.int64)
-  for begin in range(0, len(queries), QUERY_BLOCK):
-    rows = queries[begin : begin + QUERY_BLOCK]
+  if queries is None:
+    queries = np.arange(scores.queries)
+  wanted = np.asarray(queries, np.int64)
+  for begin in range(0, len(wanted), QUERY_BLOCK):
+    rows = wanted[begin : begin + QUERY_BLOCK]
     block = np.asarray(scores.block(rows))[:, : scores.gallery]
     for query, similarity in zip(rows, block):
       if np.isnan(similarity).any():
@@ -295,9 +299,10 @@ def check_embeddings(name: str, embeddings: np.ndarray) -> np.ndarray:
 
 def is_memory_map(array: np.ndarray) -> bool:
   """Returns whether the values of an array lie in a file and not in memory."""
-  while array is not None and not isinstance(array, np.memmap | mmap.mmap):
-    array = getattr(array, 'base', None)
-  return array is not None
+  base: object = array
+  while base is not None and not isinstance(base, np.memmap | mmap.mmap):
+    base = getattr(base, 'base', None)
+  return base is not None
 
 
 def check_widths(query: np.ndarray, gallery: np.ndarray) -> None:

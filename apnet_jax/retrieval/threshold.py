@@ -44,7 +44,7 @@ def choose(
   Raises:
     UserError: the benchmark is too small for the rate.
   """
-  point = counted and counted.at_fpr(rate)
+  point = counted.at_fpr(rate) if counted else None
   if point is None:
     pairs = counted.impostor.sum() if counted else 0
     raise UserError(
@@ -216,7 +216,8 @@ class PairVerifier:
     wanted_fpr: float | None,
   ):
     self._workdir, self._step = workdir, step
-    self._wanted_fpr, self._failure = wanted_fpr, None
+    self._wanted_fpr = wanted_fpr
+    self._failure: UserError | None = None
     self._stored = None if wanted_fpr is not None else load(workdir)
     reason = self._stored and mismatch(self._stored, step, rules)
     if reason:
@@ -246,7 +247,7 @@ class PairVerifier:
       return None
     counted = verification.count_pairs(evaluated.scores, evaluated.labels)
     if self._wanted_fpr is not None:
-      self._choose(counted, config, benchmark.fingerprint)
+      self._choose(counted, self._wanted_fpr, config, benchmark.fingerprint)
     if counted is None:
       return None
     summary = verification.summarize(counted)
@@ -263,11 +264,9 @@ class PairVerifier:
       'stored_threshold': {'chosen': self._stored, 'here': here}
     }
 
-  def _choose(self, counted, config, fingerprint: str) -> None:
+  def _choose(self, counted, rate: float, config, fingerprint: str) -> None:
     try:
-      chosen = choose(
-        counted, self._wanted_fpr, config, fingerprint, self._step
-      )
+      chosen = choose(counted, rate, config, fingerprint, self._step)
       save(self._workdir, chosen)
     except UserError as error:
       self._failure = error

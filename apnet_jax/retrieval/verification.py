@@ -207,8 +207,8 @@ def summarize(
   """
   pairs = verification.impostor.sum()
   wanted = np.logspace(0, -np.log10(pairs), CURVE_POINTS)
-  bins = [_first_bin(verification.fpr, rate) for rate in wanted]
-  bins = np.unique(np.minimum(bins, BINS - 1))
+  first_bins = [_first_bin(verification.fpr, rate) for rate in wanted]
+  bins = np.unique(np.minimum(first_bins, BINS - 1))
   return {
     'similarity': 'cosine',
     'pairs': {

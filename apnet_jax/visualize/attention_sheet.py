@@ -1,6 +1,6 @@
 """Draws an image beside its Grad-CAM and its learned attention (Fig. 6)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -55,7 +55,9 @@ def _line(title: str, explained: Explained, site: int) -> Image.Image:
     for level in levels
   ]
   cells += [
-    _attention_cell(level, image) for level in levels if level.attention
+    _attention_cell(level, level.attention, level.parts, image)
+    for level in levels
+    if level.attention and level.parts is not None  # neither at level 0
   ]
   title = f'{title}, site {site}'
   width = max(
@@ -72,38 +74,41 @@ def _line(title: str, explained: Explained, site: int) -> Image.Image:
   return line
 
 
-def _attention_cell(level: Level, image: Image.Image) -> Image.Image:
+def _attention_cell(
+  level: Level, attention: Measured, parts: np.ndarray, image: Image.Image
+) -> Image.Image:
   """Draws the learned attention of a level, with the weights of its parts."""
-  values = level.attention.values
+  values = attention.values
   low, high = values.min(), values.max()
-  picture = overlay(np.asarray(image), _shown(level.attention, image, low))
+  picture = overlay(np.asarray(image), _shown(attention, image, low))
   if level.weights is None:  # the parts are rows
     draw = ImageDraw.Draw(picture)
-    for part in range(1, len(level.parts)):
-      y = part * picture.height // len(level.parts)
+    for part in range(1, len(parts)):
+      y = part * picture.height // len(parts)
       draw.line([(0, y), (picture.width, y)], 'white', 2)
-  texts = [f'{low:.3f} to {high:.3f}', *_figures(level.attention)]
+  texts = [f'{low:.3f} to {high:.3f}', *_figures(attention)]
   cell = _cell(f'attention, level {level.level}', picture, texts)
-  below = _parts(level, cell.width)
+  below = _parts(parts, level.weights, cell.width)
   whole = Image.new('RGB', (cell.width, cell.height + below.height), 'white')
   whole.paste(cell, (0, 0))
   whole.paste(below, (0, cell.height))
   return whole
 
 
-def _parts(level: Level, width: int) -> Image.Image:
+def _parts(
+  parts: np.ndarray, weights: np.ndarray | None, width: int
+) -> Image.Image:
   """Draws the weights of the channels, if any, and the bars of the parts."""
-  of_channels = level.weights is not None
   picture = Image.new('RGB', (width, STRIP + LINE + BARS + LINE), 'white')
-  draw, parts = ImageDraw.Draw(picture), level.parts
+  draw = ImageDraw.Draw(picture)
   edges = np.linspace(0, width, len(parts) + 1).round().astype(int).tolist()
-  if of_channels:
+  if weights is not None:
     # Means of weights, if there are more than pixels; not of their colours,
     # which would stand for weights that no channel has.
-    strip = Image.fromarray(level.weights.astype(np.float32)[None])
-    weights = np.asarray(strip.resize((width, 1), Image.Resampling.BOX))
-    low, high = weights.min(), weights.max()
-    colours = colour((weights - low) / max(high - low, 1e-12))
+    strip = Image.fromarray(weights.astype(np.float32)[None])
+    means = np.asarray(strip.resize((width, 1), Image.Resampling.BOX))
+    low, high = means.min(), means.max()
+    colours = colour((means - low) / max(high - low, 1e-12))
     picture.paste(Image.fromarray(colours.repeat(STRIP, 0)))
     draw.text((0, STRIP), f'{low:.3f} to {high:.3f}', GREY, _font(11))
     # Lines between narrow parts would hide the weights.
@@ -118,13 +123,15 @@ def _parts(level: Level, width: int) -> Image.Image:
     if stop - start >= 30:
       draw.text((start + 2, top - LINE + 1), f'{weight:.2f}', GREY, _font(11))
   draw.line([(0, base), (width, base)], GREY)
-  what = 'channels' if of_channels else 'rows, top to bottom'
+  what = 'rows, top to bottom' if weights is None else 'channels'
   count = f'{len(parts)} part{"s" * (len(parts) > 1)}'
   draw.text((0, base + 1), f'{count} of {what}', GREY, _font(11))
   return picture
 
 
-def _cell(title: str, picture: Image.Image, texts: list[str]) -> Image.Image:
+def _cell(
+  title: str, picture: Image.Image, texts: Iterable[str]
+) -> Image.Image:
   """Draws a picture with a title above and lines of text below."""
   width = max(picture.width, WIDTH)
   height = TITLE + picture.height + CAPTION
@@ -162,5 +169,5 @@ def _resize(image: np.ndarray) -> Image.Image:
   return Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
 
 
-def _font(size: int = 14) -> ImageFont.FreeTypeFont:
+def _font(size: int = 14) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
   return ImageFont.load_default(size)

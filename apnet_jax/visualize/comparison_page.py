@@ -70,7 +70,7 @@ def merge(a: Mapping, b: Mapping, names: tuple[str, str] = ('A', 'B')) -> dict:
   if not queries:
     raise UserError('the reports have no query in common.')
   queries.sort(key=lambda query: -abs(query['AP'][1] - query['AP'][0]))
-  attention = {}
+  attention: dict[str, list] = {}
   for run, data in enumerate((a, b)):
     attention |= _merge_attention(data, run, images)
   return {

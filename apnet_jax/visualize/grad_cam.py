@@ -13,6 +13,7 @@ also the attention of later levels.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+import dataclasses
 from functools import partial
 
 from flax import struct
@@ -114,15 +115,15 @@ def explain(
   _, (shapes, *_) = jax.eval_shape(forward, dict.fromkeys(places, 0.0))
   zeros = {place: jnp.zeros(x.shape, x.dtype) for place, x in shapes.items()}
   gradients, (seen, scores, output) = jax.grad(forward, has_aux=True)(zeros)
-  maps = {site: [] for site in sorted(sites)}
+  maps: dict[int, list[LevelMaps]] = {site: [] for site in sorted(sites)}
   for site, level in places:
     x = seen[site, level]
     found = LevelMaps(level, grad_cam(x, gradients[site, level]))
-    if level:
+    if model.pyramid and level:
       before = seen[site, maps[site][-1].level]  # the map that it multiplies
-      parts = _parts(model, level)
+      parts = _parts(model.pyramid(), level)
       learned = _attention(before, scores[site, level], parts)
-      found = found.replace(**learned)
+      found = dataclasses.replace(found, **learned)
     maps[site].append(found)
   return maps, output
 
@@ -134,8 +135,7 @@ def _level_by_level(model: APNet) -> APNet:
   return model.clone(pyramid=partial(model.pyramid, level_by_level=True))
 
 
-def _parts(model: APNet, level: int) -> int:
-  pyramid = model.pyramid()
+def _parts(pyramid: nn.Module, level: int) -> int:
   return parts_of_level(level, pyramid.radix, pyramid.stacked)
 
 

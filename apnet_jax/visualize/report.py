@@ -55,7 +55,7 @@ def write_report(
   folder = pathlib.Path(folder)
   queries = {
     'ranking': ranks.choose_queries(evaluated, QUERIES),
-    'hardest': by_difficulty(evaluated)[:QUERIES],
+    'hardest': by_difficulty(evaluated)[:QUERIES].tolist(),
   }
   pictures = {
     f'{title}.png': ranks.draw_ranking(evaluated, benchmark, rows)

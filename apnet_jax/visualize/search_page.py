@@ -75,7 +75,7 @@ def _images(lists: Sequence[Mapping]) -> dict[tuple, Mapping]:
 
   An image that is both a query and found has the columns that were found.
   """
-  found = {}
+  found: dict[tuple, Mapping] = {}
   for each in lists:
     for row in ({'image': each['query']}, *each['found'][:TOP]):
       found[_key(row)] = max(found.get(_key(row), row), row, key=len)

@@ -46,7 +46,9 @@ def shrink(image: Image.Image, height: int) -> Image.Image:
   return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def encode_all(split: Split, rows: Sequence[int], height: int) -> list[str]:
+def encode_all(
+  split: Split, rows: Sequence[int] | np.ndarray, height: int
+) -> list[str]:
   """Returns copies of some images of a split; see `encode`."""
   with futures.ThreadPoolExecutor() as pool:
     return [

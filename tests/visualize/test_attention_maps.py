@@ -174,7 +174,8 @@ def test_parts_narrower_than_three_pixels_are_drawn(pair, number):
   edges = np.linspace(0, width, number + 1).round().astype(int)
   for start, stop in zip(edges, edges[1:]):
     assert start == stop or blue[:, start:stop].any()
-  strip = np.asarray(attention_sheet._parts(level, width))[0]
+  picture = attention_sheet._parts(level.parts, level.weights, width)
+  strip = np.asarray(picture)[0]
   assert strip.any(-1).all()  # no black lines over the weights
 
 
@@ -186,7 +187,8 @@ def read_range(monkeypatch, level, width):
     'text',
     lambda draw, place, text, *_: texts.append(text),
   )
-  strip = np.asarray(attention_sheet._parts(level, width))[0]
+  picture = attention_sheet._parts(level.parts, level.weights, width)
+  strip = np.asarray(picture)[0]
   return strip, next(text for text in texts if ' to ' in text)
 
 
