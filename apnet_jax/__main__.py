@@ -53,7 +53,8 @@ def usage() -> str:
   """Returns the help text, which describes each command in a line."""
   lines = [__doc__]
   for name, module in COMMANDS.items():
-    about = importlib.import_module(module).__doc__.splitlines()[0]
+    text = importlib.import_module(module).__doc__ or ''
+    about, _, _ = text.partition('\n')
     lines.append(f'  {name:16}{about}')
   return '\n'.join(lines)
 

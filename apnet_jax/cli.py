@@ -117,7 +117,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     ) from error
   except (AttributeError, KeyError) as error:
     # ml_collections raises these for an unknown field or section.
-    name = re.match(r'\W*(\w*)', str(error))[1]
+    word = re.search(r'\w+', str(error))
+    name = word[0] if word else ''
     names = (argument.split('=')[0] for argument in argv)
     given = [given for given in names if name in given.split('.')]
     raise UserError(

@@ -261,7 +261,7 @@ def plain(value):
 
 def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Returns all fields of a configuration by dotted name; see `plain`."""
-  fields = {}
+  fields: dict[str, Any] = {}
   for name, value in config.items():
     if isinstance(value, ml_collections.ConfigDict):
       fields |= {f'{name}.{inner}': x for inner, x in flat(value).items()}

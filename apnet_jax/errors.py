@@ -56,9 +56,10 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     error: an error that was raised from another one, or while another one was
       handled; or any other error, which comes alone.
   """
-  while error is not None:
-    yield error
-    error = error.__cause__ or error.__context__
+  cause: BaseException | None = error
+  while cause is not None:
+    yield cause
+    cause = cause.__cause__ or cause.__context__
 
 
 def first_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import re
+from typing import TypeGuard
 
 from apnet_jax.errors import UserError, first_line
 from apnet_jax.optional import import_optional
@@ -16,7 +17,7 @@ SOURCE = re.compile(
 NETWORK = 'network.apnet'  # name of a packed network in a repository
 
 
-def is_source(source) -> bool:
+def is_source(source: object) -> TypeGuard[str]:
   """Returns whether `source` is a text that names a file of the Hub."""
   return isinstance(source, str) and source.startswith(PREFIX)
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 import contextlib
-import itertools
 import os
 import pathlib
 from typing import BinaryIO
@@ -42,7 +41,7 @@ MARKS = (
 )  # fmt: skip
 
 
-def find_images(path: str | pathlib.Path) -> list[pathlib.Path]:
+def find_images(path: str | os.PathLike) -> list[pathlib.Path]:
   """Returns the image at a path, or the images below a folder.
 
   Args:
@@ -102,6 +101,8 @@ def files_below(
   Raises:
     UserError: a folder cannot be read, and there is no `on_error`.
   """
+  # Folders to list, each with the numbers of the folders above it.
+  todo: list[tuple[str, tuple[tuple[int, int], ...]]]
   todo = [(os.fspath(folder), ())]
   while todo:
     parent, above = todo.pop()
@@ -117,8 +118,8 @@ def files_below(
     if here in above:
       continue
     if not hidden:
-      names = itertools.filterfalse(is_hidden, names)
-      folders = itertools.filterfalse(is_hidden, folders)
+      names = [name for name in names if not is_hidden(name)]
+      folders = [name for name in folders if not is_hidden(name)]
     for name in sorted(names):
       yield pathlib.Path(parent, name)
     for name in sorted(folders, reverse=True):
@@ -131,7 +132,8 @@ def _list_folder(folder: str) -> tuple[list[str], list[str]]:
   Raises:
     OSError: the folder cannot be read.
   """
-  files, folders = [], []
+  files: list[str] = []
+  folders: list[str] = []
   with os.scandir(folder) as entries:
     for entry in entries:
       (folders if _is_folder(entry) else files).append(entry.name)

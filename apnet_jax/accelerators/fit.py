@@ -22,7 +22,7 @@ from apnet_jax.training.checks import check_batch
 # Timing kernels against each other needs the card. Without it, the compiler for
 # CUDA finds none for some products that are fused with other operations; cuBLAS
 # then computes all products.
-COMPILER_OPTIONS = {
+COMPILER_OPTIONS: dict[str, list[dict[str, Any]]] = {
   'tpu': [{}],
   'cuda': [
     {'xla_gpu_autotune_level': 0},

@@ -1,5 +1,7 @@
 """The host cores that an input pipeline needs to feed accelerators."""
 
+from typing import TypedDict
+
 # Images that a host decodes and resizes in a second, by the value of
 # config.data.cache, as measured on two cores of AMD EPYC with files of 128x64
 # and batches of 384x192: docs/records/benchmarks/input_pipeline.json.
@@ -13,16 +15,22 @@ DECODED_PER_HOST = 70_949
 WORTHWHILE = 4
 
 
-def cores_needed(images_per_second: float) -> dict[str, float | None]:
+class Cores(TypedDict):
+  """Cores that deliver images in time, by the value of `config.data.cache`.
+
+  None where no number of cores is known to be enough.
+  """
+
+  encoded: float
+  decoded: float | None
+
+
+def cores_needed(images_per_second: float) -> Cores:
   """Estimates the cores that deliver images in time.
 
   Args:
     images_per_second: images that the accelerators of a host train on in a
       second.
-
-  Returns:
-    The number of cores by the value of `config.data.cache`; None where no
-    number of cores is known to be enough.
   """
   decoded = images_per_second / DECODED_PER_HOST
   return {
@@ -31,11 +39,11 @@ def cores_needed(images_per_second: float) -> dict[str, float | None]:
   }
 
 
-def recommends_decoded(cores: dict[str, float | None]) -> bool:
+def recommends_decoded(cores: Cores) -> bool:
   """Returns whether it saves enough cores to hold decoded images in memory.
 
   Args:
-    cores: cores of a host by the value of `config.data.cache`.
+    cores: result of `cores_needed`.
   """
   encoded, decoded = cores['encoded'], cores['decoded']
   return decoded is not None and encoded - decoded >= WORTHWHILE

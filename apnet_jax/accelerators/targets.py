@@ -217,12 +217,12 @@ def find_target(name: str) -> Target:
     UserError: the chip is unknown, or its arrangement is missing or has another
       form.
   """
-  chip, _, arrangement = name.partition(':')
-  if chip not in CHIPS:
+  kind, _, arrangement = name.partition(':')
+  if kind not in CHIPS:
     raise UserError(
-      f'--device={name}: {chip!r} is not one of {", ".join(CHIPS)}.'
+      f'--device={name}: {kind!r} is not one of {", ".join(CHIPS)}.'
     )
-  chip = CHIPS[chip]
+  chip = CHIPS[kind]
   if chip.platform == 'tpu':
     if not re.fullmatch(r'[1-9]\d*(x[1-9]\d*){1,2}', arrangement):
       example = '2x2x1' if chip.name in ('v4', 'v5p') else '2x4'

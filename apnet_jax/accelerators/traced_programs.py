@@ -4,7 +4,7 @@ They are traced with shapes instead of arrays, so that no weight is computed and
 the devices need not exist.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,7 +33,7 @@ class TracedPrograms:
 
   def __init__(
     self,
-    functions: Mapping[str, Callable],
+    functions: Mapping[str, jax.stages.Wrapped],
     states: Mapping[str, Any],
     devices: Mapping[str, int],
     image_size: tuple[int, int],

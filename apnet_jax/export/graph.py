@@ -47,7 +47,8 @@ class Graph:
   @property
   def input_size(self) -> tuple[int, int]:
     """Height and width of images that are 'normalized'."""
-    return tuple(self.size_of_input or self.image_size)
+    height, width = self.size_of_input or self.image_size
+    return height, width
 
   @property
   def resizes(self) -> bool:
@@ -155,11 +156,11 @@ class Graph:
 
   def _store(self, array: jax.Array) -> np.ndarray:
     """Returns an array of weights in the type that the file stores."""
-    array = np.asarray(array, np.float32)
-    if self.weights == 'float32' or array.ndim < 2:
-      return array  # scales and statistics would lose range
-    if np.abs(array).max(initial=0) > np.finfo(np.float16).max:
+    stored = np.asarray(array, np.float32)
+    if self.weights == 'float32' or stored.ndim < 2:
+      return stored  # scales and statistics would lose range
+    if np.abs(stored).max(initial=0) > np.finfo(np.float16).max:
       raise UserError(
         '--weights=float16: a weight is too large for float16; use float32.'
       )
-    return array.astype(np.float16)
+    return stored.astype(np.float16)

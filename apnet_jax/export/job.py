@@ -153,8 +153,8 @@ def boxmot_exports(
     of its side file.
   """
   dataset = dataset.replace('/', '_').lower()
-  files = {}
-  for size in dict.fromkeys((BOXMOT_SIZE, tuple(image_size))):
+  files: dict[str, tuple[tuple[int, int], dict]] = {}
+  for size in dict.fromkeys((BOXMOT_SIZE, image_size)):
     name = f'resnet50_apnet_{dataset}_{size[0]}x{size[1]}.onnx'
     files[name] = (
       size,

@@ -120,7 +120,8 @@ def build(onnx, graph: Graph, name: str, opset: int, ir: int):
     opset: version of the operations.
     ir: version of the format.
   """
-  mean, std = np.float32(normalization.MEAN), np.float32(normalization.STD)
+  mean = np.asarray(normalization.MEAN, np.float32)
+  std = np.asarray(normalization.STD, np.float32)
   images, read = (
     text.format(
       name=name, size=graph.input_size,

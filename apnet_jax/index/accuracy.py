@@ -12,7 +12,7 @@ ROWS = 5000  # images at most, since each is compared with all others
 JUNK = '-1'
 
 
-def measure(index: Index, path: str | os.PathLike) -> dict | None:
+def measure(index: Index, path: str | os.PathLike) -> dict[str, float] | None:
   """Measures how much mAP shortened embeddings lose, on known identities.
 
   Each image is a query among all others. Images of its person under its camera
@@ -45,7 +45,7 @@ def measure(index: Index, path: str | os.PathLike) -> dict | None:
     return None
   stored = index.stored(full)
   signs = np.where(stored > index.centre, np.float32(1), np.float32(-1))
-  found = {'images': len(pids)}
+  found: dict[str, float] = {'images': len(pids)}
   for name, rows in ('full', full), ('index', stored), ('codes', signs):
     result = metrics.evaluate_retrieval(rows, pids, camids, rows, pids, camids)
     found[name] = round(result.mAP, 4)

@@ -5,6 +5,8 @@ similar two embeddings are, the smaller is the Hamming distance of their codes
 (Charikar, 2002). Codes need a thirty-second of the memory of float32.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,8 +85,12 @@ def _count_different(query: jax.Array, codes: jax.Array) -> jax.Array:
     query.reshape(-1, _LANES),
     codes.reshape(len(codes), -1, _LANES),
   )
-  counts = sum(
-    jax.lax.population_count(query[i] ^ codes[:, i]) for i in range(len(query))
+  counts = functools.reduce(
+    jnp.add,
+    (
+      jax.lax.population_count(query[i] ^ codes[:, i])
+      for i in range(len(query))
+    ),
   )
   return counts.sum(1, dtype=jnp.uint32).astype(jnp.uint16)
 

@@ -62,7 +62,8 @@ def fit(path: str | os.PathLike, dimensions: int) -> Projection:
       principal components.
   """
   with embedding_files.reading(path) as file:
-    count, total, products = 0, 0.0, 0.0
+    size = file.dimensions
+    count, total, products = 0, np.zeros(size), np.zeros((size, size))
     for block in file.blocks:
       block = block.astype(np.float64)
       count += len(block)

@@ -91,7 +91,8 @@ class Index:
       )
     self.removed = np.zeros(rows, bool)
     self.removed[self.info['removed']] = True
-    self._checked = set()  # blocks of rows whose checksums were compared
+    # Blocks of rows, and files, whose checksums were compared.
+    self._checked: set[int | str] = set()
 
   def _map(self, name: str, dtype, shape) -> np.ndarray:
     if not shape[0]:

@@ -107,7 +107,7 @@ class APNet(nn.Module):
     feature = x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
     embedding = self.bottleneck(feature, train)
     logits = self.classifier(embedding)
-    branches = (Branch(feature, logits[:, None]),)
+    branches: tuple[Branch, ...] = (Branch(feature, logits[:, None]),)
     if self.local_branch:
       branch, local_embedding = run_local(self, maps[3], train)
       branches += (branch,)
@@ -156,16 +156,21 @@ def create_model(
     axis_name=axis_name,
     dtype=dtype,
   )
-  layers = {'norm': norm, 'conv': partial(Conv, dtype=dtype)}
+  conv = partial(Conv, dtype=dtype)
   local = None
   if config.multi_part:
     last_stage = partial(
-      Stage, STAGE_BLOCKS[config.backbone][-1], STAGE_WIDTHS[-1], 1, **layers
+      Stage,
+      STAGE_BLOCKS[config.backbone][-1],
+      STAGE_WIDTHS[-1],
+      1,
+      norm=norm,
+      conv=conv,
     )
     local = partial(LocalBranch, last_stage, norm, num_classes)
   return APNet(
     num_classes=num_classes,
-    backbone=_backbone(config, layers),
+    backbone=_backbone(config, norm, conv),
     pyramid=_pyramid(config, norm) if has_pyramids(config) else None,
     norm=norm,
     sites=tuple(config.sites),
@@ -175,14 +180,15 @@ def create_model(
   )
 
 
-def _backbone(config, layers: Mapping) -> Callable[..., nn.Module]:
+def _backbone(config, norm, conv) -> Callable[..., nn.Module]:
   """Returns a function that makes the backbone that `config` describes.
 
   Args:
     config: the `model` part of a configuration.
-    layers: the functions that make layers: 'norm' and 'conv'.
+    norm: makes a normalisation layer.
+    conv: makes a convolution.
   """
-  layers = {**layers, 'last_stride': config.last_stride}
+  layers = {'norm': norm, 'conv': conv, 'last_stride': config.last_stride}
   if config.backbone in BLOCK_LAYERS:
     return partial(
       DenseNet, block_layers=BLOCK_LAYERS[config.backbone], **layers
@@ -210,14 +216,15 @@ def _pyramid(config, norm) -> Callable[..., nn.Module]:
   Returns:
     A function `make(name=...)`, which returns an `AttentionPyramid`.
   """
-  attention = split_attention = {
+  modules: Mapping[str, Callable[..., nn.Module]] = {
     'channel': partial(
       ChannelAttention, reduction=config.reduction, hidden=config.hidden
     ),
     'spatial': partial(
       SpatialAttention, norm=norm, dtype=jnp.dtype(config.dtype)
     ),
-  }[config.attention]
+  }
+  attention = split_attention = modules[config.attention]
   if config.split_attention == 'shared':
     split_attention = partial(SharedChannelAttention, norm=norm)
   return partial(
@@ -359,7 +366,8 @@ def _check(config: ml_collections.ConfigDict, num_classes: int) -> None:
         f'={value} needs a ResNet: config.model.backbone must be one of'
         f' {tuple(STAGE_BLOCKS)}, not {config.backbone!r}.',
       )
-  if config.dtype == 'float64' and not jax.config.jax_enable_x64:
+  x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]  # set by JAX
+  if config.dtype == 'float64' and not x64:
     raise FieldError('model.dtype', "='float64' needs JAX_ENABLE_X64=1.")
   if num_classes < 1:
     raise UserError(f'num_classes={num_classes} must be at least 1.')

@@ -59,7 +59,8 @@ def count(model: nn.Module, image_size: tuple[int, int]) -> Complexity:
     NotImplementedError: the network multiplies matrices in a while loop.
   """
   normalized = pooled = 0
-  features = None  # shape of the last feature map, which the head averages
+  # Shape of the last feature map, which the head averages.
+  features: tuple[int, ...] = ()
   map_sizes = {}  # number of elements that a pyramid reads, by its path
 
   def watch(call, args, kwargs, context):
@@ -195,8 +196,8 @@ def count_jaxpr(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:
   Raises:
     NotImplementedError: see `multiply_adds`.
   """
-  jaxpr = getattr(jaxpr, 'jaxpr', jaxpr)  # unwraps a ClosedJaxpr
-  equations, _ = _dependencies(jaxpr, jaxpr.outvars)
+  opened = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+  equations, _ = _dependencies(opened, opened.outvars)
   return sum(multiply_adds(equation) for equation in equations)
 
 

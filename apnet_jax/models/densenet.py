@@ -112,16 +112,19 @@ class Features(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, stage: int, train: bool) -> jax.Array:
     """Runs one stage; see `DenseNet.__call__`."""
-    makers = {'conv': self.conv, 'norm': self.norm}
     if stage == 0:
       x = self.conv(STEM_WIDTH, 7, 2, name='conv0')(x)
       return max_pool(nn.relu(self.norm(name='norm0')(x, train)))
     last = len(self.block_layers)
     if stage > 1:
       stride = self.last_stride if stage == last else 2
-      x = Transition(stride, **makers, name=f'transition{stage - 1}')(x, train)
+      transition = Transition(
+        stride, self.conv, self.norm, name=f'transition{stage - 1}'
+      )
+      x = transition(x, train)
     layers = self.block_layers[stage - 1]
-    x = DenseBlock(layers, **makers, name=f'denseblock{stage}')(x, train)
+    block = DenseBlock(layers, self.conv, self.norm, name=f'denseblock{stage}')
+    x = block(x, train)
     return nn.relu(self.norm(name='norm5')(x, train)) if stage == last else x
 
 

@@ -205,7 +205,7 @@ class MomentNorm(BatchNorm):
   """
 
   @nn.compact
-  def __call__(
+  def __call__(  # type: ignore[override]  # takes moments, not a map
     self, mean: jax.Array, var: jax.Array, shape: tuple[int, ...], train: bool
   ) -> tuple[jax.Array, jax.Array]:
     """Returns the scale and the shift that normalise each channel.

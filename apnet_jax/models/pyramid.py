@@ -21,7 +21,7 @@ class SplitError(UserError):
 
   def __init__(
     self,
-    name: str,
+    name: str | None,
     size: int,
     along: str,
     parts: int,
@@ -132,7 +132,7 @@ class AttentionPyramid(nn.Module):
       seen, var = image_moments(x)
     elif averaged:
       seen = average(x)
-    scale, shift = 1, None  # X_i = scale * X_0 + shift
+    scale, shift = None, None  # X_i = scale * X_0 + shift; None is 1, 0
     levels = range(1, self.levels + 1)
     for level in reversed(levels) if self.fine_to_coarse else levels:
       parts = parts_of_level(level, self.radix, self.stacked)
@@ -140,7 +140,8 @@ class AttentionPyramid(nn.Module):
       attention = self.attention if parts == 1 else self.split_attention
       scores = attention(parts=parts, name=f'level{level}')(seen, train)
       seen = attend(seen, scores)
-      scale, shift = scale * scores, None if shift is None else shift * scores
+      scale = scores if scale is None else scale * scores
+      shift = None if shift is None else shift * scores
       if parts > 1 and self.norm_after_split:
         moments = (seen, scale**2 * var) if averaged else image_moments(seen)
         norm = self.norm_after_split(name=f'norm{level}')
@@ -149,7 +150,7 @@ class AttentionPyramid(nn.Module):
         scale = scale * factor
         shift = offset if shift is None else shift * factor + offset
       seen = self.level_output(seen, level, scores)
-    return attend(x, scale, shift) if averaged and self.levels else seen
+    return seen if scale is None or not averaged else attend(x, scale, shift)
 
   def level_output(
     self, x: jax.Array, level: int, scores: jax.Array

@@ -374,7 +374,8 @@ def torch_name(path: Path, shared: bool = False) -> str:
   _, top, *modules, leaf = path
   name = [top, *modules, TORCH_LEAVES[leaf]]
   if site := re.fullmatch(r'att(\d)', top):
-    kind, level = re.fullmatch(r'(level|norm)(\d)', modules[0]).groups()
+    match = re.fullmatch(r'(level|norm)(\d)', modules[0])
+    kind, level = match.groups()  # type: ignore[union-attr]  # always matches
     rest = modules[1:]
     number, deep = int(site[1]) + 1, 's' * (int(level) - 1)
     if kind == 'norm':

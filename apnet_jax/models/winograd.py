@@ -112,8 +112,10 @@ def _convolve(x, kernels: Grid) -> jax.Array:
   y = _transform(A_T, _map_grids(jnp.matmul, tiles, kernels))
   batch, height, width, _ = x.shape
   shape = (batch, height // 2, width // 2, -1)
-  y = [jnp.stack([pixel.reshape(shape) for pixel in row], axis=3) for row in y]
-  return jnp.stack(y, axis=2).reshape(batch, height, width, -1)
+  rows = [
+    jnp.stack([pixel.reshape(shape) for pixel in row], axis=3) for row in y
+  ]
+  return jnp.stack(rows, axis=2).reshape(batch, height, width, -1)
 
 
 def _input_tiles(x) -> Grid:

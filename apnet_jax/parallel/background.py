@@ -20,7 +20,7 @@ def start(function: Callable[[], Any]) -> futures.Future:
     A future, whose `result()` waits for the function. It returns what the
     function returned, or raises what it raised.
   """
-  future = futures.Future()
+  future: futures.Future = futures.Future()
 
   def run():
     try:

@@ -26,7 +26,7 @@ AXIS = 'batch'
 
 def pmap_step(
   step: Callable, on: Sequence[jax.Device] | None = None
-) -> Callable:
+) -> jax.stages.Wrapped:
   """Maps `step(state, batch) -> state, metrics` over all devices.
 
   The old state is donated, so that its memory is used again. The results of
@@ -50,7 +50,9 @@ def pmap_step(
   )
 
 
-def lower_step(step: Callable, state_shapes, batch) -> jax.stages.Lowered:
+def lower_step(
+  step: jax.stages.Wrapped, state_shapes, batch
+) -> jax.stages.Lowered:
   """Lowers a mapped step before its state exists.
 
   After `compile()`, the first call of the step finds the compiled program. With
@@ -69,7 +71,7 @@ def lower_step(step: Callable, state_shapes, batch) -> jax.stages.Lowered:
 
 def pmap_batch(
   function: Callable, on: Sequence[jax.Device] | None = None
-) -> Callable:
+) -> jax.stages.Wrapped:
   """Maps `function(state, batch) -> values` over the devices of this process.
 
   No other process takes part.

@@ -1,6 +1,6 @@
 """Multi-process runs: start, barriers, agreement to stop, and exit codes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import ctypes
 import itertools
@@ -61,12 +61,13 @@ def start(
       f'{" and ".join(missing)} missing: give {", ".join(flags)}, all three,'
       ' or none in a cluster that JAX detects.'
     )
-  if not missing:
+  if coordinator_address is not None:
     port = coordinator_address.rpartition(':')[2]
     if ':' not in coordinator_address or not port.isdecimal():
       raise UserError(
         f'--coordinator_address={coordinator_address} is not HOST:PORT.'
       )
+  if process_id is not None and num_processes is not None:
     if not 0 <= process_id < num_processes:
       raise UserError(
         f'--process_id={process_id} must be at least 0 and less than'
@@ -123,7 +124,8 @@ def _exit_with_message_on_abort() -> None:
 
 
 _exit_code: int | None = None  # of a process that is about to exit
-_kept_alive = []  # callbacks of C++, which must not be garbage-collected
+# Callbacks of C++, which must not be garbage-collected.
+_kept_alive: list[Callable] = []
 
 
 def is_distributed() -> bool:
@@ -222,7 +224,15 @@ def wait_for_all() -> None:
   if is_distributed():
     name = f'apnet_jax/{next(_barriers)}'
     with detecting_lost_processes():
-      distributed.global_state.client.wait_at_barrier(name, DAY * 1000)
+      _wait_at_barrier(name, DAY)
+
+
+def _wait_at_barrier(name: str, seconds: int) -> None:
+  """Waits at a barrier of the runtime, in a run of several processes."""
+  client = distributed.global_state.client
+  client.wait_at_barrier(  # type: ignore[union-attr]  # it was started
+    name, seconds * 1000
+  )
 
 
 @contextlib.contextmanager
@@ -274,7 +284,7 @@ def gather_rows(share: np.ndarray, rows: int) -> np.ndarray:
 
 
 # The last step, and the array that tells whether any process asked for a stop.
-_asked = (None, None)
+_asked: tuple[int | None, jax.Array | None] = (None, None)
 
 
 def agree_to_stop(step: int, wanted: bool) -> bool:
@@ -347,7 +357,5 @@ def exit_with(code: int) -> None:
   sys.stdout.flush()
   sys.stderr.flush()
   with contextlib.suppress(Exception):
-    distributed.global_state.client.wait_at_barrier(
-      'apnet_jax/leave', GRACE * 1000
-    )
+    _wait_at_barrier('apnet_jax/leave', GRACE)
   os._exit(code)

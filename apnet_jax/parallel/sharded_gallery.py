@@ -54,7 +54,11 @@ def shard_rows(
 
   shape = (rows, *make(0, 0).shape[1:])
   sharding = NamedSharding(local_mesh(), PartitionSpec(AXIS))
-  return jax.make_array_from_callback(shape, sharding, shard)
+  return jax.make_array_from_callback(
+    shape,
+    sharding,
+    shard,  # type: ignore[arg-type]  # index is never None
+  )
 
 
 def iterate_row_tiles(
@@ -84,7 +88,14 @@ def iterate_row_tiles(
       start = device * share + first
       return _make_rows(make, items, start, start + tile, 0)
 
-    yield first, jax.make_array_from_callback(shape, sharding, shard)
+    yield (
+      first,
+      jax.make_array_from_callback(
+        shape,
+        sharding,
+        shard,  # type: ignore[arg-type]  # index is never None
+      ),
+    )
 
 
 def _make_rows(make, items, first, last, fill) -> np.ndarray:

@@ -60,7 +60,7 @@ def make_embed_batch(
   model: nn.Module,
   rules: ml_collections.ConfigDict,
   on: Sequence[jax.Device] | None = None,
-) -> Callable[[Mapping, np.ndarray], jax.Array]:
+) -> jax.stages.Wrapped:
   """Makes the compiled function that embeds a batch on all devices.
 
   Args:

@@ -27,9 +27,9 @@ class CollapseWatch:
     self, config: ml_collections.ConfigDict, write: Callable[[str], None]
   ):
     self._config, self._write = config, write
-    self._since = None  # first step of those at the value
+    self._since: int | None = None  # first step of those at the value
     self._value = math.log(2) if config.soft_margin else config.margin
-    self._said = set()
+    self._said: set[str] = set()
 
   def see_losses(self, step: int, metrics: Mapping[str, float]) -> None:
     """Warns if the triplet loss has been that of a collapse for many steps.

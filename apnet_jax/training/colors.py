@@ -6,7 +6,9 @@ import jax.numpy as jnp
 GREY = (0.299, 0.587, 0.114)  # weights of RGB in the luma, as in Pillow
 
 
-def blend(image: jax.Array, other: jax.Array, factor: jax.Array) -> jax.Array:
+def blend(
+  image: jax.Array, other: jax.Array | float, factor: jax.Array
+) -> jax.Array:
   """Moves an image towards or away from another one, and clips to 0..1.
 
   Args:

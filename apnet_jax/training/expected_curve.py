@@ -105,7 +105,8 @@ class ExpectedCurve:
       run: the content of run.json, if the run has begun.
     """
     default = recipe.default_fields()
-    ours, theirs = default | _recipe(config, run), default | self.recipe
+    ours = default | _recipe(config, run)
+    theirs = {**default, **self.recipe}
     # A record of an earlier version may hold fields that do not count.
     unused = recipe.unused_fields(config)
     found = [

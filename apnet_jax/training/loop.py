@@ -1,6 +1,7 @@
 """The training loop: steps, logs, evaluations, checkpoints, interruptions."""
 
 from collections.abc import Callable, Mapping
+import dataclasses
 from functools import partial
 import math
 from typing import NoReturn
@@ -242,7 +243,7 @@ class Loop:
       devices.replicate(jnp.asarray(step, state.step.dtype)) for _ in range(2)
     )
     opt_state = optim.at_step(state.opt_state, there)
-    self._state = state.replace(step=here, opt_state=opt_state)
+    self._state = dataclasses.replace(state, step=here, opt_state=opt_state)
     self._bar.write(
       f'  weights and moments are those after {source or 0} steps'
     )

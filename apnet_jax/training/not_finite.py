@@ -102,8 +102,8 @@ class Guard:
       if not math.isfinite(value := float(metrics.get(name, 0))):
         return f'the {name.replace("_", "-")}, which is {value}'
     in_use, in_tree = self._parameter_names()
-    bad = np.asarray(metrics['bad_gradients']) > 0
-    bad = {name for name, is_bad in zip(in_tree, bad) if is_bad}
+    are_bad = np.asarray(metrics['bad_gradients']) > 0
+    bad = {name for name, is_bad in zip(in_tree, are_bad) if is_bad}
     for name in reversed(in_use):
       if name in bad:
         return f'the gradient of {name}'

@@ -28,7 +28,8 @@ class StepTimer:
 
   def __init__(self, batch_size: int):
     self._batch_size = batch_size
-    self._start = None
+    self._measures = False  # until the first step has ended
+    self._restart()
 
   def fetch(self, batches: Iterator) -> Mapping:
     """Returns the next batch; its time counts as waiting for data."""
@@ -42,15 +43,16 @@ class StepTimer:
     try:
       yield
     finally:
-      if self._start is not None:
+      if self._measures:
         self._seconds[name] += time.perf_counter() - start
 
   def count(self) -> None:
     """Counts a step; time is measured from the end of the first step."""
-    if self._start is None:
-      self._restart()
-    else:
+    if self._measures:
       self._steps += 1
+    else:
+      self._measures = True
+      self._restart()
 
   def _restart(self) -> None:
     self._start, self._steps = time.perf_counter(), 0

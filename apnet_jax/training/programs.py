@@ -3,7 +3,8 @@
 None of them needs images, so they are made before the data are read.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent import futures
 from functools import cache, partial
 
 import flax.linen as nn
@@ -59,7 +60,8 @@ class Programs:
     # A run that resumes needs them twice: to compile and to restore. Tracing
     # ResNet-50 for them takes a second. The tree stays within this class.
     self._state_shapes = cache(partial(state_shapes, *state_of, config.train))
-    self._compiled_init = self._compiled_step = None
+    self._compiled_init: futures.Future | None = None
+    self._compiled_step: futures.Future | None = None
 
   def compile_ahead(self, steps_done: int | None) -> None:
     """Starts to compile the programs that a run needs first, unless it has.
@@ -127,7 +129,7 @@ def make_step(
   num_classes: int,
   schedule: optax.Schedule,
   on: Sequence[jax.Device] | None = None,
-) -> tuple[nn.Module, optax.GradientTransformation, Callable]:
+) -> tuple[nn.Module, optax.GradientTransformation, jax.stages.Wrapped]:
   """Makes the model, the optimiser and the training step of a configuration.
 
   Args:

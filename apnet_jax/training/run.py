@@ -95,7 +95,7 @@ class Run:
     of weights, or in the last bits of random weights.
     """
     state, model = self.programs.random_state(), self.config.model
-    notes = []
+    notes: list[str] = []
     if model.pretrained:
       state, notes = start_from(model, state)
     return devices.replicate(processes.from_first(state)), notes
@@ -299,9 +299,9 @@ def start_from(
   imported = pretrained.import_pretrained(variables, config)
   notes = [f'Starting from the weights {config.pretrained}']
   notes += [f'  {note}' for note in imported.notes]
-  started = state.replace(**devices.replicate(imported.variables))
+  started = dataclasses.replace(state, **devices.replicate(imported.variables))
   if state.average is not None:
     # Copies, since the first step donates each array.
     copies = jax.tree.map(np.array, imported.variables)
-    started = started.replace(average=devices.replicate(copies))
+    started = dataclasses.replace(started, average=devices.replicate(copies))
   return started, notes

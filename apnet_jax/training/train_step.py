@@ -1,6 +1,7 @@
 """The training step, a pure function of state and batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 from functools import partial
 import math
 from typing import Any
@@ -189,7 +190,9 @@ def train_step(
     opt_state=opt_state,
     centers=centers,
   )
-  new = new.replace(average=averaged(state, new, config.train.ema_decay))
+  new = dataclasses.replace(
+    new, average=averaged(state, new, config.train.ema_decay)
+  )
   if config.train.not_finite == 'skip':
     new = _unless_not_finite(new, state, metrics)
   return new, metrics
@@ -210,7 +213,7 @@ def _unless_not_finite(
   finite = jnp.isfinite(metrics['loss'] + metrics['gradient_norm'])
   kept = jax.tree.map(partial(jnp.where, finite), new, old)
   opt_state = optim.at_step(kept.opt_state, new.step)
-  return kept.replace(step=new.step, opt_state=opt_state)
+  return dataclasses.replace(kept, step=new.step, opt_state=opt_state)
 
 
 def averaged(
@@ -359,12 +362,14 @@ def reid_loss(
     for branch in output.branches
   ]
   margin = 0 if config.soft_margin else config.margin
-  triplet = sum(
-    losses.soft_margin_triplet(hardest)
-    if config.soft_margin
-    else losses.triplet(hardest, margin)
-    for hardest in all_hardest
-  ) / len(all_hardest)
+  triplet = _mean_of_branches(
+    [
+      losses.soft_margin_triplet(hardest)
+      if config.soft_margin
+      else losses.triplet(hardest, margin)
+      for hardest in all_hardest
+    ]
+  )
   logits = jnp.concatenate([branch.logits for branch in output.branches], 1)
   cross_entropy = losses.cross_entropy(
     logits.reshape(-1, logits.shape[-1]),
@@ -407,7 +412,7 @@ def _circle_loss(output, labels, config, axis_name: str) -> jax.Array:
     )
     for branch in output.branches
   ]
-  return sum(of_branches) / len(of_branches)
+  return _mean_of_branches(of_branches)
 
 
 def center_loss(
@@ -439,4 +444,10 @@ def center_loss(
         of_branch, features, gather(labels), config.center_rate
       )
     )
-  return sum(of_branches) / len(of_branches), tuple(moved)
+  return _mean_of_branches(of_branches), tuple(moved)
+
+
+def _mean_of_branches(values: Sequence[jax.Array]) -> jax.Array:
+  """Returns the mean of a loss over the branches."""
+  first, *others = values
+  return sum(others, first) / len(values)

@@ -72,10 +72,12 @@ class Checkpoints:
     is_scheduled: Callable[[int], bool] = lambda step: True,
   ):
     self.directory = pathlib.Path(workdir).absolute() / 'checkpoints'
-    self.failure = None
+    self.failure: str | None = None
     self._read_only = read_only
-    self._is_scheduled, self._saving = is_scheduled, None
-    self._scheduled = {}  # by step: whether its checkpoint was scheduled
+    self._is_scheduled = is_scheduled
+    self._saving: int | None = None  # step
+    # By step: whether its checkpoint was scheduled.
+    self._scheduled: dict[int, bool] = {}
     if not read_only:
       self._set_aside_damaged_figures()
     self._keep = policies.AnyPreservationPolicy(
@@ -457,7 +459,7 @@ class Checkpoints:
         ones, since only some of them could read the first.
     """
     damaged = []
-    mine = np.int32(self.candidates(which))
+    mine = np.asarray(self.candidates(which), np.int32)
     count = int(processes.from_first(np.int32(len(mine))))
     steps = processes.from_first(np.resize(mine, count))
     for step in steps.tolist():

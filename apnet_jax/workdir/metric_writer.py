@@ -41,7 +41,7 @@ class MetricWriter:
       part.write_text(''.join(kept))
     self._file = path.open('ab', buffering=0)
     self._size = path.stat().st_size  # of complete lines
-    self._unwritten = []
+    self._unwritten: list[tuple[int, Mapping[str, float]]] = []
     self._events = _Events(path.parent / 'tensorboard', step + 1)
 
   def __enter__(self):
@@ -63,7 +63,7 @@ class MetricWriter:
 
   def _flush(self) -> None:
     lines = [
-      json.dumps({'step': step} | metrics) + '\n'
+      json.dumps({'step': step, **metrics}) + '\n'
       for step, metrics in self._unwritten
     ]
     try:
@@ -102,34 +102,36 @@ class _Events:
 
   def __init__(self, folder: pathlib.Path, first_step: int):
     self._folder, self._first_step = folder, first_step
-    self._writer = None
+    self._writer: EventsWriter | None = None
     folder.mkdir(exist_ok=True)
 
   def write(self, records: list[tuple[int, Mapping[str, float]]]) -> None:
     try:
       if self._writer is None:
-        self._open()
+        self._writer = self._open()
       for step, metrics in records:
         for name, value in metrics.items():
-          self._add(step=step, summary=scalar(name, value))
+          _add(self._writer, step=step, summary=scalar(name, value))
         self._first_step = step + 1
       self._writer.flush()
     except OSError:
       self._writer = None  # its file ends within an event
       raise
 
-  def _open(self) -> None:
+  def _open(self) -> EventsWriter:
     number = len(list(self._folder.iterdir()))
-    self._writer = EventsWriter(str(self._folder / f'events.{number:06d}'))
+    writer = EventsWriter(str(self._folder / f'events.{number:06d}'))
     start = SessionLog(status=SessionLog.START)
-    self._add(step=self._first_step, session_log=start)
-
-  def _add(self, **fields) -> None:
-    self._writer.write_event(Event(wall_time=time.time(), **fields))
+    _add(writer, step=self._first_step, session_log=start)
+    return writer
 
   def close(self) -> None:
     if self._writer is not None:
       self._writer.close()
+
+
+def _add(writer: EventsWriter, **fields) -> None:
+  writer.write_event(Event(wall_time=time.time(), **fields))
 
 
 class NullMetricWriter:

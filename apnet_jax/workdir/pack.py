@@ -84,13 +84,13 @@ def config_without_places(config: Mapping) -> dict:
   Args:
     config: the content of config.json.
   """
-  config = copy.deepcopy(dict(config))
+  kept = copy.deepcopy(dict(config))
   for section, name in PLACES:
-    if name in config[section]:
-      config[section][name] = ''
-  _shorten(config['model'], 'pretrained')
-  config['compilation_cache_dir'] = get_config().compilation_cache_dir
-  return config
+    if name in kept[section]:
+      kept[section][name] = ''
+  _shorten(kept['model'], 'pretrained')
+  kept['compilation_cache_dir'] = get_config().compilation_cache_dir
+  return kept
 
 
 def run_without_places(run: Mapping) -> dict:
@@ -99,10 +99,10 @@ def run_without_places(run: Mapping) -> dict:
   Args:
     run: the content of run.json, or the entry `checkpoint` of a result card.
   """
-  run = copy.deepcopy(dict(run))
+  kept = copy.deepcopy(dict(run))
   for name in ('workdir', 'weights'):  # see `pretrained.started_from`
-    _shorten(run.get('started_from'), name)
-  return run
+    _shorten(kept.get('started_from'), name)
+  return kept
 
 
 def card_without_places(card: Mapping) -> dict:
@@ -111,10 +111,10 @@ def card_without_places(card: Mapping) -> dict:
   Args:
     card: the content of result.json.
   """
-  card = copy.deepcopy(dict(card))
-  card['checkpoint'] = run_without_places(card['checkpoint'])
-  _shorten(card.get('network'), 'pretrained')
-  return card
+  kept = copy.deepcopy(dict(card))
+  kept['checkpoint'] = run_without_places(kept['checkpoint'])
+  _shorten(kept.get('network'), 'pretrained')
+  return kept
 
 
 def _shorten(fields: Any, name: str) -> None:
@@ -280,7 +280,7 @@ def weights_digest(arrays: Mapping[str, np.ndarray]) -> str:
   for name in sorted(arrays):
     array = np.ascontiguousarray(arrays[name])
     digest.update(f'{name} {array.shape} {array.dtype}\n'.encode())
-    digest.update(array)
+    digest.update(array)  # type: ignore[arg-type]  # NumPy: a Buffer from 3.12
   return digest.hexdigest()
 
 
