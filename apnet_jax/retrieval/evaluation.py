@@ -290,8 +290,7 @@ def rank(
   """
   rankings = []
   for each in iterate_queries(evaluation.scores, evaluation.labels, queries):
-    order = np.argsort(-each.similarity, kind='stable')
-    order = order[~np.isin(order, each.excluded)][:top]
+    order = each.closest(top)
     rankings.append(
       Ranking(
         each.query,

@@ -96,18 +96,31 @@ def _merge(rows, best, found, start: int, top: int):
   new_rows = np.zeros((len(found), keep), int)
   new_best = np.zeros((len(found), keep), np.float32)
   for i, values in enumerate(found):
-    # Of equal similarities the first rows are kept.
     columns = np.flatnonzero(values > best[i, -1]) if full else None
     if columns is None or len(columns) > 4 * top:
-      limit = values
-      if len(values) > top:
-        limit = values[values >= -np.partition(-values, top - 1)[top - 1]]
-      columns = np.flatnonzero(values >= limit.min())
+      columns = closest(values, min(top, len(values)))
+    # Rows of earlier blocks come first, and so do they among equal ones.
     all_rows = np.concatenate([rows[i], start + columns])
     values = np.concatenate([best[i], values[columns]])
-    order = np.argsort(-values, kind='stable')[:keep]
+    order = closest(values, keep)
     new_rows[i], new_best[i] = all_rows[order], values[order]
   return new_rows, new_best
+
+
+def closest(similarity: np.ndarray, top: int) -> np.ndarray:
+  """Returns the indices of the largest similarities, closest first.
+
+  Args:
+    similarity: float [images].
+    top: number of indices to return, at most the number of images. Of equal
+      similarities, that of the lower index comes first.
+  """
+  if not top:
+    return np.zeros(0, np.int64)
+  last = np.partition(similarity, -top)[-top]
+  candidates = np.flatnonzero(similarity >= last)
+  order = np.argsort(-similarity[candidates], kind='stable')
+  return candidates[order[:top]]
 
 
 def drop_pages(array: np.ndarray, start: int, stop: int) -> None:

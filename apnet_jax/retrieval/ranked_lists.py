@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 
 from apnet_jax.retrieval.evaluation import Evaluation
+from apnet_jax.retrieval.nearest import closest
 from apnet_jax.retrieval.scores import EmbeddingScores, iterate_queries
 
 # Kinds of images in a list. The first two are ranked.
@@ -55,9 +56,7 @@ def ranked_lists(
   scored = iterate_queries(evaluation.scores, evaluation.labels, queries)
   rows = evaluation.gallery_rows
   for each, junk_similarity in zip(scored, junk):
-    ranked = each.similarity.copy()
-    ranked[each.excluded] = -np.inf
-    best = closest(ranked, min(top, len(ranked) - len(each.excluded)))
+    best = each.closest(top)
     kinds = np.where(np.isin(best, each.matches), RIGHT, WRONG)
     others = (
       (rows[each.excluded], each.similarity[each.excluded], SAME_CAMERA),
@@ -75,22 +74,6 @@ def ranked_lists(
       match=-1 if match is None else int(rows[match]),
       match_similarity=np.nan if match is None else each.similarity[match],
     )
-
-
-def closest(similarity: np.ndarray, top: int) -> np.ndarray:
-  """Returns the indices of the largest similarities, closest first.
-
-  Args:
-    similarity: float [images].
-    top: number of indices to return, at most the number of images. Of equal
-      similarities, that of the lower index comes first.
-  """
-  if not top:
-    return np.zeros(0, np.int64)
-  last = np.partition(similarity, -top)[-top]
-  candidates = np.flatnonzero(similarity >= last)
-  order = np.argsort(-similarity[candidates], kind='stable')
-  return candidates[order[:top]]
 
 
 def _with_left_out(found, kinds, similarity, others):

@@ -18,6 +18,7 @@ from apnet_jax.config import CHOICES
 from apnet_jax.errors import UserError
 from apnet_jax.feed import JUNK_PID
 from apnet_jax.parallel import sharded_gallery
+from apnet_jax.retrieval.nearest import closest
 
 # Columns of a block of similarities that a device compares at a time. A tile of
 # this width stays in a CPU's cache while all matches are compared with it.
@@ -242,6 +243,16 @@ class QueryScores:
   similarity: np.ndarray
   matches: np.ndarray
   excluded: np.ndarray
+
+  def closest(self, top: int) -> np.ndarray:
+    """Returns the indices of the closest ranked images, closest first.
+
+    Args:
+      top: number of images; fewer are returned if fewer are ranked.
+    """
+    ranked = self.similarity.copy()
+    ranked[self.excluded] = -np.inf
+    return closest(ranked, min(top, len(ranked) - len(self.excluded)))
 
 
 def iterate_queries(

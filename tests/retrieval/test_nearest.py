@@ -32,3 +32,13 @@ def test_blocks_give_what_a_sort_gives(top, tmp_path):
         order = order[np.isfinite(products[order])][:top]
         np.testing.assert_array_equal(rows, order)
         np.testing.assert_allclose(similarity, products[order], rtol=1e-6)
+
+
+def test_the_closest_are_those_of_a_stable_sort():
+  rng = np.random.default_rng(0)
+  for _ in range(50):
+    values = rng.integers(0, 6, 30).astype(np.float32)  # many are equal
+    expected = np.argsort(-values, kind='stable')
+    for top in (0, 1, 7, 30):
+      found = nearest.closest(values, top)
+      assert found.tolist() == expected[:top].tolist()

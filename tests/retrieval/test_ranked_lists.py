@@ -5,16 +5,6 @@ from apnet_jax.retrieval.evaluation import rank
 from tests.visualize import worlds
 
 
-def test_the_closest_are_those_of_a_stable_sort():
-  rng = np.random.default_rng(0)
-  for _ in range(50):
-    values = rng.integers(0, 6, 30).astype(np.float32)  # many are equal
-    expected = np.argsort(-values, kind='stable')
-    for top in (0, 1, 7, 30):
-      found = ranked_lists.closest(values, top)
-      assert found.tolist() == expected[:top].tolist()
-
-
 def test_ranked_images_are_those_of_the_ranking_and_others_lie_between():
   _, evaluated, benchmark = worlds.evaluate()
   rows = np.arange(worlds.QUERIES)
