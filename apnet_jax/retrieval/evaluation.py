@@ -38,6 +38,8 @@ class Evaluation:
       all without junk; without distractors too if the rules drop them.
     labels: labels of the queries and the ranked images.
     scores: similarities of the queries to the ranked images.
+    places: int [queries], index of each query among the ranked images, -1 if it
+      is not there.
     junk_rows: int [junk], rows of junk images in the benchmark's gallery; empty
       if they were not embedded.
     junk_embeddings: float [junk, features].
@@ -50,6 +52,7 @@ class Evaluation:
   gallery_rows: np.ndarray
   labels: Labels
   scores: EmbeddingScores
+  places: np.ndarray
   junk_rows: np.ndarray = dataclasses.field(
     default_factory=lambda: np.zeros(0, np.int64)
   )
@@ -129,18 +132,21 @@ def evaluate(
   of_gallery = check_embeddings(
     'embeddings of the gallery', embed(variables, gallery, rows)
   )
-  found = _queries_in_gallery(benchmark, rows, rules)
+  # Without cameras, all images to test on are both: none is embedded again.
+  places = _queries_in_gallery(benchmark, rows, rules)
   of_queries = check_embeddings(
     'embeddings of the queries',
     _embed_queries(embed, variables, query, rules)
-    if found is None
-    else of_gallery[found],
+    if (places < 0).any()
+    else of_gallery[places],
   )
   labels, scores = label_and_score(
     benchmark, rows, of_queries, of_gallery, rules
   )
   result = _apply_rules(scores, labels, gallery.pids[rows], rules)
-  return Evaluation(result, rules, of_queries, of_gallery, rows, labels, scores)
+  return Evaluation(
+    result, rules, of_queries, of_gallery, rows, labels, scores, places
+  )
 
 
 def embed_junk(
@@ -172,10 +178,8 @@ def embed_junk(
 
 def _queries_in_gallery(
   benchmark: Benchmark, rows: np.ndarray, rules: ml_collections.ConfigDict
-) -> list[int] | None:
-  """Finds the queries among the ranked images, so as not to embed them again.
-
-  Without cameras, all images to test on are both.
+) -> np.ndarray:
+  """Finds the queries among the ranked images.
 
   Args:
     benchmark: queries and gallery.
@@ -183,16 +187,14 @@ def _queries_in_gallery(
     rules: `config.eval`.
 
   Returns:
-    For each query, the index in `rows` of the same image; None if some are not
+    For each query, the index in `rows` of the same image; -1 if it is not
     there, or if the queries are averages.
   """
   averaged = rules.multi_query or benchmark.query.averaged is not None
   if not benchmark.names_are_images or averaged:
-    return None
+    return np.full(len(benchmark.query.pids), -1)
   places = {path: i for i, path in enumerate(benchmark.gallery.paths[rows])}
-  paths = benchmark.query.paths
-  found = [places[path] for path in paths if path in places]
-  return found if len(found) == len(paths) else None
+  return np.array([places.get(path, -1) for path in benchmark.query.paths])
 
 
 def _embed_queries(embed, variables, query: Split, rules) -> np.ndarray:

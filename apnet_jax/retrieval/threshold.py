@@ -245,7 +245,9 @@ class PairVerifier:
     """
     if config.eval.distance != 'cosine':
       return None
-    counted = verification.count_pairs(evaluated.scores, evaluated.labels)
+    counted = verification.count_pairs(
+      evaluated.scores, evaluated.labels, evaluated.places
+    )
     if self._wanted_fpr is not None:
       self._choose(counted, self._wanted_fpr, config, benchmark.fingerprint)
     if counted is None:

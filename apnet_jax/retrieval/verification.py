@@ -10,8 +10,9 @@ the gallery. FNIR is the share of queries that do not find their person although
 it is there. (ISO/IEC 19795-1; NIST's FRVT.)
 
 All pairs of a query and a gallery image count, except those that the rules of
-the ranking exclude. Their similarities are counted in bins whose edges are the
-thresholds, so that rates are exact and no pair needs to be kept.
+the ranking exclude. If both images are queries and in the gallery, as without
+cameras, the pair counts once. The similarities are counted in bins whose edges
+are the thresholds, so that rates are exact and no pair needs to be kept.
 """
 
 from collections.abc import Mapping, Sequence
@@ -149,7 +150,9 @@ def _first_bin(rates: np.ndarray, rate: float) -> int:
   return int(np.searchsorted(-rates, -rate))
 
 
-def count_pairs(scores: Scores, labels: Labels) -> Verification | None:
+def count_pairs(
+  scores: Scores, labels: Labels, places: np.ndarray | None = None
+) -> Verification | None:
   """Counts the similarities of all pairs of a query and a gallery image.
 
   Excluded are the pairs that the ranking excludes: of a query with junk, or
@@ -160,6 +163,8 @@ def count_pairs(scores: Scores, labels: Labels) -> Verification | None:
     scores: cosine similarities.
     labels: labels of the same images. At least one query must have a true
       match.
+    places: int [queries], index of the same image in the kept gallery, -1 if it
+      is not there; None if none is there.
 
   Returns:
     The counts; None if there is no pair of different persons.
@@ -170,16 +175,22 @@ def count_pairs(scores: Scores, labels: Labels) -> Verification | None:
   """
   counts = np.zeros((4, BINS), np.int64)
   genuine, impostor, mated, non_mated = counts
+  if places is None:
+    places = np.full(scores.queries, -1)
   for each in iterate_queries(scores, labels):
     bins = _bins(each.similarity)
-    same = bins[each.matches]
-    if len(same):
-      genuine += np.bincount(same, minlength=BINS)
-      mated[same.max()] += 1
-    others = np.delete(bins, np.concatenate([each.matches, each.excluded]))
-    if len(others):
-      impostor += np.bincount(others, minlength=BINS)
-      non_mated[others.max()] += 1
+    others, new = np.ones((2, len(bins)), bool)
+    if places[each.query] >= 0:  # its pairs with earlier queries are counted
+      earlier = places[: each.query]
+      new[earlier[earlier >= 0]] = False
+    others[each.matches] = others[each.excluded] = False
+    if len(each.matches):
+      same = each.matches[new[each.matches]]
+      genuine += np.bincount(bins[same], minlength=BINS)
+      mated[bins[each.matches].max()] += 1
+    if others.any():
+      impostor += np.bincount(bins[others & new], minlength=BINS)
+      non_mated[bins[others].max()] += 1
   return Verification(*counts) if impostor.any() else None
 
 

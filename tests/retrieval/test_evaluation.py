@@ -16,6 +16,7 @@ from apnet_jax.retrieval import card, diagnosis, evaluation, rerank
 from apnet_jax.retrieval.evaluator import Evaluator
 from apnet_jax.retrieval.metrics import evaluate_scores
 from apnet_jax.retrieval.scores import Labels
+from apnet_jax.retrieval.threshold import PairVerifier
 from configs import common
 from tests.fakes import make_split
 from tests.retrieval.worlds import Matrix
@@ -70,7 +71,7 @@ def naive(evaluated, benchmark, keep):
   return np.array(found)
 
 
-def test_images_that_are_queries_and_gallery_are_embedded_once():
+def test_images_that_are_queries_and_gallery_are_embedded_once(tmp_path):
   """Without cameras, all images to test on are both, here in another order."""
   pids = np.array([0, 3, 1, -1, 2, 3, 1, 2, 2])
   gallery = make_split(pids, np.arange(len(pids)))
@@ -96,6 +97,15 @@ def test_images_that_are_queries_and_gallery_are_embedded_once():
   np.testing.assert_array_equal(
     once.result.average_precision, twice.result.average_precision
   )
+  assert once.places.tolist() == [7, 1, 2, 3, 4, 5, 6]  # without junk
+  verifier = PairVerifier(tmp_path, 1, rules(), wanted_fpr=None)
+  pairs = [
+    verifier.verify(evaluated, common.get_config(), None)['pairs']
+    for evaluated in (twice, once)
+  ]
+  # One of the eight images is no query.
+  assert pairs[0] == {'genuine': 10, 'impostor': 39}
+  assert pairs[1] == {'genuine': 5, 'impostor': 23}
   # A query that is not in the gallery is embedded, with the others.
   other = dataclasses.replace(query, paths=np.array([*query.paths[1:], 'x']))
   benchmark = Benchmark(other, gallery, 'noise', '', names_are_images=True)

@@ -71,7 +71,7 @@ def test_a_threshold_that_cannot_be_stored_is_said_at_the_end(
   workdir, rules = tmp_path / 'file', config()
   workdir.touch()  # no folder: nothing can be written to it
   verifier = threshold.PairVerifier(workdir, 7, rules.eval, wanted_fpr=0.01)
-  evaluated = types.SimpleNamespace(scores=None, labels=None)
+  evaluated = types.SimpleNamespace(scores=None, labels=None, places=None)
   benchmark = types.SimpleNamespace(fingerprint='abc')
   summary = verifier.verify(evaluated, rules, benchmark)
   assert summary['pairs']['genuine'] == 9 and 'stored_threshold' not in summary

@@ -100,6 +100,24 @@ def test_without_other_persons_there_is_nothing_to_verify():
   assert verification.count_pairs(scores, labels_of([1], [1, 1])) is None
 
 
+def test_a_pair_of_two_queries_counts_once():
+  similarity = np.array(
+    [[1, 0.5, 0.1, 0.2], [0.5, 1, 0.3, 0.4], [0.1, 0.3, 1, 0.6]], np.float32
+  )
+  people, cameras = np.array([1, 1, 2, 3]), np.arange(4)
+  labels = Labels.make(people[:3], cameras[:3], people, cameras, 3, 4)
+  for places, genuine, impostor in (
+    (np.arange(3), 1, 5),  # all pairs of the four images
+    (np.array([0, 1, -1]), 1, 7),  # query 2 is another image
+    (None, 2, 7),
+  ):
+    counted = verification.count_pairs(Matrix(similarity), labels, places)
+    assert counted.genuine.sum() == genuine
+    assert counted.impostor.sum() == impostor
+    assert counted.mated.sum() == 2 and counted.non_mated.sum() == 3
+    assert counted.at(0.35)['fpir'] == 2 / 3 and counted.at(0.5)['fnir'] == 0
+
+
 def test_a_query_without_its_person_is_non_mated_only():
   scores = Matrix(np.array([[0.5, 0.25], [0.125, 0.75]], np.float32))
   counted = verification.count_pairs(scores, labels_of([1, 9], [1, 2]))
