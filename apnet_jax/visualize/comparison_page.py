@@ -75,7 +75,7 @@ def merge(a: Mapping, b: Mapping, names: tuple[str, str] = ('A', 'B')) -> dict:
     attention |= _merge_attention(data, run, images)
   return {
     'valid': min(a['valid'], b['valid']),
-    'has_cameras': a['has_cameras'],
+    'has_cameras': a['has_cameras'] and b['has_cameras'],
     'is_cosine': a['is_cosine'] and b['is_cosine'],
     'height': max(a['height'], b['height']),
     'runs': [
@@ -129,6 +129,7 @@ def _merge_query(a, b, query, other, images: _Images) -> dict:
     'image': images.add(a, query['image']),
     'AP': query['AP'] + other['AP'],
     'first': query['first'] + other['first'],
+    'matches': query['matches'] + other['matches'],
     'lists': lists,
   }
 

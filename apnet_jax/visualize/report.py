@@ -42,7 +42,8 @@ def write_report(
   `map.html`, a map of the gallery's embeddings; `result.json`, with the
   figures; `ranking.png`, with queries from the worst to the best AP;
   `hardest.png`, with the queries of the lowest AP; and, if the card has figures
-  by threshold or by camera, `threshold.png` and `cameras.png`.
+  by threshold or by camera, `threshold.png` and `cameras.png`. Files of an
+  earlier report that this one lacks are removed.
 
   Args:
     folder: folder to write to; it is created if needed.
@@ -80,4 +81,6 @@ def write_report(
   page.write_page(folder / MAP, shown_map)
   page.write_page(folder / PAGE, shown)
   written = ['result.json', *pictures, MAP, PAGE]
+  for file in {*FILES} - {*written}:
+    (folder / file).unlink(missing_ok=True)
   print(f'wrote to {folder}: {", ".join(written)}')

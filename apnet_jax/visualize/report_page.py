@@ -156,7 +156,7 @@ def _lists_and_images(lists, evaluated, benchmark, height) -> dict:
       'image': i,
       'AP': [round(float(precision[each.query]), 6)],
       'first': [int(result.first_match_rank[each.query])],
-      'matches': int(result.num_matches[each.query]),
+      'matches': [int(result.num_matches[each.query])],
       'lists': [
         {
           'found': [place[int(row)] for row in each.found],
@@ -244,8 +244,8 @@ def in_words(card: Mapping) -> list[str]:
     equal = verification['equal_error']
     words.append(
       f'Equal error rate {100 * equal["eer"]:.2f}%: at similarity'
-      f' {equal["threshold"]:.3f}, as many pairs of one person are rejected as'
-      ' pairs of two persons are accepted.'
+      f' {equal["threshold"]:.3f}, about this share of the pairs of one person'
+      ' is rejected, and of the pairs of two persons accepted.'
     )
   if reranked := card['reranked']:
     again = reranked['figures']

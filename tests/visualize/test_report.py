@@ -6,6 +6,7 @@ import pytest
 
 from apnet_jax.commands import compare
 from apnet_jax.errors import UserError
+from apnet_jax.retrieval import card as cards
 from apnet_jax.visualize import (
   comparison_page,
   map_page,
@@ -117,6 +118,18 @@ def test_a_folder_with_other_files_is_an_error(reports, tmp_path):
     report.check_folder(tmp_path / 'holiday.jpg')
 
 
+def test_a_renewed_report_has_no_picture_of_the_earlier_one(tmp_path):
+  for distance, pictures in (
+    ('cosine', {'threshold.png', 'cameras.png'}),
+    ('euclidean', {'cameras.png'}),
+  ):
+    evaluated = worlds.evaluate(1.4, distance=distance)
+    report.write_report(tmp_path, *evaluated)
+    found = {path.name for path in tmp_path.iterdir()}
+    always = {*report.FILES} - {'threshold.png', 'cameras.png'}
+    assert found == always | pictures
+
+
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path, monkeypatch):
   (tmp_path / 'holiday.jpg').touch()
   for below in ('report', 'new/report'):
@@ -148,6 +161,63 @@ def test_two_reports_are_merged_with_the_largest_difference_first(reports):
       key = name[query['image']], query['AP'][run], run
       assert [name[i] for i in found['found']] == expected.pop(key)
   assert not expected
+
+
+@node.needed
+def test_lists_of_a_comparison_have_the_rules_of_their_run():
+  a, b = (report_page.page_data(*worlds.evaluate(noise)) for noise in (0.6, 1))
+  b['has_cameras'] = False  # compare --unlike
+  b['runs'][0]['card']['protocol']['rules'] = cards.NO_CAMERAS
+  for query in b['queries']:
+    query['matches'] = [3]
+  for pair, matches, word in (
+    ((a, a), (2, 2), 'same camera'),
+    ((a, b), (2, 3), 'left out'),
+    ((b, a), (3, 2), 'left out'),
+    ((b, b), (3, 3), 'query itself'),
+  ):
+    merged = comparison_page.merge(*pair)
+    assert merged['has_cameras'] == all(data['has_cameras'] for data in pair)
+    text = report_page.make_page(merged, 'Title')
+    fields = FIELDS | {'order': 'largest difference'}
+    (drawn,) = node.run(text, "element('lists')", fields=fields)
+    for name, count in zip('AB', matches):
+      found = re.findall(rf'{name}: AP .*? (\d) true matches', drawn)
+      assert found == [str(count)] * worlds.QUERIES
+    assert {*re.findall('◌ ([a-z ]*)', drawn)} == {word}
+
+
+@node.needed
+def test_the_buttons_of_the_dialog_keep_the_focus(reports):
+  text = (reports / 'worse' / 'index.html').read_text()
+  before, after, kept = node.run(
+    text,
+    '(openPair(queries[0], 0, 0), String(pair))',
+    '(buttons = dialog.parts[1], move(1), String(pair))',
+    'dialog.parts[0] === pair && dialog.parts[1] === buttons',
+    fields=FIELDS,
+  )
+  data = comparison_page.read_report(reports / 'worse')
+  first, second = data['queries'][0]['lists'][0]['found'][:2]
+  names = data['images']['name']
+  assert names[first] in before and names[second] not in before
+  assert names[second] in after and names[first] not in after
+  assert kept == 'true'
+
+
+@node.needed
+def test_a_print_says_how_many_lists_it_leaves_out(reports):
+  text = (reports / 'worse' / 'index.html').read_text()
+  some, everything = node.run(
+    text,
+    '([...lists.children].forEach((x) => x.replaceChildren()),'
+    " fillForPrint(5), String(element('left-out')))",
+    "(fillForPrint(), element('left-out'))",
+    fields=FIELDS,
+  )
+  left = worlds.QUERIES - 5
+  assert some.endswith(f'>The lists of {left} more queries are not printed.')
+  assert everything.endswith('>')
 
 
 def test_a_comparison_says_that_queries_of_one_report_are_left_out(reports):

@@ -15,8 +15,14 @@ const { images, queries } = data;
 const controls = document.getElementById('controls');
 const lists = document.getElementById('lists');
 const dialog = document.getElementById('pair');
+// What the dialog shows changes at each step. Its buttons stay, with the focus.
+const pair = make('div', { 'aria-live': 'polite' });
+dialog.append(pair, make('div', { class: 'buttons' },
+  make('button', { type: 'button', onclick: () => move(-1) }, '← previous'),
+  make('button', { type: 'button', onclick: () => move(1) }, 'next →'),
+  make('button', { type: 'button', onclick: () => dialog.close() }, 'close')));
 let view = null;
-let current = null; // what the dialog shows
+let current = null; // the place of what the dialog shows
 
 // An image, or the reason that there is none.
 function picture(image, text = '') {
@@ -116,13 +122,9 @@ function large(image, caption, heat) {
 function openPair(query, run, index) {
   const found = cells(query.lists[run]);
   current = { query, run, index, last: found.length - 1, opener: current?.opener || document.activeElement };
-  dialog.replaceChildren(
+  pair.replaceChildren(
     make('h3', {}, view.pairTitle(query, run)),
-    make('div', { class: 'larges' }, ...view.larges(query, run, index === null ? null : found[index])),
-    make('div', { class: 'buttons' },
-      make('button', { type: 'button', onclick: () => move(-1) }, '← previous'),
-      make('button', { type: 'button', onclick: () => move(1) }, 'next →'),
-      make('button', { type: 'button', onclick: () => dialog.close() }, 'close')));
+    make('div', { class: 'larges' }, ...view.larges(query, run, index === null ? null : found[index])));
   if (!dialog.open) dialog.showModal();
 }
 
@@ -164,10 +166,15 @@ document.addEventListener('keydown', (event) => {
 });
 
 // For print, lists in view stay as they are; others are filled, up to a limit.
-window.addEventListener('beforeprint', () => {
-  for (const article of [...lists.children].slice(0, 100))
+function fillForPrint(limit = 100) {
+  const all = [...lists.children];
+  for (const article of all.slice(0, limit))
     if (!article.childElementCount) fill(article, article.query);
-});
+  const left = all.filter((article) => !article.childElementCount).length;
+  document.getElementById('left-out').textContent =
+    left ? `The lists of ${left.toLocaleString('en')} more queries are not printed.` : '';
+}
+window.addEventListener('beforeprint', () => fillForPrint());
 
 function showLists(chosen) {
   view = chosen;

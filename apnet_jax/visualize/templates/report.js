@@ -61,13 +61,13 @@ function camerasPanel(run) {
         ? make('td', {}, '–')
         : make('td', {
             title: `${grid.queries[i][j]} queries`,
-            style: `background:color-mix(in srgb, var(--a) ${Math.round(70 * value)}%, transparent)`,
+            style: `background:color-mix(in srgb, var(--a) ${Math.round(55 * value)}%, transparent)`,
           }, (100 * value).toFixed(0)))));
   });
   return make('figure', { class: 'panel' },
     make('h3', {}, title('mAP between cameras, in percent', run)),
     make('div', { class: 'scroll' }, table),
-    make('figcaption', {}, 'Each gallery camera alone; a darker cell is better.'));
+    make('figcaption', {}, 'Each gallery camera alone; a bluer cell is better.'));
 }
 
 const title = (text, run) => (run.name ? `${text}: ${run.name}` : text);
@@ -115,7 +115,7 @@ function verificationPanels(run) {
       `Threshold ${t.toFixed(4)}: ${percent(curve.tpr[i])} of the pairs of one person are accepted` +
       ` (TPR), and ${number(100 * curve.fpr[i])}% of the pairs of two persons (FPR). ` +
       `${percent(curve.fnir[i])} of the queries miss their person (FNIR); ` +
-      `${percent(curve.fpir[i])} would find somebody if it were not in the gallery (FPIR).`;
+      `${percent(curve.fpir[i])} would find somebody if their person were not in the gallery (FPIR).`;
   };
   slider.addEventListener('input', update);
   update();
@@ -147,11 +147,15 @@ function showCharts() {
 
 // Ranked lists.
 
+// Why the images of the third kind are not ranked. One of two runs may ignore
+// cameras (`compare --unlike`).
+const rules = new Set(runs.map(({ card }) => card.protocol.rules));
+const sameWord = data.has_cameras ? 'same camera' : rules.size > 1 ? 'left out' : 'query itself';
 // Kinds of images, in the order of ranked_lists.py.
 const kinds = [
   { name: 'right', sign: '✓', word: 'right', ranked: true },
   { name: 'wrong', sign: '✗', word: 'wrong', ranked: true },
-  { name: 'same', sign: '◌', word: data.has_cameras ? 'same camera' : 'query itself' },
+  { name: 'same', sign: '◌', word: sameWord },
   { name: 'junk', sign: '⊘', word: 'junk' },
 ];
 
@@ -159,7 +163,8 @@ const score = (x) => `AP ${(100 * x).toFixed(1)}`;
 
 function heading(query, run) {
   const similarity = data.is_cosine ? `, similarity ${query.lists[run].match_similarity.toFixed(3)}` : '';
-  const matches = `${query.matches} true match${query.matches === 1 ? '' : 'es'}`;
+  const count = query.matches[run];
+  const matches = `${count} true match${count === 1 ? '' : 'es'}`;
   const about = `${score(query.AP[run])}, ${matches}, the first at rank ${query.first[run]}${similarity}`;
   return two ? `${runs[run].name}: ${about}` : about;
 }
