@@ -55,7 +55,7 @@ class Evaluator:
     """Evaluates the network on a benchmark, and prints the main figures.
 
     Args:
-      name: name of the data set in `cards` and `figures`.
+      name: name of the data set in `cards` and `results`.
       config: the whole configuration, with `data` and `eval` as evaluated.
       benchmark: the benchmark.
 
