@@ -106,6 +106,8 @@ def parse(
   args = parser.parse_args(arguments)
   if args.json is not None and not args.json.parent.is_dir():
     parser.error(f'--json={args.json}: no such folder.')
+  if args.json is not None and args.json.is_dir():
+    parser.error(f'--json={args.json} is a folder: give a file.')
   return args
 
 
@@ -142,16 +144,19 @@ def finish(
   Args:
     script: file of the benchmark.
     run: function that measures, prints the figures and returns the results. Its
-      `RuntimeError` is printed as a message.
+      `RuntimeError` or `UserError` is printed as a message.
     args: values of the flags.
 
   Returns:
-    The exit code: 0, or 2 after a `RuntimeError`.
+    The exit code: 0, or 2 after such an error.
   """
+  # This imports JAX, which not all processes that measure may have.
+  from apnet_jax.errors import UserError
+
   script = pathlib.Path(script).name
   try:
     record = run(args)
-  except RuntimeError as error:
+  except (RuntimeError, UserError) as error:
     print(f'{script}: error: {error}', file=sys.stderr)
     return 2
   head = {

@@ -22,7 +22,6 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from apnet_jax import images as image_files  # noqa: E402
-from apnet_jax.errors import UserError  # noqa: E402
 from apnet_jax.inference.embedder import Embedder  # noqa: E402
 from apnet_jax.models import normalization  # noqa: E402
 from benchmarks import command  # noqa: E402
@@ -96,13 +95,10 @@ def _summarize(cosines: np.ndarray) -> dict[str, float]:
 
 def run(args: argparse.Namespace) -> dict:
   """Compares, prints a table and returns the record."""
-  try:
-    embedder = Embedder.load(args.ckpt)
-    paths = image_files.find_images(args.images)
-    spread = np.linspace(0, len(paths) - 1, min(args.count, len(paths)))
-    images = [image_files.read_upright(paths[int(i)]) for i in spread]
-  except UserError as error:
-    raise RuntimeError(error) from error
+  embedder = Embedder.load(args.ckpt)
+  paths = image_files.find_images(args.images)
+  spread = np.linspace(0, len(paths) - 1, min(args.count, len(paths)))
+  images = [image_files.read_upright(paths[int(i)]) for i in spread]
   variables = jax.tree.map(np.asarray, embedder.variables)
 
   @jax.jit

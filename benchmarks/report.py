@@ -4,6 +4,8 @@
   python -m benchmarks.report table2 --against_recipe=05c4bb06d724
   python -m benchmarks.report --update=docs/reproducing.md
 
+table3 is that of operations, from the complexity.json beside the results.
+
 A table holds results of one recipe on one set of images by one protocol.
 Results that differ in any of these stand in tables of their own, and the
 paper's figures stand only beside results on the published images. A figure is
@@ -418,8 +420,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.update:
       args.update.write_text(update(args.update.read_text()))
       return 0
-    lines = read_results(args.results or [RECORDS / RESULTS_FILE])
     table = TABLES[args.table]
+    results = args.results or [RECORDS / RESULTS_FILE]
+    if table.counted:
+      counts = read_json(results[0].with_name(COUNTS_FILE))
+      print('\n'.join(counts_table(table, counts)))
+      return 0
+    lines = read_results(results)
     if args.against:
       table = with_baseline(table, args.against)
     text = make_tables(

@@ -1,6 +1,6 @@
 """Measures exact and fast search in an index of drawn embeddings.
 
-  python -m benchmarks.search --rows=1000000 --folder=index
+  python benchmarks/search.py --rows=1000000 --folder=index
 
 The embeddings are of people with ten images each. They lie in a space of
 `RANK` dimensions, whose variances fall, mixed at random into all features.
@@ -17,13 +17,16 @@ import pathlib
 import sys
 import time
 
-import jax
-import numpy as np
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # this also runs as a file
 
-from apnet_jax.index import files, store
-from apnet_jax.inference import embedding_files
-from apnet_jax.retrieval import nearest
-from benchmarks import command, measuring
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from apnet_jax.index import files, store  # noqa: E402
+from apnet_jax.inference import embedding_files  # noqa: E402
+from apnet_jax.retrieval import nearest  # noqa: E402
+from benchmarks import command, measuring  # noqa: E402
 
 IMAGES = 10  # of each person
 RANK = 256

@@ -36,13 +36,25 @@ def test_both_sides_agree_and_a_record_says_how(script, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('flag', 'message'),
+  ('arguments', 'message'),
   [
-    ('--size=axb', "'axb' is neither market nor msmt17 nor QUERIESxGALLERYx"),
-    ('--json=/nowhere/x.json', '--json=/nowhere/x.json: no such folder'),
+    (
+      ['rerank', '--size=axb'],
+      "'axb' is neither market nor msmt17 nor QUERIESxGALLERYx",
+    ),
+    (
+      ['rerank', '--json=/nowhere/x.json'],
+      '--json=/nowhere/x.json: no such folder',
+    ),
+    (['rerank', '--json=docs'], '--json=docs is a folder'),
+    (['search'], 'error: --folder is missing'),
+    (
+      ['export_parity', '--ckpt=nowhere', '--images=docs'],
+      'export_parity.py: error: --ckpt=nowhere is not a workdir',
+    ),
   ],
 )
-def test_mistakes_are_messages(flag, message):
-  result = run('rerank', flag)
+def test_mistakes_are_messages(arguments, message):
+  result = run(*arguments)
   assert result.returncode == 2
   assert message in result.stderr and 'Traceback' not in result.stderr

@@ -288,6 +288,15 @@ def test_command_line(tmp_path, capsys):
     report.main([])
 
 
+def test_table_3_is_that_of_operations(tmp_path, capsys):
+  assert report.main(['table3']) == 0
+  page = (ROOT / 'docs/reproducing.md').read_text()
+  assert f'\n{capsys.readouterr().out}<!-- end of report -->' in page
+  file = tmp_path / 'results.jsonl'
+  assert report.main(['table3', f'--results={file}']) == 2
+  assert f'{tmp_path}/complexity.json cannot be read' in capsys.readouterr().err
+
+
 def started_from(source):
   checkpoint = make_line()['card']['checkpoint'] | {'started_from': source}
   return {'card_checkpoint': checkpoint}
