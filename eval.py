@@ -190,23 +190,26 @@ def main(argv):
 
     folders = report_folders(prepared)
     attend = attention_of(model, variables, config.eval.feature)
-  for name, images in prepared.items():
-    benchmark = pipeline.open_benchmark(images, configs[name])
-    evaluated = evaluator.evaluate(name, configs[name], benchmark)
-    if folders and processes.is_first():
-      report.write_report(
-        folders[name],
-        evaluator.cards[name],
-        evaluated,
-        benchmark,
-        attend,
-        ATTENTION.value,
-      )
+  try:
+    for name, images in prepared.items():
+      benchmark = pipeline.open_benchmark(images, configs[name])
+      evaluated = evaluator.evaluate(name, configs[name], benchmark)
+      if folders and processes.is_first():
+        report.write_report(
+          folders[name],
+          evaluator.cards[name],
+          evaluated,
+          benchmark,
+          attend,
+          ATTENTION.value,
+        )
+  finally:  # if a report or a further data set fails, these are not lost
+    if evaluator.cards:  # only in the first process
+      print(f'Checkpoint after step {step}, metrics in percent:')
+      print(card.format_table(evaluator.results, config.eval.ap))
+      write_cards(evaluator.cards, config, configs, ckpt, step, changed_rules)
   if not processes.is_first():
     return
-  print(f'Checkpoint after step {step}, metrics in percent:')
-  print(card.format_table(evaluator.results, config.eval.ap))
-  write_cards(evaluator.cards, config, configs, ckpt, step, changed_rules)
   for folder in folders.values():
     print(f'The report is {report.address(folder)}')
   verifier.raise_failure()
@@ -220,7 +223,7 @@ def write_cards(
   step: int,
   changed: Mapping,
 ) -> None:
-  """Writes the result cards of all data sets into a file; prints its name.
+  """Writes the result cards of data sets into a file; prints its name.
 
   Args:
     cards: the result cards by name of the data set.
@@ -275,6 +278,8 @@ def check_flags(
       '--fit needs cosine similarities, but config.eval.distance='
       f'{config.eval.distance!r}.'
     )
+  if DIMENSIONS.present and not FIT.value:
+    raise UserError('--dimensions needs --fit, a file of embeddings.')
   if ATTENTION.value and not REPORT.value:
     raise UserError('--attention needs --report, the folder of the page.')
   cli.check_output(JSON.value)
@@ -304,6 +309,10 @@ def _check_threshold_flags(
     ckpt: path of the trained network.
     packed: whether that is a packed network.
   """
+  if not CHOOSE_THRESHOLD.value > 0:  # NaN, too
+    raise UserError(
+      f'--choose_threshold={CHOOSE_THRESHOLD.value:g} must be more than 0.'
+    )
   if packed:
     raise UserError(
       '--choose_threshold stores the threshold in a workdir, and --ckpt='

@@ -275,10 +275,14 @@ def check_evaluation(run, workdir, tmp_path):
       assert picture.size[0] > 300
 
 
+def write_workdir_of_market(folder):
+  config, _ = networks.write_workdir(folder)
+  config.data.update(name='market1501', prepared_dir=str(folder / 'prepared'))
+  json_files.write_json(folder / run_files.CONFIG_FILE, config.to_dict())
+
+
 def test_grad_cam_is_compiled_once_for_all_data_sets(run, benchmarks, tmp_path):
-  config, _ = networks.write_workdir(tmp_path)
-  config.data.update(name='market1501', prepared_dir=str(tmp_path / 'prepared'))
-  json_files.write_json(tmp_path / run_files.CONFIG_FILE, config.to_dict())
+  write_workdir_of_market(tmp_path)
   code = (
     'import runpy\n'
     'from apnet_jax.workdir import restore\n'
@@ -297,6 +301,33 @@ def test_grad_cam_is_compiled_once_for_all_data_sets(run, benchmarks, tmp_path):
   )  # fmt: skip
   assert out.count('The report is ') == 2
   assert out.endswith('compiled: 1\n')
+
+
+def test_a_report_that_fails_does_not_lose_the_metrics(
+  run, benchmarks, tmp_path
+):
+  """Those so far: the second data set is not evaluated any more."""
+  write_workdir_of_market(tmp_path)
+  code = (
+    'import runpy\n'
+    'from apnet_jax.visualize import report\n'
+    'from apnet_jax.workdir import restore\n'
+    'from tests import tiny\n'
+    'restore.create_model = tiny.tiny_model\n'
+    'def fail(*arguments):\n'
+    "  raise OSError(28, 'No space left on device')\n"
+    'report.write_report = fail\n'
+    "runpy.run_path('eval.py', run_name='__main__')\n"
+  )
+  out, err = run(
+    '-c', code, f'--ckpt={tmp_path}', '--dataset=market,duke',
+    f'--data_dir={benchmarks}', '--allow_other_counts',
+    f'--report={tmp_path / "report"}', code=2,
+  )  # fmt: skip
+  assert 'No space left on device' in err and 'Traceback' not in err
+  assert '\nmarket  ' in out.split('metrics in percent')[1]
+  (card,) = (tmp_path / 'evaluations').iterdir()
+  assert json.loads(card.read_text())['dataset'] == 'market1501'
 
 
 def test_terminated_and_started_again(run, preloaded, own, tmp_path):
@@ -440,6 +471,14 @@ def test_a_command_that_looks_for_the_network_would_be_seen(
         '--config.eval.multi_query=True',
       ],
       'multi_query=True averages several into a query: add --config.eval.multi',
+    ),
+    (
+      ['eval.py', '--ckpt=WORKDIR', '--choose_threshold=nan'],
+      'error: --choose_threshold=nan must be more than 0.',
+    ),
+    (
+      ['eval.py', '--ckpt=WORKDIR', '--dimensions=256'],
+      'error: --dimensions needs --fit, a file of embeddings.',
     ),
     (
       ['train.py', '--config=configs/synthetic.py', '--num_processes=2'],
