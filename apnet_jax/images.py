@@ -5,6 +5,7 @@ from concurrent import futures
 import contextlib
 import os
 import pathlib
+import stat
 from typing import BinaryIO
 import warnings
 
@@ -68,10 +69,22 @@ def find_images(path: str | os.PathLike) -> list[pathlib.Path]:
     return [path]
   if not path.is_dir():
     raise UserError(f'{path} does not exist.')
-  found = sorted(image for image in images_below(path) if image.is_file())
+  found = sorted(filter(_can_be_tried, images_below(path)))
   if not found:
     raise UserError(f'{path} has no image ({", ".join(SUFFIXES)}) below it.')
   return found
+
+
+def _can_be_tried(path: pathlib.Path) -> bool:
+  """Returns False for a pipe or device, whose reading might never end.
+
+  What cannot be looked up, as a link to a disk that is not there, is no reason
+  for False: reading it fails and names it.
+  """
+  try:
+    return stat.S_ISREG(path.stat().st_mode)
+  except OSError:
+    return True
 
 
 def images_below(

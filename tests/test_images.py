@@ -37,6 +37,13 @@ def test_files_and_folders_are_found(folder):
   names = [p.relative_to(folder).as_posix() for p in images.find_images(folder)]
   assert names == ['a.png', 'b.jpg', 'below/c.JPG']
   assert images.find_images(folder / 'b.jpg') == [folder / 'b.jpg']
+  # Reading names what cannot be looked up. Of a pipe it would not end.
+  (folder / 'lost.jpg').symlink_to(folder / 'nowhere')
+  (folder / 'loop.jpg').symlink_to(folder / 'loop.jpg')
+  os.mkfifo(folder / 'pipe.jpg')
+  assert len(images.find_images(folder)) == 5
+  with pytest.raises(UserError, match='lost.jpg cannot be read: .*No such'):
+    images.read_image(folder / 'lost.jpg', (16, 8))
   with pytest.raises(ValueError, match='nowhere does not exist'):
     images.find_images(folder / 'nowhere')
   with pytest.raises(UserError, match='notes.txt is a list of images: only an'):
