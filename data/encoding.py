@@ -5,6 +5,7 @@ read as Pillow does are therefore stored anew, so that the input pipeline has
 nothing to do.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import io
 
@@ -83,18 +84,40 @@ def _is_inverted(encoded: bytes) -> bool:
   Args:
     encoded: content of the file, of any format; it may be damaged.
   """
-  components, start = 0, len(JPEG)
-  while start + 10 <= len(encoded) and encoded[start] == 0xFF:
-    marker = encoded[start + 1]
-    if marker == SCAN:
-      break
+  components = 0
+  for marker, start in _header_segments(encoded):
     if marker == APP14 and encoded.startswith(b'Adobe', start + 4):
       return False
     if marker in FRAMES:
       components = encoded[start + 9]
-    length = int.from_bytes(encoded[start + 2 : start + 4], 'big')
-    start += 1 if marker == 0xFF else 2 + length  # any 0xFF may precede
   return components == 4
+
+
+def start_of_pixels(encoded: bytes) -> int:
+  """Returns where the pixels of a JPEG file begin; 0 if that is unknown.
+
+  Args:
+    encoded: content of the file, of any format; it may be damaged.
+  """
+  segments = _header_segments(encoded)
+  return next((start for marker, start in segments if marker == SCAN), 0)
+
+
+def _header_segments(encoded: bytes) -> Iterator[tuple[int, int]]:
+  """Yields the segments of a JPEG file up to the start of the pixels.
+
+  Yields:
+    The second byte of the segment's marker, and the index of the first byte.
+  """
+  start = len(JPEG)
+  while start + 10 <= len(encoded) and encoded[start] == 0xFF:
+    marker = encoded[start + 1]
+    if marker != 0xFF:  # any number of them may precede a marker
+      yield marker, start
+    if marker == SCAN:
+      return
+    length = int.from_bytes(encoded[start + 2 : start + 4], 'big')
+    start += 1 if marker == 0xFF else 2 + length
 
 
 def _exif_fault(image) -> str:

@@ -25,12 +25,12 @@ from apnet_jax.images import (
   strict_pillow,
   upright,
 )
-from data import raw
+from data import encoding, raw
 from data.cuhk03_np.layout import MatImage
 
 # A file, or an image inside CUHK03's release.
 Source = pathlib.Path | MatImage
-JPEG_END, JPEG_SCAN = b'\xff\xd9', b'\xff\xda'
+JPEG_END = b'\xff\xd9'
 PNG_END = b'IEND\xaeB`\x82'
 WEBP = b'RIFF'  # the first bytes of the file, before its length
 LYING = (5, 6, 7, 8)  # EXIF orientations whose width is a height
@@ -187,7 +187,8 @@ def _has_end(image: Image.Image, data: bytes) -> bool:
   """Returns whether an image file is as long as its format says.
 
   TensorFlow requires the end markers of JPEG and PNG. Other bytes may follow
-  them. A thumbnail in the header has a marker of its own, which does not count.
+  them, as the film of a phone's photograph. A thumbnail in the header has a
+  marker of its own, which does not count.
 
   Args:
     image: the opened image.
@@ -200,7 +201,7 @@ def _has_end(image: Image.Image, data: bytes) -> bool:
     return codec != 'raw' or len(data) >= start + form[1] * height
   if image.format == 'WEBP':  # Pillow opens whole files only
     return True
-  return data.endswith(JPEG_END) or data.rfind(JPEG_END) > data.rfind(JPEG_SCAN)
+  return data.find(JPEG_END, encoding.start_of_pixels(data)) >= 0
 
 
 def _is_cut_webp(data: bytes) -> bool:
