@@ -106,11 +106,11 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Doubt:
-  """A reason why folders of images are probably cameras and not identities.
+  """A reason why folders of images are probably not one person each.
 
   Attributes:
     reason: description of the fact.
-    pattern: value of `config.data.pattern` that reads the folders as cameras.
+    pattern: value of `config.data.pattern` that probably reads the images.
   """
 
   reason: str
@@ -119,8 +119,8 @@ class Doubt:
   def error(self) -> 'RawDataError':
     """Returns the error to raise when the images would be used."""
     return RawDataError(
-      f'{self.reason} As it is, each folder would be one person. If the folders'
-      ' are cameras, set\n'
+      f'{self.reason} As it is, each folder would be one person. If they are'
+      ' not, set\n'
       f'--config.data.pattern={shlex.quote(self.pattern)}\n'
       'which says where a path has the camera and the person. If each folder is'
       ' one person, set --config.data.folders_are_people (eval.py and the'
@@ -174,8 +174,25 @@ class RawDataset:
 
   @functools.cached_property
   def _status(self) -> dict[pathlib.Path, os.stat_result]:
-    """Sizes and dates of all files, which are looked up once."""
-    return {path: path.stat() for path in {i.path for i in self.images}}
+    """Sizes and dates of all files, which are looked up once.
+
+    Raises:
+      UserError: files cannot be looked up, as links to nowhere; the message
+        names them.
+    """
+    found, failed = {}, []
+    paths = {image.path for image in self.images}
+    for path in paths:
+      try:
+        found[path] = path.stat()
+      except OSError as error:
+        failed.append(f'{path}: {error.strerror}')
+    if failed:
+      raise UserError(
+        f'{len(failed)} of {len(paths)} images cannot be read:\n'
+        + format_lines(sorted(failed))
+      )
+    return found
 
   def fingerprint(self) -> str:
     """Returns a short hash of the names, sizes and labels of all images.
@@ -349,7 +366,7 @@ class Layout(abc.ABC):
     """
     root = self.locate(directory)
     dataset = self.read_root(root)
-    mistake = _find_mistake(dataset.splits)
+    mistake = _find_mistake(dataset)
     if mistake:
       raise RawDataError(f'{root}: {mistake}', dataset)
     if self.ignore_cameras and dataset.has_cameras:
@@ -662,16 +679,19 @@ def format_lines(lines: Iterable[str], limit: int = 10) -> str:
   return '\n'.join(shown)
 
 
-def _find_mistake(splits: Splits) -> str:
+def _find_mistake(dataset: RawDataset) -> str:
   """Returns a description of the first mistake in the splits, or ''.
 
   The rules are: query and gallery are not empty; no image is twice in a split,
-  or in both training and test; identities and cameras can be stored; only the
-  gallery has junk, and no query is a distractor.
+  in both training and test, or in query and gallery with different labels;
+  identities and cameras can be stored; only the gallery has junk, and no query
+  is a distractor.
   """
+  splits = dataset.splits
   for split in ('query', 'gallery'):
     if not splits[split]:
-      return f'the {split} split is empty: no image is in it.'
+      mistake = f'the {split} split is empty: no image is in it.'
+      return '\n'.join([mistake, *dataset.notes])  # they say what is left out
   names = {split: [image.name for image in splits[split]] for split in SPLITS}
   for split in SPLITS:
     seen, repeated = set(), []
@@ -689,6 +709,19 @@ def _find_mistake(splits: Splits) -> str:
     return (
       f'{len(both)} images are in both training and test:\n'
       + format_lines(both)
+    )
+  # Evaluation leaves out matches of the query's identity and camera only.
+  labels = {image.name: (image.pid, image.camid) for image in splits['query']}
+  other = sorted(
+    image.name
+    for image in splits['gallery']
+    if labels.get(image.name, (image.pid, image.camid))
+    != (image.pid, image.camid)
+  )
+  if other:
+    return (
+      f'{len(other)} images are in query and gallery with different labels, so'
+      ' that a query would find itself:\n' + format_lines(other)
     )
   for image in (image for split in SPLITS for image in splits[split]):
     if mistake := _find_mistake_of_image(image):

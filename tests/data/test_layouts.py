@@ -16,6 +16,7 @@ import pytest
 import scipy.io
 
 from apnet_jax import images
+from apnet_jax.errors import UserError
 from data import datasets, raw
 from tests.data import make_dummy_data
 
@@ -195,6 +196,22 @@ def test_the_fingerprint_tells_all_that_may_change(tmp_path):
   moved = {'train': [image], 'query': [], 'gallery': [image]}
   datasets.append(raw.RawDataset(tmp_path, moved))
   assert len({dataset.fingerprint() for dataset in datasets}) == 6
+
+
+def test_files_that_cannot_be_looked_up_are_all_named(tmp_path):
+  files = []
+  for name in ('a.jpg', 'b.jpg', 'c.jpg'):
+    files.append(raw.RawImage(name, tmp_path / name, pid=1, camid=2))
+  files[0].path.touch()
+  files[1].path.symlink_to(tmp_path / 'nowhere')
+  splits = {'train': files, 'query': files[:1], 'gallery': []}
+  with pytest.raises(UserError) as error:
+    raw.RawDataset(tmp_path, splits).fingerprint()
+  assert str(error.value) == (
+    '2 of 3 images cannot be read:\n'
+    f'  {files[1].path}: No such file or directory\n'
+    f'  {files[2].path}: No such file or directory'
+  )
 
 
 HIDDEN = (
