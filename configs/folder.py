@@ -2,9 +2,11 @@
 
   python train.py --config=configs/folder.py --config.data.dir=DIR
 
-DIR is a CSV file with the columns path,pid,camid,split, the folder that holds
-it, a folder with a folder of images for each identity, or a folder in
-Market-1501's layout (data/folder/README.md). Cameras and splits are optional:
+DIR is a CSV file with the columns path,pid,camid,split,role, the folder that
+holds it, a folder with a folder of images for each identity, a folder in
+Market-1501's layout, or any folder with a pattern that finds the labels in the
+paths (`--config.data.pattern`; data/folder/README.md). Cameras and splits are
+optional:
 
 - without cameras, each query is compared with all images except itself;
 - without splits, a test half is made of half of the identities

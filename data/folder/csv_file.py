@@ -7,6 +7,7 @@ import re
 import uuid
 
 from apnet_jax.errors import UserError
+from apnet_jax.images import is_hidden
 from data import raw
 from data.folder.entries import (
   DISTRACTOR,
@@ -18,7 +19,20 @@ from data.folder.entries import (
   check_complete,
 )
 
+# Advice for files that are no list of images.
+STRAY = (
+  'A CSV file in the folder is taken for its list of images: if this is none,'
+  ' move it away.'
+)
+NUMBER = re.compile(r'(-?\d+)(\.0+)?', re.ASCII)  # Pandas may write 1.0
+LONGEST = 20  # characters of a number that is looked at; Python refuses 4301
 COLUMNS = ('path', 'pid', 'camid', 'split', 'role')  # the first two are needed
+
+
+def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the CSV files directly in a folder, except hidden ones."""
+  files = sorted(folder.glob('*.[cC][sS][vV]'))
+  return [file for file in files if not is_hidden(file.name)]
 
 
 def read(file: pathlib.Path) -> tuple[list[Named], tuple[str, ...]]:
@@ -76,8 +90,8 @@ def _read_row(
       raise UserError(f'{where}: {column} {value!r} is not one of {names}.')
   identity = row['pid']
   if role == PERSON or identity:
-    identity = str(_number(row, 'pid', raw.JUNK_PID, where))
-  camera = str(_number(row, 'camid', 0, where)) if row.get('camid') else None
+    identity = _label(row, 'pid', raw.JUNK_PID, where)
+  camera = _label(row, 'camid', 0, where) if row.get('camid') else None
   path = listed.find(row['path'], line)
   if not path:
     return None
@@ -103,7 +117,7 @@ def _rows(file: pathlib.Path) -> Iterable[tuple[int, dict[str, str]]]:
         raise UserError(
           f'{file} has no column {" and ".join(missing)}. Its first line must'
           f' name the columns {",".join(COLUMNS)}; the last three are optional.'
-          f' It is: {",".join(header)[:200]}'
+          f' It is: {",".join(header)[:200]}\n{STRAY}'
         )
       twice = sorted({name for name in COLUMNS if header.count(name) > 1})
       if twice:
@@ -118,13 +132,17 @@ def _rows(file: pathlib.Path) -> Iterable[tuple[int, dict[str, str]]]:
           values = (field.strip() for field in fields)
           yield reader.line_num, dict(zip(header, values))
   except UnicodeDecodeError as error:
-    raise UserError(f'{file} is not a text file in UTF-8: {error}.') from error
+    raise UserError(
+      f'{file} is not a text file in UTF-8: {error}.\n{STRAY}'
+    ) from error
   except csv.Error as error:
     raise UserError(f'{file}, line {reader.line_num}: {error}.') from error
 
 
-def _number(row: Mapping[str, str], name: str, low: int, where: str) -> int:
-  """Converts a CSV field to a whole number.
+def _label(row: Mapping[str, str], name: str, low: int, where: str) -> str:
+  """Returns the name of a person or camera in a CSV field.
+
+  Numbers lose leading zeros. Numpy writes `nan` for what is unknown.
 
   Args:
     row: fields of a line, by column name.
@@ -133,16 +151,21 @@ def _number(row: Mapping[str, str], name: str, low: int, where: str) -> int:
     where: file and line, for messages.
 
   Raises:
-    UserError: the field is no whole number from `low` to `raw.MAX_ID`.
+    UserError: the field is empty or `nan`, or a number that is not from `low`
+      to `raw.MAX_ID`.
   """
   text = row[name]
-  if not re.fullmatch(r'-?\d{1,10}', text, re.ASCII):
-    raise UserError(f'{where}: {name} {text!r} is not a whole number.')
-  if not low <= int(text) <= raw.MAX_ID:
+  if text.lower() in ('', 'nan'):
+    raise UserError(f'{where}: {name} {text!r} is neither a number nor a word.')
+  number = NUMBER.fullmatch(text)
+  if not number:
+    return text
+  digits = number[1]
+  if len(digits) > LONGEST or not low <= int(digits) <= raw.MAX_ID:
     raise UserError(
-      f'{where}: {name} {text} is not from {low} to {raw.MAX_ID}.'
+      f'{where}: {name} {digits[:LONGEST]} is not from {low} to {raw.MAX_ID}.'
     )
-  return int(text)
+  return str(int(digits))
 
 
 def write(dataset: raw.RawDataset, file: pathlib.Path) -> None:

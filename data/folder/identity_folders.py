@@ -4,10 +4,12 @@ import collections
 from collections.abc import Iterable, Mapping, Sequence
 import pathlib
 import re
+import shlex
 
 from apnet_jax.errors import UserError
 from apnet_jax.images import images_below, is_hidden, is_image
 from data import raw
+from data.folder import schemes
 from data.folder.entries import SPLIT_NAMES, Named
 
 # Names of folders that are cameras rather than people.
@@ -145,6 +147,9 @@ def _check_splits(root: pathlib.Path, found: ByFolder, people: People) -> None:
       raise UserError(
         f'{root}: the folders {", ".join(like_splits)} have names of splits,'
         ' but hold images: they must hold a folder of images for each identity.'
+        ' Or say by a pattern where a path has the labels (eval.py and the'
+        ' doctor: --pattern), as\n'
+        f'--config.data.pattern={shlex.quote(schemes.MARKET_IN_SPLITS)}'
       )
     return
   others = {parts[0] for parts in found if len(parts) == 1} - {*SPLIT_NAMES}
@@ -174,6 +179,34 @@ def _note_on_others(
   return (
     f'{len(others):,} of {total:,} images are not directly in the folder of an'
     f' identity{where} and are left out:\n{raw.format_lines(others)}',
+  )
+
+
+def find_several_people(root: pathlib.Path, images: Sequence[Named]) -> str:
+  """Returns the reason why folders seem to hold several people each, or ''.
+
+  They do if all files are named as in Market-1501, and the names in a folder
+  have several identities.
+
+  Args:
+    root: the folder that holds all images.
+    images: the result of `read`.
+  """
+  named = [raw.MARKET_NAME.match(image.path.name) for image in images]
+  if not all(named):
+    return ''
+  people = {}  # numbers in the names of files, by folder
+  for image, match in zip(images, named):
+    people.setdefault(image.path.parent, set()).add(int(match[1]))
+  mixed = [folder for folder, pids in people.items() if len(pids) > 1]
+  if not mixed:
+    return ''
+  first = min(mixed)
+  return (
+    f'{len(mixed)} of {len(people)} folders hold several people by the names of'
+    " their files, in Market-1501's naming, as"
+    f' {first.relative_to(root).as_posix()} does'
+    f' ({_shown(map(str, people[first]))})'
   )
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from apnet_jax.config import check_section
 from apnet_jax.errors import UserError
 from apnet_jax.feed import IGNORE_CAMERAS
-from apnet_jax.images import is_hidden
 from data import raw
 from data.folder import csv_file, identity_folders, pattern, schemes
 from data.folder.entries import Entry, Named, number
@@ -243,17 +242,11 @@ def _form(root: pathlib.Path) -> str | None:
     return CSV if root.suffix.lower() == '.csv' else None
   if not root.is_dir():
     return None
-  if _csv_files(root):
+  if csv_file.files_in(root):
     return CSV
   if not raw.missing_folders(root):
     return MARKET
   return FOLDERS if identity_folders.are_in(root) else None
-
-
-def _csv_files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the CSV files directly in a folder, except hidden ones."""
-  files = sorted(folder.glob('*.[cC][sS][vV]'))
-  return [file for file in files if not is_hidden(file.name)]
 
 
 def _csv_file(root: pathlib.Path) -> pathlib.Path:
@@ -264,7 +257,7 @@ def _csv_file(root: pathlib.Path) -> pathlib.Path:
   """
   if root.is_file():
     return root
-  files = _csv_files(root)
+  files = csv_file.files_in(root)
   if len(files) > 1:
     raise UserError(
       f'{root} has several CSV files: give the one that lists the images, as'
@@ -286,12 +279,15 @@ def _read_market_folders(
 
 
 def _find_doubt(root: pathlib.Path, images: list[Named]) -> raw.Doubt | None:
-  """Returns a doubt if folders seem to be cameras instead of people."""
-  reason = identity_folders.find_cameras(images)
-  if not reason:
-    return None
+  """Returns a doubt if folders seem not to be one person each."""
   names = [image.name for image in images]
-  return raw.Doubt(f'{root}: {reason}.', schemes.suggest_for_cameras(names))
+  if reason := identity_folders.find_several_people(root, images):
+    pattern = schemes.suggest_for_market_names(names)
+  elif reason := identity_folders.find_cameras(images):
+    pattern = schemes.suggest_for_cameras(names)
+  else:
+    return None
+  return raw.Doubt(f'{root}: {reason}.', pattern)
 
 
 LAYOUT = FolderLayout(
@@ -305,8 +301,8 @@ Give one of
   any folder, with a pattern that finds the labels in the paths
     (config.data.pattern);
   a folder with a folder of images for each identity;
-  a folder with the folders train, query and gallery, or train and test, each
-    with a folder of images for each identity;
+  a folder with the folders train, query and gallery, or train and test,
+    each with a folder of images for each identity;
   a folder in Market-1501's layout.
 data/folder/README.md has examples.""",
 )

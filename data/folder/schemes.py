@@ -11,8 +11,12 @@ import re
 import shlex
 
 from apnet_jax.images import images_below
+from data.folder import csv_file
 
 SAMPLE = 50  # images that tell whether a scheme is worth a full look
+# Share of the images that must be named as a scheme says. Other images, as a
+# figure beside them, are left out and named when the pattern is used.
+MOST = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Scheme:
 
   Attributes:
     title: name of the data set, for people.
-    pattern: value of `config.data.pattern`, which matches all paths.
+    pattern: value of `config.data.pattern`, which matches their paths.
     folders: usual folders of the images below the one that users give.
     needs_folder: whether the images must be in one of `folders`, because the
       pattern alone would match the names of others. By default the folder that
@@ -38,9 +42,10 @@ class Scheme:
   ignore_cameras: bool = False
   other_protocol: bool = False
 
-  def matches(self, names: Iterable[str]) -> bool:
-    """Returns whether the pattern matches all of these paths."""
-    return all(map(re.compile(self.pattern).search, names))
+  def share(self, names: Iterable[str]) -> float:
+    """Returns the share of these paths that the pattern matches; 0 of none."""
+    found = [bool(re.search(self.pattern, name)) for name in names]
+    return sum(found) / max(len(found), 1)
 
 
 SCHEMES = (
@@ -94,13 +99,13 @@ SCHEMES = (
 
 
 def recognise(base: pathlib.Path) -> tuple[Scheme, pathlib.Path] | None:
-  """Finds the scheme that the images at or below a folder follow.
+  """Finds the scheme that most images at or below a folder follow.
 
   Returns:
     The scheme and the folder of the images; None if there is no known scheme,
     or if a CSV file lists the images.
   """
-  if any(path.suffix.lower() == '.csv' for path in base.iterdir()):
+  if csv_file.files_in(base):
     return None
   samples = {}  # paths of a few images, by folder
   for scheme in SCHEMES:
@@ -108,8 +113,10 @@ def recognise(base: pathlib.Path) -> tuple[Scheme, pathlib.Path] | None:
       root = base / name
       if root not in samples and root.is_dir():
         samples[root] = list(itertools.islice(_names_below(root), SAMPLE))
-      some = samples.get(root)
-      if some and scheme.matches(some) and scheme.matches(_names_below(root)):
+      if (
+        scheme.share(samples.get(root, ()))
+        and scheme.share(_names_below(root)) >= MOST
+      ):
         return scheme, root
   return None
 
@@ -143,6 +150,21 @@ def suggest_for_cameras(names: Iterable[str]) -> str:
     if all(re.search(pattern, name) for name in names):
       return pattern
   return CAMERA_PATTERNS[-1]
+
+
+# Patterns for the names of Market-1501, and for those in folders of splits.
+MARKET = r'/(?P<pid>\d+)_c(?P<camid>\d+)'
+MARKET_IN_SPLITS = r'(?P<split>train|query|gallery|test).*' + MARKET
+
+
+def suggest_for_market_names(names: Iterable[str]) -> str:
+  """Returns a pattern that reads images in folders, named as in Market-1501.
+
+  Args:
+    names: paths of the images, relative to the folder of the data set.
+  """
+  splits = re.compile('^[^/]*(train|query|gallery|test)[^/]*/')
+  return MARKET_IN_SPLITS if all(map(splits.search, names)) else MARKET
 
 
 def vehicle_id_command(base: pathlib.Path) -> str:

@@ -131,14 +131,14 @@ def test_reads_names_in_any_script(tmp_path):
     ),
     (LISTED, '', 'has no column path and pid'),
     (LISTED, 'path,pid\n', 'is empty: it names no image'),
-    ('b.jpg,1,', 'b.jpg,one,', "line 2: pid 'one' is not a whole number"),
-    ('b.jpg,1,', 'b.jpg,1.0,', "line 2: pid '1.0' is not a whole number"),
-    ('b.jpg,1,', 'b.jpg,,', "line 2: pid '' is not a whole number"),
-    ('b.jpg,1,', 'b.jpg,٣,', 'line 2: pid .* is not a whole number'),
+    ('path,pid', 'name,age', 'for its list of images: if this is none, move'),
+    ('b.jpg,1,', 'b.jpg,NaN,', "line 2: pid 'NaN' is neither a number nor a w"),
+    ('b.jpg,1,', 'b.jpg,,', "line 2: pid '' is neither a number nor a word"),
+    ('b.jpg,1,', f'b.jpg,{"9" * 5000},', 'line 2: pid 9{20} is not from -1'),
     ('b.jpg,1,', 'b.jpg,-2,', 'line 2: pid -2 is not from -1 to'),
     ('b.jpg,1,', 'b.jpg,9999999999,', 'line 2: pid 9999999999 is not from -1'),
     ('b.jpg,1,0', 'b.jpg,1,-1', 'line 2: camid -1 is not from 0 to'),
-    ('b.jpg,1,0', 'b.jpg,1,nan', "line 2: camid 'nan' is not a whole number"),
+    ('b.jpg,1,0', 'b.jpg,1,nan', "line 2: camid 'nan' is neither a number nor"),
     ('b.jpg,1,0', 'b.jpg,1,', '1 of 7 lines have no camid: either all'),
     ('q.jpg,7,0,query', 'q.jpg,7,0,', '1 of 7 lines have no split: either'),
     ('0,query', '0,probe', "line 5: split 'probe' is not one of train, query"),
@@ -157,6 +157,7 @@ def test_reads_names_in_any_script(tmp_path):
     ('b.jpg', 'a.jpg', r'1 images are twice in the train split:\n  a.jpg'),
     ('q.jpg', 'a.jpg', r'1 images are in both training and test:\n  a.jpg'),
     ('g.jpg', 'a.jpg', r'1 images are in both training and test:\n  a.jpg'),
+    ('g.jpg', 'q.jpg', r'1 images are in query and gallery .*\n  q.jpg'),
     ('b.jpg,1', 'b.jpg,-1', 'b.jpg has identity -1, .* a column role'),
     (
       '0,train,person',
@@ -190,6 +191,32 @@ def test_refuses_other_encodings(tmp_path):
   write(tmp_path, LISTED, encoding='utf-16')
   with pytest.raises(ValueError, match='is not a text file in UTF-8'):
     LAYOUT.read(tmp_path)
+
+
+def test_people_and_cameras_of_a_csv_file_may_be_words(tmp_path):
+  images(tmp_path, 'a.jpg', 'b.jpg', 'c.jpg', 'd.jpg')
+  write(
+    tmp_path,
+    'path,pid,camid,split\na.jpg,w_f48,door,train\nb.jpg,w_m2,hall,train\n'
+    'c.jpg,12,door,query\nd.jpg,12,hall,gallery\n',
+  )
+  dataset = LAYOUT.read(tmp_path)
+  assert table(dataset) == {
+    'train': [('a.jpg', 2, 0), ('b.jpg', 3, 1)],
+    'query': [('c.jpg', 1, 0)],
+    'gallery': [('d.jpg', 1, 1)],
+  }
+  assert 'cameras numbered from 0: door is 0, hall is 1' in dataset.notes
+
+
+def test_numbers_of_a_csv_file_may_be_floats_and_have_zeros(tmp_path):
+  """Pandas writes 1.0 in a column with empty fields."""
+  images(tmp_path, *NAMES)
+  changed = LISTED.replace('jpg,1,1', 'jpg,001,1.0').replace(
+    'c.jpg,2', 'c.jpg,2.00'
+  )
+  write(tmp_path, changed)
+  assert table(LAYOUT.read(tmp_path)) == EXPECTED
 
 
 def test_several_csv_files_are_a_question(tmp_path):
@@ -320,7 +347,8 @@ def test_people_in_folders_from_0_are_numbered_from_1(tmp_path):
   [
     (
       ['train/1.jpg', 'query/1.jpg', 'gallery/1.jpg'],
-      'the folders gallery, query, train have names of splits, but hold images',
+      'the folders gallery, query, train have names of splits, but hold images'
+      r'(.|\n)*--config.data.pattern=',
     ),
     (
       ['train/a/1.jpg', 'test/b/1.jpg', 'preview/1.jpg'],
@@ -329,6 +357,10 @@ def test_people_in_folders_from_0_are_numbered_from_1(tmp_path):
     (
       ['query/a/1.jpg', 'gallery/a/2.jpg', 'test/a/3.jpg'],
       'the split test, .* given together with gallery and query',
+    ),
+    (
+      ['train/a/1.jpg', 'val/b/2.jpg'],
+      r'the query split is empty(.|\n)* are left out:\n  val/b/2.jpg',
     ),
   ],
 )

@@ -2,6 +2,8 @@
 
 import dataclasses
 import pathlib
+import re
+import shlex
 import subprocess
 import tempfile
 
@@ -11,7 +13,7 @@ import pytest
 
 from apnet_jax.errors import UserError
 from configs import folder as config_file
-from data import datasets, doctor
+from data import datasets, doctor, raw
 from data.folder import schemes
 from data.health import folders
 from tests.data.test_folder import images, table
@@ -216,7 +218,17 @@ def test_numbers_alone_are_no_scheme(tmp_path):
 def test_a_list_counts_more_than_names(tmp_path):
   images(tmp_path, *KNOWN['VIPeR'])
   assert schemes.recognise(tmp_path)
+  (tmp_path / '._people.csv').touch()  # what a Mac leaves
+  assert schemes.recognise(tmp_path)
   (tmp_path / 'people.csv').touch()
+  assert schemes.recognise(tmp_path) is None
+
+
+def test_a_scheme_is_known_though_a_few_images_have_other_names(tmp_path):
+  images(tmp_path, *(f'cam_a/{n:03}_45.bmp' for n in range(38)), 'figure.png')
+  scheme, _ = schemes.recognise(tmp_path)
+  assert scheme.title == 'VIPeR'
+  images(tmp_path, 'a.png', 'b.png')
   assert schemes.recognise(tmp_path) is None
 
 
@@ -311,9 +323,70 @@ def test_two_folders_of_cameras_are_named_before_the_lack_of_people(tmp_path):
 
 
 @pytest.mark.parametrize(
+  ('names', 'reason', 'splits'),
+  [
+    (
+      [
+        f'day{d}/000{p}_c{c}_{d}.jpg'
+        for d in '123'
+        for p in '123'
+        for c in '12'
+      ],
+      r"3 of 3 folders .* Market-1501's naming, as day1 does \(1, 2, 3\)",
+      (12, 2, 6),
+    ),
+    (
+      [
+        f'image_{s}/000{p}_c00{c}_{s}.jpg'
+        for s, people in (('train', '12'), ('query', '45'), ('test', '45'))
+        for p in people
+        for c in '12'
+      ],
+      r'3 of 3 folders hold .*, as image_query does \(4, 5\)',
+      (4, 4, 4),
+    ),
+    (
+      ['train/a/0001_c1.jpg', 'train/a/0002_c1.jpg', 'query/b/0003_c1.jpg']
+      + ['gallery/b/0003_c2.jpg'],
+      r'1 of 3 folders hold .*, as train/a does \(1, 2\)',
+      (2, 1, 1),
+    ),
+  ],
+)
+def test_folders_whose_files_name_several_people_are_doubted(
+  tmp_path, names, reason, splits
+):
+  images(tmp_path, *names)
+  doubt = LAYOUT.read(tmp_path).doubt
+  assert re.search(reason, doubt.reason)
+  read = by_pattern(doubt.pattern).read(tmp_path)
+  assert tuple(len(read.splits[s]) for s in raw.SPLITS) == splits
+  people = dataclasses.replace(LAYOUT, folders_are_people=True)
+  assert people.read(tmp_path).doubt is None
+
+
+def test_flat_folders_of_splits_are_read_by_the_pattern_of_the_message(
+  tmp_path,
+):
+  images(
+    tmp_path, 'train/0001_c1.jpg', 'query/0002_c1.jpg', 'gallery/0002_c2.jpg'
+  )
+  with pytest.raises(UserError) as error:
+    LAYOUT.read(tmp_path)
+  (_, pattern) = shlex.split(str(error.value).splitlines()[-1])[0].split('=', 1)
+  assert table(by_pattern(pattern).read(tmp_path)) == {
+    'train': [('train/0001_c1.jpg', 1, 1)],
+    'query': [('query/0002_c1.jpg', 2, 1)],
+    'gallery': [('gallery/0002_c2.jpg', 2, 2)],
+  }
+
+
+@pytest.mark.parametrize(
   'names',
   [
     [f'{who}/{n}.jpg' for who in ('anna', 'ben', 'cem') for n in range(3)],
+    [f'{who}/{n}_c{c}.jpg' for who, n in zip('abc', '122') for c in '12'],
+    [f'{who}/{n}_c1.jpg' for who in 'abc' for n in ('1', '2', who)],
     [f'{who}/{n}.jpg' for who in ('c1', 'ben', 'cem') for n in range(3)],
     [f'{who}/{n}.jpg' for who in ('anna', 'ben', 'cem') for n in range(10)],
     [f'{who}/{n}.jpg' for who in ('camilla', 'viewer', 'cem') for n in 'xy'],
