@@ -155,12 +155,13 @@ def layout_findings(facts: Facts) -> Iterator[Finding]:
     )  # fmt: skip
   yield from _missing_parts(facts)
   yield from _other_protocol(found)
+  yield from _list_beside_names(found)
   explained = [
     *_misnamed(facts),
     *_empty_splits(facts),
     *_wrong_identities(facts),
     *_missing_files(facts),
-    *_folders_of_cameras(facts),
+    *_folders_in_doubt(facts),
   ]
   yield from explained
   incomplete = found.layout.missing(found.root)
@@ -189,6 +190,22 @@ def _other_protocol(found: folders.FoundDataset) -> Iterator[Finding]:
         'nothing has to be done, but figures are not comparable with published'
         ' ones',
       )  # fmt: skip
+
+
+def _list_beside_names(found: folders.FoundDataset) -> Iterator[Finding]:
+  """Yields a finding if own images have labels in names and in a CSV file."""
+  if found.lists:
+    again = shlex.quote(str(found.lists[0]))
+    yield Finding(
+      'list_beside_names', PROBLEM,
+      f'{quantity(len(found.lists), "CSV file")} beside folders named as in'
+      ' Market-1501: training on own images would read the labels from such a'
+      ' file, not from the names of the images as here',
+      'if it lists the images, examine it:\n'
+      f'python -m data.doctor {again}\n'
+      'Otherwise move it away',
+      file_names(found.lists, found.root),
+    )  # fmt: skip
 
 
 def _missing_parts(facts: Facts) -> Iterator[Finding]:
@@ -273,17 +290,17 @@ def _wrong_identities(facts: Facts) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _folders_of_cameras(facts: Facts) -> Iterator[Finding]:
-  """Yields a finding if folders of identities are probably cameras."""
+def _folders_in_doubt(facts: Facts) -> Iterator[Finding]:
+  """Yields a finding if folders are probably not one person each."""
   doubt = facts.found.doubt
   if doubt:
     root = shlex.quote(str(facts.found.root))
     pattern = shlex.quote(doubt.pattern)
     yield Finding(
-      'folders_of_cameras', PROBLEM,
+      'folders_in_doubt', PROBLEM,
       f'{doubt.reason} As it is, each folder would be one person',
-      'if the folders are cameras, say by a pattern where a path has the camera'
-      ' and the person:\n'
+      'if they are not, say by a pattern where a path has the camera and the'
+      ' person:\n'
       f'python -m data.doctor {root} --pattern={pattern}\n'
       'If each folder is one person: --config.data.folders_are_people (eval.py'
       ' and this command: --folders_are_people)',

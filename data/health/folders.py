@@ -11,7 +11,7 @@ from apnet_jax.config import AT_LEAST, get_config
 from apnet_jax.errors import UserError
 from data import datasets, raw
 from data.cuhk03_np import layout as cuhk03_np
-from data.folder import schemes
+from data.folder import csv_file, schemes
 from data.folder.layout import FolderLayout
 from data.msmt17 import layout as msmt17
 
@@ -111,6 +111,18 @@ class FoundDataset:
     layout = self.expected or self.exact
     return layout.published if layout else {}
 
+  @property
+  def lists(self) -> list[pathlib.Path]:
+    """CSV files beside own images that are named as in Market-1501.
+
+    configs/folder.py reads such a file, and the names of the images do not
+    count.
+    """
+    own = self.shares_layout and self.layout.published
+    if not own or self.is_as_published:
+      return []
+    return csv_file.files_in(self.root)
+
   def more_queries(self) -> list[pathlib.Path]:
     """Returns the images that the data set has for multi-query alone.
 
@@ -129,7 +141,9 @@ class FoundDataset:
   def first_camera(self) -> int:
     """Number that the files use for the camera with camid 0."""
     own = self.layout.dataset == 'folder' and (
-      self.layout.pattern or raw.missing_folders(self.root)
+      self.layout.pattern
+      or csv_file.files_in(self.root)
+      or raw.missing_folders(self.root)
     )
     return 0 if own else 1
 
@@ -140,7 +154,8 @@ class FoundDataset:
       if version := self.layout.version(self.root):
         title = f'{title} V{version}'
     if self.images is None:
-      return f'{title}, but it cannot be read'
+      they = 'they' if title.startswith('images') else 'it'
+      return f'{title[0].upper()}{title[1:]}, but {they} cannot be read'
     if self.exact:
       if self.exact is not self.layout:
         title = self.exact.title
@@ -176,7 +191,7 @@ class FoundDataset:
       layout = self.expected
     allowed = '--config.data.allow_other_counts=True'
     commands = [f'{self._train_command(layout, self.root)} {allowed}']
-    if self.shares_layout:
+    if self.shares_layout and not self.lists:
       own = datasets.find('folder')
       commands.insert(0, self._train_command(own, self.root))
     return commands

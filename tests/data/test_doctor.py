@@ -261,6 +261,10 @@ def test_no_layout_at_all(tmp_path, asked):
   assert report.verdict() == f'No known data set: {tmp_path}'
   finding = find(report, 'no_layout')
   assert finding.advice.startswith('unpack market.zip\n')
+  # Lists in the advice are not broken.
+  lines = [line for line in finding.advice.splitlines() if line[0] == ' ']
+  printed = doctor.to_text(report).splitlines()
+  assert {f'        {line}' for line in lines} <= set(printed)
   assert [path.name for path in tmp_path.iterdir()] == ['market.zip']
   assert not report.healthy
 
@@ -268,6 +272,21 @@ def test_no_layout_at_all(tmp_path, asked):
 def test_a_folder_of_a_data_set_alone(copied):
   report = doctor.examine(copied / QUERY)
   assert 'give the folder above' in find(report, 'no_layout').advice
+
+
+def test_a_list_beside_names_is_a_question(copied, publish):
+  """Training on own images would read the CSV file instead of the names."""
+  (copied / '._labels.csv').touch()
+  assert doctor.examine(copied).healthy
+  (copied / 'labels.csv').write_text('name,age\n')
+  report = doctor.examine(copied)
+  finding = find(report, 'list_beside_names')
+  assert finding.severity == findings.PROBLEM
+  assert finding.files == ('labels.csv',)
+  assert f'python -m data.doctor {copied / "labels.csv"}\n' in finding.advice
+  assert not any('folder.py' in c for c in report.datasets[0].train_commands())
+  publish(market1501=counts_of('market1501', copied))
+  assert 'list_beside_names' not in kinds(doctor.examine(copied))
 
 
 def test_several_data_sets(copy, tmp_path):
@@ -365,11 +384,12 @@ def test_csv_entries_without_a_file(copy):
 def test_a_layout_that_cannot_be_read(copy):
   root = copy('folder')
   list_file = root / 'people.csv'
-  list_file.write_text(list_file.read_text().replace(',1,', ',one,', 1))
+  list_file.write_text(list_file.read_text().replace(',1,', ',nan,', 1))
   truncated = root / 'images' / 'train1.jpg'
   truncated.write_bytes(truncated.read_bytes()[:-2])
   report = doctor.examine(root)
-  assert "pid 'one'" in find(report, 'unreadable_layout').message
+  assert "pid 'nan'" in find(report, 'unreadable_layout').message
+  assert report.verdict().startswith('Images of your own, but they cannot be')
   assert find(report, 'truncated_images').files == ('images/train1.jpg',)
 
 
@@ -586,6 +606,9 @@ def test_the_end_of_a_thumbnail_is_not_the_end():
   nested = whole[:2] + header + whole[2:]
   assert images.check_bytes(nested).fault == ''
   assert images.check_bytes(nested[:-2]).fault == 'truncated'
+  # A phone's film follows the image, and may have any bytes.
+  film = b'\0\0\0\x18ftypmp42\xff\xd9\xff\xda'
+  assert images.check_bytes(nested + film).fault == ''
 
 
 def test_decoding_finds_what_is_broken_within(copied):
@@ -768,12 +791,12 @@ def test_folders_of_cameras_are_a_problem(tmp_path):
       file.parent.mkdir(exist_ok=True)
       file.write_bytes(encoded(size=(60 + ord(camera), 120 + person)))
   doubted = doctor.examine(tmp_path)
-  finding = find(doubted, 'folders_of_cameras')
+  finding = find(doubted, 'folders_in_doubt')
   assert 'this command: --folders_are_people' in finding.advice
   assert 'named like cameras' in finding.message
   pattern = re.search("--pattern='(.*)'", finding.advice)[1]
   report = doctor.examine(tmp_path, pattern=pattern)
-  assert 'folders_of_cameras' not in kinds(report)
+  assert 'folders_in_doubt' not in kinds(report)
   counts = report.datasets[0].counts
   assert counts['train'].cameras == 3
   (command,) = report.next_commands()
