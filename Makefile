@@ -44,9 +44,10 @@ docs: $(VENV)/docs-$(VERSION)  ## build the documentation as a site
 	$(BIN)/python -m sphinx -E -c docs --fail-on-warning --quiet . build/docs
 	@echo 'The first page is build/docs/index.html'
 
-lint: $(INSTALLED)  ## check the style
+lint: $(INSTALLED)  ## check the style and the types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(INSTALLED)  ## rewrite files in this style
 	$(BIN)/ruff check --fix .
@@ -77,4 +78,4 @@ $(COMPILERS_INSTALLED): pyproject.toml constraints.txt
 	$(call install,$(COMPILERS),dev$(comma)tpu$(comma)cuda)
 
 clean:  ## remove the environments and caches, but not datasets/ and runs/
-	rm -rf $(VENV) $(COMPILERS) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(COMPILERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis

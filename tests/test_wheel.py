@@ -71,10 +71,11 @@ def test_it_holds_the_library_alone(installed):
   out = installed(
     '-c',
     'import apnet_jax, importlib.util as u, pathlib\n'
-    'print(pathlib.Path(apnet_jax.__file__).parents[1].name)\n'
+    'folder = pathlib.Path(apnet_jax.__file__).parent\n'
+    "print(folder.parent.name, (folder / 'py.typed').exists())\n"
     "print(u.find_spec('configs'), u.find_spec('data'))",
   )
-  assert out.split() == ['installed', 'None', 'None']
+  assert out.split() == ['installed', 'True', 'None', 'None']
 
 
 def test_the_readme_library_code_runs(installed):
