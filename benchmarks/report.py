@@ -12,12 +12,15 @@ paper's figures stand only beside results on the published images. A figure is
 the mean over the seeds, with the standard deviation between them.
 
 Differences are those to one row: level 0 in Table II, level 1 in Tables VI and
-VII. Two kinds of chance stand side by side. The interval is a paired
-bootstrap over the people of the queries, of the mean over the seeds: it tells
-what other people might give. (Over single queries, for cards of earlier
-versions, which do not tell people.) The differences of the single seeds tell
-what other trainings might give. A star marks an interval without zero, if at
-least two seeds were run and all agree in sign.
+VII, radix 2 in Fig. 5, the first row in `recipes`. In Table V they are those to
+the same backbone without attention.
+
+Two kinds of chance stand side by side. The interval is a paired bootstrap over
+the people of the queries, of the mean over the seeds: it tells what other
+people might give. (Over single queries, for cards of earlier versions, which do
+not tell people.) The differences of the single seeds tell what other trainings
+might give. A star marks an interval without zero, if at least two seeds were
+run and all agree in sign.
 
 --against_recipe compares each network with itself, trained by another recipe:
 with other initial weights, say, or for longer. The line above a table ends with
@@ -384,7 +387,10 @@ def make_parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add('table', nargs='?', choices=list(TABLES), help='table of the paper')
+  add(
+    'table', nargs='?', choices=list(TABLES),
+    help='table of the paper, or that of recipes',
+  )  # fmt: skip
   add(
     '--results', type=pathlib.Path, action='append', metavar='FILE',
     help='results of ablations; repeat it for more'
@@ -414,6 +420,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
   args = parser.parse_args(arguments)
   if bool(args.table) == bool(args.update):
     parser.error('give a table, or a page by --update.')
+  for name in ('results', 'images', 'target', 'against', 'against_recipe'):
+    if args.update and getattr(args, name):
+      parser.error(f'--update and --{name} exclude each other.')
   if args.against and args.against_recipe:
     parser.error('give --against or --against_recipe.')
   try:

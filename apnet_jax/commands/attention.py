@@ -63,10 +63,13 @@ def command() -> Callable:
     None,
     'Stage of the backbone to look at: 1 to 4, or 0 for the stem, after which'
     " the released code's network has a pyramid, too. Default: the last stage"
-    ' with a pyramid.',
+    ' with a pyramid, or the last of a network without pyramids.',
   )
   all_sites = flags.DEFINE_bool(
-    'all_sites', False, 'Looks at all stages that have a pyramid.'
+    'all_sites',
+    False,
+    'Looks at all stages that have a pyramid, or all of a network without'
+    ' pyramids.',
   )
   level = flags.DEFINE_multi_integer(
     'level',

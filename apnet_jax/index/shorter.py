@@ -6,7 +6,7 @@ import numpy as np
 
 from apnet_jax.errors import UserError
 from apnet_jax.feed import Benchmark
-from apnet_jax.index import projection, store
+from apnet_jax.index import codes, projection, store
 from apnet_jax.retrieval import evaluation
 from apnet_jax.retrieval.card import Shorter
 
@@ -82,6 +82,6 @@ class Shortening:
 
 
 def _codes(embeddings: np.ndarray) -> tuple[np.ndarray, int]:
-  """Returns signs, 1 and -1, and the bytes that hold a row of them as bits."""
+  """Returns signs, 1 and -1, and the bytes of a row's code in an index."""
   signs = np.where(embeddings > 0, np.float32(1), np.float32(-1))
-  return signs, -(-signs.shape[1] // 8)
+  return signs, 8 * codes.words(signs.shape[1])

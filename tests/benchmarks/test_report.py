@@ -297,6 +297,17 @@ def test_table_3_is_that_of_operations(tmp_path, capsys):
   assert f'{tmp_path}/complexity.json cannot be read' in capsys.readouterr().err
 
 
+def test_a_page_is_made_of_the_committed_results_alone(tmp_path, capsys):
+  page = tmp_path / 'page.md'
+  page.write_text('')
+  for flag in ('results', 'images', 'target', 'against', 'against_recipe'):
+    with pytest.raises(SystemExit):
+      report.main([f'--update={page}', f'--{flag}=x'])
+    message = f'--update and --{flag} exclude each other.'
+    assert message in capsys.readouterr().err
+  assert report.main([f'--update={page}']) == 0
+
+
 def started_from(source):
   checkpoint = make_line()['card']['checkpoint'] | {'started_from': source}
   return {'card_checkpoint': checkpoint}

@@ -46,8 +46,8 @@ def test_each_way_is_ranked_by_its_own_embeddings(path):
   shorten = Shortening(path, 3, 'abc')
   found = shorten(evaluated, benchmark)
   assert {way: (x.length, x.fitted_on) for way, x in found.items()} == {
-    'int8': (16, 0), 'codes': (2, 200), '3 dimensions': (6, 200),
-    '3 dimensions, whitened': (6, 200), '3 dimensions, codes': (1, 200),
+    'int8': (16, 0), 'codes': (64, 200), '3 dimensions': (6, 200),
+    '3 dimensions, whitened': (6, 200), '3 dimensions, codes': (64, 200),
   }  # fmt: skip
   query, gallery = drawn.values()
   fitted = np.load(path)['embedding']
