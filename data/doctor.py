@@ -57,6 +57,13 @@ finds damage between the two. A file without its end is a problem even if other
 programs show it: TensorFlow, which reads the images for training, refuses it.
 """
 
+# The configurations start from random weights and fit no CPU.
+BY_DEVICE = """\
+On a GPU, add
+  --config.model.pretrained=hf://timm/resnet50.tv_in1k
+On a CPU, add
+  --config.model.backbone=resnet14 --config.data.image_size='(128,64)'"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -309,6 +316,8 @@ def to_text(report: Report) -> str:
   else:
     lines += ['', 'Solve the problems, then examine the folder again:']
   lines += [f'  {line}' for line in report.next_commands()]
+  if report.healthy and 'configs/synthetic.py' not in lines[-1]:  # for a CPU
+    lines.append(BY_DEVICE)
   return printable('\n'.join(lines))
 
 

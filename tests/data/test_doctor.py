@@ -137,6 +137,9 @@ def test_knows_every_data_set(name, what, asked, copy, publish, tmp_path):
   assert what in report.verdict()
   assert str(root) in report.verdict()
   assert report.healthy or layout.variant
+  for_a_cpu = asked and name == 'synthetic'
+  advises = doctor.BY_DEVICE in doctor.to_text(report)
+  assert advises == (report.healthy and not for_a_cpu)
   assert report.datasets[0].counts['train'].images == 6
   if layout.published:
     (command,) = report.datasets[0].train_commands()
@@ -811,8 +814,10 @@ def test_folders_of_cameras_may_be_people(tmp_path, capsys):
       file.write_bytes(encoded(size=(60 + camera, 120 + person)))
   assert doctor.main([str(tmp_path)]) == 1
   assert doctor.main([str(tmp_path), '--folders_are_people']) == 0
-  command = capsys.readouterr().out.splitlines()[-1]
+  _, _, text = capsys.readouterr().out.partition('Healthy. Next:\n')
+  command, *advice = text.splitlines()
   assert 'configs/folder.py' in command
+  assert '--config.model.pretrained=hf://timm/' in advice[1]
   assert '--config.data.folders_are_people' in command
 
 
