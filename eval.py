@@ -30,7 +30,8 @@ from apnet_jax.errors import UserError
 CONFIG = config_flags.DEFINE_config_dict(
   'config',
   ml_collections.ConfigDict({'eval': get_config().eval}),
-  'Changes a rule of evaluation, as --config.eval.drop_distractors.',
+  'Changes a rule of evaluation, as --config.eval.drop_distractors. Default of'
+  ' each: that of the training; shown are those of a new configuration.',
 )
 CKPT = flags.DEFINE_string('ckpt', None, cli.CKPT_HELP, required=True)
 WHICH = cli.define_which()

@@ -100,8 +100,11 @@ def _exit(code: int) -> None:
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
+  arguments = [_expand_home(argument) for argument in argv]
+  for argument in arguments:
+    _check_config_file(argument)
   try:
-    return flags.FLAGS([_expand_home(argument) for argument in argv])
+    return flags.FLAGS(arguments)
   except SystemExit as error:
     # absl ends with code 1 after it has printed a help text that was asked for.
     if {arg.lstrip('-') for arg in argv[1:]} & HELP_FLAGS:
@@ -137,6 +140,16 @@ def _expand_home(argument: str) -> str:
   if re.fullmatch(r'--?(?!init_from)\w+', name) and value.startswith('~'):
     return name + equals + os.path.expanduser(value)
   return argument
+
+
+def _check_config_file(argument: str) -> None:
+  """Raises UserError if an argument is --config=FILE and there is no FILE.
+
+  ml_collections tells it at the first use of the configuration, in its terms.
+  """
+  file = re.match(r'--?config=([^:]+)', argument)
+  if file and not os.path.exists(file[1]):
+    raise UserError(f'--config={file[1]} does not exist.')
 
 
 def _in_plain_words(line: str) -> str:

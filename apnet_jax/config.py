@@ -9,6 +9,7 @@ a few fields for each benchmark. Any field can be changed on the command line:
 """
 
 from collections.abc import Mapping
+import math
 from typing import Any
 
 import ml_collections
@@ -351,6 +352,8 @@ def check_section(section: str, values: Mapping) -> None:
     field, value = f'{section}.{name}', values[name]
     if field in CHOICES and value not in CHOICES[field]:
       raise FieldError(field, f'={value!r} is not one of {CHOICES[field]}.')
+    if field in AT_LEAST and not value < math.inf:  # NaN is not below, either
+      raise FieldError(field, f'={value} is not a finite number.')
     if field in AT_LEAST and value < AT_LEAST[field]:
       raise FieldError(field, f'={value} must be at least {AT_LEAST[field]}.')
     if field in PROBABILITIES and not 0 <= value <= 1:

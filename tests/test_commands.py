@@ -398,7 +398,10 @@ def test_a_command_that_looks_for_the_network_would_be_seen(
       ['train.py', '--config=configs/synthetic.py', '--config.trian.P=1'],
       'error: --config.trian.P: the configuration has no such field',
     ),
-    (['train.py', '--config=configs/nothing.py'], 'configs/nothing.py'),
+    (
+      ['train.py', '--config=configs/nothing.py:spatial', '--config.seed=1'],
+      'error: --config=configs/nothing.py does not exist.',
+    ),
     (
       ['train.py', '--config=configs/market.py:best'],
       "'best' is not one of (paper, spatial, official)",

@@ -1,6 +1,7 @@
 import ast
 from functools import partial
 import json
+import math
 import pathlib
 import re
 
@@ -180,6 +181,9 @@ def test_a_bound_itself_is_allowed(field):
   check_section(section, {name: AT_LEAST[field]})
   with pytest.raises(ValueError, match=f'config.{field}=.* must be at least'):
     check_section(section, {name: AT_LEAST[field] - 1})
+  for value in (math.inf, math.nan):
+    with pytest.raises(ValueError, match=f'config.{field}=.* is not a finite'):
+      check_section(section, {name: value})
 
 
 def test_seeds_have_32_bits():
