@@ -6,6 +6,7 @@ from concurrent import futures
 import dataclasses
 import math
 import os
+import threading
 
 import numpy as np
 from PIL import Image
@@ -150,33 +151,36 @@ def cut_out(
   return image.crop((left, top, right, bottom))
 
 
-def _decode(frame: Frame) -> Image.Image:
+def _decode(frame: Frame, lock: threading.Lock) -> Image.Image:
   """Returns the image of a frame in its own size, upright and of mode RGB."""
   if isinstance(frame.image, np.ndarray):
     return Image.fromarray(np.ascontiguousarray(frame.image))
   if not isinstance(frame.image, Image.Image):
     return images.read_upright(frame.image)
   try:
-    return images.upright(frame.image)
+    with lock:  # Pillow decodes an image, and parses its EXIF, at its first use
+      return images.upright(frame.image)
   except Exception as error:  # Pillow's readers raise errors of many classes
     raise UserError(f'{frame.name} cannot be read: {error}') from error
 
 
 def read(
-  frame: Frame, image_size: tuple[int, int]
+  frame: Frame, image_size: tuple[int, int], lock: threading.Lock
 ) -> list[np.ndarray | UserError]:
   """Reads a frame, crops it to its boxes and resizes the crops.
 
   Args:
     frame: the frame.
     image_size: height and width of the crops, in pixels.
+    lock: held while an image of Pillow is decoded. Frames of one image share
+      it.
 
   Returns:
     For the image or each box uint8 [height, width, 3], RGB; or an error, if the
     image cannot be read or the box has no pixel in it.
   """
   try:
-    image = _decode(frame)
+    image = _decode(frame, lock)
     if frame.boxes is None:
       return [images.resize(image, image_size)]
   except UserError as error:
@@ -222,9 +226,11 @@ def iterate(
 def _read_ahead(given, image_size) -> Iterator[list]:
   """Yields the results of `read` in order, `WINDOW` of them read ahead."""
   pending: collections.deque[futures.Future] = collections.deque()
+  locks: dict[int, threading.Lock] = collections.defaultdict(threading.Lock)
   with futures.ThreadPoolExecutor() as pool:
     for frame in given:
-      pending.append(pool.submit(read, frame, image_size))
+      lock = locks[id(frame.image)]
+      pending.append(pool.submit(read, frame, image_size, lock))
       if len(pending) == WINDOW:
         yield pending.popleft().result()
     while pending:

@@ -46,6 +46,21 @@ def test_an_image_of_pillow_is_turned_upright(tmp_path):
   np.testing.assert_array_equal(turned, read(np.rot90(PIXELS, -1)))
 
 
+@pytest.mark.parametrize('format', ['JPEG', 'PNG'])
+def test_an_image_of_pillow_may_be_given_several_times(tmp_path, format):
+  """It is decoded at its first use, for which several threads ask."""
+  exif = Image.Exif()
+  exif[ExifTags.Base.Orientation] = 6
+  pixels = RNG.integers(0, 256, (600, 450, 3), np.uint8)
+  path = tmp_path / 'a'
+  Image.fromarray(pixels).save(path, format, exif=exif)
+  expected = images.read_image(path, SIZE)
+  for _ in range(5):
+    with Image.open(path) as image:
+      found = read([image] * 8)
+    np.testing.assert_array_equal(found, [expected] * 8)
+
+
 def test_whole_numbers_of_pillow_may_have_8_or_16_bits():
   grey = PIXELS[..., 0].astype(np.int32)
   expected = read(PIXELS[..., :1].repeat(3, 2))
