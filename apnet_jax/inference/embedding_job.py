@@ -1,7 +1,8 @@
 """Embeds many images into a file, and resumes where it was killed.
 
 OUTPUT.parts/job.json    the network and the images, which must not change
-OUTPUT.parts/N.npz       embeddings of part N, written whole or not at all
+OUTPUT.parts/N.npz       embeddings of part N, and what its files were like,
+                         written whole or not at all
 OUTPUT.parts/run.lock    lock of the call that writes here
 OUTPUT                   the file of embeddings, made of the parts at the end
 
@@ -10,6 +11,7 @@ Parts belong to the job.json beside them: without one they are nobody's.
 
 from collections.abc import Iterator
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -55,7 +57,8 @@ def embed_into(
 ) -> Outcome:
   """Embeds images and writes their embeddings to a file.
 
-  If it is killed, the next call with the same arguments continues.
+  If it is killed, the next call with the same arguments continues. Parts in
+  which a file has changed since are embedded again.
 
   Args:
     output: file to write, .npz or .parquet.
@@ -86,7 +89,8 @@ def _embed_parts(output, folder, embedder, source, dtype, strict) -> Outcome:
   spans = list(rows.parts(len(source), PART))
   files = [folder / f'{i:06d}.npz' for i in range(len(spans))]
   done = [
-    file.exists() and not (strict and _read_errors(file)) for file in files
+    _is_done(file, source.columns['path'][start:stop], strict)
+    for file, (start, stop) in zip(files, spans)
   ]
   resumed = sum(b - a for (a, b), is_done in zip(spans, done) if is_done)
   with tqdm(
@@ -98,6 +102,39 @@ def _embed_parts(output, folder, embedder, source, dtype, strict) -> Outcome:
         _embed_part(file, embedder, source, start, stop, dtype, strict)
         bar.update(stop - start)
   return _join(output, files, embedder, source, dtype, resumed)
+
+
+def _is_done(part: pathlib.Path, paths: np.ndarray, strict: bool) -> bool:
+  """Returns whether a part need not be embedded again.
+
+  Args:
+    part: file of the part.
+    paths: paths of its rows.
+    strict: whether rows may not be left out.
+  """
+  if not part.exists() or (strict and _read_errors(part)):
+    return False
+  return np.array_equal(_read(part, 'states'), _file_states(paths))
+
+
+def _file_states(paths: np.ndarray) -> np.ndarray:
+  """Returns what tells that files have changed: their sizes and times.
+
+  Args:
+    paths: paths of the files; the same may follow each other.
+
+  Returns:
+    int64 [files, 2], bytes and nanoseconds; -1 if there is no such file, as for
+    a video that is a pattern of images.
+  """
+  states = []
+  for path, _ in itertools.groupby(paths.tolist()):
+    try:
+      status = os.stat(path)
+      states.append((status.st_size, status.st_mtime_ns))
+    except (OSError, ValueError):  # ValueError: the path has a null character
+      states.append((-1, -1))
+  return np.array(states)
 
 
 def _clear(folder: pathlib.Path) -> None:
@@ -138,6 +175,7 @@ def _embed_part(file, embedder, source, start, stop, dtype, strict) -> None:
       raise error
     errors[row - start] = str(error)
 
+  states = _file_states(source.columns['path'][start:stop])  # before reading
   embeddings = source.embed(embedder, start, stop, on_error)
   kept = np.array([i not in errors for i in range(stop - start)])
   with whole(file) as part, part.open('wb') as opened:
@@ -145,6 +183,7 @@ def _embed_part(file, embedder, source, start, stop, dtype, strict) -> None:
       opened,
       embeddings=embeddings[kept].astype(dtype),
       kept=kept,
+      states=states,
       errors=np.array(json.dumps(list(errors.values()))),
     )
 

@@ -121,6 +121,31 @@ def test_a_killed_job_goes_on(embedder, source, tmp_path):
   assert read(path)[2].dtype == np.float16
 
 
+def test_parts_with_images_that_have_changed_are_embedded_again(
+  embedder, source, tmp_path
+):
+  path, changed = tmp_path / 'a.npz', tmp_path / '0.png'
+  with pytest.raises(KeyboardInterrupt):
+    embedding_job.embed_into(path, killed_after(embedder, 3), source)
+  changed.write_bytes((tmp_path / '6.png').read_bytes())
+  (tmp_path / '4.png').unlink()
+  outcome = embedding_job.embed_into(path, embedder, source)
+  assert (outcome.rows, outcome.resumed, len(outcome.errors)) == (5, 2, 2)
+  expected = embedder([str(changed), str(tmp_path / '1.png')])
+  np.testing.assert_allclose(read(path)[2][:2], expected, atol=1e-5)
+
+
+def test_the_state_of_a_file_is_its_size_and_time(tmp_path):
+  image = tmp_path / 'a.png'
+  image.write_bytes(b'1')
+  paths = np.array([str(image)] * 2 + ['nowhere', '\0'])
+  states = embedding_job._file_states(paths)
+  assert states[1:].tolist() == [[-1, -1]] * 2 and states[0, 0] == 1
+  image.write_bytes(b'2')  # of the same size
+  os.utime(image, ns=(0, 0))
+  assert embedding_job._file_states(paths)[0].tolist() == [1, 0]
+
+
 def test_parts_without_a_job_are_not_those_of_the_next(
   embedder, source, tmp_path
 ):
