@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import csv
 import glob
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -36,6 +37,9 @@ MOT_TRUTH = (*MOT, 'class', 'visibility')
 # Fields of an image that a search found, which are not columns of it.
 JUDGEMENT = ('image', 'similarity', 'verdict', 'share_of_pairs_below')
 RENAMED = 'column_'  # put before the name of a column that is one of them
+# Characters of a field of a CSV file, as many as a path of Linux may have. The
+# longest text of a column determines the space of all its rows.
+LONGEST_FIELD = 4096
 
 
 class ImageRows:
@@ -215,8 +219,25 @@ def _find_one(name: str) -> dict[str, np.ndarray]:
 
 
 def _lines(path: pathlib.Path) -> list[str]:
+  """Returns the lines of a text file.
+
+  They end at line feeds and carriage returns only: names of files may have the
+  other characters at which `str.splitlines` splits.
+
+  Args:
+    path: the file.
+
+  Raises:
+    UserError: the file cannot be read, or is not UTF-8.
+  """
+  return _read_text(path, newline=None).split('\n')
+
+
+def _read_text(path: pathlib.Path, newline: str | None) -> str:
+  """Returns the content of a text file; `newline` as `open` has it."""
   try:
-    return path.read_text(encoding='utf-8-sig').splitlines()
+    with path.open(encoding='utf-8-sig', newline=newline) as file:
+      return file.read()
   except ValueError as error:
     raise UserError(f'{path} is not UTF-8 text.') from error
   except OSError as error:
@@ -270,7 +291,8 @@ def read_csv(
   Raises:
     UserError: the file is not such a table; the message names the line.
   """
-  reader = csv.DictReader(_lines(path), names)
+  text = io.StringIO(_read_text(path, newline=''), newline='')
+  reader = csv.DictReader(text, names)
   try:
     names = _check_names(reader.fieldnames or [], required, path)
     rows = list(_read_rows(reader, names, required, path))
@@ -332,6 +354,11 @@ def _read_rows(
 
 
 def _value(text: str, name: str, kinds, path: pathlib.Path, line: int):
+  if len(text) > LONGEST_FIELD:
+    raise UserError(
+      f'{path}, line {line}: {name} has {len(text):,} characters, but'
+      f' {LONGEST_FIELD:,} are the most.'
+    )
   if name == 'path':
     return os.path.join(path.parent, text)
   kind = kinds.get(name, str)

@@ -1,4 +1,6 @@
 import csv
+import functools
+import pathlib
 import sys
 
 from hypothesis import given
@@ -115,6 +117,29 @@ def test_a_field_that_is_too_long_is_said(folder):
     (folder / 'a.csv').write_text(content)
     with pytest.raises(UserError, match=f'a.csv, line {line}: field larger'):
       rows.find(['a.csv'])
+
+
+def test_a_text_that_is_too_long_is_said(folder):
+  for length in (rows.LONGEST_FIELD, rows.LONGEST_FIELD + 1):
+    (folder / 'a.csv').write_text(f'path,note\na.png,\nb.png,{"x" * length}\n')
+    if length == rows.LONGEST_FIELD:
+      assert len(rows.find(['a.csv'])) == 2
+  with pytest.raises(UserError, match='a.csv, line 3: note has 4,097 charac'):
+    rows.find(['a.csv'])
+
+
+@pytest.mark.parametrize('end', ['\n', '\r\n', '\r'])
+def test_lines_end_at_line_ends_only(end, folder):
+  """Not at all characters of `str.splitlines`."""
+  names = ['a\u2028.png', 'b\x85.png', 'c\x0b\x0c\x1c\x1d\x1e.png']
+  write = functools.partial(pathlib.Path.write_text, newline='')
+  write(folder / 'list.txt', end.join([*names, '']), encoding='utf-8')
+  assert rows.find(['list.txt']).columns['path'].tolist() == names
+  lines = ['path,note', f'{names[0]},"two{end}lines"', f'{names[2]},x', '']
+  write(folder / 'a.csv', end.join(lines), encoding='utf-8')
+  found = rows.find(['a.csv']).columns
+  assert found['path'].tolist() == [f'./{names[0]}', f'./{names[2]}']
+  assert found['note'].tolist() == [f'two{end}lines', 'x']
 
 
 def test_what_is_not_found_is_said(folder):
