@@ -9,9 +9,9 @@ mean similarity between the images of two groups is at least the threshold
 the network when the images were embedded. Several files of one network are
 grouped together.
 
-With --tracks, a track is grouped as a whole, by the mean of its embeddings. If
-the files have a column of identities (--identities), the groups are compared
-with them:
+With --tracks, a track is grouped as a whole, by the mean of its embeddings. A
+box of track -1, or without a value there, is one of its own. If the files have
+a column of identities (--identities), the groups are compared with them:
 
   purity        images that show the most frequent identity of their group
   completeness  images in the largest group of their identity
@@ -34,6 +34,8 @@ from apnet_jax.retrieval import clustering
 from apnet_jax.workdir import json_files
 from apnet_jax.writing import whole
 
+NO_TRACK = ('-1', '')  # of boxes that no tracker has joined
+
 
 def command() -> Callable:
   """Defines the absl flags of this command, and returns its `main(argv)`."""
@@ -52,7 +54,8 @@ def command() -> Callable:
     'tracks',
     False,
     'Keeps each track in one group, by the mean of its embeddings. A track is'
-    ' all rows with the same path and the same value in the column track.',
+    ' all rows with the same path and the same value in the column track,'
+    ' except for -1 and an empty one.',
   )
   identities = flags.DEFINE_string(
     'identities', 'pid', 'Column of the true identities, if they are known.'
@@ -130,6 +133,7 @@ def group(
     embeddings: float32 [rows, features], of length 1.
     threshold: see `clustering.cluster`.
     by_track: whether the images of a track are one group from the beginning.
+      Images without a track (`NO_TRACK`) are groups of their own.
 
   Returns:
     int [rows], the person of each image, from 0.
@@ -141,7 +145,10 @@ def group(
     return clustering.cluster(embeddings, threshold)
   if 'track' not in columns:
     raise UserError('--tracks needs a column track, which the files lack.')
-  tracks = [f'{t} {p}' for t, p in zip(columns['track'], columns['path'])]
+  tracks = [
+    f'{track} {path}' if str(track) not in NO_TRACK else f'{row}'
+    for row, (track, path) in enumerate(zip(columns['track'], columns['path']))
+  ]
   means, track = clustering.mean_embeddings(embeddings, np.array(tracks))
   return clustering.cluster(means, threshold)[track]
 

@@ -69,6 +69,11 @@ def test_a_track_stays_together_and_belongs_to_its_video(tmp_path):
   columns['track'][:] = 1  # of two videos
   people = cluster.group(columns, embeddings, 0.9, by_track=True)
   assert people.tolist() == [0, 0, 0, 0, 1]
+  columns['path'][:] = 'v'
+  for tracks in ([7, 7, -1, -1, -1], ['7', '7', '', '', '']):
+    columns['track'] = np.array(tracks)
+    people = cluster.group(columns, embeddings, 0.9, by_track=True)
+    assert people[0] == people[1] and len({*people}) == 4
   del columns['track']
   with pytest.raises(UserError, match='needs a column track'):
     cluster.group(columns, embeddings, 0.9, by_track=True)
