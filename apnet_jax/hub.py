@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from typing import TypeGuard
+from urllib import parse
 
 from apnet_jax.errors import UserError, first_line
 from apnet_jax.optional import import_optional
@@ -27,7 +28,8 @@ def find_network(source: str | os.PathLike) -> str | os.PathLike:
 
   Args:
     source: a path, in which `~` is the home folder; or `hf://OWNER/NAME` with
-      the packed network `NETWORK`. '@REVISION' and '/FILE' may follow.
+      the packed network `NETWORK`. '@REVISION' and '/FILE' may follow; see
+      `download`.
 
   Raises:
     UserError: see `download`.
@@ -41,7 +43,8 @@ def download(source: str, files: Sequence[str]) -> str:
   """Downloads a file of the Hub, unless it is in the local cache.
 
   Args:
-    source: `hf://OWNER/NAME[@REVISION][/FILE]`.
+    source: `hf://OWNER/NAME[@REVISION][/FILE]`. A slash in the revision is
+      written as %2F.
     files: names to try in this order if `source` names no file.
 
   Returns:
@@ -60,12 +63,11 @@ def download(source: str, files: Sequence[str]) -> str:
     raise UserError(
       f'{source} does not have the form hf://OWNER/NAME[@REVISION][/FILE].'
     )
+  revision = match['revision'] and parse.unquote(match['revision'])
   for file in [match['file']] if match['file'] else files:
     try:
       with _quiet():
-        return download_file(
-          match['repository'], file, revision=match['revision']
-        )
+        return download_file(match['repository'], file, revision=revision)
     except errors.EntryNotFoundError as error:
       problem = error
     except Exception as error:  # no network, no repository, or no access
@@ -98,7 +100,8 @@ def _reason(errors, problem: Exception, match: re.Match, files) -> str:
     ),
     (
       errors.RevisionNotFoundError,
-      f'{repository} has no revision {match["revision"]}.',
+      f'{repository} has no revision {match["revision"]}. (A slash in a'
+      ' revision is written as %2F.)',
     ),
     (
       errors.LocalEntryNotFoundError,  # before its base class
@@ -133,13 +136,14 @@ def upload(repository: str, files: Mapping[str, str], private: bool) -> str:
   Args:
     repository: OWNER/NAME.
     files: paths of local files, by their names in the repository.
-    private: whether a new repository is private.
+    private: whether the repository is private, whether it is new or not.
 
   Returns:
     The address of the repository.
 
   Raises:
-    UserError: huggingface_hub is not installed, or the Hub refuses the files.
+    UserError: huggingface_hub is not installed, the Hub refuses the files, or
+      the repository is public and should be private.
   """
   hub = import_optional('huggingface_hub', 'weights')
   operations = [
@@ -149,6 +153,11 @@ def upload(repository: str, files: Mapping[str, str], private: bool) -> str:
   api = hub.HfApi()
   try:
     url = api.create_repo(repository, private=private, exist_ok=True)
+    # One that exists stays as public as it is.
+    if private and not api.repo_info(repository).private:
+      raise UserError(
+        'it is public. Give --public to publish there, or another --repository.'
+      )
     api.create_commit(repository, operations, commit_message='Upload a network')
   except Exception as error:  # no network, no token, or a wrong name
     raise UserError(

@@ -13,13 +13,23 @@ import huggingface_hub
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-  """Answers requests for files; `server.files` are those of repositories."""
+  """Answers requests for files; `server.files` are those of repositories.
+
+  Repositories in `server.public` are public, others are private.
+  """
 
   def do_HEAD(self):
     self.answer(body=False)
 
   def do_GET(self):
-    self.answer(body=True)
+    if not self.path.startswith('/api/models/'):
+      self.answer(body=True)
+      return
+    name = self.path.removeprefix('/api/models/')
+    about = {'id': name, 'private': name not in self.server.public}
+    self.send_response(200)
+    self.end_headers()
+    self.wfile.write(json.dumps(about).encode())
 
   def do_POST(self):
     lines = self.rfile.read(int(self.headers['Content-Length'])).splitlines()
@@ -81,11 +91,12 @@ def serving(
 
   Yields:
     The server. `asked` lists the paths of requests for files, `created` the
-    repositories that were made, and `uploaded` has files by name.
+    repositories that were made, and `uploaded` has files by name. Add those
+    that are public to `public`.
   """
   server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hub)
   server.files, server.asked = files, []
-  server.created, server.uploaded = [], {}
+  server.created, server.uploaded, server.public = [], {}, set()
   threading.Thread(target=server.serve_forever, daemon=True).start()
   address = f'http://127.0.0.1:{server.server_port}'
   download = functools.partial(

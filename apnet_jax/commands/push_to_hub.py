@@ -4,7 +4,8 @@
 
 The repository gets the packed network (see the command pack) and its model
 card as README.md. It is private unless --public is given: look at the card
-first, and at the terms of the data. All commands then load the network by
+first, and at the terms of the data. Without --public, a repository that is
+public already is refused. All commands then load the network by
 --ckpt=hf://OWNER/NAME.
 
 This needs huggingface_hub (pip install '.[weights]') and a token: `hf auth
@@ -30,7 +31,7 @@ def command() -> Callable:
     'repository', None, 'Repository of the Hub, OWNER/NAME.', required=True
   )
   public = flags.DEFINE_bool(
-    'public', False, 'Makes a new repository public instead of private.'
+    'public', False, 'Makes a new repository public, or allows one that is.'
   )
 
   def main(argv):

@@ -105,6 +105,17 @@ def test_a_published_network_is_the_same(run, packed, tmp_path, monkeypatch):
   assert b'Intended use' in server.uploaded['README.md']
 
 
+def test_a_public_repository_needs_the_flag(run, tmp_path, monkeypatch):
+  with hub_server.serving({}, tmp_path / 'cache', monkeypatch) as server:
+    server.public.add('owner/name')
+    message = 'owner/name cannot be uploaded.*: it is public. Give --public'
+    with pytest.raises(UserError, match=message):
+      push_to_hub.push(run, 'last', 'owner/name', private=True)
+    assert not server.uploaded
+    push_to_hub.push(run, 'last', 'owner/name', private=False)
+    assert server.uploaded
+
+
 def test_places_stay_behind(packed):
   config = run_files.load_config(packed)
   assert config.data.dir == config.data.prepared_dir == ''

@@ -219,6 +219,8 @@ def test_weights_come_from_the_hub(server):
   assert any('/resolve/main/model.safetensors' in path for path in server.asked)
   assert_same(read_weights(f'{source}@v1.0'), WEIGHTS)
   assert any('/resolve/v1.0/model.safetensors' in path for path in server.asked)
+  assert_same(read_weights(f'{source}@refs%2Fpr%2F1'), WEIGHTS)
+  assert any('/resolve/refs%2Fpr%2F1/' in path for path in server.asked)
 
 
 @pytest.mark.usefixtures('server')
