@@ -3,11 +3,12 @@
   python -m apnet_jax export --ckpt=runs/market --output=market.onnx
 
 The suffix of --output chooses the format: .onnx (needs the extra onnx);
-.stablehlo, which jax.export reads on CPUs, CUDA and TPUs; .savedmodel, a folder
-for TensorFlow, or .tflite (both need the extra data). The size of batches is
-dynamic. Embeddings have length 1. By default, images are resized and normalised
-before; --preprocess=inside puts both into the file, which then takes uint8
-images of any size. --noflip leaves out the mirror image, which halves the time.
+.stablehlo, which jax.export reads on CPUs, CUDA and TPUs, for about six months;
+.savedmodel, a folder for TensorFlow, or .tflite (both need the extra data). The
+size of batches is dynamic. Embeddings have length 1. By default, images are
+resized and normalised before; --preprocess=inside puts both into the file,
+which then takes uint8 images of any size. --noflip leaves out the mirror image,
+which halves the time.
 
 --for=boxmot writes a folder of ONNX files that trackers of boxmot take
 unchanged, and --for=ultralytics a file for those of Ultralytics. A model card
@@ -40,9 +41,6 @@ def command() -> Callable:
     required=True,
   )
   which, flip = cli.define_which(), cli.define_flip()
-  format = flags.DEFINE_enum(
-    'format', None, list(job.FORMATS), 'Format; default: by the suffix.'
-  )
   tracker = flags.DEFINE_enum(
     'for', None, ['boxmot', 'ultralytics'], 'Tracker that takes the file.'
   )
@@ -63,15 +61,14 @@ def command() -> Callable:
   def main(argv):
     cli.no_more_arguments(argv)
     cli.quieten()
-    if tracker.value and (preprocess.present or format.present):
-      raise UserError(f'--for={tracker.value} sets --preprocess and --format.')
+    if tracker.value and preprocess.present:
+      raise UserError(f'--for={tracker.value} sets --preprocess.')
     if tracker.value == 'boxmot' and image_size.present:
       raise UserError('--for=boxmot sets --image_size.')
     if tracker.value == 'boxmot':
       job.check_folder(output.value)
     else:
-      chosen = 'onnx' if tracker.value else format.value
-      chosen = chosen or job.format_of(output.value)
+      chosen = 'onnx' if tracker.value else job.format_of(output.value)
       job.check_output(output.value, chosen)
 
     source = hub.find_network(ckpt.value)

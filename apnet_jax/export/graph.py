@@ -146,6 +146,7 @@ class Graph:
       'threshold_origin': embedder.about,
       'network': embedder.settings,
       'fingerprint': embedder.fingerprint,
+      'jax': jax.__version__,  # for how long .stablehlo can be read
     }
     if self.card and embedder is self.embedder:
       about['card'] = {n: self.card[n] for n in OF_CARD if n in self.card}

@@ -1,4 +1,8 @@
-"""Writes StableHLO, by `jax.export`."""
+"""Writes StableHLO, by `jax.export`.
+
+Files are serialised `jax.export.Exported`s, which other programs than JAX do
+not read. They are for use and not for archives: see `build`.
+"""
 
 from collections.abc import Callable
 import pathlib
@@ -20,8 +24,9 @@ def import_libraries() -> None:
 def build(graph: Graph) -> bytes:
   """Returns a network as serialised StableHLO for all `PLATFORMS`.
 
-  `jax.export.deserialize` reads it. Its input is [batch, height, width, 3],
-  with a symbolic batch, and symbolic sizes if the graph resizes.
+  `jax.export.deserialize` reads it, if its JAX is newer than this one by six
+  months at most, or older by three weeks at most. Its input is [batch, height,
+  width, 3], with a symbolic batch, and symbolic sizes if the graph resizes.
 
   Args:
     graph: the network as it is exported.

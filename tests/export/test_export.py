@@ -77,6 +77,7 @@ def test_stablehlo_is_written_with_its_facts_and_a_card(
   about = json.loads((tmp_path / 'a.stablehlo.metadata.json').read_text())
   assert json.loads(about['imgsz']) == [32, 16]
   assert about['fingerprint'] == embedder.fingerprint
+  assert about['jax'] == jax.__version__
   shown = {'dataset': 'drawn', 'figures': {'mAP': 0.5}}
   assert json.loads(about['card']) == shown
   model_card.write(model_card.path_beside(tmp_path / 'a.apnet'), parts)
