@@ -181,7 +181,7 @@ def describe(people: np.ndarray, identities: np.ndarray | None) -> dict:
     'images': len(people),
     'people': len(sizes),
     'people with one image': int((sizes == 1).sum()),
-    'images of the largest': int(sizes.max()),
+    'images of the largest': int(np.max(sizes)),
   }
   if identities is None:
     return figures

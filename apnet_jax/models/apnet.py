@@ -64,7 +64,7 @@ class APNet(nn.Module):
   norm: Callable[..., nn.Module]
   sites: tuple[int, ...] = (1, 2, 3, 4)
   local: Callable[..., nn.Module] | None = None
-  dtype: jnp.dtype = jnp.float32
+  dtype: jax.typing.DTypeLike = jnp.float32
   rematerialize: bool = False
 
   def setup(self):

@@ -219,7 +219,7 @@ class SpatialAttention(nn.Module):
 
   parts: int
   norm: Callable[..., nn.Module]
-  dtype: jnp.dtype = jnp.float32
+  dtype: jax.typing.DTypeLike = jnp.float32
   ratio: int = 8
 
   @nn.compact
@@ -268,7 +268,7 @@ class ConvSequence(nn.Module):
 
   widths: tuple[int, ...]
   norm: Callable[..., nn.Module]
-  dtype: jnp.dtype
+  dtype: jax.typing.DTypeLike
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -296,7 +296,7 @@ class Relations(nn.Module):
 
   ratio: int
   norm: Callable[..., nn.Module]
-  dtype: jnp.dtype
+  dtype: jax.typing.DTypeLike
 
   @nn.compact
   def __call__(
@@ -334,7 +334,7 @@ class RelationConv(nn.Module):
   """
 
   features: int
-  dtype: jnp.dtype
+  dtype: jax.typing.DTypeLike
 
   @nn.compact
   def __call__(self, theta: jax.Array, phi: jax.Array) -> jax.Array:

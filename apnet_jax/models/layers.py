@@ -38,7 +38,7 @@ class Conv(nn.Module):
   kernel_size: int | tuple[int, int] = 1
   stride: int = 1
   padding: int | None = None
-  dtype: jnp.dtype = jnp.float32
+  dtype: jax.typing.DTypeLike = jnp.float32
   kernel_init: Callable[..., jax.Array] = he_normal
 
   @nn.compact

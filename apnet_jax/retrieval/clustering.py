@@ -55,9 +55,10 @@ def _components(embeddings: np.ndarray, threshold: float) -> list[np.ndarray]:
     component = sparse.csgraph.connected_components(graph)[1][component]
   order = np.argsort(component, kind='stable')
   sizes = np.bincount(component[order])
-  if len(sizes) and sizes.max() > LARGEST:
+  largest = np.max(sizes, initial=0)
+  if largest > LARGEST:
     raise UserError(
-      f'{sizes.max():,} of {count:,} images are connected by similarities of at'
+      f'{largest:,} of {count:,} images are connected by similarities of at'
       f' least {threshold:g}: give a higher threshold.'
     )
   return np.split(order, np.cumsum(sizes[sizes > 0])[:-1])
@@ -94,7 +95,7 @@ def mean_embeddings(
     each row's track among them.
   """
   _, index = np.unique(tracks, return_inverse=True)
-  sums = np.zeros((index.max() + 1, embeddings.shape[1]))
+  sums = np.zeros((int(np.max(index)) + 1, embeddings.shape[1]))
   np.add.at(sums, index, embeddings)
   length = np.linalg.norm(sums, axis=1, keepdims=True)
   return (sums / np.maximum(length, 1e-12)).astype(np.float32), index

@@ -201,7 +201,7 @@ def _bins(similarity: np.ndarray) -> np.ndarray:
   """
   scaled = np.floor(similarity * np.float32(BINS_PER_UNIT))
   bins = scaled.astype(np.int64) + BINS_PER_UNIT
-  if bins.min() < -1 or bins.max() > BINS:
+  if np.min(bins) < -1 or np.max(bins) > BINS:
     raise ValueError('similarities are not cosines: some are not in -1 to 1.')
   return bins.clip(0, BINS - 1)
 

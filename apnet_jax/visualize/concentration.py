@@ -35,7 +35,7 @@ def area(heat: np.ndarray) -> float | None:
     return None
   p = np.sort(p)[::-1]
   held = np.concatenate([[0], p.cumsum()])
-  last = np.searchsorted(held, 0.5) - 1  # positions that are needed whole
+  last = int(np.searchsorted(held, 0.5)) - 1  # positions that are needed whole
   return float((last + (0.5 - held[last]) / p[last]) / heat.size)
 
 
