@@ -40,7 +40,7 @@ class GroupedDense(nn.Module):
   features: int
   use_bias: bool = False
   kernel_init: Callable[..., jax.Array] = torch_uniform
-  dtype: jnp.dtype | None = None
+  dtype: jax.typing.DTypeLike | None = None
   precision: jax.lax.Precision | None = jax.lax.Precision.HIGHEST
 
   @nn.compact

@@ -81,7 +81,7 @@ class BatchNorm(nn.Module):
   train_bias: bool = True
   momentum: float = 0.9
   epsilon: float = 1e-5
-  dtype: jnp.dtype | None = None
+  dtype: jax.typing.DTypeLike | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
