@@ -1,4 +1,4 @@
-"""A lock that lets one process at a time write into a folder."""
+"""A lock that lets one thread of one process at a time write into a folder."""
 
 from collections.abc import Iterator
 import contextlib
@@ -6,24 +6,26 @@ import fcntl
 import os
 import pathlib
 import socket
+import threading
 
 import jax
 
 from apnet_jax.errors import UserError
 
 FILE = 'run.lock'
-# Folders whose lock this process holds. A process that it forks holds none.
-_held: set[pathlib.Path] = set()
+# The threads that hold locks, by folder. A process that is forked holds none.
+_held: dict[pathlib.Path, int] = {}
 os.register_at_fork(after_in_child=_held.clear)
 
 
 @contextlib.contextmanager
 def held(workdir: str | os.PathLike, flag: str = '--workdir') -> Iterator[None]:
-  """Holds the lock of a workdir; this process may take it several times.
+  """Holds the lock of a workdir; a thread may take it several times.
 
-  The system frees the lock when the process ends for any reason. If the file
-  system has no locks, a message says so and the run continues. Process 0 takes
-  the lock for all processes of a run.
+  Another thread of this process is refused as another process is. The system
+  frees the lock when the process ends for any reason. If the file system has no
+  locks, a message says so and the run continues. Process 0 takes the lock for
+  all processes of a run.
 
   Args:
     workdir: folder to lock. It is made if needed, and removed again if nothing
@@ -31,7 +33,8 @@ def held(workdir: str | os.PathLike, flag: str = '--workdir') -> Iterator[None]:
     flag: flag that names the folder, for messages.
 
   Raises:
-    UserError: another run holds the lock, or the workdir cannot be written to.
+    UserError: another run or thread holds the lock, or the workdir cannot be
+      written to.
   """
   if jax.process_index():
     yield
@@ -46,17 +49,19 @@ def held(workdir: str | os.PathLike, flag: str = '--workdir') -> Iterator[None]:
       f'{flag}={workdir} cannot be written to: {error.strerror}.'
     ) from error
   with file:
-    taken = folder not in _held and _take(file, workdir, flag)
+    thread = threading.get_ident()
+    # Each opening of a file has a lock of its own, in one process too.
+    taken = _held.get(folder) != thread and _take(file, workdir, flag)
     if taken:
       file.truncate(0)
       file.write(_this_process())
       file.flush()
-      _held.add(folder)
+      _held[folder] = thread
     try:
       yield
     finally:
       if taken and folder in _held:  # it is not in a forked process
-        _held.remove(folder)
+        del _held[folder]
         if os.listdir(path.parent) == [FILE]:
           path.unlink()
           path.parent.rmdir()

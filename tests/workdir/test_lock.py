@@ -1,3 +1,4 @@
+import concurrent.futures
 import contextlib
 import errno
 import fcntl
@@ -75,6 +76,19 @@ def test_a_process_of_the_same_name_is_another_one(tmp_path):
         pass
   with lock.held(tmp_path):
     pass
+
+
+def test_another_thread_is_refused(tmp_path):
+  def take():
+    with lock.held(tmp_path):
+      pass
+
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    with lock.held(tmp_path), lock.held(tmp_path):
+      with pytest.raises(UserError, match=f'in use by process {os.getpid()}'):
+        pool.submit(take).result()
+      take()
+    pool.submit(take).result()
 
 
 def test_a_workdir_is_known_by_other_paths(tmp_path, monkeypatch):
