@@ -61,7 +61,10 @@ def _search(queries, gallery, top, removed, check):
   """Returns the closest images of a few queries; see `search`."""
   rows = np.zeros((len(queries), 0), int)
   best = np.zeros((len(queries), 0), np.float32)
-  device_queries = jnp.asarray(queries)
+  count = len(queries)
+  # Padded, so that few numbers of queries are compiled.
+  padded = min(QUERIES, 1 << (count - 1).bit_length())
+  device_queries = jnp.asarray(np.pad(queries, ((0, padded - count), (0, 0))))
   for start in range(0, len(gallery), BLOCK):
     block = gallery[start : start + BLOCK]
     size = len(block)
@@ -69,7 +72,7 @@ def _search(queries, gallery, top, removed, check):
       check(start, block)
     if start and size < BLOCK:  # else another program would be compiled
       block = np.concatenate([block, np.zeros_like(gallery[: BLOCK - size])])
-    found = np.array(similarities(device_queries, block))[:, :size]
+    found = np.array(similarities(device_queries, block))[:count, :size]
     drop_pages(gallery, start, start + size)
     if removed is not None:
       found[:, removed[start : start + size]] = -np.inf

@@ -42,3 +42,15 @@ def test_the_closest_are_those_of_a_stable_sort():
     for top in (0, 1, 7, 30):
       found = nearest.closest(values, top)
       assert found.tolist() == expected[:top].tolist()
+
+
+def test_few_numbers_of_queries_are_compiled(monkeypatch):
+  monkeypatch.setattr(nearest, 'QUERIES', 12)
+  queries = RNG.normal(size=(12, 5)).astype(np.float32)
+  gallery = RNG.normal(size=(9, 5)).astype(np.float32)
+  expected = [rows.tolist() for rows, _ in nearest.search(queries, gallery, 9)]
+  nearest.similarities.clear_cache()
+  for count in range(1, 13):
+    found = nearest.search(queries[:count], gallery, 9)
+    assert [rows.tolist() for rows, _ in found] == expected[:count]
+  assert nearest.similarities._cache_size() == 5  # 1, 2, 4, 8 and 12
