@@ -30,8 +30,8 @@ def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """Yields a path to write to, which becomes `path` if the block succeeds.
 
   Whoever reads `path` finds the file before or after the block, never a part of
-  it. After an error, nothing is left; after a kill, `path` with `.part` behind
-  its name, which the next call replaces.
+  it, even after a power failure. After an error, nothing is left; after a kill,
+  `path` with `.part` behind its name, which the next call replaces.
 
   Links stay, and the file that they lead to is written. What cannot be replaced
   by a file, such as /dev/stdout or a pipe, is written directly.
@@ -48,7 +48,23 @@ def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   part = path.with_name(f'{path.name}.part')
   try:
     yield part
+    sync(part)
     part.replace(path)
+    with contextlib.suppress(OSError):  # some file systems sync no folders
+      sync(path.parent)
   except BaseException:
     part.unlink(missing_ok=True)
     raise
+
+
+def sync(path: str | os.PathLike) -> None:
+  """Waits until the content of a file, or the names in a folder, are on disk.
+
+  Args:
+    path: the file or folder.
+  """
+  number = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(number)
+  finally:
+    os.close(number)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 
 import pytest
 
@@ -65,3 +66,16 @@ def test_a_pipe_is_written_and_stays(tmp_path):
   finally:
     os.close(reader)
   assert path.is_fifo() and [*tmp_path.iterdir()] == [path]
+
+
+def test_a_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+  synced = []
+
+  def fsync(number):
+    path = pathlib.Path(os.readlink(f'/proc/self/fd/{number}'))
+    synced.append((path.name, path.is_file() and path.read_text()))
+
+  monkeypatch.setattr(os, 'fsync', fsync)
+  with whole(tmp_path / 'a.txt') as part:
+    part.write_text('text')
+  assert synced == [('a.txt.part', 'text'), (tmp_path.name, False)]

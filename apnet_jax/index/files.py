@@ -25,7 +25,7 @@ INFO, LINES = 'index.json', 'rows.jsonl'
 EMBEDDINGS, CODES, ROWS = 'embeddings.bin', 'codes.bin', 'rows.bin'
 CENTRE, MEAN, MATRIX = 'centre.npy', 'mean.npy', 'matrix.npy'
 DTYPES = (*embedding_files.DTYPES, 'int8')
-VERSION = 2
+VERSION = 3
 # What rows.bin has of each row: where its line in rows.jsonl ends, and the
 # checksums of that line, of its embedding and of its code.
 ROW = np.dtype(
@@ -48,6 +48,9 @@ def damaged(path: str | os.PathLike, problem: str) -> UserError:
 def checksums(rows: np.ndarray) -> np.ndarray:
   """Returns a checksum of each row: a polynomial of its words, modulo 2^64.
 
+  That of zeros is not 0: what a disk has lost often reads as zeros, the row and
+  its checksum alike.
+
   Args:
     rows: array [rows, columns] of any type.
 
@@ -59,7 +62,7 @@ def checksums(rows: np.ndarray) -> np.ndarray:
     content = np.pad(content, ((0, 0), (0, padding)))
   words = content.view(np.uint64)
   factors = np.full(words.shape[1], _FACTOR, np.uint64)
-  return words @ np.multiply.accumulate(factors)
+  return words @ np.multiply.accumulate(factors) + np.uint64(_FACTOR)
 
 
 def checksum_of_line(line: bytes) -> int:

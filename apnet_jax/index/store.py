@@ -302,7 +302,8 @@ def has_rows(folder: str | os.PathLike) -> bool:
   folder = pathlib.Path(folder)
   if (folder / files.INFO).is_file():
     return files.read_info(folder)['rows'] > 0
-  if folder.is_dir() and any(p.name != lock.FILE for p in folder.iterdir()):
+  left = {lock.FILE, f'{files.INFO}.part'}  # by a call that was killed
+  if folder.is_dir() and any(p.name not in left for p in folder.iterdir()):
     raise UserError(f'{folder} is not an index, and not empty.')
   return False
 
@@ -444,7 +445,10 @@ def _append(
     line for line, gone in zip(index._lines(), index.removed) if not gone
   }
   lines = _encode_rows(columns)
-  new = np.array([line not in known for line in lines], bool)
+  new = np.zeros(len(lines), bool)
+  for row, line in enumerate(lines):
+    new[row] = line not in known
+    known.add(line)
   kept = [line for line, is_new in zip(lines, new) if is_new]
   width = index._embeddings.dtype.itemsize * index.info['dimensions']
   sizes = {
@@ -471,6 +475,9 @@ def _append(
       opened[files.CODES].write(code.tobytes())
       opened[files.ROWS].write(_describe_rows(some, stored, code, end))
       done, end = done + len(some), end + sum(map(len, some))
+    for file in opened.values():  # before index.json says that they are whole
+      file.flush()
+      os.fsync(file.fileno())
   info = index.info | {'rows': rows + len(kept)}
   files.write_info(folder, info)
   return len(kept)

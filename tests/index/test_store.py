@@ -1,6 +1,7 @@
 import dataclasses
 import fcntl
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -117,6 +118,42 @@ def test_a_killed_addition_leaves_the_index_as_it_was(
   assert names(index, 35, 5) == expected(35, range(40), 5)
 
 
+def test_rows_are_on_disk_before_the_index_names_them(
+  folder, tmp_path, monkeypatch
+):
+  file = write(tmp_path, 'c', range(30, 40))
+  synced = []
+
+  def fsync(number):
+    path = pathlib.Path(os.readlink(f'/proc/self/fd/{number}'))
+    synced.append((path.name, path.stat().st_size))
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, 'fsync', fsync)
+    store.add(folder, file)
+  names = [name for name, _ in synced]
+  first = names.index('index.json.part')
+  large = {'embeddings.bin', 'codes.bin', 'rows.bin', 'rows.jsonl'}
+  assert {*names[:first]} == large
+  assert all(
+    size == (folder / name).stat().st_size for name, size in synced[:first]
+  )
+
+
+def test_equal_rows_of_a_file_are_added_once(folder, tmp_path):
+  file = write(tmp_path, 'c', [3, 35, 35, 36, 35])
+  assert store.add(folder, file)[1:] == (2, 3)
+  assert store.add(folder, file)[1:] == (0, 5)
+
+
+def test_an_index_is_made_beside_what_a_kill_left_of_one(tmp_path):
+  target = tmp_path / 'index'
+  target.mkdir()
+  for name in ('run.lock', 'index.json.part'):
+    (target / name).touch()
+  assert store.add(target, write(tmp_path, 'a', range(3)))[1] == 3
+
+
 def test_another_network_is_refused(folder, tmp_path):
   file = write(tmp_path, 'c', range(3), fingerprint='xyz')
   with pytest.raises(UserError, match='another network.*abc.*c.npz is xyz'):
@@ -188,7 +225,7 @@ def damage_info(folder, **change):
     ),
     (lambda f: (f / 'codes.bin').unlink(), 'codes.bin is damaged'),
     (lambda f: (f / 'centre.npy').write_bytes(b'x'), 'centre.npy is damaged'),
-    (lambda f: damage_info(f, version=1), 'has version 1'),
+    (lambda f: damage_info(f, version=2), 'has version 2.*Make the index ag'),
     (lambda f: damage_info(f, rows=29), 'index.json is damaged: its digest'),
     (lambda f: damage_info(f, dtype='int8'), 'index.json is damaged: its dig'),
   ],
@@ -232,6 +269,17 @@ def test_a_changed_bit_is_an_error_where_it_is_read(
   if use is not None:
     with pytest.raises(UserError, match=name):
       store.Index(folder).check()
+
+
+@pytest.mark.parametrize('fast', [False, True])
+def test_rows_that_a_disk_lost_are_an_error(folder, fast):
+  """As after a power failure: their places in all files are zero."""
+  for name in ('embeddings.bin', 'codes.bin', 'rows.bin'):
+    content = (folder / name).read_bytes()
+    kept = len(content) // 30 * 20
+    (folder / name).write_bytes(content[:kept].ljust(len(content), b'\0'))
+  with pytest.raises(UserError, match='row 20 does not have the checksum'):
+    names(store.Index(folder), 25, 5, fast)
 
 
 def test_nothing_is_added_to_a_damaged_index(folder, tmp_path):
