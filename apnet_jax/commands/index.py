@@ -4,8 +4,9 @@
 
 Files that the command embed wrote are added to the index, which is made at the
 first call. A file of another network is refused, and images that are in the
-index already are not added again. --remove takes images out by their paths.
-`search --index=people` finds images in it.
+index already are not added again. --remove takes images out by their paths: a
+search finds them no more. --compact also takes what was removed from the disk.
+`search --index=people` finds images in the index.
 
 The command says which share of the ten most similar images `search --fast`
 finds, measured on images of the index. If the file has columns `pid` (and
@@ -13,7 +14,7 @@ finds, measured on images of the index. If the file has columns `pid` (and
 
 --dimensions=256 --fit=train.npz keeps principal components only, fitted on the
 embeddings of other images of the same network; --whiten scales them to equal
-variance.
+variance. An index that exists keeps its projection.
 
 --check reads the whole index and compares its checksums. A search compares
 those of what it reads.
@@ -42,6 +43,9 @@ def command() -> Callable:
   removed = flags.DEFINE_multi_string(
     'remove', [], 'Path of an image to take out; may be repeated.'
   )
+  compact = flags.DEFINE_bool(
+    'compact', False, 'Rewrites the index without the rows that were removed.'
+  )
   dtype = flags.DEFINE_enum(
     'dtype',
     None,
@@ -66,26 +70,31 @@ def command() -> Callable:
 
   def main(argv):
     cli.no_more_arguments(argv)
-    if not added.value and not removed.value and not check.value:
-      raise UserError('give --add, --remove or --check.')
-    check_projection(folder.value, dimensions.value, fit.value, whiten.value)
-    check_networks([*added.value, *filter(None, [fit.value])])
+    if not any(f.value for f in (added, removed, compact, check)):
+      raise UserError('give --add, --remove, --compact or --check.')
+    fits = check_projection(
+      folder.value, dimensions.value, fit.value, whiten.value
+    )
+    check_networks([*added.value, *([fit.value] if fits else [])])
     cli.quieten()
     short = None
-    if fit.value:
+    if fits:
       short = projection.fit(fit.value, dimensions.value)
       short = short.whitened() if whiten.value else short
-    for path in added.value:
-      index, new, known = store.add(folder.value, path, dtype.value, short)
-      print(
-        f'added {counted(new, "row")} of {path}; {known:,} were already in the'
-        ' index'
-      )
-      print(describe_accuracy(accuracy.measure(index, path)), end='')
+    elif fit.value or whiten.value:
+      print(f'{folder.value} keeps its projection, without --fit and --whiten')
+    if added.value:
+      add_files(folder.value, added.value, dtype.value, short)
     if removed.value:
       with lock.held(folder.value, '--index'):
         count = store.Index(folder.value).remove(removed.value)
       print(f'removed {count:,}')
+    if compact.value:
+      count = store.compact(folder.value)
+      print(f'rewrote the index without {counted(count, "removed row")}')
+      if not store.has_rows(folder.value):
+        print('the index is empty: the next --add makes it again')
+        return
     if check.value:
       store.Index(folder.value).check()
       print('the index is intact: all checksums match')
@@ -94,10 +103,33 @@ def command() -> Callable:
   return main
 
 
+def add_files(
+  folder: str,
+  paths: Sequence[str],
+  dtype: str | None,
+  short: projection.Projection | None,
+) -> None:
+  """Adds files of embeddings, and prints what was added of each.
+
+  Args:
+    folder: folder of the index.
+    paths: the files.
+    dtype: value of --dtype.
+    short: projection of the embeddings in a new index; None for none.
+  """
+  for path, new, known in store.add_files(folder, paths, dtype, short):
+    print(
+      f'added {counted(new, "row")} of {path}; {known:,} were already in the'
+      ' index'
+    )
+    found = accuracy.measure(store.Index(folder), path)
+    print(describe_accuracy(found), end='')
+
+
 def check_projection(
   folder: str, dimensions: int | None, fit: str | None, whiten: bool
-) -> None:
-  """Checks the flags of a projection.
+) -> bool:
+  """Checks the flags of a projection, and tells whether to fit one.
 
   Args:
     folder: folder of the index.
@@ -105,21 +137,29 @@ def check_projection(
     fit: value of --fit.
     whiten: value of --whiten.
 
+  Returns:
+    False if none is wanted, or the index has one to as many dimensions.
+
   Raises:
-    UserError: not both of the first two are given, or the index exists.
+    UserError: not both of the first two are given, or the index exists and is
+      another one.
   """
   if not dimensions and not fit:
     if whiten:
       raise UserError('--whiten needs --dimensions and --fit.')
-    return
+    return False
   if store.has_rows(folder):
-    kept = store.Index(folder).info['dimensions']
+    index = store.Index(folder)
+    kept = index.info['dimensions']
+    if index.is_projected and dimensions == kept:
+      return False
     raise UserError(
       f'--dimensions and --fit are for a new index: {folder} exists, and keeps'
       f' {kept:,} dimensions of all that is added. Leave them out.'
     )
   if not dimensions or not fit:
     raise UserError('--dimensions and --fit belong together: give both.')
+  return True
 
 
 def check_networks(paths: Sequence[str]) -> None:

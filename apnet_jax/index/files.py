@@ -5,7 +5,7 @@ large files are checked as they are read, by a checksum for each row: a row that
 was changed, or that is cut off, is an error.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import hashlib
 import io
 import json
@@ -23,6 +23,7 @@ from apnet_jax.writing import whole
 
 INFO, LINES = 'index.json', 'rows.jsonl'
 EMBEDDINGS, CODES, ROWS = 'embeddings.bin', 'codes.bin', 'rows.bin'
+LARGE = EMBEDDINGS, CODES, ROWS, LINES
 CENTRE, MEAN, MATRIX = 'centre.npy', 'mean.npy', 'matrix.npy'
 DTYPES = (*embedding_files.DTYPES, 'int8')
 VERSION = 3
@@ -33,7 +34,7 @@ ROW = np.dtype(
 )
 FIELDS = {
   'fingerprint': str, 'dtype': str, 'features': int, 'dimensions': int,
-  'rows': int, 'removed': list, 'arrays': dict,
+  'rows': int, 'removed': list, 'arrays': dict, 'generation': int,
 }  # fmt: skip
 # Odd, so that no word of 8 bytes can change alone and keep the checksum.
 _FACTOR = 0x9E3779B97F4A7C15
@@ -91,6 +92,31 @@ def damaged_row(path: pathlib.Path, row: int) -> UserError:
   return damaged(
     path, f'row {row} does not have the checksum that {ROWS} has of it'
   )
+
+
+def large_file(
+  folder: pathlib.Path, name: str, generation: int
+) -> pathlib.Path:
+  """Returns the path of a large file.
+
+  Args:
+    folder: folder of the index.
+    name: one of `LARGE`.
+    generation: how often the large files were written anew, a field of
+      index.json.
+  """
+  stem, kind = name.split('.')
+  return folder / (f'{stem}.{generation}.{kind}' if generation else name)
+
+
+def remove_other_generations(folder: pathlib.Path) -> None:
+  """Removes all large files but those that index.json is about."""
+  generation = read_info(folder)['generation']
+  for name in LARGE:
+    stem, kind = name.split('.')
+    for path in folder.glob(f'{stem}.*{kind}'):
+      if path != large_file(folder, name, generation):
+        path.unlink()
 
 
 def read_info(folder: pathlib.Path) -> dict[str, Any]:
@@ -169,43 +195,40 @@ def map_array(path: pathlib.Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
   return np.memmap(path, dtype, 'r', shape=shape)
 
 
-def read_lines(path: pathlib.Path, rows: np.ndarray) -> Iterator[bytes]:
-  """Yields the lines of rows.jsonl.
+def map_lines(path: pathlib.Path, rows: np.ndarray) -> np.ndarray:
+  """Maps rows.jsonl into memory, uint8 [bytes].
 
   Args:
-    path: the file.
-    rows: `ROW` [rows].
+    path: the file. If it is cut off, what is left is mapped.
+    rows: `ROW` [rows], at least one.
 
   Raises:
-    UserError: the file is missing, or a line was changed.
+    UserError: the file is missing or empty.
   """
-  if not len(rows):
-    return
-  position = 0
-  try:
-    with path.open('rb') as file:
-      for number, row in enumerate(rows):
-        line = file.readline()
-        position += len(line)
-        if (position, checksum_of_line(line)) != (row['end'], row['line']):
-          raise damaged_row(path, number)
-        yield line
-  except OSError as error:
-    raise damaged(path, first_line(error)) from error
+  size = path.stat().st_size if path.is_file() else 0
+  size = max(1, min(size, int(rows['end'][-1])))
+  return np.asarray(map_array(path, np.uint8, (size,)))
 
 
-def read_line(path: pathlib.Path, rows: np.ndarray, number: int) -> bytes:
-  """Reads the line of a row from rows.jsonl; see `read_lines`."""
+def read_line(
+  path: pathlib.Path, text: np.ndarray, rows: np.ndarray, number: int
+) -> bytes:
+  """Returns the line of a row.
+
+  Args:
+    path: path of rows.jsonl, for messages.
+    text: the result of `map_lines`.
+    rows: `ROW` [rows].
+    number: number of the row.
+
+  Raises:
+    UserError: the line was changed.
+  """
   start = int(rows['end'][number - 1]) if number else 0
   end = int(rows['end'][number])
-  try:
-    if not 0 <= start < end <= path.stat().st_size:
-      raise damaged_row(path, number)
-    with path.open('rb') as file:
-      file.seek(start)
-      line = file.read(end - start)
-  except OSError as error:
-    raise damaged(path, first_line(error)) from error
+  if not 0 <= start < end <= len(text):
+    raise damaged_row(path, number)
+  line = text[start:end].tobytes()
   if checksum_of_line(line) != rows['line'][number]:
     raise damaged_row(path, number)
   return line

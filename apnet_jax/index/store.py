@@ -1,6 +1,6 @@
 """A search index in a folder: embeddings with the columns of their images.
 
-Rows can be added. The files:
+Rows can be added and removed. The files:
 
 - index.json: the network, the number of rows, rows that were removed, the
   recall of fast search, and digests of the small arrays
@@ -13,19 +13,23 @@ Rows can be added. The files:
 - rows.bin: the end of each line and checksums; see `files.ROW`
 - run.lock: lock of the command that writes into the index
 
+Removed rows stay in the files until `compact` writes embeddings.1.bin and so on
+without them, and then embeddings.2.bin: files of another generation.
+
 All changes become valid by index.json, which is written last. Rows beyond the
 number there were left by a call that was killed. They are ignored, and
 overwritten by the next one. An index of no rows was not finished; it is made
 again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import itertools
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, BinaryIO
+import weakref
 
 import numpy as np
 
@@ -42,13 +46,17 @@ TOP = 10  # of the recall
 ROUNDING = 1e-5  # of similarities, by which rows count as equally close
 READ = 1024  # embeddings that are compared exactly at once, or a multiple
 QUERIES = 16  # queries that are compared with the codes at once
+# Rows that can be removed before a compaction: index.json lists them, and must
+# not exceed the limit of its reader.
+REMOVED = 5_000_000
 
 
 class Index:
   """Embeddings in a folder, to search for the most similar ones.
 
   Checksums are compared when a part of it is read first. So a search in damaged
-  files is an error, or has the results of whole files.
+  files is an error, or has the results of whole files. What is added or removed
+  by others later is not seen.
 
   Args:
     folder: folder of an index.
@@ -70,16 +78,36 @@ class Index:
     self, folder: str | os.PathLike, info: dict[str, Any] | None = None
   ):
     self._folder = pathlib.Path(folder)
-    self.info = files.read_info(self._folder) if info is None else info
-    if info is None and not self.info['rows']:
-      raise UserError(f'{folder} is an index to which nothing was added.')
+    if info is not None:
+      self.info = info
+      self._open()
+      return
+    while True:
+      self.info = files.read_info(self._folder)
+      if not self.info['rows']:
+        raise UserError(f'{folder} is an index without rows: add some.')
+      try:
+        return self._open()
+      except (UserError, FileNotFoundError):
+        # A compaction may have removed the files in this moment.
+        if files.read_info(self._folder) == self.info:
+          raise
+
+  def _open(self) -> None:
+    """Opens the files that `info` is about."""
     rows, dimensions = self.info['rows'], self.info['dimensions']
     self._embeddings = self._map(
       files.EMBEDDINGS, self.info['dtype'], (rows, dimensions)
     )
     width = codes.words(dimensions)
     self._codes = self._map(files.CODES, np.uint64, (rows, width))
-    self._rows = self._map(files.ROWS, files.ROW, (rows,))
+    self._rows = np.asarray(self._map(files.ROWS, files.ROW, (rows,)))
+    if rows:
+      self._text = files.map_lines(self._path(files.LINES), self._rows)
+      # Kept open, since a compaction removes it.
+      file = self._path(files.EMBEDDINGS).open('rb', buffering=0)
+      weakref.finalize(self, file.close)
+      self._file = file.fileno()
     self.centre = self._load(files.CENTRE, (dimensions,))
     self._projection = None
     if files.MATRIX in self.info['arrays']:
@@ -97,7 +125,10 @@ class Index:
   def _map(self, name: str, dtype, shape) -> np.ndarray:
     if not shape[0]:
       return np.zeros(shape, dtype)
-    return files.map_array(self._folder / name, dtype, shape)
+    return files.map_array(self._path(name), dtype, shape)
+
+  def _path(self, name: str) -> pathlib.Path:
+    return files.large_file(self._folder, name, self.info['generation'])
 
   def _load(self, name: str, shape) -> np.ndarray:
     digest = self.info['arrays'].get(name)
@@ -142,8 +173,8 @@ class Index:
 
   def row(self, number: int) -> dict[str, Any]:
     """Returns the columns of a row by name, such as `path`."""
-    line = files.read_line(self._folder / files.LINES, self._rows, number)
-    return json.loads(line)
+    path = self._path(files.LINES)
+    return json.loads(files.read_line(path, self._text, self._rows, number))
 
   def sample(self, count: int) -> np.ndarray:
     """Returns embeddings of evenly spaced rows, float32 [rows, dimensions]."""
@@ -218,13 +249,12 @@ class Index:
     """
     shape = size or len(rows), self.info['dimensions']
     found = np.zeros(shape, self.info['dtype'])
-    path = self._folder / files.EMBEDDINGS
-    with path.open('rb', buffering=0) as file:
-      for row, number in zip(found, rows.tolist()):
-        file.seek(number * row.nbytes)
-        file.readinto(row)
+    for row, number in zip(found.view(np.uint8), rows.tolist()):
+      content = os.pread(self._file, row.nbytes, number * row.nbytes)
+      row[: len(content)] = np.frombuffer(content, np.uint8)
     wrong = files.checksums(found[: len(rows)]) != self._rows['embedding'][rows]
     if wrong.any():
+      path = self._path(files.EMBEDDINGS)
       raise files.damaged_row(path, int(rows[wrong][0]))
     return found
 
@@ -247,7 +277,7 @@ class Index:
     if start in self._checked:
       return
     expected = self._rows['embedding'][start : start + len(block)]
-    path = self._folder / files.EMBEDDINGS
+    path = self._path(files.EMBEDDINGS)
     files.check_rows(path, block, expected, start)
     self._checked.add(start)
 
@@ -258,22 +288,42 @@ class Index:
     for start in range(0, len(self._codes), codes.ROWS):
       block = self._codes[start : start + codes.ROWS]
       expected = self._rows['code'][start : start + len(block)]
-      files.check_rows(self._folder / files.CODES, block, expected, start)
+      files.check_rows(self._path(files.CODES), block, expected, start)
       nearest.drop_pages(self._codes, start, start + len(block))
     self._checked.add(files.CODES)
 
+  def kept_lines(self) -> set[bytes]:
+    """Returns the lines of the rows that were not removed."""
+    return {*itertools.compress(self._lines(), ~self.removed)}
+
   def _lines(self) -> Iterator[bytes]:
-    """Yields the lines of rows.jsonl that belong to rows."""
-    return files.read_lines(self._folder / files.LINES, self._rows)
+    """Yields the line of each row."""
+    path = self._path(files.LINES)
+    for number in range(len(self._rows)):
+      yield files.read_line(path, self._text, self._rows, number)
 
   def remove(self, paths: list[str]) -> int:
     """Removes all rows of these paths; returns their number.
 
-    Nothing else may write into the index meanwhile; see `lock.held`.
+    They stay in the files until `compact` is called.
 
     Raises:
-      UserError: a path is not in the index; then nothing is removed.
+      UserError: a path is not in the index, too many rows are removed, or
+        another process writes into the index, or has since it was opened. Then
+        nothing is removed.
     """
+    with lock.held(self._folder, '--index'):
+      if files.read_info(self._folder) != self.info:
+        raise UserError(f'{self._folder} has changed: open it again.')
+      removed = self._mark(paths)
+      count = int(removed.sum() - self.removed.sum())
+      self.info['removed'] = np.flatnonzero(removed).tolist()
+      files.write_info(self._folder, self.info)
+      self.removed = removed
+    return count
+
+  def _mark(self, paths: list[str]) -> np.ndarray:
+    """Marks rows of these paths, and those that are removed; see `remove`."""
     wanted, missing = set(paths), set(paths)
     removed = self.removed.copy()
     for row, line in enumerate(self._lines()):
@@ -286,11 +336,12 @@ class Index:
         f'{self._folder} does not have {len(missing)} of {len(wanted)} paths,'
         f' as {min(missing)}.'
       )
-    count = int(removed.sum() - self.removed.sum())
-    self.info['removed'] = np.flatnonzero(removed).tolist()
-    files.write_info(self._folder, self.info)
-    self.removed = removed
-    return count
+    if removed.sum() > REMOVED:
+      raise UserError(
+        f'{self._folder} would have more than {REMOVED:,} removed rows on disk:'
+        ' call `index --compact` first.'
+      )
+    return removed
 
 
 def has_rows(folder: str | os.PathLike) -> bool:
@@ -314,47 +365,125 @@ def add(
   dtype: str | None = None,
   projection: Projection | None = None,
 ) -> tuple[Index, int, int]:
-  """Adds a file of embeddings to an index, which is made if there is none.
+  """Adds a file of embeddings to an index; see `add_files`.
 
-  A row whose columns are all in the index already is not added again.
+  Returns:
+    The index, the number of rows that were added, and of those that were in it.
+  """
+  ((_, added, known),) = add_files(folder, [path], dtype, projection)
+  return Index(folder), added, known
+
+
+def add_files(
+  folder: str | os.PathLike,
+  paths: Sequence[str | os.PathLike],
+  dtype: str | None = None,
+  projection: Projection | None = None,
+) -> Iterator[tuple[str | os.PathLike, int, int]]:
+  """Adds files of embeddings to an index, which is made if there is none.
+
+  A row whose columns are all in the index already is not added again. The index
+  is checked before the first file, and its recall measured after the last one.
 
   Args:
     folder: folder of the index.
-    path: file that the command embed wrote.
+    paths: files that the command embed wrote.
     dtype: type of the embeddings, one of `files.DTYPES`; None for that of the
       index, or `DTYPE` in a new one.
     projection: projection of the embeddings in a new index; None for none.
 
-  Returns:
-    The index, the number of rows that were added, and of those that were in it.
+  Yields:
+    When a file was added: its path, the number of rows that were added, and of
+    those that were in the index.
 
   Raises:
-    UserError: the file cannot be read or comes from another network, the folder
+    UserError: a file cannot be read or comes from another network, the folder
       is something else, another process writes into it, or it is an index that
       is damaged or has another type.
   """
   folder = pathlib.Path(folder)
   has_rows(folder)  # before the lock leaves its file there
-  with (
-    embedding_files.reading(path) as file,
-    lock.held(folder, '--index'),
-  ):
-    blocks = file.blocks
-    if has_rows(folder):
+  with lock.held(folder, '--index'):
+    index, known = Index(folder) if has_rows(folder) else None, None
+    for path in paths:
+      with embedding_files.reading(path) as file:
+        blocks = file.blocks
+        if index is not None:
+          check_file(index, file, path, dtype)
+        else:
+          first = next(blocks, None)
+          if first is None:
+            raise UserError(f'{path} has no embeddings.')
+          blocks = itertools.chain([first], blocks)
+          index = _create(folder, file, first, dtype or DTYPE, projection)
+        if known is None:
+          index.check()
+          known = index.kept_lines()
+        size = len(file.columns['path'])
+        added = _append(index, known, file.columns, blocks)
       index = Index(folder)
-      check_file(index, file, path, dtype)
-      index.check()
-    else:
-      first = next(blocks, None)
-      if first is None:
-        raise UserError(f'{path} has no embeddings.')
-      blocks = itertools.chain([first], blocks)
-      index = _create(folder, file, first, dtype or DTYPE, projection)
-    added = _append(index, file.columns, blocks)
-    index = Index(folder)
-    index.info['recall'] = measure_recall(index)
-    files.write_info(folder, index.info)
-  return index, added, len(file.columns['path']) - added
+      yield path, added, size - added
+    if index is not None:
+      index.info['recall'] = measure_recall(index)
+      files.write_info(folder, index.info)
+
+
+def compact(folder: str | os.PathLike) -> int:
+  """Rewrites an index without its removed rows; returns their number.
+
+  An `Index` that is open keeps the files that it has. Of an index whose rows
+  are all removed, nothing is left but its empty files.
+
+  Args:
+    folder: folder of the index.
+
+  Raises:
+    UserError: the folder is no index, the index is damaged, or another process
+      writes into it.
+  """
+  folder = pathlib.Path(folder)
+  files.read_info(folder)  # before the lock makes the folder
+  with lock.held(folder, '--index'):
+    try:
+      return _compact(folder)
+    finally:  # an error leaves new files, and a kill new or old ones
+      files.remove_other_generations(folder)
+
+
+def _compact(folder: pathlib.Path) -> int:
+  """Writes large files without removed rows, and lets index.json name them."""
+  index = Index(folder)
+  index.check()
+  count = len(index.info['removed'])
+  if count:
+    generation = index.info['generation'] + 1
+    _copy_rows(index, ~index.removed, generation)
+    changed = {'rows': len(index), 'removed': [], 'generation': generation}
+    files.write_info(folder, index.info | changed)
+  return count
+
+
+def _copy_rows(index: Index, kept: np.ndarray, generation: int) -> None:
+  """Writes large files with some rows of an index.
+
+  Args:
+    index: the index, which was checked.
+    kept: bool [rows], rows to copy.
+    generation: generation of the new files.
+  """
+  rows = index._rows[kept]
+  rows['end'] = np.cumsum(np.diff(index._rows['end'], prepend=0)[kept])
+  sizes = dict.fromkeys(files.LARGE, 0)
+  with _writing(index._folder, generation, sizes) as opened:
+    opened[files.LINES].writelines(itertools.compress(index._lines(), kept))
+    opened[files.ROWS].write(rows.tobytes())
+    for name, array in (
+      (files.EMBEDDINGS, index._embeddings), (files.CODES, index._codes),
+    ):  # fmt: skip
+      for start in range(0, len(array), nearest.BLOCK):
+        block = slice(start, min(start + nearest.BLOCK, len(array)))
+        opened[name].write(array[block][kept[block]].tobytes())
+        nearest.drop_pages(array, block.start, block.stop)
 
 
 def check_file(index: Index, file, path, dtype: str | None) -> None:
@@ -399,6 +528,7 @@ def _create(
     'dtype': dtype,
     'rows': 0,
     'removed': [],
+    'generation': 0,
     'recall': None,
     'arrays': {},
   }
@@ -431,19 +561,20 @@ def _check_projection(projection: Projection, file) -> None:
 
 
 def _append(
-  index: Index, columns: Mapping[str, np.ndarray], blocks: Iterator[np.ndarray]
+  index: Index,
+  known: set[bytes],
+  columns: Mapping[str, np.ndarray],
+  blocks: Iterator[np.ndarray],
 ) -> int:
   """Appends rows that are new; returns their number.
 
   Args:
     index: the index, whose rows were checked.
+    known: the result of its `kept_lines`, to which the new lines are added.
     columns: columns of the rows, by name.
     blocks: their embeddings.
   """
   folder, rows = index._folder, index.info['rows']
-  known = {
-    line for line, gone in zip(index._lines(), index.removed) if not gone
-  }
   lines = _encode_rows(columns)
   new = np.zeros(len(lines), bool)
   for row, line in enumerate(lines):
@@ -457,11 +588,7 @@ def _append(
     files.ROWS: rows * files.ROW.itemsize,
     files.LINES: int(index._rows['end'][-1]) if rows else 0,
   }
-  with contextlib.ExitStack() as stack:
-    opened = {
-      name: stack.enter_context(_open_at(folder / name, size))
-      for name, size in sizes.items()
-    }
+  with _writing(folder, index.info['generation'], sizes) as opened:
     opened[files.LINES].write(b''.join(kept))
     start, done, end = 0, 0, sizes[files.LINES]
     for block in blocks:
@@ -475,9 +602,6 @@ def _append(
       opened[files.CODES].write(code.tobytes())
       opened[files.ROWS].write(_describe_rows(some, stored, code, end))
       done, end = done + len(some), end + sum(map(len, some))
-    for file in opened.values():  # before index.json says that they are whole
-      file.flush()
-      os.fsync(file.fileno())
   info = index.info | {'rows': rows + len(kept)}
   files.write_info(folder, info)
   return len(kept)
@@ -533,9 +657,37 @@ def _encode_rows(columns: Mapping[str, np.ndarray]) -> list[bytes]:
   return [json.dumps(dict(zip(names, row))).encode() + b'\n' for row in values]
 
 
-def _open_at(path: pathlib.Path, size: int):
+@contextlib.contextmanager
+def _writing(
+  folder: pathlib.Path, generation: int, sizes: Mapping[str, int]
+) -> Iterator[dict[str, BinaryIO]]:
+  """Opens large files for writing behind their first bytes.
+
+  At the end they are on disk, as they must be before index.json says so.
+
+  Args:
+    folder: folder of the index.
+    generation: generation of the files.
+    sizes: number of the bytes that are kept, by name.
+  """
+  with contextlib.ExitStack() as stack:
+    opened = {
+      name: stack.enter_context(
+        _open_at(files.large_file(folder, name, generation), size)
+      )
+      for name, size in sizes.items()
+    }
+    yield opened
+    for file in opened.values():
+      file.flush()
+      os.fsync(file.fileno())
+
+
+def _open_at(path: pathlib.Path, size: int) -> BinaryIO:
   """Opens a file for writing behind its first `size` bytes."""
-  file = path.open('r+b' if path.exists() else 'w+b')
+  if not size:  # whoever has it open keeps what was in it
+    path.unlink(missing_ok=True)
+  file = path.open('r+b' if size else 'w+b')
   file.truncate(size)
   file.seek(size)
   return file

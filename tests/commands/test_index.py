@@ -41,6 +41,7 @@ def folder(run, tmp_path_factory):
     f'--index={root}/short', f'--add={root}/a.npz', '--dimensions=2',
     f'--fit={root}/a.npz',
   )  # fmt: skip
+  assert not run(f'--index={root}/full', f'--add={root}/a.npz')
   return root
 
 
@@ -55,7 +56,7 @@ def snapshot(root):
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    ('new', '--add, --remove or --check'),
+    ('new', '--add, --remove, --compact or --check'),
     ('new --add=a --dimensions=2', '--dimensions and --fit belong together'),
     ('new --add=a --fit=a', '--dimensions and --fit belong together'),
     ('new --add=a --fit=a --dimensions=0', 'dimensions'),
@@ -77,11 +78,14 @@ def snapshot(root):
     ('new --add=none', 'none.npz has no embeddings'),
     ('new --remove=1.jpg', 'new is not an index'),
     ('new --check', 'new is not an index'),
+    ('new --compact', 'new is not an index'),
     (
       'short --add=few --fit=a --dimensions=3',
       'short exists, and keeps 2 dimensions of all that is added',
     ),
     ('short --add=few --dimensions=3', 'are for a new index'),
+    ('short --add=few --fit=a', 'are for a new index'),
+    ('full --add=few --fit=a --dimensions=6', 'are for a new index'),
     ('short --add=few --dtype=int8', '--dtype=int8 is for a new index'),
     ('short --add=b', 'short is an index of another network'),
     ('short --remove=x.jpg', 'does not have 1 of 1 paths, as x.jpg'),
@@ -107,3 +111,39 @@ def test_mistakes_are_errors_and_write_nothing(
 def test_a_whole_index_passes_its_check(run, folder, capsys):
   assert run(f'--index={folder}/short', '--check') == 0
   assert 'the index is intact: all checksums match' in capsys.readouterr().out
+
+
+def test_one_command_line_makes_an_index_and_adds_to_it(run, folder, capsys):
+  call = (
+    f'--index={folder}/nightly', f'--add={folder}/few.npz', '--dimensions=2',
+    '--whiten', f'--fit={folder}/fit.npz',
+  )  # fmt: skip
+  write(folder / 'fit.npz', 20)
+  assert run(*call) == 0
+  (folder / 'fit.npz').unlink()  # not needed any more
+  assert run(*call, f'--add={folder}/a.npz') == 0
+  out = capsys.readouterr().out
+  assert 'nightly keeps its projection, without --fit and --whiten\n' in out
+  assert 'added 16 rows' in out and 'added 4 rows' in out
+  assert run(*call[:3]) == 0
+
+
+def test_removed_rows_leave_the_disk(run, folder, capsys):
+  def files():
+    return {p.name: p.stat().st_size for p in (folder / 'thin').iterdir()}
+
+  def call(*arguments):
+    assert run(f'--index={folder}/thin', *arguments) == 0
+    return capsys.readouterr().out
+
+  call(f'--add={folder}/a.npz')
+  before = files()['embeddings.bin']
+  out = call('--remove=3.jpg', '--remove=4.jpg', '--compact', '--check')
+  assert 'rewrote the index without 2 removed rows' in out
+  assert '18 embeddings' in out and 'is intact' in out
+  assert files()['embeddings.1.bin'] == 18 / 20 * before
+  assert {'embeddings.bin', 'rows.jsonl'} & {*files()} == set()
+  others = [f'--remove={i}.jpg' for i in range(20) if i not in (3, 4)]
+  assert 'the next --add makes it again' in call(*others, '--compact')
+  assert sum(files()[f'{n}.2.bin'] for n in ('embeddings', 'codes')) == 0
+  assert '20 embeddings' in call(f'--add={folder}/a.npz')

@@ -3,6 +3,7 @@ import fcntl
 import json
 import os
 import pathlib
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -152,6 +153,84 @@ def test_an_index_is_made_beside_what_a_kill_left_of_one(tmp_path):
   for name in ('run.lock', 'index.json.part'):
     (target / name).touch()
   assert store.add(target, write(tmp_path, 'a', range(3)))[1] == 3
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'int8'])
+def test_a_compacted_index_has_the_rows_that_were_kept(tmp_path, dtype):
+  folder, file = tmp_path / 'index', write(tmp_path, 'a', range(30))
+  before, _, _ = store.add(folder, file, dtype)
+  gone = [f'{i}.jpg' for i in (0, 7, 8, 29)]
+  kept = sorted({*range(30)} - {0, 7, 8, 29})
+  store.Index(folder).remove(gone)
+  assert store.compact(folder) == 4
+  index = store.Index(folder)
+  index.check()
+  for fast in (False, True):
+    assert names(index, 8, 5, fast) == expected(8, kept, 5)
+    assert names(before, 8, 5, fast) == expected(8, range(30), 5)  # open
+  assert len(index) == index.info['rows'] == 26
+  np.testing.assert_array_equal(index.sample(26), before.sample(30)[kept])
+  with pytest.raises(UserError, match='has changed: open it again'):
+    before.remove(['1.jpg'])
+  assert store.add(folder, file)[1:] == (4, 26)
+  assert store.compact(folder) == 0
+  assert names(store.Index(folder), 8, 5) == expected(8, range(30), 5)
+
+
+@pytest.mark.parametrize('fault', ['write_info', 'remove_other_generations'])
+def test_a_killed_compaction_can_be_repeated(folder, monkeypatch, fault):
+  """Killed before index.json is written, or behind it."""
+  store.Index(folder).remove(['3.jpg'])
+
+  def kill(*_):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(files, 'remove_other_generations', kill)
+    patch.setattr(files, fault, kill)
+    with pytest.raises(KeyboardInterrupt):
+      store.compact(folder)
+  kept = sorted({*range(30)} - {3})
+  store.Index(folder).check()
+  assert names(store.Index(folder), 3, 5) == expected(3, kept, 5)
+  assert store.compact(folder) == (fault == 'write_info')
+  assert names(store.Index(folder), 3, 5) == expected(3, kept, 5)
+  left = {p.name for p in folder.iterdir()} - {lock.FILE}
+  assert left == {'index.json', 'centre.npy'} | {
+    f'{name}.1.bin' for name in ('embeddings', 'codes', 'rows')
+  } | {'rows.1.jsonl'}
+
+
+def test_an_index_may_be_compacted_while_it_is_opened(folder, monkeypatch):
+  store.Index(folder).remove(['3.jpg'])
+  before = files.read_info(folder)
+  store.compact(folder)
+  read = mock.Mock(side_effect=[before, *[files.read_info(folder)] * 2])
+  monkeypatch.setattr(files, 'read_info', read)
+  assert store.Index(folder).info['rows'] == 29
+
+
+def test_no_more_is_removed_than_an_index_can_list(folder, monkeypatch):
+  monkeypatch.setattr(store, 'REMOVED', 2)
+  index = store.Index(folder)
+  index.remove(['3.jpg', '4.jpg'])
+  with pytest.raises(UserError, match='more than 2 removed rows.*--compact'):
+    index.remove(['5.jpg'])
+  assert len(index) == len(store.Index(folder)) == 28
+
+
+def test_files_are_added_with_one_check_and_one_recall(folder, tmp_path):
+  paths = [write(tmp_path, n, r) for n, r in (('c', [3, 31]), ('d', [31, 32]))]
+  with (
+    mock.patch.object(store.Index, 'check') as check,
+    mock.patch.object(store, 'measure_recall', return_value=0.5) as recall,
+  ):
+    added = [*store.add_files(folder, paths)]
+  assert added == [(paths[0], 1, 1), (paths[1], 1, 1)]
+  assert check.call_count == recall.call_count == 1
+  index = store.Index(folder)
+  assert len(recall.call_args[0][0]) == len(index) == 32
+  assert index.info['recall'] == 0.5 and index.row(31)['path'] == '32.jpg'
 
 
 def test_another_network_is_refused(folder, tmp_path):

@@ -7,6 +7,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from apnet_jax.index import store
+from apnet_jax.inference import embedding_job, rows
+from apnet_jax.inference.embedder import Embedder
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -30,11 +34,30 @@ def frame(workdir, tmp_path, monkeypatch):
 
 def test_examples_of_embedding_run(frame):
   names = {'frame': frame}
-  embedding, boxes = examples('embed_and_search.md')
+  embedding, boxes, _ = examples('embed_and_search.md')
   for example in (embedding, boxes):
     exec(example, names)
   assert names['similarity'] > 0.999 and names['embedder'].threshold is None
   assert names['people'].shape == (2, names['embedder'].dimensions)
+
+
+def test_the_example_of_searching_runs(frame):
+  names = {'embedder': Embedder.load('runs/market')}
+  for path, picture in ('A.jpg', frame), ('B.jpg', 255 - frame):
+    Image.fromarray(picture).save(path)
+  _, _, search = examples('embed_and_search.md')
+  add(names['embedder'], 'A.jpg')
+  exec(search, names)
+  assert names['path'] == 'A.jpg' and names['similarity'] > 0.999
+  assert len(names['search'](['B.jpg'])[0]) == 1
+  add(names['embedder'], 'B.jpg')
+  assert names['search'](['B.jpg'])[0][0][0]['path'] == 'B.jpg'
+
+
+def add(embedder, path):
+  """Adds an image to the index of the documents."""
+  embedding_job.embed_into('gallery.npz', embedder, rows.find([path]))
+  store.add('people', 'gallery.npz')
 
 
 def test_the_example_of_attention_runs(frame, tmp_path):
