@@ -4,7 +4,7 @@ Given a damaged file, a reader returns a result or raises a `UserError` that
 names the file. It raises nothing else, does not crash or hang, and does not
 exceed its limit of memory. Where a file has checksums, the result is that of
 the whole file. This command gives 200 damaged files to each of two
-readers, with limited memory:
+readers, with limited memory and CPU time:
 
   python -m tests.fuzzing 200 png_of_pillow npz
 """
@@ -43,6 +43,7 @@ from tests.tiny import tiny_config, tiny_model
 
 DATA = pathlib.Path(__file__).parents[1] / 'data'
 ROOM = 2**30  # bytes that a reader may use beyond those of loaded libraries
+SECONDS = 90  # of CPU time for all readers; they take a third of it
 WEIGHTS = {
   'conv1.weight': np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
   'bn1.num_batches_tracked': np.zeros((), np.int64),
@@ -460,6 +461,7 @@ def fuzz(name: str, root: pathlib.Path, examples: int) -> None:
 
 def main() -> None:
   examples, *names = sys.argv[1:]
+  limit_time()
   with tempfile.TemporaryDirectory() as folder:
     for name in names:
       root = pathlib.Path(folder, name)
@@ -470,6 +472,12 @@ def main() -> None:
       limit_memory()
       fuzz(name, root, int(examples))
       print(name, flush=True)
+
+
+def limit_time() -> None:
+  """Limits CPU time, so that a reader that hangs ends with SIGXCPU."""
+  _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+  resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, hard))
 
 
 def limit_memory() -> None:
