@@ -9,6 +9,15 @@ os.environ['XLA_FLAGS'] = xla_flags(devices=4, optimization=0)
 os.environ['JAX_PLATFORMS'] = 'cpu'
 # Small programs are kept, too: many tests compile the same ones.
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.05'
+# For commands that tests start; pyproject.toml has the same, and says why.
+os.environ['PYTHONWARNINGS'] = ','.join(
+  f'ignore:Error {doing} persistent compilation cache entry:UserWarning'
+  for doing in ('reading', 'writing')
+)
+# Servers of tests are on the loopback, whatever the user's settings.
+os.environ['NO_PROXY'] = os.environ['no_proxy'] = 'localhost,127.0.0.1'
+os.environ.pop('HF_HUB_OFFLINE', None)
+os.environ.pop('TRANSFORMERS_OFFLINE', None)  # which means the same
 
 import hypothesis
 import jax
@@ -30,6 +39,7 @@ LONGEST = (
   'test_processes.py',  # waits for most of its time
   'test_commands.py',
   'test_kills.py',
+  'test_fuzz.py',
   'test_torch_weights.py',
   'test_trainer.py',
   'test_not_finite.py',
