@@ -28,6 +28,7 @@ from apnet_jax.__main__ import COMMANDS
 from tests.compilation import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[1]
+PATIENCE = 280  # seconds; programs take a fraction of it on an idle machine
 # None of them defines flags of the command line.
 PACKAGES = (
   *COMMANDS.values(),
@@ -91,7 +92,7 @@ class Preloaded:
       return True
     return state.rsplit(')', 1)[1].split()[0] in 'ZX'
 
-  def code(self, timeout: float = 280) -> int:
+  def code(self, timeout: float = PATIENCE) -> int:
     """Waits for the program; returns its exit code, as `subprocess` does."""
     answers = self._process.stdout
     if not select.select([answers], [], [], timeout)[0]:

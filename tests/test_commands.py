@@ -30,7 +30,7 @@ from data import datasets
 from tests.compilation import xla_flags
 from tests.fakes import small_config
 from tests.inference import networks
-from tests.preloaded import Preloaded
+from tests.preloaded import PATIENCE, Preloaded
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMOKE = (
@@ -90,7 +90,7 @@ def start(*arguments, devices=1):
 def run_anew(*arguments, code=0):
   """Like `run`, in an interpreter of its own; train.py has eight devices."""
   process = start(*arguments, devices=8 if arguments[0] == 'train.py' else 1)
-  out, err = process.communicate(timeout=280)
+  out, err = process.communicate(timeout=PATIENCE)
   assert process.returncode == code, err[-3000:]
   return out, err
 

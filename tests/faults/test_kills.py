@@ -8,6 +8,7 @@ import time
 import numpy as np
 
 from tests.faults.runs import EPOCH, records, state, without_times
+from tests.preloaded import PATIENCE
 
 # At most nine of the kills let an epoch pass, so that the run ends after them.
 STEPS = 9 * EPOCH
@@ -90,7 +91,7 @@ def moment(plan, rng, workdir, train):
 def kill(train, workdir, plan, rng):
   """Kills the run; returns its phase, or None if it had ended."""
   reached, seconds = moment(plan, rng, workdir, train)
-  deadline = time.monotonic() + 100
+  deadline = time.monotonic() + PATIENCE
   while not reached():
     if train.has_ended():
       return None

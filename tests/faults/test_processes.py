@@ -16,6 +16,7 @@ from apnet_jax.workdir import restore, run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
 from tests.compilation import xla_flags
 from tests.parallel.test_parallel import free_port
+from tests.preloaded import PATIENCE
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 2  # a step of two processes takes half a minute on the CPU
@@ -65,7 +66,7 @@ def start_two(*arguments):
 
 
 def outputs(*processes, codes):
-  ended = [process.communicate(timeout=280) for process in processes]
+  ended = [process.communicate(timeout=PATIENCE) for process in processes]
   errors = [err[-3000:] for _, err in ended]
   assert [process.returncode for process in processes] == codes, errors
   return ended
@@ -113,7 +114,7 @@ def kill_in_mid_run(command, victim):
   processes[victim].send_signal(signal.SIGKILL)
   killed = time.monotonic()
   survivor = processes[1 - victim]
-  _, err = survivor.communicate(timeout=280)
+  _, err = survivor.communicate(timeout=PATIENCE)
   seconds = time.monotonic() - killed
   processes[victim].communicate()
   return survivor.returncode, err, seconds

@@ -1,5 +1,6 @@
 """Short tests of several processes; tests/faults/test_processes.py trains."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -13,14 +14,21 @@ import pytest
 from apnet_jax import cli
 from apnet_jax.errors import UserError
 from apnet_jax.parallel import devices, processes
+from tests.preloaded import PATIENCE
 
 ROOT = pathlib.Path(__file__).parents[2]
+PORTS = range(10_000, 30_000)  # systems draw from higher ones for any socket
 
 
 def free_port():
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    return free.getsockname()[1]
+  """Returns a port that nobody else takes before the caller's processes do."""
+  first = 100 * os.getpid()  # concurrent tests begin at ports of their own
+  for i in range(len(PORTS)):
+    port = PORTS[(first + i) % len(PORTS)]
+    with socket.socket() as free, contextlib.suppress(OSError):
+      free.bind(('localhost', port))
+      return port
+  raise AssertionError('no port is free')
 
 
 def slurm(port, tasks, task):
@@ -51,7 +59,7 @@ def two(tmp_path_factory):
     )
     for i in range(2)
   ]
-  outputs = [process.communicate(timeout=100)[0] for process in processes]
+  outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
   assert [process.returncode for process in processes] == [0, 0]
   return [json.loads(out.splitlines()[-1]) for out in outputs]
 
