@@ -1,9 +1,7 @@
 """Tests of own images: CSV files, folders of identities, splits, cameras."""
 
-import contextlib
 import dataclasses
 import pathlib
-import tempfile
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -226,19 +224,6 @@ def test_several_csv_files_are_a_question(tmp_path):
   with pytest.raises(ValueError, match=r'several CSV .*\n  one.csv\n  two.CSV'):
     LAYOUT.read(tmp_path)
   assert table(LAYOUT.read(tmp_path / 'two.CSV')) == EXPECTED
-
-
-@given(st.binary(max_size=120) | st.text(max_size=120))
-def test_any_csv_file_is_read_or_refused(content):
-  """Any content is read or refused, also after valid lines."""
-  for start in ('', LISTED):
-    with tempfile.TemporaryDirectory() as directory:
-      root = pathlib.Path(directory)
-      images(root, *NAMES)
-      data = content if isinstance(content, bytes) else content.encode()
-      (root / 'people.csv').write_bytes(start.encode() + data)
-      with contextlib.suppress(ValueError):
-        LAYOUT.read(root)
 
 
 # Folders

@@ -518,16 +518,6 @@ def test_an_identity_of_the_test_half_cannot_be_trained_on(copy):
     MSMT17.read(root)
 
 
-@given(st.binary(max_size=200))
-def test_any_list_is_read_or_refused(content):
-  with tempfile.TemporaryDirectory() as directory:
-    root = pathlib.Path(directory) / 'raw'
-    shutil.copytree(DATA / 'msmt17' / 'dummy_data', root)
-    (root / 'list_query.txt').write_bytes(content)
-    with contextlib.suppress(ValueError):
-      MSMT17.read(root)
-
-
 # Cameras and identities
 
 
