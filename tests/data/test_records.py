@@ -188,6 +188,14 @@ def test_batches_may_be_changed(split, config):
   assert next(batches(range(15), 15)).any()
 
 
+def page_faults(batches):
+  """Returns how many pages the process asks for while it makes 8 batches."""
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+  for _ in range(8):
+    next(batches)
+  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
 def test_memory_is_used_again(split, config):
   """Freed memory is used for the next images, not returned to the system.
 
@@ -197,12 +205,9 @@ def test_memory_is_used_again(split, config):
   config.train.P = 3
   labels = np.repeat(np.arange(3), 5)
   batches = records.train_batches(split, labels, config, 0)
-  for _ in range(8):
-    next(batches)
-  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-  for _ in range(8):
-    next(batches)
-  faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+  page_faults(batches)
+  # Other threads have page faults, too, but not as many in each repetition.
+  faults = min(page_faults(batches) for _ in range(3))
   image = 384 * 192 * 3 * 5  # as bytes, and as floats before that
   assert faults * resource.getpagesize() < 8 * 12 * image / 3
 

@@ -164,6 +164,7 @@ def test_two_first_uses_draw_once(tmp_path, monkeypatch, capsys):
     while 'Waiting for another process' not in said and time.time() < deadline:
       time.sleep(0.01)
       said += capsys.readouterr().out
+    assert 'Waiting for another process' in said
     with draw.new_parts(path):
       pass
   thread.join(60)

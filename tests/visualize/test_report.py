@@ -416,9 +416,12 @@ def test_two_reports_in_a_browser(reports, chromium, tmp_path, capsys):
   assert re.search(r'A: \S+better: AP', text)
   assert re.search(r'B: \S+worse: AP', text)
   opened.get_by_label('Order').select_option('B better')
-  opened.wait_for_timeout(200)
   first = max(merged['queries'], key=lambda q: q['AP'][1] - q['AP'][0])
   name = merged['images']['name'][first['image']]
+  opened.wait_for_function(
+    'image => document.querySelector("article").query.image === image',
+    arg=first['image'],
+  )
   assert name in text_of_first(opened)
   opened.close()
   assert chromium.messages == []
