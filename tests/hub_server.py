@@ -105,6 +105,8 @@ def serving(
   monkeypatch.setattr(huggingface_hub, 'hf_hub_download', download)
   api = functools.partial(huggingface_hub.HfApi, address, token='t')
   monkeypatch.setattr(huggingface_hub, 'HfApi', api)
-  yield server
-  server.shutdown()
-  server.server_close()
+  try:
+    yield server
+  finally:
+    server.shutdown()
+    server.server_close()

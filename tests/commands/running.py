@@ -56,7 +56,9 @@ def in_this_process(command: Callable) -> Iterator[Callable[..., int]]:
         return end.code
     return 0
 
-  yield run
-  flags.FLAGS.unparse_flags()
-  for name in set(flags.FLAGS) - before:
-    delattr(flags.FLAGS, name)
+  try:
+    yield run
+  finally:
+    flags.FLAGS.unparse_flags()
+    for name in set(flags.FLAGS) - before:
+      delattr(flags.FLAGS, name)

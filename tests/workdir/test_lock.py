@@ -131,6 +131,20 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
   assert 'cannot be locked' in capsys.readouterr().out
 
 
+@contextlib.contextmanager
+def open_to_others(parents):
+  """Lets others enter folders while a `with` block lasts, up to an open one."""
+  with contextlib.ExitStack() as restored:
+    for parent in parents:
+      mode = parent.stat().st_mode
+      if mode & 0o055 == 0o055:
+        break
+      with contextlib.suppress(PermissionError):
+        parent.chmod(mode | 0o055)
+        restored.callback(parent.chmod, mode)
+    yield
+
+
 def test_a_workdir_that_cannot_be_written_to_is_named(tmp_path):
   (tmp_path / 'file').touch()
   with pytest.raises(ValueError, match=r'--workdir=.*/run cannot be written'):
@@ -148,12 +162,10 @@ def test_a_workdir_that_cannot_be_written_to_is_named(tmp_path):
   folder = tmp_path / 'folder'
   folder.mkdir()
   os.chmod(folder, 0o555)
-  for parent in folder.parents:
-    with contextlib.suppress(PermissionError):
-      os.chmod(parent, os.stat(parent).st_mode | 0o055)
-  out = subprocess.run(
-    [sys.executable, '-c', code, str(folder)], capture_output=True, text=True
-  )
+  with open_to_others(folder.parents):
+    out = subprocess.run(
+      [sys.executable, '-c', code, str(folder)], capture_output=True, text=True
+    )
   assert out.stdout == (
     f'--workdir={folder} cannot be written to: Permission denied.\n'
   ), out.stderr
