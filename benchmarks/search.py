@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))  # this also runs as a file
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from apnet_jax.index import files, store  # noqa: E402
+from apnet_jax.index import changes, files, store  # noqa: E402
 from apnet_jax.inference import embedding_files  # noqa: E402
 from apnet_jax.retrieval import nearest  # noqa: E402
 from benchmarks import command, measuring  # noqa: E402
@@ -78,7 +78,7 @@ def build(
       (rows, features),
       dtype,
     )
-    store.add(folder, file, dtype)
+    changes.add(folder, file, dtype)
     file.unlink()
   index = store.Index(folder)
   found = tuple(index.info[name] for name in ('rows', 'dimensions', 'dtype'))

@@ -30,7 +30,7 @@ from PIL import ExifTags, Image
 from apnet_jax import images
 from apnet_jax.commands import compare
 from apnet_jax.errors import UserError
-from apnet_jax.index import codes, projection, store
+from apnet_jax.index import changes, codes, projection, store
 from apnet_jax.inference import embedding_files
 from apnet_jax.inference.embedder import Embedder
 from apnet_jax.models.apnet import variable_shapes
@@ -356,7 +356,7 @@ def _index_reader(root):
   _write_embeddings(root / 'a.npz')
   short = projection.fit(root / 'a.npz', 16)
   folder = root / 'index'
-  store.add(folder, root / 'a.npz', 'float16', short)
+  changes.add(folder, root / 'a.npz', 'float16', short)
   store.Index(folder).remove(['3.jpg'])
   queries = np.random.default_rng(1).normal(size=(1, FEATURES))
   names = sorted(p.name for p in folder.iterdir() if p.name != lock.FILE)

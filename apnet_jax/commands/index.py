@@ -26,7 +26,7 @@ from absl import flags
 
 from apnet_jax import cli
 from apnet_jax.errors import UserError
-from apnet_jax.index import accuracy, files, projection, store
+from apnet_jax.index import accuracy, changes, files, projection, store
 from apnet_jax.inference import embedding_files
 from apnet_jax.printing import counted
 from apnet_jax.workdir import lock
@@ -50,7 +50,7 @@ def command() -> Callable:
     'dtype',
     None,
     files.DTYPES,
-    f'Type of the embeddings in a new index. Default: {store.DTYPE}.',
+    f'Type of the embeddings in a new index. Default: {changes.DTYPE}.',
   )
   dimensions = flags.DEFINE_integer(
     'dimensions', None, 'Principal components in a new index.', 1
@@ -90,7 +90,7 @@ def command() -> Callable:
         count = store.Index(folder.value).remove(removed.value)
       print(f'removed {count:,}')
     if compact.value:
-      count = store.compact(folder.value)
+      count = changes.compact(folder.value)
       print(f'rewrote the index without {counted(count, "removed row")}')
       if not store.has_rows(folder.value):
         print('the index is empty: the next --add makes it again')
@@ -117,7 +117,7 @@ def add_files(
     dtype: value of --dtype.
     short: projection of the embeddings in a new index; None for none.
   """
-  for path, new, known in store.add_files(folder, paths, dtype, short):
+  for path, new, known in changes.add_files(folder, paths, dtype, short):
     print(
       f'added {counted(new, "row")} of {path}; {known:,} were already in the'
       ' index'

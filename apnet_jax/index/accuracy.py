@@ -1,4 +1,4 @@
-"""The mAP of the embeddings in an index, beside that of the full ones."""
+"""How much an index loses: the recall of fast search, and mAP by shortening."""
 
 import os
 
@@ -10,6 +10,9 @@ from apnet_jax.retrieval import metrics
 
 ROWS = 5000  # images at most, since each is compared with all others
 JUNK = '-1'
+SAMPLE = 100  # rows that are searched for to measure the recall
+TOP = 10  # of the recall
+ROUNDING = 1e-5  # of similarities, by which rows count as equally close
 
 
 def measure(index: Index, path: str | os.PathLike) -> dict[str, float] | None:
@@ -76,3 +79,50 @@ def _has_match(pids: np.ndarray, camids: np.ndarray) -> bool:
   """Tells whether a person is seen by two cameras."""
   pairs = np.unique(np.stack([pids, camids]), axis=1)
   return len(pairs[0]) > len(np.unique(pids))
+
+
+def measure_recall(index: Index) -> float | None:
+  """Returns the share of the closest rows that fast search finds.
+
+  The queries are `SAMPLE` rows of the index, evenly spaced; each finds itself
+  and is not counted. A row that is as close as the last of the closest ones is
+  one of them: which of several equal rows is found does not matter.
+
+  Returns:
+    The share among the `TOP` closest rows; None with fewer than two rows.
+  """
+  numbers, queries = index.sample_rows(SAMPLE), index.sample(SAMPLE)
+  if len(queries) < 2:
+    return None
+  exact, fast = (
+    index.search_projected(queries, TOP + 1, fast) for fast in (False, True)
+  )
+  shares = [
+    _share_found(_others(number, *a), _others(number, *b))
+    for number, a, b in zip(numbers, exact, fast)
+  ]
+  return round(float(np.mean(shares)), 4)
+
+
+def _share_found(exact: np.ndarray, fast: np.ndarray) -> float:
+  """Returns the share of the closest rows that were found.
+
+  Args:
+    exact: their similarities, the highest first.
+    fast: similarities of the rows that were found.
+  """
+  return (fast >= exact[-1] - ROUNDING).sum() / len(exact)
+
+
+def _others(
+  number: int, rows: np.ndarray, similarity: np.ndarray
+) -> np.ndarray:
+  """Returns the similarities of the `TOP` closest rows but for one row.
+
+  Args:
+    number: the row. Its copies may be closer to it by rounding, so that it need
+      not be the first, or be among the rows.
+    rows: int [rows], closest first.
+    similarity: float [rows].
+  """
+  return similarity[rows != number][:TOP]

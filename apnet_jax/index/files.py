@@ -232,3 +232,29 @@ def read_line(
   if checksum_of_line(line) != rows['line'][number]:
     raise damaged_row(path, number)
   return line
+
+
+def rounded(embeddings: np.ndarray, dtype: str) -> np.ndarray:
+  """Returns embeddings in float32, after they were stored in a type."""
+  return decode(encode(embeddings, dtype))
+
+
+def encode(embeddings: np.ndarray, dtype: str) -> np.ndarray:
+  """Rounds embeddings to a type of `DTYPES`.
+
+  For int8 each row is scaled so that its largest feature is 127. The scale is
+  not kept: cosines do not depend on it.
+  """
+  if dtype != 'int8':
+    return embeddings.astype(dtype)
+  largest = np.abs(embeddings).max(1, keepdims=True)
+  scale = 127 / np.maximum(largest, np.finfo(np.float32).tiny)
+  return np.rint(embeddings * scale).astype(np.int8)
+
+
+def decode(stored: np.ndarray) -> np.ndarray:
+  """Returns embeddings as float32; rows of int8 get length 1 again."""
+  embeddings = stored.astype(np.float32)
+  if stored.dtype != np.int8:
+    return embeddings
+  return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)

@@ -6,7 +6,7 @@ import numpy as np
 
 from apnet_jax.errors import UserError
 from apnet_jax.feed import Benchmark
-from apnet_jax.index import codes, projection, store
+from apnet_jax.index import codes, files, projection
 from apnet_jax.retrieval import evaluation
 from apnet_jax.retrieval.card import Shorter
 
@@ -73,10 +73,10 @@ class Shortening:
     fitted_on, length = self._project.images, 2 * few.shape[1]
     kept = f'{few.shape[1]} dimensions'
     return {
-      'int8': (store.rounded(embeddings, 'int8'), embeddings.shape[1], 0),
+      'int8': (files.rounded(embeddings, 'int8'), embeddings.shape[1], 0),
       'codes': (*_codes(embeddings - self._project.mean), fitted_on),
-      kept: (store.rounded(few, 'float16'), length, fitted_on),
-      f'{kept}, whitened': (store.rounded(white, 'float16'), length, fitted_on),
+      kept: (files.rounded(few, 'float16'), length, fitted_on),
+      f'{kept}, whitened': (files.rounded(white, 'float16'), length, fitted_on),
       f'{kept}, codes': (*_codes(few), fitted_on),
     }
 

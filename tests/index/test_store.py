@@ -11,7 +11,15 @@ import pytest
 
 from apnet_jax.commands import search
 from apnet_jax.errors import UserError
-from apnet_jax.index import accuracy, codes, copies, files, projection, store
+from apnet_jax.index import (
+  accuracy,
+  changes,
+  codes,
+  copies,
+  files,
+  projection,
+  store,
+)
 from apnet_jax.inference import embedding_files
 from apnet_jax.workdir import lock
 
@@ -37,8 +45,8 @@ def write(folder, name, rows, fingerprint='abc', **columns):
 @pytest.fixture
 def folder(tmp_path):
   """An index of rows 0 to 29, added by two files."""
-  store.add(tmp_path / 'index', write(tmp_path, 'a', range(20)))
-  store.add(tmp_path / 'index', write(tmp_path, 'b', range(20, 30)))
+  changes.add(tmp_path / 'index', write(tmp_path, 'a', range(20)))
+  changes.add(tmp_path / 'index', write(tmp_path, 'b', range(20, 30)))
   return tmp_path / 'index'
 
 
@@ -69,7 +77,7 @@ def test_fast_search_compares_few_embeddings(folder, monkeypatch):
   monkeypatch.setattr(index, '_codes', index._codes[::-1])  # misleading
   monkeypatch.setattr(index, '_check_codes', lambda: None)
   assert names(index, 3, 2, fast=True) != expected(3, range(30), 2)
-  assert store.measure_recall(index) < 1
+  assert accuracy.measure_recall(index) < 1
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'float32'])
@@ -78,7 +86,7 @@ def test_near_copies_are_all_found(tmp_path, monkeypatch, dtype):
   alike = unit(EMBEDDINGS[:1] + 1e-3 * RNG.normal(size=(40, 24)))
   monkeypatch.setitem(globals(), 'EMBEDDINGS', alike.astype(np.float32))
   file = write(tmp_path, 'a', range(40))
-  index, _, _ = store.add(tmp_path / 'index', file, dtype)
+  index, _, _ = changes.add(tmp_path / 'index', file, dtype)
   assert index.info['recall'] == 1
 
 
@@ -94,7 +102,7 @@ def test_rows_are_removed_and_added_again(folder, tmp_path):
     index.remove(['3.jpg', '4.jpg', 'x.jpg'])
   assert len(store.Index(folder)) == 28
   file = write(tmp_path, 'c', range(2, 5))
-  index, added, known = store.add(folder, file)
+  index, added, known = changes.add(folder, file)
   assert (added, known, len(index)) == (1, 2, 29)
   assert names(index, 3, 5) == expected(3, [*kept, 3], 5)
 
@@ -110,11 +118,11 @@ def test_a_killed_addition_leaves_the_index_as_it_was(
   with monkeypatch.context() as patch:
     patch.setattr(files.json_files, 'write_json', kill)
     with pytest.raises(KeyboardInterrupt):
-      store.add(folder, file)
+      changes.add(folder, file)
   index = store.Index(folder)
   assert len(index) == 30
   assert names(index, 35, 5) == expected(35, range(30), 5)
-  index, added, _ = store.add(folder, file)
+  index, added, _ = changes.add(folder, file)
   assert added == 10
   assert names(index, 35, 5) == expected(35, range(40), 5)
 
@@ -131,7 +139,7 @@ def test_rows_are_on_disk_before_the_index_names_them(
 
   with monkeypatch.context() as patch:
     patch.setattr(os, 'fsync', fsync)
-    store.add(folder, file)
+    changes.add(folder, file)
   names = [name for name, _ in synced]
   first = names.index('index.json.part')
   large = {'embeddings.bin', 'codes.bin', 'rows.bin', 'rows.jsonl'}
@@ -143,8 +151,8 @@ def test_rows_are_on_disk_before_the_index_names_them(
 
 def test_equal_rows_of_a_file_are_added_once(folder, tmp_path):
   file = write(tmp_path, 'c', [3, 35, 35, 36, 35])
-  assert store.add(folder, file)[1:] == (2, 3)
-  assert store.add(folder, file)[1:] == (0, 5)
+  assert changes.add(folder, file)[1:] == (2, 3)
+  assert changes.add(folder, file)[1:] == (0, 5)
 
 
 def test_an_index_is_made_beside_what_a_kill_left_of_one(tmp_path):
@@ -152,17 +160,17 @@ def test_an_index_is_made_beside_what_a_kill_left_of_one(tmp_path):
   target.mkdir()
   for name in ('run.lock', 'index.json.part'):
     (target / name).touch()
-  assert store.add(target, write(tmp_path, 'a', range(3)))[1] == 3
+  assert changes.add(target, write(tmp_path, 'a', range(3)))[1] == 3
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'int8'])
 def test_a_compacted_index_has_the_rows_that_were_kept(tmp_path, dtype):
   folder, file = tmp_path / 'index', write(tmp_path, 'a', range(30))
-  before, _, _ = store.add(folder, file, dtype)
+  before, _, _ = changes.add(folder, file, dtype)
   gone = [f'{i}.jpg' for i in (0, 7, 8, 29)]
   kept = sorted({*range(30)} - {0, 7, 8, 29})
   store.Index(folder).remove(gone)
-  assert store.compact(folder) == 4
+  assert changes.compact(folder) == 4
   index = store.Index(folder)
   index.check()
   for fast in (False, True):
@@ -172,8 +180,8 @@ def test_a_compacted_index_has_the_rows_that_were_kept(tmp_path, dtype):
   np.testing.assert_array_equal(index.sample(26), before.sample(30)[kept])
   with pytest.raises(UserError, match='has changed: open it again'):
     before.remove(['1.jpg'])
-  assert store.add(folder, file)[1:] == (4, 26)
-  assert store.compact(folder) == 0
+  assert changes.add(folder, file)[1:] == (4, 26)
+  assert changes.compact(folder) == 0
   assert names(store.Index(folder), 8, 5) == expected(8, range(30), 5)
 
 
@@ -189,11 +197,11 @@ def test_a_killed_compaction_can_be_repeated(folder, monkeypatch, fault):
     patch.setattr(files, 'remove_other_generations', kill)
     patch.setattr(files, fault, kill)
     with pytest.raises(KeyboardInterrupt):
-      store.compact(folder)
+      changes.compact(folder)
   kept = sorted({*range(30)} - {3})
   store.Index(folder).check()
   assert names(store.Index(folder), 3, 5) == expected(3, kept, 5)
-  assert store.compact(folder) == (fault == 'write_info')
+  assert changes.compact(folder) == (fault == 'write_info')
   assert names(store.Index(folder), 3, 5) == expected(3, kept, 5)
   left = {p.name for p in folder.iterdir()} - {lock.FILE}
   assert left == {'index.json', 'centre.npy'} | {
@@ -204,7 +212,7 @@ def test_a_killed_compaction_can_be_repeated(folder, monkeypatch, fault):
 def test_an_index_may_be_compacted_while_it_is_opened(folder, monkeypatch):
   store.Index(folder).remove(['3.jpg'])
   before = files.read_info(folder)
-  store.compact(folder)
+  changes.compact(folder)
   read = mock.Mock(side_effect=[before, *[files.read_info(folder)] * 2])
   monkeypatch.setattr(files, 'read_info', read)
   assert store.Index(folder).info['rows'] == 29
@@ -223,9 +231,9 @@ def test_files_are_added_with_one_check_and_one_recall(folder, tmp_path):
   paths = [write(tmp_path, n, r) for n, r in (('c', [3, 31]), ('d', [31, 32]))]
   with (
     mock.patch.object(store.Index, 'check') as check,
-    mock.patch.object(store, 'measure_recall', return_value=0.5) as recall,
+    mock.patch.object(accuracy, 'measure_recall', return_value=0.5) as recall,
   ):
-    added = [*store.add_files(folder, paths)]
+    added = [*changes.add_files(folder, paths)]
   assert added == [(paths[0], 1, 1), (paths[1], 1, 1)]
   assert check.call_count == recall.call_count == 1
   index = store.Index(folder)
@@ -236,11 +244,11 @@ def test_files_are_added_with_one_check_and_one_recall(folder, tmp_path):
 def test_another_network_is_refused(folder, tmp_path):
   file = write(tmp_path, 'c', range(3), fingerprint='xyz')
   with pytest.raises(UserError, match='another network.*abc.*c.npz is xyz'):
-    store.add(folder, file)
+    changes.add(folder, file)
   (tmp_path / 'other').mkdir()
   (tmp_path / 'other' / 'notes.txt').touch()
   with pytest.raises(UserError, match='is not an index, and not empty'):
-    store.add(tmp_path / 'other', file)
+    changes.add(tmp_path / 'other', file)
   with pytest.raises(UserError, match='is not an index: it has no index.json'):
     store.Index(tmp_path / 'other')
 
@@ -252,13 +260,13 @@ def test_two_processes_do_not_write_at_once(folder, tmp_path):
     other.flush()
     fcntl.flock(other, fcntl.LOCK_EX)
     with pytest.raises(UserError, match='--index=.* is in use by process 1 on'):
-      store.add(folder, file)
-  assert store.add(folder, file)[1] == 10
+      changes.add(folder, file)
+  assert changes.add(folder, file)[1] == 10
 
 
 def test_int8_keeps_the_order(tmp_path):
   file = write(tmp_path, 'a', range(30))
-  index, _, _ = store.add(tmp_path / 'index', file, 'int8')
+  index, _, _ = changes.add(tmp_path / 'index', file, 'int8')
   assert (tmp_path / 'index' / 'embeddings.bin').stat().st_size == 30 * 24
   for fast in (False, True):
     ((rows, similarity),) = index.search(EMBEDDINGS[[35]], 30, fast)
@@ -274,19 +282,19 @@ def test_similarities_are_those_of_the_projection(tmp_path, dimensions):
   fitted = projection.fit(write(tmp_path, 'fit', range(40)), dimensions)
   short = fitted.whitened()
   file = write(tmp_path, 'a', range(30))
-  index, _, _ = store.add(tmp_path / 'index', file, 'float32', short)
+  index, _, _ = changes.add(tmp_path / 'index', file, 'float32', short)
   assert index.is_projected and index.info['dimensions'] == dimensions
   expected = short(EMBEDDINGS)
   for fast in (False, True):
     ((rows, similarity),) = index.search(EMBEDDINGS[[35]], 30, fast)
     cosines = expected[rows] @ expected[35]
     np.testing.assert_allclose(similarity, cosines, atol=1e-5)
-  assert store.add(tmp_path / 'index', write(tmp_path, 'b', [33]))[1] == 1
+  assert changes.add(tmp_path / 'index', write(tmp_path, 'b', [33]))[1] == 1
   other = dataclasses.replace(short, fingerprint='xyz')
   with pytest.raises(
     UserError, match='--fit has embeddings of another network'
   ):
-    store.add(tmp_path / 'new', file, projection=other)
+    changes.add(tmp_path / 'new', file, projection=other)
   assert not (tmp_path / 'new').exists()
 
 
@@ -365,7 +373,7 @@ def test_nothing_is_added_to_a_damaged_index(folder, tmp_path):
   flip(folder / 'codes.bin', -1)
   before = {p.name: p.read_bytes() for p in folder.iterdir()}
   with pytest.raises(UserError, match='codes.bin is damaged: row 29'):
-    store.add(folder, write(tmp_path, 'c', range(30, 40)))
+    changes.add(folder, write(tmp_path, 'c', range(30, 40)))
   after = {p.name: p.read_bytes() for p in folder.iterdir()}
   assert after | {lock.FILE: b''} == before | {lock.FILE: b''}
 
@@ -389,11 +397,11 @@ def test_an_unfinished_index_is_made_again(tmp_path, monkeypatch):
   short = projection.fit(write(tmp_path, 'fit', range(40)), 5)
   target = tmp_path / 'index'
   with monkeypatch.context() as patch:
-    patch.setattr(store, '_append', None)
+    patch.setattr(changes, '_append', None)
     with pytest.raises(TypeError):
-      store.add(target, write(tmp_path, 'a', range(20)), projection=short)
+      changes.add(target, write(tmp_path, 'a', range(20)), projection=short)
   assert not store.has_rows(target)
-  index, added, _ = store.add(target, write(tmp_path, 'a', range(20)), 'int8')
+  index, added, _ = changes.add(target, write(tmp_path, 'a', range(20)), 'int8')
   assert (added, index.info['dimensions'], index.info['dtype']) == (
     20,
     24,
@@ -412,7 +420,7 @@ def test_the_cost_in_map_is_measured(tmp_path, monkeypatch):
   people = np.array(['a', 'a', 'a', 'b', 'b', 'b', '-1', 'c'])
   file = write(tmp_path, 'a', range(8), pid=people)
   monkeypatch.setattr(embedding_files, 'BLOCK', 3)
-  index, _, _ = store.add(tmp_path / 'index', file)
+  index, _, _ = changes.add(tmp_path / 'index', file)
   found = accuracy.measure(index, file)
   kept = people != '-1'
   full, pids = EMBEDDINGS[:8][kept], people[kept]
@@ -421,7 +429,7 @@ def test_the_cost_in_map_is_measured(tmp_path, monkeypatch):
   for name, rows in ('full', full), ('index', full), ('codes', signs):
     assert found[name] == pytest.approx(mean_precision(rows, pids), abs=1e-4)
   short = projection.fit(write(tmp_path, 'fit', range(40)), 2)
-  index, _, _ = store.add(tmp_path / 'short', file, 'float32', short)
+  index, _, _ = changes.add(tmp_path / 'short', file, 'float32', short)
   expected = mean_precision(short(full), pids)
   assert accuracy.measure(index, file)['index'] == pytest.approx(
     expected, abs=1e-4
@@ -465,7 +473,7 @@ class Known:
 
 def test_search_answers_from_an_index(folder, tmp_path, capsys):
   track = {'frame': np.array([8, 9]), 'track': np.array([1, 2])}
-  index, _, _ = store.add(
+  index, _, _ = changes.add(
     tmp_path / 'new', write(tmp_path, 'x', [1, 2], **track)
   )
   found = search.search_index(Known(), ['2.jpg'], index, 1)
@@ -484,7 +492,7 @@ def test_fields_of_a_search_are_not_columns_of_the_same_name(tmp_path, capsys):
     for name in ('image', 'similarity', 'verdict', 'column_verdict', 'pid')
   }
   file = write(tmp_path, 'x', [1, 2], **columns)
-  index, _, _ = store.add(tmp_path / 'new', file)
+  index, _, _ = changes.add(tmp_path / 'new', file)
   found = search.search_index(Known(), ['2.jpg'], index, 1)
   (hit,) = found['results'][0]['found']
   assert hit['image'] == '2.jpg' and hit['similarity'] == pytest.approx(1)
@@ -499,7 +507,7 @@ def test_fields_of_a_search_are_not_columns_of_the_same_name(tmp_path, capsys):
 
 def test_a_similarity_is_at_most_one(tmp_path, monkeypatch):
   """Although embeddings of float16 may be longer."""
-  index, _, _ = store.add(tmp_path / 'new', write(tmp_path, 'x', [1, 2]))
+  index, _, _ = changes.add(tmp_path / 'new', write(tmp_path, 'x', [1, 2]))
   wrong = iter([(np.array([1, 0]), np.float32([1.000013, -1.000013]))])
   monkeypatch.setattr(index, 'search', lambda *_: wrong)
   found = search.search_index(Known(), ['2.jpg'], index, 2)

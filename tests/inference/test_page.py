@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from apnet_jax.index import store
+from apnet_jax.index import changes
 from apnet_jax.inference import embedding_job, rows
 from apnet_jax.inference.embedder import Embedder
 
@@ -57,7 +57,7 @@ def test_the_example_of_searching_runs(frame):
 def add(embedder, path):
   """Adds an image to the index of the documents."""
   embedding_job.embed_into('gallery.npz', embedder, rows.find([path]))
-  store.add('people', 'gallery.npz')
+  changes.add('people', 'gallery.npz')
 
 
 def test_the_example_of_attention_runs(frame, tmp_path):
