@@ -27,7 +27,7 @@ def command() -> Callable:
     cli.no_more_arguments(argv)
     cli.quieten()
     source = hub.find_network(ckpt.value)
-    config, step, state_dict = read_workdir(source, which.value)
+    config, _, step, state_dict = read_workdir(source, which.value)
     released = is_released(config.model)
     if released:
       state_dict |= released_copies(state_dict)

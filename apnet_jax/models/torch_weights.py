@@ -132,29 +132,24 @@ def load_torch_weights(
   return _initialize_missing(imported.variables, model, image_size, seed)
 
 
-def import_weights(
-  weights, variables: Mapping, config: ml_collections.ConfigDict
-) -> Imported:
-  """Replaces the variables of a network by imported weights.
+def read_state_dict(weights, variables: Mapping) -> dict[str, np.ndarray]:
+  """Reads weights for a network, whose size limits that of the file.
 
   Args:
     weights: a file, `hf://owner/name` or a dict; see `load_torch_weights`.
     variables: 'params' and 'batch_stats' of the network, arrays or shapes.
-    config: the `model` part of the network's configuration.
 
   Returns:
-    The new variables. Variables that are not in the weights stay as they are,
-    and notes name them.
+    The weights by name, see `normalize_names`.
 
   Raises:
-    UserError: see `load_torch_weights`.
+    UserError: the weights cannot be read.
   """
   # Files may also contain copies of the weights, the state of an optimiser, and
   # heads of pre-training.
   network_bytes = sum(4 * leaf.size for leaf in jax.tree.leaves(variables))
   max_bytes = 8 * network_bytes + 2**26
-  state_dict = normalize_names(read_weights(weights, max_bytes))
-  return import_state_dict(state_dict, variables, config)
+  return normalize_names(read_weights(weights, max_bytes))
 
 
 def normalize_names(state_dict: Mapping) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ from apnet_jax.optional import import_optional
 FORMATS = ('.pth', '.pt', '.bin', '.safetensors', '.npz')
 PACK_SUFFIX = '.apnet'  # of a packed network, which `workdir.pack` reads
 # Default limit on the size of weights, more than any network here needs.
-# `import_weights` sets a tighter one for its network.
+# `read_state_dict` sets a tighter one for its network.
 MAX_BYTES = 4 * 2**30
 # Usual names of weights in a repository of the Hub, in the order of preference.
 HUB_FILES = ('model.safetensors', 'pytorch_model.bin')

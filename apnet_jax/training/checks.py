@@ -17,7 +17,7 @@ from apnet_jax.workdir import run_files
 
 def check(
   config: ml_collections.ConfigDict, workdir: str | os.PathLike
-) -> None:
+) -> pretrained.Weights | None:
   """Checks that a configuration is valid and fits the devices.
 
   Pre-trained weights are imported on trial, to check that they fit the network.
@@ -27,6 +27,9 @@ def check(
     config: the whole configuration.
     workdir: workdir of the run. If it holds a checkpoint to resume from,
       pre-trained weights are not checked.
+
+  Returns:
+    The pre-trained weights that the run starts from; None if there are none.
 
   Raises:
     UserError: a check fails. The message names the field and its value, and
@@ -38,13 +41,17 @@ def check(
   _check_expected_curve(config.eval.expected_curve)
   size = tuple(config.data.image_size)
   shapes = variable_shapes(create_model(config.model, num_classes=1), size)
-  if config.model.pretrained and not run_files.can_resume(workdir):
-    try:
-      pretrained.import_pretrained(shapes, config.model)
-    except UserError as error:
-      raise FieldError(
-        'model.pretrained', f'={config.model.pretrained!r}: {error}'
-      ) from error
+  # All processes read the weights of another run together, or none does.
+  resumes = processes.first_decides(run_files.can_resume(workdir))
+  source = config.model.pretrained
+  if resumes or not source:
+    return None
+  try:
+    weights = pretrained.read(source, shapes)
+    pretrained.import_pretrained(weights, shapes, config.model)
+  except UserError as error:
+    raise FieldError('model.pretrained', f'={source!r}: {error}') from error
+  return weights
 
 
 def _check_expected_curve(path: str) -> None:

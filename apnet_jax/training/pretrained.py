@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
@@ -13,7 +13,9 @@ from apnet_jax.errors import UserError
 from apnet_jax.models.torch_weights import (
   WEIGHT_FIELDS,
   Imported,
-  import_weights,
+  import_state_dict,
+  normalize_names,
+  read_state_dict,
   to_state_dict,
 )
 from apnet_jax.retrieval import card
@@ -29,13 +31,20 @@ class TrainedWeights(NamedTuple):
 
   Attributes:
     config: the whole configuration of the run.
+    fingerprint: fingerprint of the images that the run was trained on.
     step: step of the checkpoint.
     state_dict: weights by their names in PyTorch.
   """
 
   config: ml_collections.ConfigDict
+  fingerprint: str
   step: int
   state_dict: dict[str, np.ndarray]
+
+
+# Initial weights of a run, as `read` returns them: of another run; or of a file
+# by name.
+Weights = TrainedWeights | dict[str, np.ndarray]
 
 
 def is_workdir(source: str) -> bool:
@@ -64,19 +73,42 @@ def read_workdir(
   """
   with open_for_reading(workdir) as checkpoints:
     config = run_files.load_config(workdir)
-    classes = run_files.load_run(workdir)['num_classes']
+    run = run_files.load_run(workdir)
     step, _, variables = restore.restore_model(
-      checkpoints, which, config, classes
+      checkpoints, which, config, run['num_classes']
     )
-  return TrainedWeights(config, step, to_state_dict(variables))
+  state_dict = to_state_dict(variables)
+  return TrainedWeights(config, run['fingerprint'], step, state_dict)
+
+
+def read(source: str, variables: Mapping) -> Weights:
+  """Reads initial weights. All processes must call this function.
+
+  Args:
+    source: value of `config.model.pretrained`.
+    variables: variables of the network that starts from them, arrays or shapes.
+
+  Raises:
+    UserError: the weights cannot be read.
+  """
+  if not is_workdir(source):
+    return read_state_dict(source, variables)
+  workdir = pathlib.Path(source).expanduser()
+  if workdir.is_dir() and not (workdir / run_files.CONFIG_FILE).is_file():
+    raise UserError(
+      f'the folder {workdir} is not a workdir of train.py: it has no'
+      ' config.json.'
+    )
+  return read_workdir(workdir)
 
 
 def import_pretrained(
-  variables: Mapping, model: ml_collections.ConfigDict
+  weights: Weights, variables: Mapping, model: ml_collections.ConfigDict
 ) -> Imported:
-  """Puts the weights of `model.pretrained` into a network's variables.
+  """Puts initial weights into a network's variables.
 
   Args:
+    weights: the weights to put there.
     variables: variables of the network. A classifier for another number of
       identities is not replaced, and a note says so.
     model: the `model` part of the network's configuration.
@@ -85,30 +117,24 @@ def import_pretrained(
     The variables with these weights, and notes for the user.
 
   Raises:
-    UserError: the weights cannot be read, or belong to another network. If they
-      come from another run, the message names the fields that differ.
+    UserError: the weights belong to another network. If they come from another
+      run, the message names the fields that differ.
   """
-  if not is_workdir(model.pretrained):
-    return import_weights(model.pretrained, variables, model)
-  workdir = pathlib.Path(model.pretrained).expanduser()
-  if workdir.is_dir() and not (workdir / run_files.CONFIG_FILE).is_file():
-    raise UserError(
-      f'the folder {workdir} is not a workdir of train.py: it has no'
-      ' config.json.'
-    )
-  trained = read_workdir(workdir)
+  if not isinstance(weights, TrainedWeights):
+    return import_state_dict(weights, variables, model)
+  state_dict = normalize_names(weights.state_dict)
   try:
-    imported = import_weights(trained.state_dict, variables, model)
+    imported = import_state_dict(state_dict, variables, model)
   except ValueError as error:
-    different = _differences(trained.config.model, model, WEIGHT_FIELDS)
+    different = _differences(weights.config.model, model, WEIGHT_FIELDS)
     if not different:
       raise
     raise UserError(
       'this run has another network:\n' + '\n'.join(different)
     ) from error
-  notes = (f'of {trained.config.data.name}, after step {trained.step}',)
+  notes = (f'of {weights.config.data.name}, after step {weights.step}',)
   fields = [name for name in model if name not in WITHOUT_EFFECT]
-  different = _differences(trained.config.model, model, fields)
+  different = _differences(weights.config.model, model, fields)
   return Imported(imported.variables, (*notes, *different, *imported.notes))
 
 
@@ -122,28 +148,24 @@ def _differences(theirs, ours, fields) -> list[str]:
   ]
 
 
-def started_from(source: str) -> dict[str, Any] | None:
+def started_from(source: str, weights: Weights | None) -> dict | None:
   """Returns the origin of initial weights, for run.json and result cards.
 
   Args:
     source: value of `config.model.pretrained`.
+    weights: the weights that were read there; None for random weights.
 
   Returns:
-    For a workdir its path (`workdir`), the step of its last checkpoint (`step`)
-    and its data set (`trained_on`); for other weights their name (`weights`);
-    None for random weights.
+    For a workdir its path (`workdir`), the step of the checkpoint (`step`) and
+    its data set (`trained_on`); for other weights their name (`weights`); None
+    for random weights.
   """
-  if not source:
+  if weights is None:
     return None
-  if not is_workdir(source):
+  if not isinstance(weights, TrainedWeights):
     return {'weights': source}
-  workdir = pathlib.Path(source).expanduser()
-  with open_for_reading(workdir) as checkpoints:
-    return {
-      'workdir': source,
-      'step': checkpoints.latest_step,
-      'trained_on': card.trained_on(
-        run_files.load_config(workdir),
-        run_files.load_run(workdir)['fingerprint'],
-      ),
-    }
+  return {
+    'workdir': source,
+    'step': weights.step,
+    'trained_on': card.trained_on(weights.config, weights.fingerprint),
+  }

@@ -60,6 +60,7 @@ class Run:
     programs: programs for this configuration and data, if they were made
       before the data were prepared.
     facts: the content of run.json, if the run has begun.
+    weights: weights of `config.model.pretrained`, if they were read before.
 
   Attributes:
     programs: the network, its training step and its initial state.
@@ -76,8 +77,9 @@ class Run:
     feed: Feed,
     programs: Programs | None = None,
     facts: Mapping | None = None,
+    weights: pretrained.Weights | None = None,
   ):
-    self.config, self.feed = config, feed
+    self.config, self.feed, self._weights = config, feed, weights
     size = (feed.num_classes, feed.steps_per_epoch)
     self.programs = programs or Programs(config, *size)
     if self.programs.size != size:
@@ -97,7 +99,7 @@ class Run:
     state, model = self.programs.random_state(), self.config.model
     notes: list[str] = []
     if model.pretrained:
-      state, notes = start_from(model, state)
+      state, notes = start_from(model, state, self._weights)
     return devices.replicate(processes.from_first(state)), notes
 
   def starting_point(self, checkpoints: Checkpoints) -> StartingPoint:
@@ -284,19 +286,24 @@ def describe_micro_batches(config: ml_collections.ConfigDict) -> str:
 
 
 def start_from(
-  config: ml_collections.ConfigDict, state: TrainState
+  config: ml_collections.ConfigDict,
+  state: TrainState,
+  weights: pretrained.Weights | None = None,
 ) -> tuple[TrainState, list[str]]:
   """Puts the weights of `config.model.pretrained` into a state.
 
   Args:
     config: the `model` part of a configuration.
     state: the state before the first step.
+    weights: these weights, if they were read before.
 
   Returns:
     The state with these weights, and lines for the user on their origin.
   """
   variables = {'params': state.params, 'batch_stats': state.batch_stats}
-  imported = pretrained.import_pretrained(variables, config)
+  if weights is None:
+    weights = pretrained.read(config.pretrained, variables)
+  imported = pretrained.import_pretrained(weights, variables, config)
   notes = [f'Starting from the weights {config.pretrained}']
   notes += [f'  {note}' for note in imported.notes]
   started = dataclasses.replace(state, **devices.replicate(imported.variables))

@@ -70,19 +70,19 @@ def train(
     OSError: the last checkpoint could not be saved.
     Interrupted: a signal ended the run.
   """
-  check(config, workdir)
+  weights = check(config, workdir)
   skipped = {
     name: evaluation.check_benchmark(one) for name, one in feed.by_set.items()
   }
   with lock.held(workdir), Interruption() as interruption:
     check_steps_done(config, feed.steps_per_epoch, workdir)
-    _claim(workdir, config, feed)
+    claim(workdir, config, feed, weights)
     print(feed.summary)
     for name, benchmark in feed.by_set.items():
       _print_queries(name, len(benchmark.query.pids), skipped[name])
       if warning := card.dropped_warning(config.eval, benchmark):
         print(warning)
-    run = Run(config, feed, programs, run_files.load_run(workdir))
+    run = Run(config, feed, programs, run_files.load_run(workdir), weights)
     with Checkpoints(workdir, is_scheduled=run.saves) as checkpoints:
       run.programs.compile_ahead(checkpoints.latest_step)
       start = run.starting_point(checkpoints)
@@ -136,18 +136,27 @@ def _print_queries(name: str, queries: int, skipped: int) -> None:
     print(f'{start}{warning}')
 
 
-def _claim(
-  workdir: str | os.PathLike, config: ml_collections.ConfigDict, feed: Feed
+def claim(
+  workdir: str | os.PathLike,
+  config: ml_collections.ConfigDict,
+  feed: Feed,
+  weights: pretrained.Weights | None,
 ) -> None:
   """Claims the workdir for this run, and checks that all processes see it.
 
   Process 0 claims the workdir, by writing config.json and run.json.
 
+  Args:
+    workdir: workdir of the run.
+    config: the whole configuration.
+    feed: data to train and evaluate on.
+    weights: see `run_facts`.
+
   Raises:
     UserError: the workdir belongs to another run, or is not shared.
   """
   if processes.is_first():
-    run_files.claim_workdir(workdir, config, run_facts(feed, config, workdir))
+    run_files.claim_workdir(workdir, config, run_facts(feed, config, weights))
   processes.wait_for_all()
   if not pathlib.Path(workdir, run_files.CONFIG_FILE).exists():
     raise UserError(
@@ -157,20 +166,26 @@ def _claim(
 
 
 def run_facts(
-  feed: Feed, config: ml_collections.ConfigDict, workdir: str | os.PathLike
+  feed: Feed,
+  config: ml_collections.ConfigDict,
+  weights: pretrained.Weights | None = None,
 ) -> dict:
   """Returns the content of run.json.
+
+  Args:
+    feed: data to train and evaluate on.
+    config: the whole configuration.
+    weights: the initial weights. None if they are random, or if the run resumes
+      and does not need them again.
 
   Returns:
     The origin of the initial weights, with the recipe of the run that they come
     from; facts about the data set, the devices, and the versions of the
     software.
   """
-  # A run that resumes does not need its initial weights again.
-  resumes = run_files.can_resume(workdir)
-  source = '' if resumes else config.model.pretrained
+  source = '' if weights is None else config.model.pretrained
   return {
-    'started_from': pretrained.started_from(source),
+    'started_from': pretrained.started_from(source, weights),
     recipe.SOURCE_RECIPE: recipe.of_source(source),
     'num_classes': feed.num_classes,
     'fingerprint': feed.fingerprint,

@@ -96,6 +96,8 @@ class Checkpoints:
         cleanup_tmp_directories=not read_only,  # of a run that was killed
         # Orbax would fail on damaged figures; `figures` accepts them.
         lightweight_initialize=read_only,
+        # Processes would wait for each other even where there is none to save.
+        save_root_metadata=not read_only,
         async_options=ocp.options.AsyncOptions(timeout_secs=SAVE_TIMEOUT),
       ),
     )

@@ -122,7 +122,7 @@ def test_a_run_knows_the_version_of_its_data_set(make_config, tmp_path):
   config = make_config(root, tmp_path / 'prepared')
   config.data.name = 'msmt17'
   config.train.update(P=2, K=2)
-  facts = trainer.run_facts(pipeline.load(config), config, tmp_path)
+  facts = trainer.run_facts(pipeline.load(config), config)
   assert facts['release'] == 'MSMT17_V1'
 
 

@@ -55,7 +55,7 @@ def test_a_packed_network_replaces_its_workdir(run, packed):
   for name in a.state_dict.keys() | b.state_dict:
     np.testing.assert_array_equal(a.state_dict[name], b.state_dict[name])
   assert pretrained.is_workdir(str(packed))
-  started = pretrained.started_from(str(packed))
+  started = pretrained.started_from(str(packed), a)
   assert started['step'] == networks.STEP
   again = packed.with_name('again.apnet')
   pack_network(packed, again)

@@ -212,7 +212,7 @@ def test_every_network_makes_the_round_trip(fields):
   if config.attention == 'spatial':
     size = (64, 32)
   given = random_state_dict(config, image_size=size)
-  variables = torch_weights.import_weights(
+  variables = import_weights(
     given, shapes_of(config, 11, size), config
   ).variables
   back = to_state_dict(variables)
@@ -254,7 +254,7 @@ def test_imagenet_weights_go_into_the_backbone(backbone, head):
       for k, v in weights.items()
     }
   variables = shapes_of(config, 11, (96, 96))
-  imported = torch_weights.import_weights(weights, variables, config)
+  imported = import_weights(weights, variables, config)
   back = to_state_dict(
     {kind: {'base': v['base']} for kind, v in imported.variables.items()}
   )
@@ -313,7 +313,7 @@ def test_the_query_encoder_of_moco_goes_into_the_backbone(
   if prefix:
     source = tmp_path / 'moco.npz'
     write_weights(source, weights)
-  imported = torch_weights.import_weights(source, shapes, small())
+  imported = import_weights(source, shapes, small())
   base = {kind: {'base': v['base']} for kind, v in imported.variables.items()}
   back = to_state_dict(base)
   for name, value in given.items():
@@ -327,7 +327,7 @@ def test_a_backbone_pre_trained_on_people_may_keep_its_heads(people):
   given, shapes = people
   heads = ['fc1.weight', 'fc2.bias', 'embed_fc.weight', 'classifier.bias']
   given = given | dict.fromkeys(heads, np.zeros(8))
-  imported = torch_weights.import_weights(given, shapes, small())
+  imported = import_weights(given, shapes, small())
   np.testing.assert_array_equal(
     imported.variables['params']['base']['bn1']['scale'], given['bn1.weight']
   )
@@ -348,7 +348,7 @@ def test_the_backbone_of_fast_reid_is_taken_with_a_note(people):
     }.items()
   }
   source = {'model': weights, 'iteration': 5}
-  imported = torch_weights.import_weights(source, shapes, small())
+  imported = import_weights(source, shapes, small())
   base = {kind: {'base': v['base']} for kind, v in imported.variables.items()}
   back = to_state_dict(base)
   for name, value in given.items():
@@ -375,7 +375,7 @@ def test_weights_of_bot_are_a_whole_network(caplog):
 def test_a_query_encoder_of_another_backbone_is_refused(people):
   given, shapes = people
   with pytest.raises(ValueError, match=r'unexpected:\n    base.layer9.weight'):
-    torch_weights.import_weights(
+    import_weights(
       names_of_query_encoder(given | {'layer9.weight': np.zeros(3)}),
       shapes,
       small(),
@@ -394,12 +394,16 @@ def test_what_is_left_out_starts_at_random(caplog):
   assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), *chosen))
 
 
+def import_weights(weights, variables, config):
+  """Reads weights and imports them, as a run does that starts from them."""
+  state_dict = torch_weights.read_state_dict(weights, variables)
+  return torch_weights.import_state_dict(state_dict, variables, config)
+
+
 def import_into_shapes(weights, config, num_classes):
   """Imports weights without initialisation: other variables stay shapes."""
   model = apnet_jax.create_model(config, num_classes)
-  return torch_weights.import_weights(
-    weights, variable_shapes(model, (32, 16)), config
-  )
+  return import_weights(weights, variable_shapes(model, (32, 16)), config)
 
 
 def test_the_local_branch_starts_as_a_copy_of_the_last_stage():
@@ -557,5 +561,5 @@ def test_a_file_may_take_what_the_network_does_and_some(monkeypatch):
   shapes = variable_shapes(apnet_jax.create_model(config, 2), (32, 16))
   numbers = sum(leaf.size for leaf in jax.tree.leaves(shapes))
   with pytest.raises(ValueError, match='missing'):
-    torch_weights.import_weights('a.npz', shapes, config)
+    import_weights('a.npz', shapes, config)
   assert 8 < asked[0] / (4 * numbers) < 11

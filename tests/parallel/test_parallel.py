@@ -133,6 +133,14 @@ def test_processes_restore_the_same_checkpoint(two):
   assert 'the disk is gone' in message  # of process 1
 
 
+def test_processes_start_together_from_another_run(two):
+  """run.json names the checkpoint that was read, not a damaged one."""
+  for found in two:
+    assert pathlib.Path(found['start']['workdir']).name == 'source'
+    assert found['start']['step'] == 1
+    assert found['start']['trained_on']['fingerprint'] == 'noise'
+
+
 def test_processes_stop_at_the_same_step(two):
   """They stop at the step after SIGTERM has reached one of them."""
   assert [found['stop'] for found in two] == [6, 6]

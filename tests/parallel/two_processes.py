@@ -20,11 +20,12 @@ from jax import lax
 import numpy as np
 
 from apnet_jax.errors import UserError
+from apnet_jax.models import apnet
 from apnet_jax.parallel import devices, processes
-from apnet_jax.training import checks
-from apnet_jax.workdir import checkpoints
+from apnet_jax.training import checks, trainer
+from apnet_jax.workdir import checkpoints, run_files
 from tests.compilation import counting
-from tests.fakes import small_config
+from tests.fakes import CLASSES, make_feed, small_config
 
 
 def step(state, batch):
@@ -143,6 +144,30 @@ def restore(workdir):
   return steps[0], error, steps[1], [file.parts[-3] for file in files]
 
 
+def start(folder):
+  """Begins a run with the weights of another one, whose last checkpoint is bad.
+
+  Returns:
+    What run.json tells about the weights.
+  """
+  config, source, workdir = small_config(), folder / 'source', folder / 'begun'
+  model = apnet.create_model(config.model, CLASSES)
+  shapes = apnet.variable_shapes(model, tuple(config.data.image_size))
+  variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  trainer.claim(source, config, make_feed(config), weights=None)
+  with checkpoints.Checkpoints(source) as saving:
+    for step in (1, 2):
+      saving.save(step, devices.replicate(variables))
+  if processes.is_first():
+    (source / 'checkpoints/2/default/manifest.ocdbt').write_bytes(b'')
+  processes.wait_for_all()
+  config.model.pretrained = str(source)
+  with contextlib.redirect_stdout(io.StringIO()):
+    weights = checks.check(config, workdir)
+  trainer.claim(workdir, config, make_feed(config), weights)
+  return run_files.load_run(workdir)['started_from']
+
+
 def save(workdir):
   """Saves while process 1 cannot write, while none can, and again.
 
@@ -200,6 +225,7 @@ def main(folder):
       check(),
     ],
     'restore': restore(pathlib.Path(folder) / 'restore'),
+    'start': start(pathlib.Path(folder)),
     'save': save(pathlib.Path(folder)),
     'stop': stop(),
   }

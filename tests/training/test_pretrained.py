@@ -33,9 +33,7 @@ def source(tmp_path_factory):
   config.seed = 1
   feed = make_feed(config)
   state = draw_state(run.Run(config, feed).programs.state_shapes(), seed=1)
-  run_files.claim_workdir(
-    workdir, config, trainer.run_facts(feed, config, workdir)
-  )
+  run_files.claim_workdir(workdir, config, trainer.run_facts(feed, config))
   with Checkpoints(workdir) as checkpoints:
     checkpoints.save(1, state)
   return workdir, {'params': state.params, 'batch_stats': state.batch_stats}
@@ -86,7 +84,9 @@ def test_a_file_of_the_run_is_the_same(source, tmp_path):
   blank = jax.tree.map(jnp.zeros_like, theirs)
   for name in (workdir, file):
     config.model.pretrained = str(name)
-    imported = pretrained.import_pretrained(blank, config.model).variables
+    weights = pretrained.read(config.model.pretrained, blank)
+    imported = pretrained.import_pretrained(weights, blank, config.model)
+    imported = imported.variables
     chex.assert_trees_all_equal(imported, theirs)
 
 
@@ -112,7 +112,8 @@ def test_another_network_is_named_by_its_fields(
 def test_what_weights_do_not_tell_is_said(source, tmp_path):
   config = small_config()
   config.model.update(pretrained=str(source[0]), last_stride=2)
-  imported = pretrained.import_pretrained(source[1], config.model)
+  weights = pretrained.read_workdir(source[0])
+  imported = pretrained.import_pretrained(weights, source[1], config.model)
   assert 'config.model.last_stride: 1 there, 2 here' in imported.notes
 
 
@@ -132,9 +133,7 @@ def test_a_begun_run_needs_its_source_no_more(source, tmp_path):
   feed = other_people(config)
 
   def start():
-    checks.check(config, workdir)
-    facts = trainer.run_facts(feed, config, workdir)
-    run_files.claim_workdir(workdir, config, facts)
+    trainer.claim(workdir, config, feed, checks.check(config, workdir))
     return run_files.load_run(workdir)
 
   started = {
@@ -166,5 +165,5 @@ def test_runs_that_start_anew_and_from_files_say_so(source, tmp_path):
   assert run['started_from'] is None
   assert run[recipe.SOURCE_RECIPE] is None
   assert recipe.of_source('a.npz') is None
-  assert pretrained.started_from('a.npz') == {'weights': 'a.npz'}
+  assert pretrained.started_from('a.npz', {}) == {'weights': 'a.npz'}
   np.testing.assert_equal(pretrained.is_workdir('hf://timm/resnet50'), False)

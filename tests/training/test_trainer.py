@@ -439,7 +439,7 @@ def test_an_average_of_weights_starts_from_imported_weights_too():
   imported = Imported(variables, ())
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(run.pretrained, 'import_pretrained', lambda *_: imported)
-    started, _ = run.start_from(config.model, state)
+    started, _ = run.start_from(config.model, state, weights={})
   chex.assert_trees_all_equal(started.average, variables)
   pointers = [
     {leaf.addressable_data(0).unsafe_buffer_pointer() for leaf in leaves}
