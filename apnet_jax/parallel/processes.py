@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from apnet_jax.errors import UserError, causes, first_line
-from apnet_jax.parallel import devices
+from apnet_jax.parallel import background, devices
 
 # Seconds without a heartbeat after which a process counts as lost.
 HEARTBEAT_TIMEOUT = 30
@@ -230,9 +230,9 @@ def wait_for_all() -> None:
 def _wait_at_barrier(name: str, seconds: int) -> None:
   """Waits at a barrier of the runtime, in a run of several processes."""
   client = distributed.global_state.client
-  client.wait_at_barrier(  # type: ignore[union-attr]  # it was started
-    name, seconds * 1000
-  )
+  wait = client.wait_at_barrier  # type: ignore[union-attr]  # it was started
+  # A signal's handler runs only while the main thread is not within C++.
+  background.start(lambda: wait(name, seconds * 1000)).result()
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 While nothing needs saving, a signal ends the run at once. During training, the
 signal is recorded, and the training loop looks for a record after each step. A
-second signal always ends the run at once.
+second signal ends the run at once, or after the computation in which a process
+waits for others.
 """
 
 from collections.abc import Iterator

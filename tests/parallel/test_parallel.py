@@ -141,6 +141,10 @@ def test_processes_start_together_from_another_run(two):
     assert found['start']['trained_on']['fingerprint'] == 'noise'
 
 
+def test_a_signal_reaches_a_process_that_waits(two):
+  assert [found['interrupt'] for found in two] == [True, True]
+
+
 def test_processes_stop_at_the_same_step(two):
   """They stop at the step after SIGTERM has reached one of them."""
   assert [found['stop'] for found in two] == [6, 6]

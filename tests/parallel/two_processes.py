@@ -196,6 +196,28 @@ def save(workdir):
     return first.failure, found, [second.wait(), bool(second.failure)]
 
 
+def interrupt(folder):
+  """Interrupts process 0 while it waits; returns whether it stops to wait."""
+  mark = folder / 'interrupted'
+
+  def stop_waiting(*_):
+    raise InterruptedError
+
+  if processes.is_first():
+    signal.signal(signal.SIGALRM, stop_waiting)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    with contextlib.suppress(InterruptedError):
+      processes.wait_for_all()
+    mark.touch()
+  else:
+    until = time.monotonic() + 20
+    while not mark.exists() and time.monotonic() < until:
+      time.sleep(0.1)
+    seen = mark.exists()
+    processes.wait_for_all()
+  return processes.is_first() or seen
+
+
 def stop():
   """Sends SIGTERM to process 1 in step 5; returns the step that all stop at."""
   told = []
@@ -227,6 +249,7 @@ def main(folder):
     'restore': restore(pathlib.Path(folder) / 'restore'),
     'start': start(pathlib.Path(folder)),
     'save': save(pathlib.Path(folder)),
+    'interrupt': interrupt(pathlib.Path(folder)),
     'stop': stop(),
   }
   print(json.dumps(found))
