@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import os
 import pathlib
+import re
 
 from apnet_jax.errors import UserError
 
@@ -16,13 +17,31 @@ def check_place(path: str | os.PathLike, name: str) -> None:
     name: the path's name in messages, such as `--json=a.json`.
 
   Raises:
-    UserError: the nearest folder that exists is a file, or cannot be written.
+    UserError: the nearest folder that exists is a file, or cannot be written;
+      or the path is that of a remote folder.
   """
+  check_local(path, name)
   above = next(p for p in pathlib.Path(path).absolute().parents if p.exists())
   if not above.is_dir():
     raise UserError(f'{name} is in {above}, which is not a folder.')
   if not os.access(above, os.W_OK | os.X_OK):
     raise UserError(f'{name}: the folder {above} is not writable.')
+
+
+def check_local(path: str | os.PathLike, name: str) -> None:
+  """Raises UserError if a path is an address, such as `gs://bucket/run`.
+
+  It would name a local folder, `./gs:/bucket/run`.
+
+  Args:
+    path: the path; as a `pathlib.Path`, it has a single slash.
+    name: the path's name in messages.
+  """
+  if re.match(r'\w{2,}:/', os.fspath(path)):
+    raise UserError(
+      f'{name}: remote folders are not supported. Mount it, or give a folder on'
+      ' a shared disk.'
+    )
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import threading
 import jax
 
 from apnet_jax.errors import UserError
+from apnet_jax.writing import check_local
 
 FILE = 'run.lock'
 # The threads that hold locks, by folder. A process that is forked holds none.
@@ -28,18 +29,20 @@ def held(workdir: str | os.PathLike, flag: str = '--workdir') -> Iterator[None]:
   all processes of a run.
 
   Args:
-    workdir: folder to lock. It is made if needed, and removed again if nothing
-      was written into it.
+    workdir: folder to lock. It is made if needed, with those above it, and
+      removed again if nothing was written into it.
     flag: flag that names the folder, for messages.
 
   Raises:
     UserError: another run or thread holds the lock, or the workdir cannot be
       written to.
   """
+  check_local(workdir, f'{flag}={workdir}')
   if jax.process_index():
     yield
     return
   path = pathlib.Path(workdir) / FILE
+  missing = [each for each in path.parent.parents if not each.exists()]
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.parent.resolve()
@@ -65,6 +68,9 @@ def held(workdir: str | os.PathLike, flag: str = '--workdir') -> Iterator[None]:
         if os.listdir(path.parent) == [FILE]:
           path.unlink()
           path.parent.rmdir()
+          with contextlib.suppress(OSError):  # another run may be in one
+            for above in missing:
+              above.rmdir()
 
 
 def _take(file, workdir, flag: str) -> bool:

@@ -12,6 +12,7 @@ import pytest
 
 from apnet_jax.errors import UserError
 from apnet_jax.workdir import lock
+from apnet_jax.writing import check_place
 
 HOLD = (
   'import sys, time\n'
@@ -119,6 +120,20 @@ def test_a_workdir_that_nothing_was_written_to_goes_again(tmp_path):
       pass
     assert (tmp_path / 'run').is_dir()
   assert not (tmp_path / 'run').exists()
+  with lock.held(tmp_path / 'a' / 'b' / 'run'):
+    (tmp_path / 'a' / 'file').touch()  # of another run
+  assert list((tmp_path / 'a').iterdir()) == [tmp_path / 'a' / 'file']
+
+
+def test_a_remote_folder_is_refused(tmp_path, monkeypatch):
+  """It would be the local folder ./gs:/bucket/run."""
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError, match='--workdir=gs://a/run: remote folders'):
+    with lock.held('gs://a/run'):
+      pass
+  with pytest.raises(UserError, match='-o=s3://a: remote folders are not'):
+    check_place('s3://a', '-o=s3://a')
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
