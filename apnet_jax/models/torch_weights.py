@@ -129,7 +129,9 @@ def load_torch_weights(
   )
   for note in imported.notes:
     logging.getLogger(__name__).warning(note)
-  return _initialize_missing(imported.variables, model, image_size, seed)
+  return jax.device_put(
+    _initialize_missing(imported.variables, model, image_size, seed)
+  )
 
 
 def read_state_dict(weights, variables: Mapping) -> dict[str, np.ndarray]:
@@ -447,8 +449,10 @@ def to_torch(name: str, value: np.ndarray) -> np.ndarray:
   return np.ascontiguousarray(value.reshape(shape))
 
 
-def from_torch(name: str, value: np.ndarray, leaf) -> jax.Array:
+def from_torch(name: str, value: np.ndarray, leaf) -> np.ndarray:
   """Converts an array from PyTorch's layout, the inverse of `to_torch`.
+
+  NumPy converts it: JAX would compile a program for each shape.
 
   Args:
     name: PyTorch's name of the variable.
@@ -461,8 +465,8 @@ def from_torch(name: str, value: np.ndarray, leaf) -> jax.Array:
     value = value.transpose(2, 3, 1, 0)
   elif not name.endswith('.bias') and len(shape) > 1:
     value = value.reshape(*shape[:-2], shape[-1], shape[-2]).swapaxes(-1, -2)
-  # Copies: jnp.asarray may share the caller's memory.
-  return jnp.array(value.reshape(shape), leaf.dtype)
+  # A copy, which does not share the caller's memory.
+  return np.array(value.reshape(shape), leaf.dtype)
 
 
 def _check_names(state_dict, required, shapes, config) -> None:
