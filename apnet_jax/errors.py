@@ -32,6 +32,10 @@ class FieldError(UserError):
     return UserError(f'{name}{self.problem}')
 
 
+class EnvironmentFieldError(FieldError):
+  """A value of a configuration field needs another environment."""
+
+
 @contextlib.contextmanager
 def naming_flags(flags: Mapping[str, str]) -> Iterator[None]:
   """Makes the errors of a `with` block name flags instead of fields.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from apnet_jax.config import check_section
-from apnet_jax.errors import FieldError, UserError
+from apnet_jax.errors import EnvironmentFieldError, FieldError, UserError
 from apnet_jax.models.attention import (
   ChannelAttention,
   SharedChannelAttention,
@@ -368,6 +368,8 @@ def _check(config: ml_collections.ConfigDict, num_classes: int) -> None:
       )
   x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]  # set by JAX
   if config.dtype == 'float64' and not x64:
-    raise FieldError('model.dtype', "='float64' needs JAX_ENABLE_X64=1.")
+    raise EnvironmentFieldError(
+      'model.dtype', "='float64' needs JAX_ENABLE_X64=1."
+    )
   if num_classes < 1:
     raise UserError(f'num_classes={num_classes} must be at least 1.')

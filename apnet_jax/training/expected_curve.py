@@ -234,13 +234,30 @@ def _different(ours, theirs) -> str:
   return f'{ours} and {theirs}'
 
 
+def _step_of(result: Mapping) -> int | None:
+  """Returns the step of a run's result: a card, or cards of several sets."""
+  for card in (result, *result.values()):
+    if isinstance(card, Mapping) and isinstance(
+      checkpoint := card.get('checkpoint'), Mapping
+    ):
+      return checkpoint.get('step')
+  return None
+
+
 def _read_run(workdir: str | os.PathLike) -> dict[str, Any]:
   """Reads what a record holds of one finished run."""
   config = run_files.load_full_config(workdir)
   run = run_files.load_run(workdir)
-  if run_files.read_file(workdir, run_files.RESULT_FILE) is None:
+  card = run_files.read_file(workdir, run_files.RESULT_FILE)
+  if card is None:
     raise UserError(
       f'{workdir} has no {run_files.RESULT_FILE}: the run is not finished.'
+    )
+  step, last = _step_of(card), run_files.last_step(workdir) or 0
+  if step is not None and step < last:  # the run was extended since
+    raise UserError(
+      f'{workdir}/{run_files.RESULT_FILE} is that of step {step}, and the run'
+      f' has done {last} by now: it is not finished.'
     )
   points = list(
     metric_reader.curve(metric_reader.read_metrics(workdir), 'eval/mAP')

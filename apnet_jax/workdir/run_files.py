@@ -18,7 +18,7 @@ from typing import Any
 import ml_collections
 
 from apnet_jax.config import flat, get_config
-from apnet_jax.errors import UserError, first_line
+from apnet_jax.errors import EnvironmentFieldError, UserError, first_line
 from apnet_jax.workdir import json_files, pack
 from apnet_jax.workdir.json_files import write_json
 
@@ -62,8 +62,9 @@ def claim_workdir(
     _check_same_run(workdir, config, run)
   else:
     write_json(path / RUN_FILE, run)
-    # A threshold there belongs to a network that is gone.
-    (path / THRESHOLD_FILE).unlink(missing_ok=True)
+    # They belong to a network that is gone.
+    for name in (THRESHOLD_FILE, RESULT_FILE):
+      (path / name).unlink(missing_ok=True)
   write_json(path / CONFIG_FILE, config.to_dict())
 
 
@@ -201,9 +202,12 @@ def naming_damaged_file(path: str | os.PathLike) -> Iterator[None]:
   """Re-raises any exception as a UserError that names the damaged file.
 
   The file was valid when the run began. If fields are missing now, or values
-  are wrong, it was changed since.
+  are wrong, it was changed since. A value that only needs another environment
+  is no damage.
   """
   try:
     yield
+  except EnvironmentFieldError:
+    raise
   except Exception as error:  # a wrong value may fail anywhere
     raise UserError(f'{path} is damaged: {first_line(error)}') from error

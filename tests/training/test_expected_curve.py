@@ -106,6 +106,12 @@ def test_only_runs_of_one_recipe_stand_in_a_record(runs, tmp_path):
   short = write_run(tmp_path / 'short', tiny_config(epochs=2), {1: 0.2}, 4)
   with pytest.raises(UserError, match='epochs of evaluation differ'):
     expected_curve.make_record([*runs, short])
+  card = {'checkpoint': {'step': 3}}
+  for result in (card, {'market1501': card}):
+    json_files.write_json(short / 'result.json', result)
+    (short / 'checkpoints' / '6').mkdir(parents=True, exist_ok=True)
+    with pytest.raises(UserError, match='of step 3, and the run has done 6'):
+      expected_curve.make_record([*runs, short])
   (short / 'result.json').unlink()
   with pytest.raises(UserError, match='short has no result.json'):
     expected_curve.make_record([*runs, short])

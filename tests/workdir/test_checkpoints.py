@@ -11,8 +11,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from apnet_jax.errors import UserError
 from apnet_jax.parallel import processes
-from apnet_jax.workdir import json_files, run_files
+from apnet_jax.workdir import json_files, restore, run_files
 from apnet_jax.workdir.checkpoints import Checkpoints, open_for_reading
 from configs import common
 
@@ -237,14 +238,23 @@ def test_nothing_is_resumed_from_what_is_not_a_whole_checkpoint(tmp_path):
   assert names(tmp_path) == {'1', '1.damaged'}
 
 
-def test_a_new_run_in_an_old_workdir_has_no_threshold(tmp_path):
+def test_a_new_run_in_an_old_workdir_has_no_threshold_and_result(tmp_path):
+  files = run_files.THRESHOLD_FILE, run_files.RESULT_FILE
   for begun in (False, True):
-    json_files.write_json(
-      tmp_path / run_files.THRESHOLD_FILE, {'threshold': 0.5}
-    )
+    for name in files:
+      json_files.write_json(tmp_path / name, {'threshold': 0.5})
     run_files.claim_workdir(tmp_path, common.get_config(), RUN)
-    assert (tmp_path / run_files.THRESHOLD_FILE).exists() == begun
+    for name in files:
+      assert (tmp_path / name).exists() == begun
     (tmp_path / 'checkpoints' / '1').mkdir(parents=True, exist_ok=True)
+
+
+def test_another_environment_is_no_damage(tmp_path):
+  config = common.get_config()
+  config.model.dtype = 'float64'
+  with Checkpoints(tmp_path) as checkpoints:
+    with pytest.raises(UserError, match='^config.model.dtype=.*ENABLE_X64=1.$'):
+      restore.restore_model(checkpoints, 'last', config, num_classes=2)
 
 
 def test_lists_of_numbers_stand_on_a_line(tmp_path):
