@@ -313,6 +313,7 @@ AT_LEAST = {
   'train.circle_weight': 0,
   'train.circle_scale': 0,
   'train.center_weight': 0,
+  'train.smooth_k': 0,
   'train.not_finite_limit': 0,
   'train.log_every_steps': 1,
   'train.eval_every_epochs': 0,
@@ -366,6 +367,10 @@ def check_section(section: str, values: Mapping) -> None:
       raise FieldError(field, f'={value} must be above 0 and at most 1.')
     if field == 'augment.erase_fill' and len(value) != 3:
       raise FieldError(field, f'={tuple(value)} is not a value of each colour.')
+    if field == 'train.milestones' and not all(
+      isinstance(epoch, int) and epoch >= 0 for epoch in value
+    ):
+      raise FieldError(field, f'={tuple(value)} are not all whole epochs.')
     if field == 'data.image_size' and not _is_size(tuple(value)):
       raise FieldError(
         field, f'={tuple(value)} is not a height and a width in pixels.'

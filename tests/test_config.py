@@ -208,6 +208,9 @@ def test_fractions_may_be_0_and_1():
     check_section('train', {'circle_margin': 1.5})
   with pytest.raises(ValueError, match='erase_fill=.0, 0. is not a value of'):
     check_section('augment', {'erase_fill': (0, 0)})
+  for milestones in ((1.5,), (40, -1)):
+    with pytest.raises(ValueError, match='milestones=.* are not all whole'):
+      check_section('train', {'milestones': milestones})
   check_section('augment', {'hue': 0.5})
   with pytest.raises(ValueError, match='augment.hue=0.6 must be from 0 to 0.5'):
     check_section('augment', {'hue': 0.6})
@@ -228,5 +231,4 @@ def test_every_whole_number_has_a_bound():
   }
   assert numbers - AT_LEAST.keys() - CHOICES.keys() == {
     'data.split_seed',  # any
-    'train.smooth_k',
   }
