@@ -71,6 +71,8 @@ def main(argv):
   profile_steps = profiling.parse_steps(PROFILE_STEPS.value)
   sets = datasets.single_sets(config.data)
   config.data.name = ','.join(sets)  # full names
+  if not (WORKDIR.value or config.name):
+    raise UserError('give --workdir: this configuration has no config.name.')
   workdir = WORKDIR.value or f'runs/{config.name}'
   checks.check(config, workdir)  # before the data are prepared for minutes
   # eval.py then finds the images from any current folder.

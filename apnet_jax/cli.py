@@ -113,6 +113,11 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
   except flags.Error as error:
     # An error within a configuration file comes with its traceback.
     message = str(error).strip().splitlines()
+    if 'get_config() takes 0 positional arguments' in message[-1]:
+      raise UserError(
+        'this configuration has no variants: leave out the colon in --config,'
+        ' and what follows it.'
+      ) from error
     raise UserError(
       re.sub(r'^[\w.]+: ', '', message[-1])
       if 'Traceback' in str(error)

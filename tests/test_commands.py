@@ -407,6 +407,14 @@ def test_a_command_that_looks_for_the_network_would_be_seen(
       "'best' is not one of (paper, spatial, official)",
     ),
     (
+      ['train.py', '--config=configs/synthetic.py:spatial'],
+      'error: this configuration has no variants: leave out the colon',
+    ),
+    (
+      ['train.py', '--config=configs/common.py'],
+      'error: give --workdir: this configuration has no config.name.',
+    ),
+    (
       [
         'train.py',
         '--config=configs/market.py',
