@@ -17,6 +17,7 @@ import safetensors.numpy
 from apnet_jax import hub
 from apnet_jax.errors import UserError, first_line
 from apnet_jax.optional import import_optional
+from apnet_jax.writing import whole
 
 FORMATS = ('.pth', '.pt', '.bin', '.safetensors', '.npz')
 PACK_SUFFIX = '.apnet'  # of a packed network, which `workdir.pack` reads
@@ -88,20 +89,19 @@ def write_weights(path: str | os.PathLike, state_dict: Mapping) -> None:
   path = pathlib.Path(path).expanduser()
   suffix = path.suffix.lower()
   _check_format(suffix, path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'{path.stem}.part{suffix}')
-  if suffix == '.npz':
-    np.savez(partial, **state_dict)
-  elif suffix == '.safetensors':
-    safetensors.numpy.save_file(dict(state_dict), partial)
-  else:
-    torch = import_optional('torch', 'torch')
-    # An array with two names becomes one tensor, which is stored once.
-    tensors = {id(v): torch.tensor(v) for v in state_dict.values()}
-    torch.save(
-      {'model': {k: tensors[id(v)] for k, v in state_dict.items()}}, partial
-    )
-  partial.replace(path)
+  with whole(path) as part:
+    if suffix == '.npz':
+      with part.open('wb') as file:  # np.savez would add to the name
+        np.savez(file, **state_dict)
+    elif suffix == '.safetensors':
+      safetensors.numpy.save_file(dict(state_dict), part)
+    else:
+      torch = import_optional('torch', 'torch')
+      # An array with two names becomes one tensor, which is stored once.
+      tensors = {id(v): torch.tensor(v) for v in state_dict.values()}
+      torch.save(
+        {'model': {k: tensors[id(v)] for k, v in state_dict.items()}}, part
+      )
 
 
 def _check_format(suffix: str, source) -> None:

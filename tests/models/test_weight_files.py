@@ -36,6 +36,16 @@ def test_a_file_gives_back_what_was_written(tmp_path, suffix):
   assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_weights_that_cannot_be_written_leave_nothing(tmp_path):
+  class Broken:
+    def __array__(self, dtype=None, copy=None):
+      raise OSError('disk full')
+
+  with pytest.raises(OSError, match='disk full'):
+    write_weights(tmp_path / 'weights.npz', WEIGHTS | {'z': Broken()})
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_dict_is_weights():
   assert read_weights(WEIGHTS) is WEIGHTS
 
