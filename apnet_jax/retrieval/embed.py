@@ -40,18 +40,22 @@ def make_embed(
   batch_size = devices.local_batch_size(rules.batch_size)
   embed_batch = make_embed_batch(model, rules)
 
+  def as_rows(output, images):
+    return np.asarray(output).reshape(batch_size, -1)[:images]
+
   @_shared_among_processes
   def embed(variables, split, rows):
-    embeddings = []
+    outputs: list = []  # and the number of images of each
     with _progress(len(rows)) as bar:
       for images in split.batches(rows, batch_size):
         padded = np.zeros((batch_size, *images.shape[1:]), images.dtype)
         padded[: len(images)] = images
+        if outputs:  # it was computed while these images were read
+          outputs[-1] = as_rows(*outputs[-1])
         output = embed_batch(variables, devices.shard_batch(padded))
-        output = np.asarray(output).reshape(batch_size, -1)
-        embeddings.append(output[: len(images)])
+        outputs.append((output, len(images)))
         bar.update(len(images))
-    return np.concatenate(embeddings)
+    return np.concatenate([*outputs[:-1], as_rows(*outputs[-1])])
 
   return embed
 

@@ -7,7 +7,7 @@ import pytest
 from apnet_jax.feed import Benchmark
 from apnet_jax.models.apnet import initialize
 from apnet_jax.models.normalization import normalize
-from apnet_jax.retrieval import evaluation
+from apnet_jax.retrieval import embed, evaluation
 from apnet_jax.retrieval.embed import BLACK, embed_pixels, make_embed
 from tests.fakes import SIZE, make_split, small_config
 from tests.tiny import tiny_model
@@ -52,6 +52,39 @@ def test_every_image_is_embedded_once_and_in_order(
   np.testing.assert_allclose(
     embeddings, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max()
   )
+
+
+def test_a_batch_is_read_while_the_one_before_is_computed(monkeypatch):
+  events = []
+
+  class Output:
+    def __init__(self, number):
+      self.number = number
+      events.append(f'start {number}')
+
+    def __array__(self, dtype=None, copy=None):
+      events.append(f'end {self.number}')
+      return np.full((4, 1), self.number, np.float32)
+
+  def batches(rows, batch_size):
+    for number in range(3):
+      events.append(f'read {number}')
+      yield np.full((4 if number < 2 else 1, 1, 1, 3), number, np.uint8)
+
+  monkeypatch.setattr(
+    embed, 'make_embed_batch', lambda *_: lambda _, x: Output(int(x.max()))
+  )
+  rules = small_config().eval
+  rules.batch_size = 4
+  split = dataclasses.replace(
+    make_split(np.arange(9), np.zeros(9, int)), batches=batches
+  )
+  embeddings = make_embed(None, rules)({}, split, np.arange(9))
+  assert embeddings.ravel().tolist() == [0] * 4 + [1] * 4 + [2]
+  assert events == [
+    'read 0', 'start 0', 'read 1', 'end 0', 'start 1', 'read 2', 'end 1',
+    'start 2', 'end 2',
+  ]  # fmt: skip
 
 
 def test_pixels():
