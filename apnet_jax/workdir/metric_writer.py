@@ -34,7 +34,8 @@ class MetricWriter:
     self, workdir: str | os.PathLike, step: int, evaluated: bool = True
   ):
     path = pathlib.Path(workdir) / METRICS
-    lines = path.read_text().splitlines(True) if path.exists() else []
+    text = path.read_text(errors='replace') if path.exists() else ''
+    lines = text.splitlines(True)
     last = (step, evaluated)
     kept = [line for line in lines if _moment_of(line) <= last]
     with whole(path) as part:
@@ -169,13 +170,14 @@ def _moment_of(line: str) -> tuple[float, bool]:
   """Returns the moment at which a record was written.
 
   Returns:
-    The step, infinity if a crash cut the line off; and whether the record is
-    that of the evaluation after the step.
+    The step, infinity if the line is damaged or a crash cut it off; and whether
+    the record is that of the evaluation after the step.
   """
   if not line.endswith('\n'):  # the next record would stand on the same line
     return float('inf'), True
   try:
     record = json.loads(line)
-    return record['step'], any(name.startswith('eval/') for name in record)
-  except (json.JSONDecodeError, KeyError):
+    step = float(record['step'])
+    return step, any(name.startswith('eval/') for name in record)
+  except (ValueError, KeyError, TypeError):
     return float('inf'), True

@@ -24,7 +24,8 @@ def test_what_was_written_after_the_checkpoint_is_dropped(tmp_path):
     for step in range(1, 6):
       writer.write(step, {'loss': step})
   path = tmp_path / 'metrics.jsonl'
-  path.write_text(path.read_text() + '{"step": 3, "lo')  # cut by a crash
+  damaged = b'[3]\n{"step": "x"}\n{"st\xff": 3}\n'  # and cut by a crash:
+  path.write_bytes(path.read_bytes() + damaged + b'{"step": 3, "lo')
   with MetricWriter(tmp_path, 3) as writer:
     writer.write(4, {'loss': 40})
   steps = [json.loads(line) for line in path.read_text().splitlines()]
