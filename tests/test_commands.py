@@ -411,7 +411,12 @@ def test_a_command_that_looks_for_the_network_would_be_seen(
       'error: this configuration has no variants: leave out the colon',
     ),
     (
-      ['train.py', '--config=configs/common.py'],
+      [
+        'train.py',
+        '--config=configs/common.py',
+        '--config.data.name=synthetic',
+        '--config.data.dir=nowhere',
+      ],
       'error: give --workdir: this configuration has no config.name.',
     ),
     (
