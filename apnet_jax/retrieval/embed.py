@@ -45,7 +45,7 @@ def make_embed(
 
   @_shared_among_processes
   def embed(variables, split, rows):
-    outputs: list = []  # and the number of images of each
+    outputs = []  # of the batch in flight: with its number of images
     with _progress(len(rows)) as bar:
       for images in split.batches(rows, batch_size):
         padded = np.zeros((batch_size, *images.shape[1:]), images.dtype)
