@@ -41,10 +41,9 @@ def check(
   _check_expected_curve(config.eval.expected_curve)
   size = tuple(config.data.image_size)
   shapes = variable_shapes(create_model(config.model, num_classes=1), size)
-  # All processes read the weights of another run together, or none does.
-  resumes = processes.first_decides(run_files.can_resume(workdir))
   source = config.model.pretrained
-  if resumes or not source:
+  # All processes read the weights of another run together, or none does.
+  if not source or processes.first_decides(run_files.can_resume(workdir)):
     return None
   try:
     weights = pretrained.read(source, shapes)
