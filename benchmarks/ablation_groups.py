@@ -235,16 +235,28 @@ def with_baseline(table: Table, name: str) -> Table:
   return dataclasses.replace(table, rows=rows)
 
 
-def pair_with_recipe(
-  groups: Sequence[Group], recipe: str
-) -> list[tuple[Group, Group]]:
-  """Returns the results that can be compared with those of another recipe."""
+def pair_up(
+  groups: Sequence[Group], recipe: str = ''
+) -> list[tuple[Group, Group | None]]:
+  """Returns results, each with those of another recipe to compare with.
+
+  Args:
+    groups: results.
+    recipe: hash of the other recipe. Results that cannot be compared with it
+      are left out. '' keeps all, with None for the other recipe.
+
+  Raises:
+    UserError: none can be compared with the other recipe.
+  """
+  if not recipe:
+    return [(one, None) for one in groups]
   others = {protocol(one.sample): one for one in groups if one.recipe == recipe}
   pairs = [
-    (one, others[protocol(one.sample)])
+    (one, others.get(protocol(one.sample)))
     for one in groups
-    if one.recipe != recipe and protocol(one.sample) in others
+    if one.recipe != recipe
   ]
+  pairs = [(one, other) for one, other in pairs if other]
   if not pairs:
     known = ', '.join(dict.fromkeys(one.recipe for one in groups))
     raise UserError(

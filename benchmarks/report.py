@@ -26,6 +26,9 @@ run and all agree in sign.
 with other initial weights, say, or for longer. The line above a table ends with
 the hash of its recipe.
 
+--plot draws the differences: a bar for the interval over people, a circle for
+the mean, a dot for each seed; in blue if they would have a star.
+
 --update writes the tables of a page anew. A table stands between the lines
 `<!-- report: TABLE IMAGES TARGET -->` and `<!-- end of report -->`. Without
 IMAGES it shows the paper's figures, with "not run" where there is no result on
@@ -46,13 +49,14 @@ from apnet_jax.paper.tables import COLUMNS, TABLES, Row, Table
 from apnet_jax.paper.variants import VARIANTS
 from apnet_jax.retrieval.card import WHOLE_GALLERY
 from apnet_jax.workdir.json_files import read_json
+from benchmarks import report_plot
 from benchmarks.ablation_groups import (
   Difference,
   Group,
   Line,
   compared_lines,
   difference,
-  pair_with_recipe,
+  pair_up,
   select,
   with_baseline,
 )
@@ -325,13 +329,52 @@ def make_tables(
       same protocol.
   """
   groups = select(table, lines, images, target)
-  pairs = [(one, None) for one in groups]
-  if against_recipe:
-    pairs = pair_with_recipe(groups, against_recipe)
+  pairs = pair_up(groups, against_recipe)
   return '\n\n'.join(
     '\n'.join([heading(table, one), '', *format_group(table, one, other)])
     for one, other in pairs
   )
+
+
+def plot(
+  table: Table,
+  lines: Sequence[Line],
+  path: pathlib.Path,
+  images: str = '',
+  target: str = '',
+  against_recipe: str = '',
+) -> None:
+  """Draws the differences of the tables of results; see `make_tables`.
+
+  Args:
+    table: table of the paper.
+    lines: lines of results.jsonl.
+    path: file to write; its suffix is the format.
+    images: see `select`.
+    target: see `select`.
+    against_recipe: see `make_tables`.
+
+  Raises:
+    UserError: no two networks can be compared, or the format is not known.
+  """
+  pairs = pair_up(select(table, lines, images, target), against_recipe)
+  plots = [
+    report_plot.differences(
+      table,
+      heading(table, one).replace('**', ''),
+      _difference_heads(table, other)[0],
+      one,
+      other,
+    )
+    for one, other in pairs
+  ]
+  shown = [each for each in plots if each[-1]]
+  if not shown:
+    raise UserError(f'--plot={path}: there is no difference to draw.')
+  try:
+    report_plot.draw(shown).savefig(path, dpi=150)
+  except ValueError as error:  # of a format
+    raise UserError(f'--plot={path}: {error}') from error
 
 
 def update(page: str, records: pathlib.Path = RECORDS) -> str:
@@ -398,6 +441,7 @@ def make_parser() -> argparse.ArgumentParser:
   )  # fmt: skip
   add('--images', default='', help='folder name of the training images (any)')
   add('--target', default='', help='folder name of the target')
+  add('--recipe', default='', metavar='HASH', help='recipe to show (all)')
   add(
     '--against', default='', metavar='ROW',
     help='row that all others are compared with, as apnet_c1 (that of the'
@@ -406,6 +450,10 @@ def make_parser() -> argparse.ArgumentParser:
   add(
     '--against_recipe', default='', metavar='HASH',
     help='recipe that each network is compared with',
+  )  # fmt: skip
+  add(
+    '--plot', type=pathlib.Path, metavar='FILE',
+    help='also draws the differences, as .png, .svg or .pdf',
   )  # fmt: skip
   add(
     '--update', type=pathlib.Path, metavar='PAGE',
@@ -420,7 +468,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   args = parser.parse_args(arguments)
   if bool(args.table) == bool(args.update):
     parser.error('give a table, or a page by --update.')
-  for name in ('results', 'images', 'target', 'against', 'against_recipe'):
+  for name in {*vars(args)} - {'table', 'update'}:
     if args.update and getattr(args, name):
       parser.error(f'--update and --{name} exclude each other.')
   if args.against and args.against_recipe:
@@ -435,13 +483,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
       counts = read_json(results[0].with_name(COUNTS_FILE))
       print('\n'.join(counts_table(table, counts)))
       return 0
-    lines = read_results(results)
+    wanted = {args.recipe, args.against_recipe}
+    lines = [
+      line
+      for line in read_results(results)
+      if not args.recipe or line['recipe'] in wanted
+    ]
     if args.against:
       table = with_baseline(table, args.against)
-    text = make_tables(
-      table, lines, args.images, args.target, args.against_recipe
-    )
+    chosen = args.images, args.target, args.against_recipe
+    text = make_tables(table, lines, *chosen)
     print(text or f'{args.table}: {NOT_RUN}')
+    if args.plot:
+      plot(table, lines, args.plot, *chosen)
   except (UserError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
     return 2

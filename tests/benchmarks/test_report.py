@@ -341,6 +341,17 @@ def test_another_recipe_to_compare_with(tmp_path, capsys):
   ]
   assert cells(text, 'APNet-C_1')[3:] == ['1', '', '', '']
   assert 'compared with seed 0 of APNet-C_2, mAP 20.0' in text
+  plot = tmp_path / 'plot.svg'
+  against = f'--against_recipe={recipe}'
+  assert report.main([*words, against, f'--plot={plot}']) == 0
+  assert plot.read_text().startswith('<?xml')
+  capsys.readouterr()
+  assert report.main([*words, against, f'--plot={plot}.x']) == 2
+  assert f'--plot={plot}.x: Format' in capsys.readouterr().err
+  assert report.main([*words, '--target=no', f'--plot={plot}']) == 2
+  assert 'there is no difference to draw' in capsys.readouterr().err
+  assert report.main([*words, f'--recipe={recipe}']) == 0
+  assert '; recipe s)' not in capsys.readouterr().out
   assert report.main([*words, '--against_recipe=t']) == 2
   message = capsys.readouterr().err
   assert (
