@@ -252,7 +252,7 @@ def write_cards(
     DIMENSIONS.value,
   )
   json_files.write_json(
-    path, cards if len(cards) > 1 else next(iter(cards.values()))
+    path, cards if len(configs) > 1 else next(iter(cards.values()))
   )
   print(f'wrote {path}')
 

@@ -136,7 +136,8 @@ def upload(repository: str, files: Mapping[str, str], private: bool) -> str:
   Args:
     repository: OWNER/NAME.
     files: paths of local files, by their names in the repository.
-    private: whether the repository is private, whether it is new or not.
+    private: makes a new repository private, and refuses one that is public. If
+      False, a new one is public; one that exists stays as it is.
 
   Returns:
     The address of the repository.

@@ -119,11 +119,17 @@ def _notes(
     seeds = 'seed' + 's' * (len(found.seeds) > 1)
     seeds += f' {", ".join(map(str, found.seeds))}'
     values = (100 * baseline[s]['card']['figures']['mAP'] for s in found.seeds)
-    title = row.title if other else VARIANTS[row.against].title
-    notes.append(
-      f'Seeds are compared in pairs: a row with {seeds} alone is compared with'
-      f' {seeds} of {title}, mAP {statistics.mean(values):.1f}.'
-    )
+    mean = f'mAP {statistics.mean(values):.1f}.'
+    if other:
+      notes.append(
+        f'{row.title} is compared in {seeds} alone, in which it has, by recipe'
+        f' {other.recipe}, {mean}'
+      )
+    else:
+      notes.append(
+        f'Seeds are compared in pairs: a row with {seeds} alone is compared'
+        f' with {seeds} of {VARIANTS[row.against].title}, {mean}'
+      )
   return [line for note in dict.fromkeys(notes) for line in ('', note)]
 
 
@@ -471,13 +477,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
   for name in {*vars(args)} - {'table', 'update'}:
     if args.update and getattr(args, name):
       parser.error(f'--update and --{name} exclude each other.')
+  table = TABLES.get(args.table)
+  for name in {*vars(args)} - {'table', 'results'}:
+    if table and table.counted and getattr(args, name):
+      parser.error(f'{args.table} takes --results alone, not --{name}.')
   if args.against and args.against_recipe:
     parser.error('give --against or --against_recipe.')
   try:
     if args.update:
       args.update.write_text(update(args.update.read_text()))
       return 0
-    table = TABLES[args.table]
     results = args.results or [RECORDS / RESULTS_FILE]
     if table.counted:
       counts = read_json(results[0].with_name(COUNTS_FILE))

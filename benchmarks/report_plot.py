@@ -59,6 +59,8 @@ def _draw(axes, rows) -> None:
     seeds = [*found.seeds.values()]
     axes.plot(seeds, [place] * len(seeds), '.', color=SEED, ms=5)
   axes.axvline(0, color='black', lw=0.8)
-  axes.set_yticks(range(len(rows)), [row.title for row, _ in rows])
+  # The title of a recipe has all its fields.
+  labels = [row.name if row.recipe else row.title for row, _ in rows]
+  axes.set_yticks(range(len(rows)), labels)
   axes.set_ylim(len(rows) - 0.5, -0.5)
   axes.grid(axis='x', alpha=0.3)

@@ -715,7 +715,8 @@ def _find_mistake(dataset: RawDataset) -> str:
   other = sorted(
     image.name
     for image in splits['gallery']
-    if labels.get(image.name, (image.pid, image.camid))
+    if image.pid != JUNK_PID  # which is not ranked
+    and labels.get(image.name, (image.pid, image.camid))
     != (image.pid, image.camid)
   )
   if other:

@@ -91,7 +91,11 @@ def command() -> Callable:
       print(f'removed {count:,}')
     if compact.value:
       count = changes.compact(folder.value)
-      print(f'rewrote the index without {counted(count, "removed row")}')
+      print(
+        f'rewrote the index without {counted(count, "removed row")}'
+        if count
+        else 'there is no removed row to take off the disk'
+      )
       if not store.has_rows(folder.value):
         print('the index is empty: the next --add makes it again')
         return
@@ -120,7 +124,7 @@ def add_files(
   for path, new, known in changes.add_files(folder, paths, dtype, short):
     print(
       f'added {counted(new, "row")} of {path}; {known:,} were already in the'
-      ' index'
+      ' index, or twice in the file'
     )
     found = accuracy.measure(store.Index(folder), path)
     print(describe_accuracy(found), end='')

@@ -47,7 +47,8 @@ def add_files(
 ) -> Iterator[tuple[str | os.PathLike, int, int]]:
   """Adds files of embeddings to an index, which is made if there is none.
 
-  A row whose columns are all in the index already is not added again. The index
+  A row whose columns are all in the index already, or in an earlier row of the
+  same file, is not added again. The index
   is checked before the first file, and its recall measured after the last one.
 
   Args:
@@ -117,6 +118,8 @@ def compact(folder: str | os.PathLike) -> int:
 
 def _compact(folder: pathlib.Path) -> int:
   """Writes large files without removed rows, and lets index.json name them."""
+  if not has_rows(folder):  # a call that was killed has taken all
+    return 0
   index = Index(folder)
   index.check()
   count = len(index.info['removed'])
@@ -268,6 +271,8 @@ def _append(
       opened[files.ROWS].write(_describe_rows(some, stored, code, end))
       done, end = done + len(some), end + sum(map(len, some))
   info = index.info | {'rows': rows + len(kept)}
+  if kept:
+    info['recall'] = None  # until it is measured again
   files.write_info(folder, info)
   return len(kept)
 

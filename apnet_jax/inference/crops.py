@@ -226,10 +226,12 @@ def iterate(
 def _read_ahead(given, image_size) -> Iterator[list]:
   """Yields the results of `read` in order, `WINDOW` of them read ahead."""
   pending: collections.deque[futures.Future] = collections.deque()
+  shared = threading.Lock()  # of what needs none
   locks: dict[int, threading.Lock] = collections.defaultdict(threading.Lock)
   with futures.ThreadPoolExecutor() as pool:
     for frame in given:
-      lock = locks[id(frame.image)]
+      image = frame.image
+      lock = locks[id(image)] if isinstance(image, Image.Image) else shared
       pending.append(pool.submit(read, frame, image_size, lock))
       if len(pending) == WINDOW:
         yield pending.popleft().result()

@@ -356,6 +356,8 @@ def exit_with(code: int) -> None:
   _exit_code = code
   sys.stdout.flush()
   sys.stderr.flush()
-  with contextlib.suppress(Exception):
-    _wait_at_barrier('apnet_jax/leave', GRACE)
-  os._exit(code)
+  try:
+    with contextlib.suppress(Exception):
+      _wait_at_barrier('apnet_jax/leave', GRACE)
+  finally:  # an interruption, too, ends the waiting
+    os._exit(code)

@@ -42,6 +42,10 @@ def read_report(folder: str | os.PathLike) -> dict:
   data = page.read_data(path)
   if len(data.get('runs', ())) != 1 or 'queries' not in data:
     raise UserError(f'{path} is not the page of one evaluation.')
+  if not all(isinstance(q.get('matches'), list) for q in data['queries']):
+    raise UserError(
+      f'{path} is of an earlier version: make it again by eval.py --report.'
+    )
   return data
 
 

@@ -24,6 +24,9 @@ STRAY = (
   'A CSV file in the folder is taken for its list of images: if this is none,'
   ' move it away.'
 )
+# What programs write for an unknown value. As a name, it would make one person
+# of all unknown ones.
+UNKNOWN = ('', 'nan', 'none', 'null', 'na', 'n/a', '<na>')
 NUMBER = re.compile(r'(-?\d+)(\.0+)?', re.ASCII)  # Pandas may write 1.0
 LONGEST = 20  # characters of a number that is looked at; Python refuses 4301
 COLUMNS = ('path', 'pid', 'camid', 'split', 'role')  # the first two are needed
@@ -142,7 +145,7 @@ def _rows(file: pathlib.Path) -> Iterable[tuple[int, dict[str, str]]]:
 def _label(row: Mapping[str, str], name: str, low: int, where: str) -> str:
   """Returns the name of a person or camera in a CSV field.
 
-  Numbers lose leading zeros. Numpy writes `nan` for what is unknown.
+  Numbers lose leading zeros.
 
   Args:
     row: fields of a line, by column name.
@@ -151,13 +154,15 @@ def _label(row: Mapping[str, str], name: str, low: int, where: str) -> str:
     where: file and line, for messages.
 
   Raises:
-    UserError: the field is empty or `nan`, or a number that is not from `low`
-      to `raw.MAX_ID`.
+    UserError: the field has no value, a fraction, or a number that is not from
+      `low` to `raw.MAX_ID`.
   """
   text = row[name]
-  if text.lower() in ('', 'nan'):
-    raise UserError(f'{where}: {name} {text!r} is neither a number nor a word.')
   number = NUMBER.fullmatch(text)
+  if text.lower() in UNKNOWN or (not number and _is_float(text)):
+    raise UserError(
+      f'{where}: {name} {text!r} is neither a whole number nor a name.'
+    )
   if not number:
     return text
   digits = number[1]
@@ -166,6 +171,14 @@ def _label(row: Mapping[str, str], name: str, low: int, where: str) -> str:
       f'{where}: {name} {digits[:LONGEST]} is not from {low} to {raw.MAX_ID}.'
     )
   return str(int(digits))
+
+
+def _is_float(text: str) -> bool:
+  try:
+    float(text)
+  except ValueError:
+    return False
+  return True
 
 
 def write(dataset: raw.RawDataset, file: pathlib.Path) -> None:

@@ -30,7 +30,7 @@ from data.cuhk03_np.layout import MatImage
 
 # A file, or an image inside CUHK03's release.
 Source = pathlib.Path | MatImage
-JPEG_END = b'\xff\xd9'
+JPEG_END, JPEG_SCAN = b'\xff\xd9', b'\xff\xda'
 PNG_END = b'IEND\xaeB`\x82'
 WEBP = b'RIFF'  # the first bytes of the file, before its length
 LYING = (5, 6, 7, 8)  # EXIF orientations whose width is a height
@@ -201,7 +201,9 @@ def _has_end(image: Image.Image, data: bytes) -> bool:
     return codec != 'raw' or len(data) >= start + form[1] * height
   if image.format == 'WEBP':  # Pillow opens whole files only
     return True
-  return data.find(JPEG_END, encoding.start_of_pixels(data)) >= 0
+  if start := encoding.start_of_pixels(data):
+    return data.find(JPEG_END, start) >= 0
+  return data.rfind(JPEG_END) > data.rfind(JPEG_SCAN)  # an odd header
 
 
 def _is_cut_webp(data: bytes) -> bool:

@@ -340,7 +340,10 @@ def test_another_recipe_to_compare_with(tmp_path, capsys):
     '+30.0',
   ]
   assert cells(text, 'APNet-C_1')[3:] == ['1', '', '', '']
-  assert 'compared with seed 0 of APNet-C_2, mAP 20.0' in text
+  assert (
+    'APNet-C_2 is compared in seed 0 alone, in which it has, by recipe'
+    f' {recipe}, mAP 20.0.'
+  ) in text
   plot = tmp_path / 'plot.svg'
   against = f'--against_recipe={recipe}'
   assert report.main([*words, against, f'--plot={plot}']) == 0
@@ -348,6 +351,11 @@ def test_another_recipe_to_compare_with(tmp_path, capsys):
   capsys.readouterr()
   assert report.main([*words, against, f'--plot={plot}.x']) == 2
   assert f'--plot={plot}.x: Format' in capsys.readouterr().err
+  recipes = ['recipes', '--images=drawn', f'--plot={plot}']
+  assert report.main(recipes) == 0  # of the records: many, with long titles
+  assert 'circle_instead' in plot.read_text()
+  with pytest.raises(SystemExit):
+    report.main(['table3', f'--plot={plot}'])
   assert report.main([*words, '--target=no', f'--plot={plot}']) == 2
   assert 'there is no difference to draw' in capsys.readouterr().err
   assert report.main([*words, f'--recipe={recipe}']) == 0

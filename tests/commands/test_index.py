@@ -145,5 +145,7 @@ def test_removed_rows_leave_the_disk(run, folder, capsys):
   assert {'embeddings.bin', 'rows.jsonl'} & {*files()} == set()
   others = [f'--remove={i}.jpg' for i in range(20) if i not in (3, 4)]
   assert 'the next --add makes it again' in call(*others, '--compact')
+  out = call('--compact')
+  assert 'no removed row to take off' in out and 'is empty' in out
   assert sum(files()[f'{n}.2.bin'] for n in ('embeddings', 'codes')) == 0
   assert '20 embeddings' in call(f'--add={folder}/a.npz')

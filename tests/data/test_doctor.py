@@ -612,6 +612,11 @@ def test_the_end_of_a_thumbnail_is_not_the_end():
   # A phone's film follows the image, and may have any bytes.
   film = b'\0\0\0\x18ftypmp42\xff\xd9\xff\xda'
   assert images.check_bytes(nested + film).fault == ''
+  # Stray bytes between two segments, which Pillow skips.
+  place = 2 + len(header)
+  odd = nested[:place] + b'\0\0' + nested[place:]
+  assert images.check_bytes(odd).fault == ''
+  assert images.check_bytes(odd[:-2]).fault == 'truncated'
 
 
 def test_decoding_finds_what_is_broken_within(copied):

@@ -239,6 +239,11 @@ def test_files_are_added_with_one_check_and_one_recall(folder, tmp_path):
   index = store.Index(folder)
   assert len(recall.call_args[0][0]) == len(index) == 32
   assert index.info['recall'] == 0.5 and index.row(31)['path'] == '32.jpg'
+  paths = [write(tmp_path, 'e', [33]), tmp_path / 'none.npz']
+  with pytest.raises(UserError):
+    [*changes.add_files(folder, paths)]
+  index = store.Index(folder)  # whose recall was not measured
+  assert len(index) == 33 and index.info['recall'] is None
 
 
 def test_another_network_is_refused(folder, tmp_path):

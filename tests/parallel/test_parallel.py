@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import random
 import socket
 import subprocess
 import sys
@@ -21,8 +22,8 @@ PORTS = range(10_000, 30_000)  # systems draw from higher ones for any socket
 
 
 def free_port():
-  """Returns a port that nobody else takes before the caller's processes do."""
-  first = 100 * os.getpid()  # concurrent tests begin at ports of their own
+  """Returns a port that hardly anybody takes before the caller's processes."""
+  first = random.SystemRandom().randrange(len(PORTS))  # not a test's seed
   for i in range(len(PORTS)):
     port = PORTS[(first + i) % len(PORTS)]
     with socket.socket() as free, contextlib.suppress(OSError):

@@ -205,7 +205,7 @@ def interrupt(folder):
 
   if processes.is_first():
     signal.signal(signal.SIGALRM, stop_waiting)
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    signal.setitimer(signal.ITIMER_REAL, 1)
     with contextlib.suppress(InterruptedError):
       processes.wait_for_all()
     mark.touch()
