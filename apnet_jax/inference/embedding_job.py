@@ -1,12 +1,12 @@
 """Embeds many images into a file, and resumes where it was killed.
 
 OUTPUT.parts/job.json    the network and the images, which must not change
-OUTPUT.parts/N.npz       embeddings of part N, and what its files were like,
-                         written whole or not at all
+OUTPUT.parts/N.npz       embeddings of part N, and sizes and times of its files
 OUTPUT.parts/run.lock    lock of the call that writes here
 OUTPUT                   the file of embeddings, made of the parts at the end
 
-Parts belong to the job.json beside them: without one they are nobody's.
+A part is written whole or not at all. Parts belong to the job.json beside them:
+without one they are nobody's.
 """
 
 from collections.abc import Iterator
