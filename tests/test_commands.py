@@ -306,7 +306,7 @@ def test_grad_cam_is_compiled_once_for_all_data_sets(run, benchmarks, tmp_path):
 def test_a_report_that_fails_does_not_lose_the_metrics(
   run, benchmarks, tmp_path
 ):
-  """Those so far: the second data set is not evaluated any more."""
+  """The card of the first data set is kept; the second is not evaluated."""
   write_workdir_of_market(tmp_path)
   code = (
     'import runpy\n'

@@ -365,7 +365,7 @@ def test_a_changed_bit_is_an_error_where_it_is_read(
 
 @pytest.mark.parametrize('fast', [False, True])
 def test_rows_that_a_disk_lost_are_an_error(folder, fast):
-  """As after a power failure: their places in all files are zero."""
+  """After a power failure, the end of each file may read as zeros."""
   for name in ('embeddings.bin', 'codes.bin', 'rows.bin'):
     content = (folder / name).read_bytes()
     kept = len(content) // 30 * 20
