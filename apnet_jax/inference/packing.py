@@ -6,6 +6,7 @@ import os
 from apnet_jax import hub
 from apnet_jax.models import normalization
 from apnet_jax.retrieval import threshold as thresholds
+from apnet_jax.retrieval.card import step_of
 from apnet_jax.workdir import pack, restore, run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
 from apnet_jax.workdir.pack import CHECKPOINT, PREPROCESSING
@@ -89,7 +90,7 @@ def collect(
   if threshold and (threshold['step'], threshold['flip']) == (step, flip):
     parts[run_files.THRESHOLD_FILE] = threshold
   card = run_files.read_file(source, run_files.RESULT_FILE)
-  if card and _step(card) == step:
+  if card and step_of(card) == step:
     parts[run_files.RESULT_FILE] = pack.card_without_places(card)
   return parts
 
@@ -112,9 +113,3 @@ def preprocessing(config) -> dict:
     'average_with_mirror_image': config.eval.flip,
     'embedding_length': 1,
   }
-
-
-def _step(card: dict) -> int | None:
-  """Returns the step of a result card; None if it has cards of several sets."""
-  checkpoint = card.get('checkpoint')
-  return checkpoint.get('step') if isinstance(checkpoint, dict) else None

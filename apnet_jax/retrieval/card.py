@@ -344,3 +344,9 @@ def format_table(results: Mapping[str, RetrievalResult], ap: str) -> str:
       lines[i] += f'  {result.based_on}'
   warnings = [result.warning for result in results.values()]
   return '\n'.join([*lines, *dict.fromkeys(filter(None, warnings))])
+
+
+def step_of(card: object) -> int | None:
+  """Returns the step of a result card; None for cards of several data sets."""
+  checkpoint = card.get('checkpoint') if isinstance(card, Mapping) else None
+  return checkpoint.get('step') if isinstance(checkpoint, Mapping) else None

@@ -19,6 +19,7 @@ import numpy as np
 from scipy import special
 
 from apnet_jax.errors import UserError
+from apnet_jax.retrieval.card import step_of
 from apnet_jax.training import recipe
 from apnet_jax.workdir import json_files, metric_reader, run_files
 
@@ -236,12 +237,8 @@ def _different(ours, theirs) -> str:
 
 def _step_of(result: Mapping) -> int | None:
   """Returns the step of a run's result: a card, or cards of several sets."""
-  for card in (result, *result.values()):
-    if isinstance(card, Mapping) and isinstance(
-      checkpoint := card.get('checkpoint'), Mapping
-    ):
-      return checkpoint.get('step')
-  return None
+  steps = map(step_of, (result, *result.values()))
+  return next((step for step in steps if step is not None), None)
 
 
 def _read_run(workdir: str | os.PathLike) -> dict[str, Any]:
