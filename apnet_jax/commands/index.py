@@ -155,7 +155,11 @@ def check_projection(
   if store.has_rows(folder):
     index = store.Index(folder)
     kept = index.info['dimensions']
-    if index.is_projected and dimensions == kept:
+    if index.projection and dimensions == kept:
+      if whiten and not index.projection.is_whitened:
+        raise UserError(
+          f'--whiten is for a new index: {folder} exists, and is not whitened.'
+        )
       return False
     raise UserError(
       f'--dimensions and --fit are for a new index: {folder} exists, and keeps'

@@ -37,7 +37,7 @@ UNKNOWN = '?'  # identity or camera of an image that the pattern does not match
 def command() -> Callable:
   """Defines the absl flags of this command, and returns its `main(argv)`."""
   ckpt = flags.DEFINE_string('ckpt', None, cli.CKPT_HELP, required=True)
-  which = cli.define_which()
+  which, flip = cli.define_which(), cli.define_flip()
   output = flags.DEFINE_string('output', 'map.html', 'Page to write.')
   pattern = flags.DEFINE_string(
     'pattern',
@@ -56,7 +56,7 @@ def command() -> Callable:
     columns = {name: column[some] for name, column in source.columns.items()}
     identities, cameras = read_labels(columns, pattern.value)
     cli.quieten()
-    embedder = Embedder.load(ckpt.value, which.value)
+    embedder = Embedder.load(ckpt.value, which.value, flip=flip.value)
     paths = columns['path'].tolist()
     optional = set() if strict.value else {*paths}
     (found,) = image_files.embed_files(embedder, paths, optional=optional)

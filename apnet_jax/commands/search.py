@@ -249,7 +249,7 @@ def search_index(
   """
   index.check_network(network.fingerprint, 'this network')
   about, limit = network.about, network.threshold
-  if index.is_projected and threshold is None:
+  if index.projection and threshold is None:
     about, limit = NOT_OF_PROJECTED, None
   print(about, file=sys.stderr)
   optional = set() if strict else {*queries} - {*named}

@@ -41,6 +41,12 @@ class Projection:
     length = np.linalg.norm(short, axis=1, keepdims=True)
     return short / np.maximum(length, np.finfo(np.float32).tiny)
 
+  @property
+  def is_whitened(self) -> bool:
+    """True if components are scaled: those of PCA are vectors of length 1."""
+    lengths = np.linalg.norm(self.matrix, axis=0)
+    return not np.allclose(lengths, 1, atol=1e-3)
+
   def whitened(self) -> 'Projection':
     """Returns a projection whose components have equal variance."""
     return dataclasses.replace(

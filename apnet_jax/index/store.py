@@ -7,7 +7,7 @@ Rows can be added and removed. The files:
 - embeddings.bin: float32, float16 or int8 [rows, dimensions]
 - codes.bin: binary codes, uint64 [rows, words]; see `codes`
 - centre.npy: the centre of the codes, float32 [dimensions]
-- mean.npy: of a projection, if there is one; see `projection`
+- mean.npy: of a projection, if there is one; see `Projection`
 - matrix.npy: its matrix, float32 [features, dimensions]
 - rows.jsonl: columns of each row, such as its path, as JSON
 - rows.bin: the end of each line and checksums; see `files.ROW`
@@ -62,6 +62,7 @@ class Index:
       of those that were `removed`, and `recall`, the share of the ten closest
       rows that fast search finds.
     centre: float32 [dimensions], the centre of the codes.
+    projection: projection of the network's embeddings; None for none.
     removed: bool [rows], rows that were removed.
 
   Raises:
@@ -103,10 +104,10 @@ class Index:
       weakref.finalize(self, file.close)
       self._file = file.fileno()
     self.centre = self._load(files.CENTRE, (dimensions,))
-    self._projection = None
+    self.projection = None
     if files.MATRIX in self.info['arrays']:
       shape = self.info['features'], dimensions
-      self._projection = Projection(
+      self.projection = Projection(
         self._load(files.MEAN, shape[:1]),
         self._load(files.MATRIX, shape),
         self.info['fingerprint'],
@@ -146,16 +147,11 @@ class Index:
         f' {self.info["fingerprint"]}, that of {name} is {fingerprint}.'
       )
 
-  @property
-  def is_projected(self) -> bool:
-    """True if similarities are those of projected embeddings."""
-    return self._projection is not None
-
   def project(self, embeddings: np.ndarray) -> np.ndarray:
     """Projects embeddings of the network, float32 [rows, dimensions]."""
-    if self._projection is None:
+    if self.projection is None:
       return np.asarray(embeddings, np.float32)
-    return self._projection(embeddings)
+    return self.projection(embeddings)
 
   def stored(self, embeddings: np.ndarray) -> np.ndarray:
     """Returns embeddings of the network as the index would give them back.

@@ -85,6 +85,10 @@ def snapshot(root):
     ),
     ('short --add=few --dimensions=3', 'are for a new index'),
     ('short --add=few --fit=a', 'are for a new index'),
+    (
+      'short --add=few --fit=a --dimensions=2 --whiten',
+      'short exists, and is not whitened',
+    ),
     ('full --add=few --fit=a --dimensions=6', 'are for a new index'),
     ('short --add=few --dtype=int8', '--dtype=int8 is for a new index'),
     ('short --add=b', 'short is an index of another network'),

@@ -34,6 +34,7 @@ def test_components_are_the_largest_and_whitening_makes_them_equal(tmp_path):
     np.testing.assert_allclose(cosines, np.eye(3), atol=0.1)
     length = np.linalg.norm(short(rows), axis=1)
     np.testing.assert_allclose(length, 1, rtol=1e-5)
+    assert short.is_whitened == (short is not plain)
   np.testing.assert_allclose(np.linalg.norm(plain.matrix, axis=0), 1, rtol=1e-5)
 
 

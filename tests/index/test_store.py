@@ -288,7 +288,7 @@ def test_similarities_are_those_of_the_projection(tmp_path, dimensions):
   short = fitted.whitened()
   file = write(tmp_path, 'a', range(30))
   index, _, _ = changes.add(tmp_path / 'index', file, 'float32', short)
-  assert index.is_projected and index.info['dimensions'] == dimensions
+  assert index.projection and index.info['dimensions'] == dimensions
   expected = short(EMBEDDINGS)
   for fast in (False, True):
     ((rows, similarity),) = index.search(EMBEDDINGS[[35]], 30, fast)
