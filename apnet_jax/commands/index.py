@@ -81,8 +81,8 @@ def command() -> Callable:
     if fits:
       short = projection.fit(fit.value, dimensions.value)
       short = short.whitened() if whiten.value else short
-    elif fit.value or whiten.value:
-      print(f'{folder.value} keeps its projection, without --fit and --whiten')
+    elif fit.value:
+      print(f'{folder.value} keeps its projection: --fit is not used')
     if added.value:
       add_files(folder.value, added.value, dtype.value, short)
     if removed.value:

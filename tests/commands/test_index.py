@@ -127,7 +127,7 @@ def test_one_command_line_makes_an_index_and_adds_to_it(run, folder, capsys):
   (folder / 'fit.npz').unlink()  # not needed any more
   assert run(*call, f'--add={folder}/a.npz') == 0
   out = capsys.readouterr().out
-  assert 'nightly keeps its projection, without --fit and --whiten\n' in out
+  assert 'nightly keeps its projection: --fit is not used\n' in out
   assert 'added 16 rows' in out and 'added 4 rows' in out
   assert run(*call[:3]) == 0
 
