@@ -9,6 +9,7 @@ from apnet_jax.retrieval.card import WHOLE_GALLERY
 from apnet_jax.retrieval.diagnosis import by_difficulty
 from apnet_jax.retrieval.evaluation import Evaluation
 from apnet_jax.retrieval.ranked_lists import WRONG, RankedList, ranked_lists
+from apnet_jax.retrieval.threshold import describe
 from apnet_jax.visualize import heat_colours, page, thumbnails
 
 TEMPLATE = 'report.html.j2'
@@ -40,7 +41,8 @@ def page_data(
     card: result card of the evaluation.
     evaluated: evaluation of the benchmark.
     benchmark: queries and gallery that were evaluated.
-    image_bytes: budget for the images, in bytes of base 64.
+    image_bytes: budget for the images and their copies with heat maps, in
+      bytes of base 64.
     attend: function of two batches of images, uint8 [pairs, height, width, 3],
       that returns a heat map [pairs, height, width] in 0..1 for each image.
     attended: number of lists to add such maps to, the hardest first: those of
@@ -57,9 +59,12 @@ def page_data(
   some = wanted[thumbnails.evenly(len(wanted), thumbnails.SAMPLED)]
   batches = benchmark.gallery.batches(some, thumbnails.BATCH)
   sizes = thumbnails.bytes_by_height([i for batch in batches for i in batch])
-  images = len(order) + len(wanted)
+  # A copy with its map is about as large as the image. Each list has at most
+  # two pairs.
+  copies = 4 * min(attended, len(order))
+  images = len(order) + len(wanted) + copies
   height, fitting = thumbnails.choose_height(sizes, images, image_bytes)
-  lists = _choose_lists(lists, fitting)
+  lists = _choose_lists(lists, fitting - copies)
   return {
     'valid': len(order),
     'has_cameras': benchmark.has_cameras,
@@ -247,11 +252,19 @@ def in_words(card: Mapping) -> list[str]:
       f' {equal["threshold"]:.3f}, about this share of the pairs of one person'
       ' is rejected, and of the pairs of two persons accepted.'
     )
+    if stored := verification.get('stored_threshold'):
+      here = stored['here']
+      words.append(
+        f'{describe(stored["chosen"])} Here {100 * here["fpr"]:.3g}% of such'
+        f' pairs do (FPR), and {100 * here["tpr"]:.1f}% of the pairs of one'
+        ' person (TPR).'
+      )
   if reranked := card['reranked']:
     again = reranked['figures']
     words.append(
       f'After re-ranking ({reranked["variant"]}): mAP'
-      f' {100 * again["mAP"]:.1f}%, Rank-1 {100 * again["Rank-1"]:.1f}%.'
+      f' {100 * again["mAP"]:.1f}%, Rank-1 {100 * again["Rank-1"]:.1f}%. The'
+      ' charts and ranked lists of this page are those before re-ranking.'
     )
   if card['as_published'] is False:
     words.append(

@@ -7,6 +7,7 @@ import pytest
 from apnet_jax.commands import compare
 from apnet_jax.errors import UserError
 from apnet_jax.retrieval import card as cards
+from apnet_jax.retrieval import multi_query, verification
 from apnet_jax.visualize import (
   comparison_page,
   map_page,
@@ -83,6 +84,20 @@ def test_with_a_small_budget_the_page_says_that_queries_are_left_out():
   assert f'Shown are {number} of {worlds.QUERIES} queries' in text
 
 
+def test_copies_with_attention_are_within_the_budget():
+  def attend(*pair):
+    return [np.ones(images.shape[:3]) for images in pair]
+
+  evaluated = worlds.evaluate(1.4)
+  budget = len(
+    ''.join(report_page.page_data(*evaluated)['images']['thumbnail'])
+  )
+  data = report_page.page_data(*evaluated, budget, attend, attended=3)
+  maps = [text for pair in data['attention'].values() for text in pair]
+  assert len(data['queries']) < worlds.QUERIES and len(maps) >= 6
+  assert len(''.join(data['images']['thumbnail'] + maps)) < 1.1 * budget
+
+
 def test_attention_is_shown_for_the_first_and_the_closest_true_image():
   def attend(a, b):
     assert a.shape == b.shape == (2, 32, 16, 3)
@@ -97,6 +112,37 @@ def test_attention_is_shown_for_the_first_and_the_closest_true_image():
   assert data['attention'].keys() == expected
   for cold, hot in data['attention'].values():
     assert cold != hot
+
+
+@node.needed
+def test_the_dialog_says_how_to_read_attention():
+  def attend(*pair):
+    return [np.ones(images.shape[:3]) for images in pair]
+
+  averaged = {'query': multi_query.RULE}
+  averages = 'averages of several images of a person'
+  for rules, query, ranked in (
+    ({}, {}, ''),
+    ({}, averaged, averages),
+    ({'distance': 'euclidean'}, {}, 'Euclidean distances'),
+    ({'distance': 'euclidean'}, averaged, f'Euclidean distances of {averages}'),
+  ):
+    data = report_page.page_data(
+      *worlds.evaluate(1.4, **rules), attend=attend, attended=1
+    )
+    data['runs'][0]['card']['protocol'] |= query
+    first, last, legend = node.run(
+      report_page.make_page(data, 'Title'),
+      '(openPair(queries[0], 0, null), String(pair))',
+      '(openPair(queries[11], 0, null), String(pair))',
+      "element('legend')",
+      fields=FIELDS,
+    )
+    assert first.count('<figcaption>Grad-CAM<') == 2 and 'Click' in legend
+    assert 'red raises it most' in first and 'own maximum' in first
+    assert ('do not explain its order' in first) == bool(ranked)
+    assert not ranked or f'is ranked by {ranked}: ' in first
+    assert 'Grad-CAM' not in last
 
 
 def test_the_largest_copies_that_fit_are_chosen():
@@ -246,6 +292,7 @@ def test_the_warning_about_re_ranking_is_on_the_page():
   for warned in ({}, {'warning': None}):  # cards of earlier states have none
     words = report_page.in_words(card | {'reranked': reranked | warned})
     assert 'After re-ranking (k1=20)' in ' '.join(words) and all(words)
+    assert 'lists of this page are those before re-ranking' in ' '.join(words)
   warned = reranked | {'warning': 'k1 is too large.'}
   assert report_page.in_words(card | {'reranked': warned})[-1] == (
     'k1 is too large.'
@@ -296,6 +343,36 @@ def test_a_single_gallery_shot_is_said_beside_rank_k_and_cmc():
 
 
 FIELDS = {'order': 'hardest first', 'search': '', 'identity': ''}
+
+
+@node.needed
+def test_the_slider_starts_exactly_at_its_threshold():
+  card, evaluated, benchmark = worlds.evaluate(1.4)
+  counted = verification.count_pairs(evaluated.scores, evaluated.labels)
+  curve = card['verification']['curve']['threshold']
+  between = counted.at((curve[-2] + curve[-1]) / 2)  # no point of the curve
+  assert between['threshold'] not in curve
+  chosen = {'threshold': 0.5, 'dataset': 'duke', 'wanted_fpr': 0.001}
+  stored = {'stored_threshold': {'chosen': chosen, 'here': between}}
+  for more, start in (
+    ({}, card['verification']['equal_error']),
+    (stored, between),
+  ):
+    changed = card | {'verification': card['verification'] | more}
+    data = report_page.page_data(changed, evaluated, benchmark)
+    text = report_page.make_page(data, 'Title')
+    (drawn,) = node.run(text, "element('chart-panels')", fields=FIELDS)
+    shown = re.search(r'Threshold (\S+): (\S+)% .*? and (\S+)% of', drawn)
+    expected = start['threshold'], 100 * start['tpr'], 100 * start['fpr']
+    np.testing.assert_allclose(
+      [float(x) for x in shown.groups()], expected, atol=0.05
+    )
+    assert shown[1] == f'{start["threshold"]:.4f}'
+  words = ' '.join(report_page.in_words(changed))
+  assert 'Threshold 0.5000, chosen on duke: at most 0.001 of' in words
+  assert (
+    f'{100 * between["tpr"]:.1f}% of the pairs of one person (TPR)' in words
+  )
 
 
 @node.needed

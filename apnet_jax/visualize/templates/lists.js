@@ -112,8 +112,8 @@ function updateLists() {
 function large(image, caption, heat) {
   const figure = make('figure', { class: 'large' }, picture(image, caption));
   if (heat) figure.append(make('img', {
-    alt: `attention of ${caption}`, src: `data:image/webp;base64,${heat}`,
-  }));
+    alt: `Grad-CAM of ${caption}`, src: `data:image/webp;base64,${heat}`,
+  }), make('figcaption', {}, 'Grad-CAM'));
   figure.append(make('figcaption', {}, caption, make('br'), images.name[image],
     make('br'), view.describe(image)));
   return figure;

@@ -97,30 +97,36 @@ function verificationPanels(run) {
   });
   const mark = make('line', { y1: 12, y2: 244, stroke: 'var(--ink)', 'stroke-width': 2 });
   figure.svg.append(mark);
-  const start = stored ? stored.here.threshold : equal.threshold;
-  const nearest = curve.threshold.reduce((best, t, i) =>
-    Math.abs(t - start) < Math.abs(curve.threshold[best] - start) ? i : best, 0);
+  const start = stored ? stored.here : equal;
+  // The slider also stops at these two, which the curve need not have.
+  const known = [
+    ...curve.threshold.map((threshold, i) => ({
+      threshold, tpr: curve.tpr[i], fpr: curve.fpr[i], fnir: curve.fnir[i], fpir: curve.fpir[i],
+    })),
+    equal, start,
+  ];
+  const stops = [...new Map(known.map((point) => [point.threshold, point])).values()]
+    .sort((a, b) => a.threshold - b.threshold);
   const slider = make('input', {
-    type: 'range', min: 0, max: curve.threshold.length - 1, value: nearest, 'aria-label': 'threshold',
+    type: 'range', min: 0, max: stops.length - 1, value: stops.indexOf(start), 'aria-label': 'threshold',
   });
   const rates = make('p', { 'aria-live': 'polite', class: 'rates' });
   const update = () => {
-    const i = Number(slider.value);
-    const t = curve.threshold[i];
+    const { threshold: t, tpr, fpr, fnir, fpir } = stops[Number(slider.value)];
     const at = figure.svg.place(Math.min(range[1], Math.max(range[0], t)));
     mark.setAttribute('x1', at);
     mark.setAttribute('x2', at);
     slider.setAttribute('aria-valuetext', t.toFixed(3));
     rates.textContent =
-      `Threshold ${t.toFixed(4)}: ${percent(curve.tpr[i])} of the pairs of one person are accepted` +
-      ` (TPR), and ${number(100 * curve.fpr[i])}% of the pairs of two persons (FPR). ` +
-      `${percent(curve.fnir[i])} of the queries miss their person (FNIR); ` +
-      `${percent(curve.fpir[i])} would find somebody if their person were not in the gallery (FPIR).`;
+      `Threshold ${t.toFixed(4)}: ${percent(tpr)} of the pairs of one person are accepted` +
+      ` (TPR), and ${number(100 * fpr)}% of the pairs of two persons (FPR). ` +
+      `${percent(fnir)} of the queries miss their person (FNIR); ` +
+      `${percent(fpir)} would find somebody if their person were not in the gallery (FPIR).`;
   };
   slider.addEventListener('input', update);
   update();
-  figure.append(slider, rates, make('figcaption', {}, `${curve.threshold.length} thresholds, with exact rates` +
-    (stored ? '. The first shown is nearest to the stored threshold.' : '. The first shown is nearest to the equal error rate.')));
+  figure.append(slider, rates, make('figcaption', {}, `${stops.length} thresholds, with exact rates.` +
+    ` The first shown is ${stored ? 'the stored threshold' : 'that of the equal error rate'}.`));
   // The axis is logarithmic and has no place for a rate of 0.
   const against = (rates, y) => rates.map((x, i) => [x, y(i)]).filter((p) => p[0] > 0);
   const errors = [
@@ -194,7 +200,21 @@ function legend() {
     'not ranked'];
   return kinds
     .map(({ sign, word }, i) => used.has(i) ? `${sign} ${word}: ${meaning[i]}.` : '')
-    .filter(Boolean).join(' ') + (data.is_cosine ? ' Below each image: cosine similarity.' : '');
+    .filter(Boolean).join(' ') + (data.is_cosine ? ' Below each image: cosine similarity.' : '') +
+    (Object.keys(data.attention).length ? ' Click on an image of the hardest queries to see Grad-CAM, too.' : '');
+}
+
+// How to read the maps of a run, whose ranking may be by something else.
+function aboutMaps({ card: { protocol } }) {
+  const by = [
+    protocol.distance !== 'cosine' && 'Euclidean distances',
+    protocol.query && 'averages of several images of a person',
+  ].filter(Boolean).join(' of ');
+  return 'Grad-CAM of the cosine similarity of the query and one other image, without their' +
+    ' mirror images: red raises it most. The map of the query is that of its pair with the chosen' +
+    ' image. Each map is scaled to its own maximum; one without red means that no region raises' +
+    ' the similarity.' +
+    (by && ` This list is ranked by ${by}: the maps do not explain its order.`);
 }
 
 // A query with a found image, and with its first true match.
@@ -213,6 +233,7 @@ function larges(query, run, cell) {
   }
   if (!cell || cell.image !== list.match) parts.push(large(list.match,
     `✓ first true match, rank ${query.first[run]}${similarity(list.match_similarity)}`, matchHeat[1]));
+  if (chosen.length || matchHeat.length) parts.push(make('p', { class: 'note' }, aboutMaps(runs[run])));
   return parts;
 }
 
