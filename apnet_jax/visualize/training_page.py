@@ -1,11 +1,11 @@
 """The page of a training run, or of several: curves made of metrics.jsonl."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import os
 import pathlib
 
 from apnet_jax.paper.differences import differences
-from apnet_jax.visualize import page
+from apnet_jax.visualize import page, thumbnails
 from apnet_jax.workdir import metric_reader, run_files
 
 TEMPLATE = 'training.html.j2'
@@ -25,6 +25,7 @@ CHARTS = {
   'Gradient norm': (('train/gradient_norm',), 'log'),
   'Images per second': (('train/images_per_second',), 'linear'),
 }  # fmt: skip
+MAX_POINTS = 1000  # of a line
 TIMES = ('step', 'data', 'save', 'evaluation')  # train/seconds_NAME
 
 
@@ -49,7 +50,7 @@ def page_data(runs: Mapping[str, Sequence[Mapping]]) -> dict:
       }
       for i, (name, records) in enumerate(runs.items())
       for j, metric in enumerate(metrics)
-      if (points := list(_points(records, metric, scale)))
+      if (points := _points(records, metric, scale))
     ]
     if lines:
       charts.append({'title': title, 'scale': scale, 'lines': lines})
@@ -60,11 +61,20 @@ def page_data(runs: Mapping[str, Sequence[Mapping]]) -> dict:
   }
 
 
-def _points(records, metric: str, scale: str) -> Iterator[tuple]:
-  """Yields epoch and value of each record that has a metric to draw."""
-  for epoch, value in metric_reader.curve(records, metric):
-    if scale != 'log' or value > 0:
-      yield epoch, float(f'{value:.6g}')
+def _points(records, metric: str, scale: str) -> list[tuple]:
+  """Returns epoch and value of the records that have a metric to draw.
+
+  All evaluations are drawn. Of other records, at most `MAX_POINTS` are, evenly
+  spaced and with the last, so that the page of a long run stays small.
+  """
+  points = [
+    (epoch, float(f'{value:.6g}'))
+    for epoch, value in metric_reader.curve(records, metric)
+    if scale != 'log' or value > 0
+  ]
+  if metric.startswith('eval/'):
+    return points
+  return [points[i] for i in thumbnails.evenly(len(points), MAX_POINTS)]
 
 
 def _times(records) -> dict[str, float]:
@@ -106,6 +116,7 @@ def make_page(workdirs: Sequence[str | os.PathLike]) -> str:
     TEMPLATE,
     page_data(runs),
     title=f'Training of {", ".join(names)}',
+    most=MAX_POINTS,
     differences=found,
     steps={
       name: max((record['step'] for record in records), default=0)

@@ -114,6 +114,25 @@ def test_a_legend_names_the_colours(plane):
 
 
 @node.needed
+@pytest.mark.parametrize('cameras', [16, 17])
+def test_the_legend_is_in_the_order_of_numbers_and_not_too_long(plane, cameras):
+  of_csv = [str(i % cameras + 1) for i in range(60)]
+  legend, drawn = draw(
+    describe(plane, cameras=of_csv), "element('colours')", "element('map')"
+  )
+  named = re.findall(r'camera (\d+)', legend)
+  assert named == ([str(i) for i in range(1, 17)] if cameras == 16 else [])
+  assert ('17 colours: too many' in legend) == (cameras == 17)
+  fills = {*re.findall('fill="(.*?)"', drawn)}
+  hues, _, lightness = zip(*(re.findall(r'[\d.]+', x) for x in fills))
+  assert len(fills) == cameras and len({*lightness}) == 3
+  for i, hue in enumerate(hues):  # similar hues differ in lightness
+    for j in range(i):
+      apart = abs(float(hue) - float(hues[j]))
+      assert min(apart, 360 - apart) > 25 or lightness[i] != lightness[j]
+
+
+@node.needed
 def test_arrow_keys_go_through_the_images_that_are_chosen(plane):
   data = describe(plane, cameras=[3, 7] * 30)
 

@@ -53,6 +53,23 @@ def test_curves_are_those_of_the_records(tmp_path):
   assert 'Training of &lt;b&gt;' in text and '<b>' not in text
 
 
+def test_the_page_of_a_long_run_is_small_and_has_all_evaluations():
+  records = [
+    {'step': step, 'train/epoch': step, 'train/loss': step, 'eval/mAP': step}
+    for step in range(1, 5001)
+  ]
+  charts = training_page.page_data({'a': records})['charts']
+  loss, mAP = (
+    chart['lines'][0]['points']
+    for chart in charts
+    if chart['title'] in ('Loss', 'mAP and Rank-1')
+  )
+  assert len(loss) == training_page.MAX_POINTS and len(mAP) == 5000
+  assert loss[0] == (1, 1) and loss[-1] == (5000, 5000)
+  gaps = {b - a for (a, _), (b, _) in zip(loss, loss[1:])}
+  assert gaps <= {5, 6}
+
+
 @pytest.mark.parametrize(
   ('line', 'message'),
   [
@@ -119,7 +136,7 @@ def test_equal_values_are_drawn_without_a_browser(tmp_path, records):
 
 
 @node.needed
-@pytest.mark.parametrize('number', [1, 2])
+@pytest.mark.parametrize('number', [1, 2, 9, 20])
 def test_all_lines_of_a_chart_look_different(tmp_path, number):
   """Those of the chart with the most metrics, and their keys."""
   metrics, _ = max(training_page.CHARTS.values(), key=lambda c: len(c[0]))

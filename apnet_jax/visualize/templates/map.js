@@ -1,15 +1,16 @@
 const form = document.querySelector('form');
 const near = document.getElementById('near');
 const map = document.getElementById('map');
-const LEGEND = 30; // with more values, colours are too alike for a legend
+const LEGEND = 16; // with more values, colours are too alike for a legend
 let current = -1; // the image that is shown
 let chosen = []; // the images that pass the filter
 
-// Values in their order get hues that are far apart.
-function hues(values) {
-  const order = (a, b) => (a < b ? -1 : 1);
-  return new Map([...new Set(values)].sort(order).map(
-    (value, i) => [value, `hsl(${(i * 137.5) % 360} 70% 50%)`]));
+// Cameras of a CSV file are texts: 2 comes before 10 all the same.
+const { compare } = new Intl.Collator('en', { numeric: true });
+
+function coloursOf(values) {
+  return new Map([...new Set(values)].sort(compare).map(
+    (value, i) => [value, distinct(i)]));
 }
 
 function show(i) {
@@ -34,17 +35,18 @@ map.append(...points);
 function update() {
   const values = data[form.colour.value];
   const only = form.only.value.trim();
-  const hue = hues(values);
+  const colours = coloursOf(values);
   const passes = (i) => !only || String(values[i]) === only;
   chosen = [...points.keys()].filter(passes);
   points.forEach((point, i) => {
-    point.setAttribute('fill', hue.get(values[i]));
+    point.setAttribute('fill', colours.get(values[i]));
     point.classList.toggle('faint', !passes(i));
   });
   document.getElementById('count').textContent = `${chosen.length} of ${points.length} images`;
-  const named = hue.size > LEGEND ? [] : [...hue];
-  document.getElementById('colours').replaceChildren(...named.map(([value, colour]) => make(
-    'span', {}, make('i', { style: `background:${colour}` }), `${form.colour.value} ${value}`)));
+  const legend = colours.size > LEGEND ? [`${colours.size} colours: too many for a legend.`]
+    : [...colours].map(([value, colour]) => make(
+      'span', {}, make('i', { style: `background:${colour}` }), `${form.colour.value} ${value}`));
+  document.getElementById('colours').replaceChildren(...legend);
 }
 
 map.addEventListener('keydown', (event) => {

@@ -51,6 +51,11 @@ function logTicks(low, high) {
 // Dashes of the first lines of a chart, which tell them apart without colours.
 const dashes = [null, '6 4', '2 3', '8 3 2 3'];
 
+// Colours of any number of things, in their order: neighbours have hues that are
+// far apart, and those of similar hue, as the first and the ninth, differ in
+// lightness.
+const distinct = (i) => `hsl(${(i * 137.5) % 360} 70% ${[50, 36, 64][i % 3]}%)`;
+
 // Draws lines as SVG. Each line has points [x, y] and a colour, and may have a
 // dash, one of `dashes`, or be filled. Options: x and y, names of the axes;
 // xScale, yScale; xRange, yRange; label, a description of the chart.

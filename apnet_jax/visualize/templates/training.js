@@ -6,11 +6,12 @@ const palette = [
 // One run: a colour for each metric. Several: a colour for each run. The metrics
 // of a chart differ by their dashes, too.
 const several = data.times.length > 1;
+const colour = (i) => (data.times.length > palette.length ? distinct(i) : palette[i]);
 
 for (const { title, scale, lines } of data.charts) {
   const drawn = lines.map((line) => ({
     ...line,
-    colour: palette[(several ? line.run : line.metric) % palette.length],
+    colour: colour(several ? line.run : line.metric),
     dash: dashes[line.metric],
   }));
   document.getElementById('chart-panels').append(
