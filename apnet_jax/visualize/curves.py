@@ -14,7 +14,8 @@ from scipy.stats import norm
 GENUINE, IMPOSTOR = '#1a9641', '#d7191c'
 # Error rates on the axes of the DET curve.
 TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.05, 0.2, 0.5, 0.8, 0.95)
-MAX_CAMERAS = 20  # with more cameras, cells have no numbers
+# With more cameras, cells have no numbers, and an axis has at most 10 ticks.
+MAX_CAMERAS, FEW_TICKS = 20, 10
 
 
 def draw_verification(verification: Mapping) -> Image.Image:
@@ -37,12 +38,15 @@ def draw_verification(verification: Mapping) -> Image.Image:
 def _draw_histogram(axes, verification) -> None:
   """Draws histograms of the similarities of genuine and impostor pairs."""
   histogram = verification['histogram']
-  for name, colour in (('impostor', IMPOSTOR), ('genuine', GENUINE)):
+  # Hatches tell the two apart without colours.
+  for name, colour, hatch in (
+    ('impostor', IMPOSTOR, '///'), ('genuine', GENUINE, None),
+  ):  # fmt: skip
     counts = np.array(histogram[name])
     edges = np.linspace(histogram['from'], histogram['to'], len(counts) + 1)
     axes.stairs(
       counts / counts.sum(), edges, fill=True, alpha=0.5, color=colour,
-      label=f'{counts.sum():,} pairs of {_WORDS[name]}',
+      hatch=hatch, label=f'{counts.sum():,} pairs of {_WORDS[name]}',
     )  # fmt: skip
   equal = verification['equal_error']
   axes.axvline(equal['threshold'], color='black', lw=1, ls='--')
@@ -84,12 +88,14 @@ def _draw_det(axes, verification) -> None:
   Eurospeech 1997.
   """
   curve = {k: np.array(v) for k, v in verification['curve'].items()}
-  for false, missed, label in (
-    (curve['fpr'], 1 - curve['tpr'], 'pairs: FPR, 1 - TPR'),
-    (curve['fpir'], curve['fnir'], 'queries: FPIR, FNIR'),
+  for false, missed, label, dash in (
+    (curve['fpr'], 1 - curve['tpr'], 'pairs: FPR, 1 - TPR', '-'),
+    (curve['fpir'], curve['fnir'], 'queries: FPIR, FNIR', '--'),
   ):
     shown = (0 < false) & (false < 1) & (0 < missed) & (missed < 1)
-    axes.plot(norm.ppf(false[shown]), norm.ppf(missed[shown]), label=label)
+    axes.plot(
+      norm.ppf(false[shown]), norm.ppf(missed[shown]), dash, label=label
+    )
   ticks = norm.ppf(TICKS)
   labels = [f'{100 * tick:g}%' for tick in TICKS]
   axes.set_xticks(ticks, labels, rotation=45)
@@ -109,14 +115,19 @@ def draw_cameras(by_cameras: Mapping) -> Image.Image:
   Args:
     by_cameras: entry `by_cameras` in section `diagnosis` of a result card: the
       numbers of the cameras, and mAP [query cameras, gallery cameras] from 0 to
-      1, None where there is none.
+      1, None where there is none. Of many cameras, only some are named.
   """
   values = np.array(by_cameras['mAP'], np.float64)
   figure, (axes,) = _figure(1)
   image = axes.imshow(100 * values, cmap='viridis', vmin=0, vmax=100)
   rows, columns = values.shape
-  axes.set_yticks(range(rows), by_cameras['query_cameras'])
-  axes.set_xticks(range(columns), by_cameras['gallery_cameras'])
+  for axis, cameras in (
+    (axes.yaxis, by_cameras['query_cameras']),
+    (axes.xaxis, by_cameras['gallery_cameras']),
+  ):
+    number = len(cameras)
+    step = 1 if number <= MAX_CAMERAS else -(-number // FEW_TICKS)
+    axis.set_ticks(range(0, number, step), cameras[::step])
   if max(rows, columns) <= MAX_CAMERAS:
     for i, j in np.argwhere(~np.isnan(values)):
       axes.text(

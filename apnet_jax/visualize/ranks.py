@@ -12,7 +12,7 @@ from apnet_jax.retrieval.metrics import RetrievalResult
 
 GREEN, RED, BLUE, GREY = '#1a9641', '#d7191c', '#2c7bb6', '#555555'
 # All sizes are in pixels.
-BORDER, GAP = 4, 6  # the frame of an image; the space between images
+BORDER, GAP = 6, 6  # the frame of an image; the space between images
 CAPTION, HEADING = 30, 24  # heights of the text
 HEIGHT = 128  # height of a drawn image
 
@@ -43,10 +43,11 @@ def draw_ranking(
   """Draws the rankings of some queries, one line of images for each query.
 
   The query is on the left, in a blue frame. The gallery images follow, closest
-  first, in a green frame if they show the same person and in a red frame if
-  not. A caption states the identity and, if known, the camera. The caption of a
-  query also states its average precision in percent. The caption of a gallery
-  image also states the cosine similarity, if the ranking uses this distance.
+  first, in a green frame if they show the same person and in a double red frame
+  if not. A caption states the identity and, if known, the camera. The caption
+  of a query also states its average precision in percent. The caption of a
+  gallery image also states the cosine similarity, if the ranking uses this
+  distance.
 
   Args:
     evaluation: evaluation of the benchmark.
@@ -97,7 +98,10 @@ def _images(split, rows):
 
 
 def _cell(image: np.ndarray, colour: str, label: str) -> Image.Image:
-  """Draws an image in a coloured frame, with the caption `label` below."""
+  """Draws an image in a coloured frame, with the caption `label` below.
+
+  A red frame is double, for those who cannot tell it from a green one.
+  """
   height, width, _ = image.shape
   width = round(width * HEIGHT / height)
   picture = Image.fromarray(image).resize((width, HEIGHT))
@@ -105,6 +109,10 @@ def _cell(image: np.ndarray, colour: str, label: str) -> Image.Image:
   cell = Image.new('RGB', size, 'white')
   cell.paste(colour, (0, 0, size[0], HEIGHT + 2 * BORDER))
   cell.paste(picture, (BORDER, BORDER))
+  if colour == RED:
+    third = BORDER // 3
+    inner = (third, third, size[0] - third - 1, HEIGHT + 2 * BORDER - third - 1)
+    ImageDraw.Draw(cell).rectangle(inner, outline='white', width=third)
   ImageDraw.Draw(cell).text(
     (BORDER, HEIGHT + 2 * BORDER + 1), label, GREY, ImageFont.load_default(11)
   )

@@ -20,7 +20,10 @@ def test_pictures_are_drawn():
   red, green, _ = np.moveaxis(picture.astype(int), -1, 0)
   assert (green > red + 40).sum() > 1000 and (red > green + 40).sum() > 1000
 
-  roc, det = Figure().subplots(1, 2)
+  histogram, roc, det = Figure().subplots(1, 3)
+  curves._draw_histogram(histogram, summary)
+  hatches = [patch.get_hatch() for patch in histogram.patches]
+  assert len(set(hatches)) == 2  # for those who cannot tell red from green
   curves._draw_roc(roc, summary)
   curves._draw_det(det, summary)
   (line,) = roc.lines
@@ -45,3 +48,23 @@ def test_cameras_are_drawn():
   table = curves.draw_cameras(cameras)
   assert isinstance(table, Image.Image)
   assert len(np.unique(np.asarray(table.convert('L')))) > 20
+
+
+def test_of_many_cameras_some_are_named(monkeypatch):
+  figures = []
+  monkeypatch.setattr(curves, '_picture', figures.append)
+  for number, names in ((20, 20), (21, 7), (300, 10)):
+    named = [*range(1, number + 1)]
+    curves.draw_cameras(
+      {
+        'query_cameras': named[:3],
+        'gallery_cameras': named,
+        'mAP': [[0.5] * number] * 3,
+      }
+    )
+    axes, _ = figures.pop().axes
+    assert [x.get_text() for x in axes.get_yticklabels()] == ['1', '2', '3']
+    texts = [x.get_text() for x in axes.get_xticklabels()]
+    assert len(texts) == names
+    assert texts == [str(round(x) + 1) for x in axes.get_xticks()]
+    assert len(axes.texts) == (60 if number == 20 else 0)

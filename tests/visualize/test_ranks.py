@@ -57,6 +57,12 @@ def test_picture_shows_right_and_wrong():
   for colour in (ranks.GREEN, ranks.RED, ranks.BLUE):
     framed = (picture == ImageColor.getrgb(colour)).all(-1)
     assert framed.sum() > 2 * ranks.HEIGHT * ranks.BORDER
+  # A wrong frame is double: seen without colours, it differs from a right one.
+  for colour, double in ((ranks.GREEN, False), (ranks.RED, True)):
+    image = np.zeros((*SIZE, 3), np.uint8)
+    line = np.asarray(ranks._cell(image, colour, ''))[ranks.HEIGHT // 2]
+    frame = (line[: ranks.BORDER] == ImageColor.getrgb(colour)).all(-1)
+    assert frame[0] and frame[-1] and frame.all() != double
 
 
 def test_captions_name_cameras_if_there_are_any():

@@ -321,6 +321,24 @@ def test_all_figures_of_a_card_are_in_the_table():
 
 
 @node.needed
+def test_a_table_of_very_many_cameras_is_cut_off():
+  data = report_page.page_data(*worlds.evaluate(1.4))
+  for queries, gallery, rows, columns in ((2, 40, 2, 40), (50, 60, 40, 40)):
+    data['runs'][0]['card']['by_cameras'] = {
+      'query_cameras': [*range(1, queries + 1)],
+      'gallery_cameras': [*range(1, gallery + 1)],
+      'mAP': [[0.5] * gallery] * queries,
+      'queries': [[3] * gallery] * queries,
+    }
+    text = report_page.make_page(data, 'Title')
+    (drawn,) = node.run(text, "element('chart-panels')", fields=FIELDS)
+    assert drawn.count('title="3 queries"') == rows * columns
+    assert drawn.count('<th scope="row">c') == rows
+    assert drawn.count('<th scope="col">c') == columns
+    assert ('the first 40 of 60 cameras' in drawn) == (gallery == 60)
+
+
+@node.needed
 def test_a_single_gallery_shot_is_said_beside_rank_k_and_cmc():
   sentence = 'expected with one random gallery image of each identity'
   both = [

@@ -50,14 +50,18 @@ function cmcPanel() {
   });
 }
 
+const MOST_CAMERAS = 40; // in the rows and columns of a table
+
 function camerasPanel(run) {
   const grid = run.card.by_cameras;
+  const columns = grid.gallery_cameras.slice(0, MOST_CAMERAS);
+  const all = Math.max(grid.query_cameras.length, grid.gallery_cameras.length);
   const table = make('table', { class: 'heat' });
   table.append(make('tr', {}, make('th', {}, 'query \\ gallery'),
-    ...grid.gallery_cameras.map((c) => make('th', { scope: 'col' }, `c${c}`))));
-  grid.mAP.forEach((row, i) => {
+    ...columns.map((c) => make('th', { scope: 'col' }, `c${c}`))));
+  grid.mAP.slice(0, MOST_CAMERAS).forEach((row, i) => {
     table.append(make('tr', {}, make('th', { scope: 'row' }, `c${grid.query_cameras[i]}`),
-      ...row.map((value, j) => value === null
+      ...columns.map((_, j) => row[j]).map((value, j) => value === null
         ? make('td', {}, '–')
         : make('td', {
             title: `${grid.queries[i][j]} queries`,
@@ -67,7 +71,9 @@ function camerasPanel(run) {
   return make('figure', { class: 'panel' },
     make('h3', {}, title('mAP between cameras, in percent', run)),
     make('div', { class: 'scroll' }, table),
-    make('figcaption', {}, 'Each gallery camera alone; a bluer cell is better.'));
+    make('figcaption', {}, 'Each gallery camera alone; a bluer cell is better.' + (all > MOST_CAMERAS
+      ? ` Shown are the first ${MOST_CAMERAS} of ${all} cameras; cameras.png has all, result.json their numbers.`
+      : '')));
 }
 
 const title = (text, run) => (run.name ? `${text}: ${run.name}` : text);
