@@ -14,11 +14,14 @@ from typing import Any
 
 from absl import flags
 import ml_collections
+from ml_collections import config_flags
 import tqdm
 
 from apnet_jax import cli
+from apnet_jax.errors import UserError
 from apnet_jax.models.apnet import create_model
 from apnet_jax.models.counting import count
+from apnet_jax.models.network_fields import NETWORK_FIELDS
 from apnet_jax.models.pyramid import SplitError
 from apnet_jax.paper import variants
 from apnet_jax.paper.variants import VARIANTS
@@ -172,10 +175,27 @@ def _note_on_opcounter(rows: list[Mapping[str, Any]]) -> str:
     ' plus 1 for each element that a global average reads or writes. For'
     f' {rows[0]["network"]} this is {first["multiply_adds"] / 1e9:.4f} + 2 x'
     f' {first["normalized"] / 1e9:.4f} + {first["pooled"] / 1e9:.4f} ='
-    f' {first["operations"] / 1e9:.4f} G. Rounded to two decimals, the counts'
-    f" equal the paper's for {', '.join(equal) or 'no network'}"
-    + (f', but not for {", ".join(unequal)}.' if unequal else '.')
+    f' {first["operations"] / 1e9:.4f} G. To compare the counts with the'
+    " paper's, they are rounded to two decimals."
+    + (f' They are equal for {", ".join(equal)}.' if equal else '')
+    + (f' They differ for {", ".join(unequal)}.' if unequal else '')
   )
+
+
+def check_overrides(fields: Iterable[str]) -> None:
+  """Raises UserError for fields that every network of the paper sets itself.
+
+  Args:
+    fields: fields that the command line changes, as 'model.levels'.
+  """
+  own = {'data.image_size', *(f'model.{name}' for name in NETWORK_FIELDS)}
+  for field in fields:
+    if field in own:
+      raise UserError(
+        f'--config.{field} has no effect here: each network of the paper sets'
+        ' this field. Choose networks by --variant, or count the network of a'
+        ' configuration by python -m apnet_jax explain.'
+      )
 
 
 def command() -> Callable:
@@ -194,6 +214,7 @@ def command() -> Callable:
   def main(argv):
     cli.no_more_arguments(argv)
     cli.check_output(json.value)
+    check_overrides(config_flags.get_override_values(flags.FLAGS['config']))
     rows = [
       measure(name, config.value.model)
       for name in tqdm.tqdm(

@@ -267,7 +267,10 @@ def _fields(config) -> Iterator[str]:
 
 def _field(*cells: str) -> str:
   *others, last = cells
-  left = ''.join(f'{cell:{w}}' for cell, w in zip(others, FIELD_COLUMNS))
+  # A long value, such as the name of a file, moves those to its right.
+  left = ''.join(
+    f'{cell:{width - 2}}  ' for cell, width in zip(others, FIELD_COLUMNS)
+  )
   return (left + last).rstrip()
 
 

@@ -9,6 +9,7 @@ import pytest
 from apnet_jax import create_model
 from apnet_jax.commands import complexity
 from apnet_jax.commands.complexity import COLUMNS, WIDTH
+from apnet_jax.errors import UserError
 from apnet_jax.models import counting
 from apnet_jax.models.apnet import variable_shapes
 from apnet_jax.models.counting import count
@@ -195,6 +196,26 @@ def test_rows_say_what_does_not_divide():
     'apnet_s3 APNet-S_3 40.14 14 rows do not split into 4 256x128 5.270'.split()
   )
   assert 'never forms' in complexity.notes([row])[1]
+
+
+def test_notes_name_the_networks_that_differ_from_the_paper():
+  config = common.get_config().model
+  equal, unequal = (
+    complexity.measure(name, config) for name in ('apnet_c0', 'apnet_c3')
+  )
+  same = 'They are equal for apnet_c0.'
+  other = 'They differ for apnet_c3 (6.24, paper 6.25).'
+  for rows, expected in (
+    ([equal], same), ([unequal], other), ([equal, unequal], f'{same} {other}'),
+  ):  # fmt: skip
+    assert complexity.notes(rows)[1].endswith(f'two decimals. {expected}')
+
+
+def test_a_field_that_the_networks_set_is_an_error():
+  complexity.check_overrides(['model.reduction', 'model.dtype'])
+  for field in ('model.levels', 'model.backbone', 'data.image_size'):
+    with pytest.raises(UserError, match=f'--config.{field} has no effect'):
+      complexity.check_overrides(['model.reduction', field])
 
 
 def test_command_prints_and_writes(tmp_path):

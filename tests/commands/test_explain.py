@@ -377,6 +377,16 @@ def test_values_are_shown_as_they_are_typed():
   assert {value: explain.show(value) for value in shown} == shown
 
 
+def test_long_values_stand_apart():
+  config = market.get_config()
+  weights = 'hf://timm/resnet50.tv_in1k'
+  config.model.pretrained = weights
+  (row,) = (x for x in explain._fields(config) if 'pretrained' in x)
+  assert re.split('  +', row.strip())[:4] == [
+    'pretrained', weights, weights, 'IV.B',
+  ]  # fmt: skip
+
+
 def test_silence_of_the_paper():
   config = market.get_config()
   silent = {f for f, s in FIELD.items() if s.paper_value(config) is SILENT}
