@@ -71,6 +71,8 @@ class Benchmark:
       'MSMT17_V1'; '' if it is not known, or there is one only.
     names_are_images: whether a name in both query and gallery is one image, so
       that it need not be embedded twice.
+    first_camera: number that is shown for the camera with `camid` 0, because
+      the files of the images use it.
   """
 
   query: Split
@@ -81,6 +83,7 @@ class Benchmark:
   has_cameras: bool = dataclasses.field(default=True, kw_only=True)
   release: str = dataclasses.field(default='', kw_only=True)
   names_are_images: bool = dataclasses.field(default=False, kw_only=True)
+  first_camera: int = dataclasses.field(default=1, kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)

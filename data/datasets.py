@@ -184,7 +184,7 @@ def check_counts(
     counts_table(counts, published),
   ]
   unknown = [
-    f'{image.name}: camera {image.camid + 1}'
+    f'{image.name}: camera {image.camid + dataset.first_camera}'
     for image in unknown_cameras(layout, dataset.splits)
   ]
   if unknown and dataset.has_cameras:

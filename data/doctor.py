@@ -466,7 +466,7 @@ def draw_samples(report: Report, file: pathlib.Path, seed: int) -> None:
   """
   for dataset in report.datasets:
     if any(_images(dataset)):
-      samples.draw(dataset.images, dataset.first_camera, seed).save(file)
+      samples.draw(dataset.images, seed).save(file)
       return
   text = f'{file} is not written: there are no images'
   print(printable(text), file=sys.stderr)

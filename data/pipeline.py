@@ -58,6 +58,7 @@ def load(
     has_cameras=first.has_cameras,
     release='+'.join(one.release for one in benchmarks.values() if one.release),
     names_are_images=True,
+    first_camera=first.first_camera,
     num_classes=len(identities),
     steps_per_epoch=pk_sampler.steps_per_epoch(
       labels, config.train.P, config.train.K
@@ -139,6 +140,7 @@ def open_benchmark(
     has_cameras=prepared.dataset.has_cameras,
     release=prepared.dataset.release,
     names_are_images=True,
+    first_camera=prepared.dataset.first_camera,
   )
 
 

@@ -146,6 +146,8 @@ class RawDataset:
       images are not prepared.
     release: which of several published versions this is, where counts do not
       tell; '' if there is one only.
+    first_camera: number of the camera with `camid` 0, for people: 1 in
+      published data sets, whose files count cameras from 1.
   """
 
   root: pathlib.Path
@@ -155,6 +157,7 @@ class RawDataset:
   splits_made: bool = False
   doubt: Doubt | None = None
   release: str = ''
+  first_camera: int = 1
 
   def counts(self) -> dict[str, Counts]:
     """Returns the numbers of images, identities and cameras, by split."""

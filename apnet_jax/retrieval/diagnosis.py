@@ -38,7 +38,8 @@ def by_cameras(evaluation: Evaluation, benchmark: Benchmark) -> dict:
   For each gallery camera, queries are ranked against its images alone.
 
   Returns:
-    `query_cameras` and `gallery_cameras`: numbers of the cameras, from 1.
+    `query_cameras` and `gallery_cameras`: numbers of the cameras, as
+    in the files of the images.
     `queries[i][j]`: number of queries of query camera i with a match under
     gallery camera j. `mAP[i][j]`: their mAP, None if there are none.
   """
@@ -56,8 +57,8 @@ def by_cameras(evaluation: Evaluation, benchmark: Benchmark) -> dict:
       if len(found):
         mean[i, j] = found.mean()
   return {
-    'query_cameras': (cameras[0] + 1).tolist(),
-    'gallery_cameras': (cameras[1] + 1).tolist(),
+    'query_cameras': (cameras[0] + benchmark.first_camera).tolist(),
+    'gallery_cameras': (cameras[1] + benchmark.first_camera).tolist(),
     'queries': queries.tolist(),
     'mAP': [[None if np.isnan(x) else round(x, 6) for x in r] for r in mean],
   }

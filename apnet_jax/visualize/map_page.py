@@ -75,11 +75,12 @@ def page_data(evaluated: Evaluation, benchmark: Benchmark) -> dict:
     embeddings = embeddings / lengths
   rows = evaluated.gallery_rows[some]
   gallery = benchmark.gallery
+  cameras = gallery.camids[rows] + benchmark.first_camera
   return describe_points(
     embeddings,
     [str(name) for name in gallery.paths[rows]],
     gallery.pids[rows].tolist(),
-    (gallery.camids[rows] + 1).tolist() if benchmark.has_cameras else None,
+    cameras.tolist() if benchmark.has_cameras else None,
     thumbnails.encode_all(gallery, rows, HEIGHT),
     number,
   )

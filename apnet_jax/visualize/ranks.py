@@ -87,8 +87,9 @@ def draw_ranking(
 
 def _label(benchmark: Benchmark, split: Split, row: int) -> str:
   """Returns the identity and the camera of image `row`, for its caption."""
-  camera = f' c{split.camids[row] + 1}' if benchmark.has_cameras else ''
-  return f'{split.pids[row]}{camera}'
+  if not benchmark.has_cameras:
+    return f'{split.pids[row]}'
+  return f'{split.pids[row]} c{split.camids[row] + benchmark.first_camera}'
 
 
 def _images(split, rows):

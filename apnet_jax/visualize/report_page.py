@@ -180,7 +180,9 @@ def _lists_and_images(lists, evaluated, benchmark, height) -> dict:
     'name': [str(x) for split, rows, _ in parts for x in split.paths[rows]],
     'identity': [int(x) for split, rows, _ in parts for x in split.pids[rows]],
     'camera': [
-      int(x) + 1 for split, rows, _ in parts for x in split.camids[rows]
+      int(x) + benchmark.first_camera
+      for split, rows, _ in parts
+      for x in split.camids[rows]
     ],
     'thumbnail': [
       text

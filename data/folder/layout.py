@@ -94,7 +94,8 @@ class FolderLayout(raw.Layout):
   ) -> raw.RawDataset:
     """Makes a data set of images with named labels."""
     entries, more_notes = number(root, images)
-    return self._dataset(root, entries, (*notes, *more_notes))
+    dataset = self._dataset(root, entries, (*notes, *more_notes))
+    return dataclasses.replace(dataset, first_camera=0)
 
   def _dataset(
     self, root: pathlib.Path, entries: list[Entry], notes: tuple[str, ...]

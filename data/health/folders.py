@@ -137,16 +137,6 @@ class FoundDataset:
     except UserError:
       return []
 
-  @property
-  def first_camera(self) -> int:
-    """Number that the files use for the camera with camid 0."""
-    own = self.layout.dataset == 'folder' and (
-      self.layout.pattern
-      or csv_file.files_in(self.root)
-      or raw.missing_folders(self.root)
-    )
-    return 0 if own else 1
-
   def describe(self) -> str:
     """Returns a phrase that names the data set, as 'MSMT17, as published'."""
     title = self.layout.title

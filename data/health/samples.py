@@ -20,17 +20,16 @@ SPECIAL = {raw.DISTRACTOR_PID: 'distractor', raw.JUNK_PID: 'junk'}
 SampleRow = list[tuple[str, raw.RawImage]]  # captions and images
 
 
-def draw(dataset: raw.RawDataset, first_camera: int, seed: int) -> Image.Image:
+def draw(dataset: raw.RawDataset, seed: int) -> Image.Image:
   """Draws a row of images for each of a few identities of each split.
 
   Args:
     dataset: data set with at least one image.
-    first_camera: number in the captions for the camera with camid 0.
     seed: seed of the choice. Query and gallery show the same people.
   """
   counts = dataset.counts()
   rows = {
-    split: _choose(dataset, split, first_camera, random.Random(seed))
+    split: _choose(dataset, split, random.Random(seed))
     for split in raw.SPLITS
     if dataset.splits[split]
   }
@@ -52,7 +51,7 @@ def draw(dataset: raw.RawDataset, first_camera: int, seed: int) -> Image.Image:
 
 
 def _choose(
-  dataset: raw.RawDataset, split: str, first_camera: int, rng: random.Random
+  dataset: raw.RawDataset, split: str, rng: random.Random
 ) -> list[SampleRow]:
   """Chooses random identities of a split, and random images of each."""
   images_of = collections.defaultdict(list)
@@ -73,7 +72,8 @@ def _choose(
     text = f'{split} {who}' if who == str(pid) else who
     if dataset.has_cameras:
       text += '\ncamera {}'
-    rows.append([(text.format(i.camid + first_camera), i) for i in some])
+    first = dataset.first_camera
+    rows.append([(text.format(i.camid + first), i) for i in some])
   return rows
 
 

@@ -270,6 +270,7 @@ def test_takes_cameras_from_names_if_all_have_them(tmp_path):
   dataset = LAYOUT.read(tmp_path)
   assert dataset.has_cameras
   assert {i.camid for i in dataset.splits['gallery']} == {1, 3}
+  assert dataset.first_camera == 0
   assert 'no cameras' not in str(dataset.notes)
   images(tmp_path, 'gallery/0007/other.jpg')
   dataset = LAYOUT.read(tmp_path)
@@ -285,7 +286,9 @@ def test_takes_cameras_from_names_if_all_have_them(tmp_path):
 
 def test_reads_the_layout_of_market1501():
   root = pathlib.Path(__file__).parents[2] / 'data/market1501/dummy_data'
-  assert table(LAYOUT.read(root)) == table(datasets.find('market').read(root))
+  own, published = LAYOUT.read(root), datasets.find('market').read(root)
+  assert table(own) == table(published)
+  assert own.first_camera == published.first_camera == 1
 
 
 def test_hidden_files_and_folders_are_not_people(tmp_path):

@@ -223,6 +223,7 @@ def test_a_benchmark_is_a_feed_without_training(feed, config):
   assert benchmark.fingerprint == feed.fingerprint
   assert benchmark.summary in feed.summary
   assert benchmark.names_are_images and feed.names_are_images
+  assert benchmark.first_camera == feed.first_camera == 1
   for split in ('query', 'gallery'):
     one, other = getattr(benchmark, split), getattr(feed, split)
     np.testing.assert_array_equal(one.paths, other.paths)
@@ -277,7 +278,9 @@ def test_multi_query_of_own_images_averages_all_tested_ones(
     name='folder', test_fraction=1.0, pattern=r'(?P<pid>.)_(?P<camid>.)'
   )
   config.eval.multi_query = True
-  query = pipeline.open_benchmark(prepare.prepare(config.data), config).query
+  benchmark = pipeline.open_benchmark(prepare.prepare(config.data), config)
+  assert benchmark.first_camera == 0  # of camera 0 in the names
+  query = benchmark.query
   assert list(query.paths) == [
     f'{who}_{c}_0.webp' for who in 'ab' for c in '01'
   ]

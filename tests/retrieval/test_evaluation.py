@@ -424,6 +424,9 @@ def test_diagnosis_by_cameras_is_a_gallery_of_one_camera():
       else:
         assert found['mAP'][i][j] is None
   assert found['mAP'][0][0] is None  # the same camera is excluded
+  own = diagnosis.by_cameras(evaluated, make_benchmark(first_camera=0))
+  assert own['query_cameras'] == [0, 1]
+  assert own['gallery_cameras'] == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_diagnosis_lists_the_hardest_and_counts_matches():

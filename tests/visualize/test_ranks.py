@@ -66,8 +66,10 @@ def test_picture_shows_right_and_wrong():
 
 
 def test_captions_name_cameras_if_there_are_any():
-  for has_cameras, label in ((True, '2 c1'), (False, '2')):
-    images = benchmark(has_cameras=has_cameras)
+  for options, label in (
+    ({}, '2 c1'), ({'first_camera': 0}, '2 c0'), ({'has_cameras': False}, '2'),
+  ):  # fmt: skip
+    images = benchmark(**options)
     assert ranks._label(images, images.query, 1) == label
 
 

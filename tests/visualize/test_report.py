@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 
@@ -55,6 +56,20 @@ def test_the_page_has_each_image_once_and_the_figures_of_each_query(reports):
     ranked = [k for k in found['kinds'] if k <= 1]
     first = query['first'][0]
     assert (ranked + [0]).index(0) + 1 == min(first, len(ranked) + 1)
+
+
+@pytest.mark.parametrize('first', [0, 1])
+def test_cameras_have_the_numbers_of_the_files(first):
+  card, evaluated, benchmark = worlds.evaluate()
+  benchmark = dataclasses.replace(benchmark, first_camera=first)
+  images = report_page.page_data(card, evaluated, benchmark)['images']
+  queries = images['split'].count('query')
+  shown = dict(zip(images['name'][:queries], images['camera']))
+  query = benchmark.query
+  assert shown == dict(zip(query.paths, (query.camids + first).tolist()))
+  gallery = benchmark.gallery.camids[evaluated.gallery_rows]
+  on_map = map_page.page_data(evaluated, benchmark)['camera']
+  assert on_map == (gallery + first).tolist()
 
 
 def test_nothing_from_outside_is_parsed_as_html(reports):
