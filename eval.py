@@ -163,6 +163,8 @@ def main(argv):
       TEST_FRACTION.value, PATTERN.value, IGNORE_CAMERAS.value,
       FOLDERS_ARE_PEOPLE.value,
     )  # fmt: skip
+    if CHOOSE_THRESHOLD.value is not None:
+      check_single(configs)
     if REPORT.value:
       check_report(configs)
     devices.keep_compiled_programs(config.compilation_cache_dir)
@@ -325,8 +327,6 @@ def _check_threshold_flags(
       '--choose_threshold stores the threshold in the workdir, and --ckpt='
       f'{CKPT.value} is not writable: give a copy of it that is.'
     )
-  if len(DATASET.value) > 1:
-    raise UserError('--choose_threshold needs exactly one data set.')
   if config.eval.distance != 'cosine':
     raise UserError(
       '--choose_threshold needs cosine similarities, but config.eval.distance='
@@ -339,6 +339,21 @@ def _check_threshold_flags(
       '--choose_threshold needs pairs of single images, but'
       ' config.eval.multi_query=True averages several into a query: add'
       ' --config.eval.multi_query=False.'
+    )
+
+
+def check_single(names: Collection[str]) -> None:
+  """Raises UserError unless there is one data set to choose a threshold on.
+
+  A threshold chosen on a second data set would replace that of the first.
+
+  Args:
+    names: names of the data sets to evaluate on.
+  """
+  if len(names) > 1:
+    raise UserError(
+      f'--choose_threshold needs one data set, not {len(names)}'
+      f' ({", ".join(names)}): name it by --dataset and --data_dir.'
     )
 
 

@@ -530,11 +530,23 @@ def test_mistakes_are_messages(run, arguments, message, tmp_path):
   assert message in err
 
 
-def make_workdir(folder):
+def make_workdir(folder, name=''):
   """Makes what eval.py reads before it looks at its flags."""
-  json_files.write_json(folder / 'config.json', {'data': {'name': ''}})
+  json_files.write_json(folder / 'config.json', {'data': {'name': name}})
   with Checkpoints(folder) as checkpoints:
     checkpoints.save(1, {'w': np.zeros(1)})
+
+
+@pytest.mark.parametrize('asked', [False, True])
+def test_a_threshold_needs_a_single_data_set(run, tmp_path, asked):
+  """That of a second one would replace the first."""
+  names = 'market1501,dukemtmc_reid'
+  make_workdir(tmp_path, names)
+  flags = [f'--dataset={names}', '--data_dir=x'] * asked
+  _, err = run(
+    'eval.py', f'--ckpt={tmp_path}', '--choose_threshold=0.1', *flags, code=2
+  )
+  assert 'needs one data set, not 2 (market1501, dukemtmc_reid): name' in err
 
 
 def test_a_threshold_needs_a_workdir_to_write_to(run, tmp_path):
