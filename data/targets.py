@@ -41,9 +41,9 @@ def choose(
       empty for the folders of the training.
     allow_other_counts: value of --allow_other_counts. None keeps the value of
       the training on its own data set, and is False on other data sets.
-    test_fraction: value of --test_fraction. None keeps the value of the
-      training on its own data set, and is 1 on other data sets, because none of
-      their people were trained on.
+    test_fraction: value of --test_fraction, for own images. None keeps the
+      value of the training on its own data set, and is 1 on other data sets,
+      because none of their people were trained on.
     pattern: value of --pattern, for own images. None keeps the value of the
       training on its own data set, and is '' on other data sets.
     ignore_cameras: value of --ignore_cameras. None keeps the value of the
@@ -59,7 +59,8 @@ def choose(
     Whole configurations, by the names in `names`.
 
   Raises:
-    UserError: the flags contradict each other, or there is no such data set.
+    UserError: the flags contradict each other, one is for own images and there
+      are none, or there is no such data set.
   """
   if not names:
     names = config.data.name.split(',')
@@ -69,8 +70,14 @@ def choose(
     full = datasets.full_names(names)
     if directories:
       directories = datasets.directory_of_each(names, directories)
-    if pattern and 'folder' not in full:
-      raise FieldError('data.pattern', f'={pattern!r} is for own images.')
+    own_flags = {
+      'test_fraction': test_fraction,
+      'pattern': pattern,
+      'folders_are_people': folders_are_people,
+    }
+    for name, value in own_flags.items():
+      if value not in (None, '') and 'folder' not in full:
+        raise FieldError(f'data.{name}', f'={value!r} is for own images.')
   trained = datasets.single_sets(config.data)
   chosen = {}
   for i, name in enumerate(names):
@@ -92,10 +99,8 @@ def choose(
     own = full[i] == 'folder'
     flags = {
       'allow_other_counts': allow_other_counts,
-      'test_fraction': test_fraction,
-      'pattern': pattern if own else None,
-      'folders_are_people': folders_are_people if own else None,
       'ignore_cameras': ignore_cameras,
+      **(own_flags if own else {}),
     }
     fraction = data.test_fraction
     data.update({k: v for k, v in flags.items() if v is not None})

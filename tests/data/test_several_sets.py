@@ -112,9 +112,21 @@ def test_two_names_of_one_folder_are_refused(config):
     pipeline.load(config)
 
 
-def test_a_pattern_needs_own_images(config):
-  with pytest.raises(ValueError, match='--pattern=.* is for own images'):
-    targets.choose(config, ['duke'], ['here'], pattern='(?P<pid>.)')
+@pytest.mark.parametrize(
+  'flag',
+  [
+    {'pattern': '(?P<pid>.)'},
+    {'test_fraction': 0.3},
+    {'folders_are_people': True},
+  ],
+)
+def test_flags_for_own_images_need_some(config, flag):
+  (name,) = flag
+  with pytest.raises(ValueError, match=f'--{name}=.* is for own images'):
+    targets.choose(config, ['duke'], ['here'], **flag)
+  chosen = targets.choose(config, ['duke', 'folder'], ['here'], **flag)
+  assert chosen['folder'].data[name] == flag[name]
+  assert chosen['duke'].data[name] != flag[name]
 
 
 def test_a_run_knows_the_version_of_its_data_set(make_config, tmp_path):
