@@ -319,6 +319,8 @@ def _apply_rules(
 def rerank(evaluation: Evaluation, benchmark: Benchmark) -> RetrievalResult:
   """Computes the figures of an evaluation after k-reciprocal re-ranking.
 
+  A query that is in the gallery, too, counts once among the neighbours.
+
   Args:
     evaluation: an evaluation of the benchmark.
     benchmark: queries and gallery.
@@ -333,6 +335,7 @@ def rerank(evaluation: Evaluation, benchmark: Benchmark) -> RetrievalResult:
     rules.rerank_k1,
     rules.rerank_k2,
     rules.rerank_lambda,
+    evaluation.places,
   )
   return _figures(evaluation, benchmark, scores)
 

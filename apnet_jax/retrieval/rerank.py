@@ -50,6 +50,7 @@ def k_reciprocal_rerank(
   k1: int = K1,
   k2: int = K2,
   lambda_value: float = LAMBDA_VALUE,
+  places: np.ndarray | None = None,
 ) -> np.ndarray:
   """Computes distances re-ranked by k-reciprocal encoding.
 
@@ -66,6 +67,9 @@ def k_reciprocal_rerank(
     k2: number of nearest neighbours whose encodings are averaged, counting the
       image itself; 1 averages none.
     lambda_value: weight of the original distance, 0 to 1.
+    places: int [queries], index of each query in the gallery, -1 if it is not
+      there. An image that is in both counts once among the neighbours. Default:
+      no query is in the gallery.
 
   Returns:
     float32 [queries, gallery], from 0 (equal) to 1.
@@ -76,7 +80,7 @@ def k_reciprocal_rerank(
       lambda_value is not in 0 to 1.
   """
   scores = KReciprocal(
-    query_embeddings, gallery_embeddings, k1, k2, lambda_value
+    query_embeddings, gallery_embeddings, k1, k2, lambda_value, places
   )
   distances = np.empty((scores.queries, scores.gallery), np.float32)
   for start in range(0, scores.queries, QUERY_BLOCK):
@@ -104,6 +108,7 @@ class KReciprocal:
     k1: int = K1,
     k2: int = K2,
     lambda_value: float = LAMBDA_VALUE,
+    places: np.ndarray | None = None,
   ):
     for name, k in (('k1', k1), ('k2', k2)):
       if k < 1:
@@ -115,17 +120,19 @@ class KReciprocal:
     check_widths(query, gallery)
     self.queries, self.gallery = len(query), len(gallery)
     self._lambda = float(lambda_value)
-    images = np.concatenate([query, gallery])
+    # Row of each gallery image among all images, the queries first.
+    self._rows, others = _rows_of_gallery(self.queries, self.gallery, places)
+    images = np.concatenate([query, gallery[others]])
     stored = None
     if 4 * self.queries * len(images) <= MAX_STORED_BYTES:
       stored = np.empty((self.queries, len(images)), np.float32)
     encodings, maxima = _encode(images, k1, k2, stored)
     self._query, self._gallery = query, jnp.asarray(gallery)
-    self._stored = None if stored is None else stored[:, self.queries :]
+    self._stored = stored
     self._maxima = maxima[: self.queries, None]
     self._query_encodings = encodings[: self.queries]
     # By columns: `_jaccard` selects gallery images by their neighbours.
-    self._gallery_encodings = encodings[self.queries :].tocsc()
+    self._gallery_encodings = encodings[self._rows].tocsc()
 
   def block(self, rows: np.ndarray) -> np.ndarray:
     """Returns negative re-ranked distances of some queries.
@@ -142,7 +149,7 @@ class KReciprocal:
 
   def _original_distances(self, rows) -> np.ndarray:
     if self._stored is not None:
-      return self._stored[rows]
+      return self._stored[rows[:, None], self._rows]
     return np.asarray(_squared_distances(self._query[rows], self._gallery))
 
   def _jaccard(self, rows) -> np.ndarray:
@@ -158,6 +165,29 @@ class KReciprocal:
     sums = flat.astype(np.float32).reshape(shape)
     # Eq. 10. Encodings sum to 1, so that sums of minima and maxima sum to 2.
     return 1 - sums / (2 - sums)
+
+
+def _rows_of_gallery(
+  queries: int, gallery: int, places: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+  """Numbers all images: first the queries, then the rest of the gallery.
+
+  Args:
+    queries: number of queries.
+    gallery: number of gallery images.
+    places: see `k_reciprocal_rerank`.
+
+  Returns:
+    int [gallery], the number of each gallery image; and int [rest], indices of
+    the gallery images that are no queries.
+  """
+  rows = np.full(gallery, -1)
+  if places is not None:
+    both = np.flatnonzero(places >= 0)
+    rows[places[both]] = both
+  rest = np.flatnonzero(rows < 0)
+  rows[rest] = queries + np.arange(len(rest))
+  return rows, rest
 
 
 def _normalized(name: str, embeddings: np.ndarray) -> np.ndarray:

@@ -132,6 +132,24 @@ def test_reranking_ranks_by_its_distances(benchmark):
   assert result.mAP != evaluated.result.mAP
 
 
+def test_reranking_counts_an_image_once_though_it_is_in_both():
+  gallery = make_split(np.repeat(np.arange(1, 9), 5), np.arange(40))
+  benchmark = Benchmark(
+    gallery, gallery, 'noise', '', has_cameras=False, names_are_images=True
+  )
+  evaluated = evaluation.evaluate(embed, {}, benchmark, rules())
+  distance = apnet_jax.k_reciprocal_rerank(
+    evaluated.query_embeddings,
+    evaluated.gallery_embeddings,
+    places=np.arange(40),
+  )
+  expected = evaluate_scores(Matrix(-distance), evaluated.labels)
+  np.testing.assert_array_equal(
+    evaluation.rerank(evaluated, benchmark).average_precision,
+    expected.average_precision,
+  )
+
+
 def test_reranking_has_the_parameters_of_the_configuration(benchmark):
   config = common.get_config()
   config.eval = rules(rerank_k1=7, rerank_k2=3, rerank_lambda=0.85)

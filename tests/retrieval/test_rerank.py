@@ -113,6 +113,28 @@ def test_is_the_original(draw, seed, size, people, k1, k2, lambda_value):
   )
 
 
+@pytest.mark.parametrize('stored', [True, False])
+def test_an_image_that_is_query_and_gallery_counts_once(stored, monkeypatch):
+  if not stored:
+    monkeypatch.setattr(rerank, 'MAX_STORED_BYTES', 0)
+  x = crowd(0, 40, 4)
+  queries, gallery = np.arange(10), np.random.default_rng(1).permutation(38)
+  places = np.full(10, -1)  # the last two queries are not in the gallery
+  gallery += 2 * (gallery >= 8)
+  places[:8] = np.argsort(gallery)[:8]
+  distance = k_reciprocal_rerank(x[queries], x[gallery], places=places)
+  for query, row in enumerate(distance):
+    others = gallery != query
+    missing = [q for q in (8, 9) if q != query]
+    # All other images are the gallery of this query alone.
+    order = np.concatenate([gallery[others], missing]).astype(int)
+    (expected,) = densely(x[[query]], x[order], 20, 6, 0.3)
+    np.testing.assert_allclose(
+      row[others], expected[: others.sum()], rtol=0, atol=2e-6
+    )
+    np.testing.assert_allclose(row[~others], 0, atol=2e-6)
+
+
 def test_equal_images_are_not_told_apart():
   """All distances are 0; the original divides 0 by 0 here."""
   same = np.ones((30, 3))
