@@ -309,6 +309,7 @@ def _card():
       'skipped': 1,
       'names': 'x',
       'figures': {name: [0.5, 0.5, None] for name in figures},
+      'reranked': {name: [0.5, 0.5, None] for name in figures},
     },
     'gallery': {'of_query_identities': 3},
     'versions': {'jax': '0'},

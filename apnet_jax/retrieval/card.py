@@ -89,7 +89,6 @@ def result_card(
     shorter: figures with shorter embeddings by way of shortening, if any.
   """
   rules, ap = config.eval, config.eval.ap
-  per_query = result.query_figures(ap)
   warnings = [result.warning, dropped_warning(rules, benchmark)]
   return {
     'dataset': config.data.name,
@@ -133,7 +132,8 @@ def result_card(
       'skipped': result.num_skipped_queries,
       'names': digest(benchmark.query),
       'people': person_numbers(benchmark.query.pids),
-      'figures': {name: _rounded(v) for name, v in per_query.items()},
+      'figures': _figures_by_query(result, ap),
+      **({'reranked': _figures_by_query(reranked, ap)} if reranked else {}),
     },
     'gallery': gallery_counts(benchmark),
     'verification': verification,
@@ -262,6 +262,11 @@ def versions() -> dict[str, str]:
     with contextlib.suppress(metadata.PackageNotFoundError):
       found[name] = metadata.version(name)
   return found
+
+
+def _figures_by_query(result: RetrievalResult, ap: str) -> dict[str, list]:
+  """Returns each query's figures by name, for a result card."""
+  return {name: _rounded(v) for name, v in result.query_figures(ap).items()}
 
 
 def _rounded(values: np.ndarray) -> list[float | None]:

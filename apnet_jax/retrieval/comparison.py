@@ -13,6 +13,9 @@ from apnet_jax.workdir.json_files import read_json
 MUST_BE_EQUAL = ('dataset', 'fingerprint', 'protocol', 'gallery')
 # Fields of a card whose differences are only shown.
 MAY_DIFFER = ('checkpoint', 'network', 'recipe', 'versions')
+# With fewer people, the bootstrap sees too little of how people differ, and its
+# intervals are too short.
+FEW_PEOPLE = 20
 
 
 def read_cards(path: str) -> dict[str, dict]:
@@ -49,9 +52,10 @@ def _check(name: str, card) -> None:
   for figure, value in table_figures(card).items():
     if not isinstance(value, int | float) or not 0 <= value <= 1:
       raise UserError(f'{name}: {figure} is {value!r}, not in 0 to 1.')
-  per_query = card['queries'].get('figures', {})
-  if not isinstance(per_query, dict):
-    raise UserError(f'{name}: queries.figures is not a JSON object.')
+  for part in ('figures', 'reranked'):
+    if not isinstance(card['queries'].get(part, {}), dict):
+      raise UserError(f'{name}: queries.{part} is not a JSON object.')
+  per_query = query_figures(card)
   for figure, values in per_query.items():
     _check_values(f'{name}: {figure} of the queries', values)
   people = card['queries'].get('people', [])
@@ -69,13 +73,32 @@ def _check_values(name: str, values) -> None:
 
 
 def table_figures(card: Mapping) -> dict[str, float]:
-  """Returns mAP, mINP and Rank-k of a card, those after re-ranking last."""
+  """Returns mAP, mINP and Rank-k of a card, those after re-ranking last.
+
+  Those of shorter embeddings are not among them: they depend on the images that
+  the shortening was fitted on, and a card tells only how many these were.
+  """
   shown = _select(card['figures'])
   reranked = card.get('reranked')
   if isinstance(reranked, dict) and isinstance(reranked.get('figures'), dict):
-    again = _select(reranked['figures']).items()
-    shown |= {f'{name}, re-ranked': value for name, value in again}
+    shown |= _reranked(_select(reranked['figures']))
   return shown
+
+
+def query_figures(card: Mapping) -> dict[str, list]:
+  """Returns figures of each query by name, named as in `table_figures`.
+
+  Cards of earlier states lack those after re-ranking.
+
+  Args:
+    card: a result card.
+  """
+  queries = card['queries']
+  return queries.get('figures', {}) | _reranked(queries.get('reranked', {}))
+
+
+def _reranked(figures: Mapping) -> dict:
+  return {f'{name}, re-ranked': value for name, value in figures.items()}
 
 
 def _select(figures: Mapping) -> dict[str, float]:
@@ -161,6 +184,17 @@ class Differences:
       return queries
     return f'{len(np.unique(self.people)):,} people with {queries}'
 
+  @property
+  def warning(self) -> str:
+    """A warning if the bootstrap draws from few people, or ''."""
+    drawn = self.values if self.people is None else np.unique(self.people)
+    if len(drawn) >= FEW_PEOPLE:
+      return ''
+    return (
+      f'Warning: intervals of fewer than {FEW_PEOPLE} people are too short:'
+      ' they miss the true difference more often than the level says.'
+    )
+
 
 def paired_differences(a: Mapping, b: Mapping) -> Differences | None:
   """Subtracts the figures of each query in card A from those in card B.
@@ -172,13 +206,14 @@ def paired_differences(a: Mapping, b: Mapping) -> Differences | None:
   Returns:
     None unless both cards have figures of the same valid queries.
   """
+  figures = query_figures(a), query_figures(b)
   a, b = a['queries'], b['queries']
-  names = [n for n in a.get('figures', {}) if n in b.get('figures', {})]
+  names = [name for name in figures[0] if name in figures[1]]
   if a.get('names') is None or a['names'] != b.get('names') or not names:
     return None
   columns = [
-    [np.array(card['figures'][name], np.float64) for name in names]
-    for card in (a, b)
+    [np.array(of_card[name], np.float64) for name in names]
+    for of_card in figures
   ]
   if len({len(values) for of_card in columns for values in of_card}) > 1:
     return None
@@ -277,7 +312,7 @@ def compare(
     if paired
     else 'No interval: the cards do not have figures of the same queries.'
   )
-  return lines
+  return lines + [paired.warning] if paired and paired.warning else lines
 
 
 def remarks(a: Mapping, b: Mapping) -> list[str]:

@@ -109,6 +109,7 @@ def test_people_of_older_cards_are_those_of_the_other_card(cards):
   first = comparison.paired_differences(*cards)
   np.testing.assert_array_equal(first.people, people[1:])  # 0 has no match
   assert first.drawn == '59 people with 59 queries'
+  assert not first.warning
   older = [copy.deepcopy(card) for card in cards]
   del older[0]['queries']['people']
   found = comparison.paired_differences(*older)
@@ -116,6 +117,17 @@ def test_people_of_older_cards_are_those_of_the_other_card(cards):
   del older[1]['queries']['people']
   found = comparison.paired_differences(*older)
   assert found.people is None and found.drawn == '59 queries'
+
+
+@pytest.mark.parametrize('people', [19, 20])
+def test_intervals_of_few_people_are_warned_of(cards, tmp_path, capsys, people):
+  few = [copy.deepcopy(card) for card in cards]
+  for card in few:
+    card['queries']['people'] = [i % people for i in range(QUERIES)]
+  run(*write(tmp_path, A=few[0], B=few[1]))
+  out = capsys.readouterr().out
+  assert f'{people} people with 59 queries' in out
+  assert ('intervals of fewer than 20 people are too' in out) == (people < 20)
 
 
 def test_the_same_card_differs_by_nothing(cards):
@@ -242,6 +254,14 @@ def test_reranked_figures_stand_below(cards, tmp_path, capsys):
   out = capsys.readouterr().out
   (line,) = (x for x in out.splitlines() if x.startswith('mAP, re-ranked'))
   assert line.split()[2:] == ['50.0', '50.0', '+0.0']
+  for card in both:
+    again = {'mAP': card['queries']['figures']['Rank-1']}
+    card['queries'] = card['queries'] | {'reranked': again}
+  run(*write(tmp_path, A=both[0], B=both[1]))
+  lines = [x.split() for x in capsys.readouterr().out.splitlines()]
+  (first,) = (x for x in lines if x[:1] == ['Rank-1'])
+  (line,) = (x for x in lines if x[:2] == ['mAP,', 're-ranked'])
+  assert line[5:8] == first[4:7]  # the interval of the same values
 
 
 def test_a_record_with_a_card_is_read(cards, tmp_path):
@@ -278,6 +298,8 @@ def test_what_is_no_card_is_named(content, message, tmp_path):
     ('figures', {'Rank-1': 96.2}, 'Rank-1 is 96.2, not in 0 to 1'),
     ('queries', {'figures': [1]}, 'queries.figures is not a JSON object'),
     ('queries', {'figures': {'mAP': [2]}}, 'mAP of the queries is not a list'),
+    ('queries', {'reranked': [1]}, 'queries.reranked is not a JSON object'),
+    ('queries', {'reranked': {'mAP': [2]}}, 'mAP, re-ranked of the queries is'),
     ('queries', {'figures': {'mAP': 'all'}}, 'mAP of the queries is not a'),
   ],
 )

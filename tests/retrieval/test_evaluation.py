@@ -295,6 +295,11 @@ def test_a_card_says_how_it_was_made(benchmark):
     rerank.K1, rerank.K2, rerank.LAMBDA_VALUE
   )
   assert both['reranked']['figures']['mAP'] == reranked.mAP
+  again = both['queries'].pop('reranked')
+  np.testing.assert_allclose(
+    again['mAP'], reranked.average_precision, atol=1e-6
+  )
+  assert both['queries'] == plain['queries']
   assert both['figures'] == plain['figures']
   assert plain['as_published'] is False
   assert 'release' not in plain
