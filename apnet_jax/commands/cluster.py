@@ -11,7 +11,9 @@ grouped together.
 
 With --tracks, a track is grouped as a whole, by the mean of its embeddings. A
 box of track -1, or without a value there, is one of its own. If the files have
-a column of identities (--identities), the groups are compared with them:
+a column of identities (--identities), the groups are compared with them. Images
+without an identity, and junk (-1), are left out of the comparison. So are
+distractors and junk by a column role; without it, 0 is a person like others.
 
   purity        images that show the most frequent identity of their group
   completeness  images in the largest group of their identity
@@ -19,7 +21,7 @@ a column of identities (--identities), the groups are compared with them:
   recall        pairs of one person that are in one group
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import csv
 import os
 
@@ -72,16 +74,12 @@ def command() -> Callable:
       )
     cli.check_output(json.value)
     cli.check_output(output.value, '--output')
-    columns, embeddings, stored = read_files(argv[1:])
-    threshold = stored if given.value is None else given.value
-    if threshold is None:
-      raise UserError(
-        'no threshold is known: give --threshold, or let eval.py choose one'
-        ' (--choose_threshold) before the images are embedded.'
-      )
+    columns, embeddings, threshold = read_files(argv[1:], given.value)
     people = group(columns, embeddings, threshold, tracks.value)
     write_people(output.value, columns, people)
-    figures = describe(people, columns.get(identities.value))
+    figures = describe(
+      people, embedding_files.read_identities(columns, identities.value)
+    )
     figures['threshold'] = threshold
     print(format_figures(figures))
     print(f'wrote {output.value}')
@@ -92,16 +90,22 @@ def command() -> Callable:
 
 
 def read_files(
-  paths: Sequence[str],
-) -> tuple[dict[str, np.ndarray], np.ndarray, float | None]:
+  paths: Sequence[str], threshold: float | None = None
+) -> tuple[dict[str, np.ndarray], np.ndarray, float]:
   """Reads files of embeddings that one network has made.
+
+  Args:
+    paths: the files.
+    threshold: threshold to use; None for the one that was stored with the
+      network when a file was made.
 
   Returns:
     The columns that all files have, by name; float32 [rows, features]; and the
-    threshold that was stored with the network, None if there was none.
+    threshold.
 
   Raises:
-    UserError: a file cannot be read, or is of another network.
+    UserError: a file cannot be read, or is of another network; or the files
+      have no threshold, or different ones.
   """
   tables, embeddings, infos = [], [], []
   for path in paths:
@@ -116,8 +120,25 @@ def read_files(
       )
   names = [name for name in tables[0] if all(name in t for t in tables)]
   columns = {n: np.concatenate([t[n] for t in tables]) for n in names}
-  threshold = infos[0].get('threshold')
+  if threshold is None:
+    threshold = _stored_threshold(infos)
   return columns, np.concatenate(embeddings), threshold
+
+
+def _stored_threshold(infos: Sequence[Mapping]) -> float:
+  """Returns the threshold in the fields `info` of files of embeddings."""
+  stored = {info.get('threshold') for info in infos} - {None}
+  if not stored:
+    raise UserError(
+      'no threshold is known: give --threshold, or let eval.py choose one'
+      ' (--choose_threshold) before the images are embedded.'
+    )
+  if len(stored) > 1:
+    raise UserError(
+      'the files were made with different thresholds'
+      f' ({", ".join(map(str, sorted(stored)))}): give one by --threshold.'
+    )
+  return stored.pop()
 
 
 def group(
@@ -174,7 +195,7 @@ def describe(people: np.ndarray, identities: np.ndarray | None) -> dict:
 
   Args:
     people: int [rows], the person of each image.
-    identities: [rows]; None if they are not known.
+    identities: the result of `embedding_files.read_identities`.
   """
   sizes = np.bincount(people)
   figures: dict[str, float] = {
@@ -185,8 +206,14 @@ def describe(people: np.ndarray, identities: np.ndarray | None) -> dict:
   }
   if identities is None:
     return figures
-  figures['identities'] = len(np.unique(identities))
-  return figures | clustering.compare_with_identities(people, identities)
+  known = identities != embedding_files.UNKNOWN
+  figures['images of no known person'] = int((~known).sum())
+  figures['identities'] = len(np.unique(identities[known]))
+  if not known.any():
+    return figures
+  return figures | clustering.compare_with_identities(
+    people[known], identities[known]
+  )
 
 
 def format_figures(figures: dict) -> str:
@@ -203,4 +230,8 @@ def format_figures(figures: dict) -> str:
       for name in ('purity', 'completeness', 'precision', 'recall')
     )
     text += f'\n{figures["identities"]:,} identities are known: {shares}'
+  if unknown := figures.get('images of no known person'):
+    text += (
+      f'\nleft out of this: {counted(unknown, "image")} of no known person'
+    )
   return text

@@ -9,7 +9,6 @@ from apnet_jax.inference import embedding_files
 from apnet_jax.retrieval import metrics
 
 ROWS = 5000  # images at most, since each is compared with all others
-JUNK = '-1'
 SAMPLE = 100  # rows that are searched for to measure the recall
 TOP = 10  # of the recall
 ROUNDING = 1e-5  # of similarities, by which rows count as equally close
@@ -18,8 +17,9 @@ ROUNDING = 1e-5  # of similarities, by which rows count as equally close
 def measure(index: Index, path: str | os.PathLike) -> dict[str, float] | None:
   """Measures how much mAP shortened embeddings lose, on known identities.
 
-  Each image is a query among all others. Images of its person under its camera
-  are not counted, if cameras are known.
+  Each image of a known person (`embedding_files.read_identities`) is a query
+  among all others of them. Images of its person under its camera are not
+  counted, if cameras are known.
 
   Args:
     index: the index, which says how embeddings are shortened.
@@ -31,15 +31,16 @@ def measure(index: Index, path: str | os.PathLike) -> dict[str, float] | None:
     two images show the same person.
   """
   with embedding_files.reading(path) as file:
-    if 'pid' not in file.columns:
+    identities = embedding_files.read_identities(file.columns)
+    if identities is None:
       return None
-    kept = _choose(file.columns['pid'].astype(str))
+    kept = _choose(identities)
     full = np.concatenate(
       [np.zeros((0, file.dimensions), np.float32)]
       + [block[kept[rows]] for rows, block in _numbered(file.blocks)]
     ).astype(np.float32)
     columns = {name: values[kept] for name, values in file.columns.items()}
-  pids = np.unique(columns['pid'].astype(str), return_inverse=True)[1]
+  pids = np.unique(identities[kept], return_inverse=True)[1]
   # Without cameras, an image is alone under its own.
   camids = np.unique(
     columns.get('camid', np.arange(len(pids))), return_inverse=True
@@ -60,7 +61,7 @@ def _choose(pids: np.ndarray) -> np.ndarray:
   people, person, counts = np.unique(
     pids, return_inverse=True, return_counts=True
   )
-  counts[people == JUNK] = 0
+  counts[people == embedding_files.UNKNOWN] = 0
   step = max(1, -(-counts.sum() // ROWS))
   chosen = (np.cumsum(counts > 0) % step == 0) & (counts > 0)
   chosen &= np.cumsum(counts * chosen) <= ROWS

@@ -29,7 +29,8 @@ def test_files_of_one_network_are_grouped_together(tmp_path):
   assert threshold == 0.5 and embeddings.dtype == np.float32
   people = cluster.group(columns, embeddings, threshold, by_track=False)
   assert people.tolist() == [0, 1, 0, 2, 1] * 2
-  figures = cluster.describe(people, columns['pid']) | {'threshold': 0.5}
+  identities = embedding_files.read_identities(columns)
+  figures = cluster.describe(people, identities) | {'threshold': 0.5}
   assert cluster.format_figures(figures) == (
     '10 images, 3 people at threshold 0.500: 0 with one image, the largest'
     ' with 4\n3 identities are known: purity 100.0%, completeness 100.0%,'
@@ -57,6 +58,39 @@ def test_embeddings_of_other_networks_are_refused(tmp_path):
   files = [write(tmp_path / f'{x}.npz', x) for x in 'ab']
   with pytest.raises(UserError, match='b.npz has embeddings of network b'):
     cluster.read_files(files)
+
+
+def test_the_threshold_is_the_one_that_is_known(tmp_path):
+  values = {'none': None, 'half': 0.5, 'again': 0.5, 'other': 0.6}
+  files = {n: write(tmp_path / f'{n}.npz', 'x', t) for n, t in values.items()}
+
+  def read(*names, given=None):
+    return cluster.read_files([files[name] for name in names], given)[-1]
+
+  assert read('none', 'half', 'again') == 0.5
+  assert read('half', 'other', given=0.7) == 0.7
+  with pytest.raises(UserError, match=r'thresholds \(0.5, 0.6\): give one by'):
+    read('half', 'other')
+  with pytest.raises(UserError, match='no threshold is known'):
+    read('none')
+
+
+@pytest.mark.parametrize('dtype', [int, str])
+def test_images_of_no_known_person_are_not_compared(dtype):
+  pids = np.array([0, 0, 7, -1, -1, 5, 5]).astype(dtype)
+  roles = np.array(['', 'person', '', '', '', 'distractor', 'junk'])
+  people = np.arange(7) // 2
+  found = embedding_files.read_identities({'pid': pids, 'role': roles})
+  assert found.tolist() == ['0', '0', '7', '', '', '', '']
+  figures = cluster.describe(people, found) | {'threshold': 0.5}
+  assert (figures['images'], figures['identities']) == (7, 2)
+  assert figures['recall'] == figures['precision'] == 1
+  assert cluster.format_figures(figures).endswith(
+    'recall 100.0%\nleft out of this: 4 images of no known person'
+  )
+  nobody = cluster.describe(people, np.array([''] * 7)) | {'threshold': 0.5}
+  assert 'purity' not in nobody
+  assert 'left out of this: 7 images' in cluster.format_figures(nobody)
 
 
 def test_a_track_stays_together_and_belongs_to_its_video(tmp_path):

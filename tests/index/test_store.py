@@ -422,13 +422,13 @@ def test_an_empty_index_is_said(folder):
 
 
 def test_the_cost_in_map_is_measured(tmp_path, monkeypatch):
-  people = np.array(['a', 'a', 'a', 'b', 'b', 'b', '-1', 'c'])
-  file = write(tmp_path, 'a', range(8), pid=people)
+  people = np.array(['a', 'a', 'a', 'b', 'b', 'b', '-1', 'c', '', ''])
+  file = write(tmp_path, 'a', range(10), pid=people)
   monkeypatch.setattr(embedding_files, 'BLOCK', 3)
   index, _, _ = changes.add(tmp_path / 'index', file)
   found = accuracy.measure(index, file)
-  kept = people != '-1'
-  full, pids = EMBEDDINGS[:8][kept], people[kept]
+  kept = ~np.isin(people, ['-1', ''])
+  full, pids = EMBEDDINGS[:10][kept], people[kept]
   signs = np.where(full > index.centre, 1.0, -1.0)
   assert found['images'] == 7
   for name, rows in ('full', full), ('index', full), ('codes', signs):
@@ -458,10 +458,11 @@ def mean_precision(rows, pids):
 
 def test_whole_people_are_chosen(monkeypatch):
   monkeypatch.setattr(accuracy, 'ROWS', 5)
-  pids = np.array(['a', 'b', 'c', 'd', '-1'] * 3)
+  pids = np.array(['a', 'b', 'c', 'd', ''] * 3)
   chosen = pids[accuracy._choose(pids)]
   assert 0 < len(chosen) <= 5
   assert all((chosen == pid).sum() == 3 for pid in chosen)
+  assert '' not in chosen
 
 
 # The command search
