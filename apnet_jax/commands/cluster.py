@@ -127,7 +127,8 @@ def read_files(
 
 def _stored_threshold(infos: Sequence[Mapping]) -> float:
   """Returns the threshold in the fields `info` of files of embeddings."""
-  stored = {info.get('threshold') for info in infos} - {None}
+  found = (info.get('threshold') for info in infos)
+  stored = {threshold for threshold in found if threshold is not None}
   if not stored:
     raise UserError(
       'no threshold is known: give --threshold, or let eval.py choose one'
