@@ -55,6 +55,10 @@ def held(workdir: str | os.PathLike, flag: str = '--workdir') -> Iterator[None]:
     thread = threading.get_ident()
     # Each opening of a file has a lock of its own, in one process too.
     taken = _held.get(folder) != thread and _take(file, workdir, flag)
+    if taken and not _lies_at(path, file):  # its holder removed it just now
+      with held(workdir, flag):
+        yield
+      return
     if taken:
       file.truncate(0)
       file.write(_this_process())
@@ -65,12 +69,11 @@ def held(workdir: str | os.PathLike, flag: str = '--workdir') -> Iterator[None]:
     finally:
       if taken and folder in _held:  # it is not in a forked process
         del _held[folder]
-        if os.listdir(path.parent) == [FILE]:
-          path.unlink()
-          path.parent.rmdir()
-          with contextlib.suppress(OSError):  # another run may be in one
-            for above in missing:
-              above.rmdir()
+        with contextlib.suppress(OSError):  # another run may enter a folder
+          if os.listdir(path.parent) == [FILE]:
+            path.unlink()
+            for emptied in (path.parent, *missing):
+              emptied.rmdir()
 
 
 def _take(file, workdir, flag: str) -> bool:
@@ -105,6 +108,14 @@ def _take(file, workdir, flag: str) -> bool:
     )
     return False
   return True
+
+
+def _lies_at(path: pathlib.Path, file) -> bool:
+  """Tells whether an open file is the one that a path leads to."""
+  try:
+    return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+  except FileNotFoundError:
+    return False
 
 
 def _this_process() -> str:

@@ -3,6 +3,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -123,6 +124,39 @@ def test_a_workdir_that_nothing_was_written_to_goes_again(tmp_path):
   with lock.held(tmp_path / 'a' / 'b' / 'run'):
     (tmp_path / 'a' / 'file').touch()  # of another run
   assert list((tmp_path / 'a').iterdir()) == [tmp_path / 'a' / 'file']
+
+
+def test_the_file_of_a_lock_may_go_before_it_is_locked(tmp_path, monkeypatch):
+  """The first run ends, and removes it, when the second has opened it."""
+  first, run, flock = contextlib.ExitStack(), tmp_path / 'run', fcntl.flock
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    pool.submit(first.enter_context, lock.held(run)).result()
+
+    def end_first(*arguments):
+      monkeypatch.setattr(fcntl, 'flock', flock)
+      pool.submit(first.close).result()
+      flock(*arguments)
+
+    monkeypatch.setattr(fcntl, 'flock', end_first)
+    with lock.held(run):
+      with (run / lock.FILE).open('a') as third:
+        with pytest.raises(BlockingIOError):
+          flock(third, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  assert not run.exists()
+
+
+def test_another_run_may_enter_a_folder_that_is_removed(tmp_path, monkeypatch):
+  rmdir = pathlib.Path.rmdir
+
+  def enter(folder):
+    monkeypatch.undo()
+    (folder / lock.FILE).touch()
+    rmdir(folder)
+
+  monkeypatch.setattr(pathlib.Path, 'rmdir', enter)
+  with lock.held(tmp_path / 'run'):
+    pass
+  assert (tmp_path / 'run' / lock.FILE).exists()
 
 
 def test_a_remote_folder_is_refused(tmp_path, monkeypatch):
