@@ -182,7 +182,8 @@ class Index:
     """Finds the closest rows of each query.
 
     Args:
-      queries: float [queries, features], embeddings of the network.
+      queries: float [queries, features], embeddings of the network; or one of
+        them, [features].
       top: number of rows to find for each query.
       fast: whether to compare only the embeddings whose binary codes are
         closest to that of the query; `info['recall']` says what is missed.
@@ -196,6 +197,12 @@ class Index:
     """
     if not len(self):
       raise UserError(f'the index {self._folder} is empty.')
+    queries, features = np.atleast_2d(queries), self.info['features']
+    if queries.shape[1:] != (features,):
+      raise UserError(
+        f'the queries are {list(queries.shape)}: give [queries, features], with'
+        f' the {features:,} features of the index {self._folder}.'
+      )
     yield from self.search_projected(self.project(queries), top, fast)
 
   def search_projected(

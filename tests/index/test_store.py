@@ -71,6 +71,15 @@ def test_the_closest_are_found(folder, fast):
   assert index.info['recall'] == 1
 
 
+def test_queries_are_checked(folder):
+  index = store.Index(folder)
+  ((rows, _),) = index.search(EMBEDDINGS[3], 5)
+  assert rows[0] == 3
+  for queries in (EMBEDDINGS[:2, :9], EMBEDDINGS[None], EMBEDDINGS[0, :9]):
+    with pytest.raises(UserError, match='features.*24 features of the index'):
+      next(index.search(queries, 5))
+
+
 def test_fast_search_compares_few_embeddings(folder, monkeypatch):
   monkeypatch.setattr(codes, 'CANDIDATES', 3)
   index = store.Index(folder)
