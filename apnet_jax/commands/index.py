@@ -5,8 +5,9 @@
 Files that the command embed wrote are added to the index, which is made at the
 first call. A file of another network is refused, and images that are in the
 index already are not added again. --remove takes images out by their paths: a
-search finds them no more. --compact also takes what was removed from the disk.
-`search --index=people` finds images in the index.
+search finds them no more. A call that also adds removes first, and so replaces
+an image. --compact also takes what was removed from the disk. `search
+--index=people` finds images in the index.
 
 The command says which share of the ten most similar images `search --fast`
 finds, measured on images of the index. If the file has columns `pid` (and
@@ -84,8 +85,8 @@ def command() -> Callable:
     elif fit.value:
       print(f'{folder.value} keeps its projection: --fit is not used')
     if added.value:
-      add_files(folder.value, added.value, dtype.value, short)
-    if removed.value:
+      add_files(folder.value, added.value, dtype.value, short, removed.value)
+    elif removed.value:
       with lock.held(folder.value, '--index'):
         count = store.Index(folder.value).remove(removed.value)
       print(f'removed {count:,}')
@@ -112,6 +113,7 @@ def add_files(
   paths: Sequence[str],
   dtype: str | None,
   short: projection.Projection | None,
+  removed: Sequence[str],
 ) -> None:
   """Adds files of embeddings, and prints what was added of each.
 
@@ -120,14 +122,21 @@ def add_files(
     paths: the files.
     dtype: value of --dtype.
     short: projection of the embeddings in a new index; None for none.
+    removed: paths of images that are removed before; see `changes.add_files`.
   """
-  for path, new, known in changes.add_files(folder, paths, dtype, short):
+  rows = len(store.Index(folder)) if removed else 0
+  for path, new, known in changes.add_files(
+    folder, paths, dtype, short, removed
+  ):
+    rows += new
     print(
       f'added {counted(new, "row")} of {path}; {known:,} were already in the'
       ' index, or twice in the file'
     )
     found = accuracy.measure(store.Index(folder), path)
     print(describe_accuracy(found), end='')
+  if removed:
+    print(f'removed {rows - len(store.Index(folder)):,}')
 
 
 def check_projection(

@@ -44,12 +44,15 @@ def add_files(
   paths: Sequence[str | os.PathLike],
   dtype: str | None = None,
   projection: Projection | None = None,
+  removed: Sequence[str] = (),
 ) -> Iterator[tuple[str | os.PathLike, int, int]]:
   """Adds files of embeddings to an index, which is made if there is none.
 
   A row whose columns are all in the index already, or in an earlier row of the
   same file, is not added again. The index
   is checked before the first file, and its recall measured after the last one.
+  Rows are removed together with the addition of the first file, so that it can
+  replace them.
 
   Args:
     folder: folder of the index.
@@ -57,6 +60,7 @@ def add_files(
     dtype: type of the embeddings, one of `files.DTYPES`; None for that of the
       index, or `DTYPE` in a new one.
     projection: projection of the embeddings in a new index; None for none.
+    removed: paths of images in the index that are removed.
 
   Yields:
     When a file was added: its path, the number of rows that were added, and of
@@ -65,12 +69,16 @@ def add_files(
   Raises:
     UserError: a file cannot be read or comes from another network, the folder
       is something else, another process writes into it, or it is an index that
-      is damaged or has another type.
+      is damaged, has another type, or lacks an image to remove.
   """
   folder = pathlib.Path(folder)
   has_rows(folder)  # before the lock leaves its file there
   with lock.held(folder, '--index'):
-    index, known = Index(folder) if has_rows(folder) else None, None
+    index, known = None, None
+    if removed or has_rows(folder):
+      index = Index(folder)
+    if index is not None and removed:
+      index.mark_removed(removed)  # written with the first file
     for path in paths:
       with embedding_files.reading(path) as file:
         blocks = file.blocks

@@ -22,7 +22,7 @@ overwritten by the next one. An index of no rows was not finished; it is made
 again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import itertools
 import json
 import os
@@ -193,7 +193,7 @@ class Index:
       first.
 
     Raises:
-      UserError: the index is empty.
+      UserError: the index is empty, or has embeddings of other `features`.
     """
     if not len(self):
       raise UserError(f'the index {self._folder} is empty.')
@@ -299,7 +299,7 @@ class Index:
     for number in range(len(self._rows)):
       yield files.read_line(path, self._text, self._rows, number)
 
-  def remove(self, paths: list[str]) -> int:
+  def remove(self, paths: Sequence[str]) -> int:
     """Removes all rows of these paths; returns their number.
 
     They stay in the files until `changes.compact` is called.
@@ -312,15 +312,13 @@ class Index:
     with lock.held(self._folder, '--index'):
       if files.read_info(self._folder) != self.info:
         raise UserError(f'{self._folder} has changed: open it again.')
-      removed = self._mark(paths)
-      count = int(removed.sum() - self.removed.sum())
-      self.info['removed'] = np.flatnonzero(removed).tolist()
+      before = len(self)
+      self.mark_removed(paths)
       files.write_info(self._folder, self.info)
-      self.removed = removed
-    return count
+    return before - len(self)
 
-  def _mark(self, paths: list[str]) -> np.ndarray:
-    """Marks rows of these paths, and those that are removed; see `remove`."""
+  def mark_removed(self, paths: Sequence[str]) -> None:
+    """Removes rows in memory, until index.json is written; see `remove`."""
     wanted, missing = set(paths), set(paths)
     removed = self.removed.copy()
     for row, line in enumerate(self._lines()):
@@ -338,7 +336,8 @@ class Index:
         f'{self._folder} would have more than {REMOVED:,} removed rows on disk:'
         ' call `index --compact` first.'
       )
-    return removed
+    self.info['removed'] = np.flatnonzero(removed).tolist()
+    self.removed = removed
 
 
 def has_rows(folder: str | os.PathLike) -> bool:

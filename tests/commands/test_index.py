@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from apnet_jax.commands import index
+from apnet_jax.index import store
 from apnet_jax.inference import embedding_files
 from tests.commands.running import in_this_process
 
@@ -93,6 +94,10 @@ def snapshot(root):
     ('short --add=few --dtype=int8', '--dtype=int8 is for a new index'),
     ('short --add=b', 'short is an index of another network'),
     ('short --remove=x.jpg', 'does not have 1 of 1 paths, as x.jpg'),
+    ('short --remove=x.jpg --add=few', 'does not have 1 of 1 paths, as x.jpg'),
+    ('short --remove=1.jpg --add=b', 'short is an index of another network'),
+    ('short --remove=1.jpg --add=few --dtype=int8', 'is for a new index'),
+    ('new --remove=1.jpg --add=few', 'new is not an index'),
     ('holiday --add=a', 'holiday is not an index, and not empty'),
   ],
 )
@@ -130,6 +135,16 @@ def test_one_command_line_makes_an_index_and_adds_to_it(run, folder, capsys):
   assert 'nightly keeps its projection: --fit is not used\n' in out
   assert 'added 16 rows' in out and 'added 4 rows' in out
   assert run(*call[:3]) == 0
+
+
+def test_an_image_is_replaced_by_one_call(run, folder, capsys):
+  call = f'--index={folder}/daily', f'--add={folder}/few.npz'
+  assert run(*call) == 0 and run(*call, '--remove=3.jpg') == 0
+  out = capsys.readouterr().out
+  assert 'added 1 row of' in out and 'removed 1\n4 embeddings' in out
+  kept = store.Index(folder / 'daily')
+  assert kept.removed.tolist() == [False] * 3 + [True, False]
+  assert kept.row(4) == kept.row(3)
 
 
 def test_removed_rows_leave_the_disk(run, folder, capsys):
