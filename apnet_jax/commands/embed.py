@@ -14,7 +14,9 @@ With --video the boxes lie in the frames of a video:
 The CSV file has the columns frame, x1, y1, x2, y2 and track; or it is a file of
 MOTChallenge (gt.txt, det.txt, or what a tracker writes), without a header. This
 needs PyAV (pip install '.[video]'). In place of x2 and y2 a CSV file may have
-widths and heights: x, y, w, h, or left, top, width, height.
+widths and heights: x, y, w, h, or left, top, width, height. The images of a
+sequence are named by a pattern (--video='DIR/%06d.jpg'), and their numbers are
+those of the frames.
 
 The file has the columns of the images, embeddings of length 1 and the
 fingerprint of the network. It is an .npz file of numpy, or a .parquet file
@@ -50,7 +52,9 @@ def command() -> Callable:
     embedding_files.DTYPES,
     'Type of the embeddings in the file; float16 takes half the space.',
   )
-  video = flags.DEFINE_string('video', None, 'Video with the boxes.')
+  video = flags.DEFINE_string(
+    'video', None, 'Video with the boxes, or images as DIR/%06d.jpg.'
+  )
   boxes = flags.DEFINE_string(
     'boxes',
     None,
@@ -59,8 +63,8 @@ def command() -> Callable:
   first_frame = flags.DEFINE_integer(
     'first_frame',
     None,
-    'Number of the first frame in the CSV file; default: 1 in a file of'
-    ' MOTChallenge, and 0 in any other.',
+    'Number that the CSV file gives the first frame of a video; default: 1 in a'
+    ' file of MOTChallenge, and 0 in any other.',
   )
   strict = flags.DEFINE_bool(
     'strict',

@@ -1,6 +1,6 @@
 """The images or boxes that the command embed embeds, one a row."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 import csv
 import glob
 import hashlib
@@ -132,12 +132,21 @@ def found_row(columns: Mapping[str, Any]) -> dict[str, Any]:
   found = {'image': columns['path']}
   for name, value in columns.items():
     if name in JUDGEMENT:
-      name = RENAMED + name
-      while name in columns:  # a CSV file may have this name, too
-        name = RENAMED + name
+      name = rename(name, columns)
     if name != 'path':
       found[name] = value
   return found
+
+
+def rename(name: str, columns: Container[str]) -> str:
+  """Returns a free name for a column, with `RENAMED` before its own one.
+
+  Args:
+    name: name of the column, which is needed for something else.
+    columns: names that are not free.
+  """
+  name = RENAMED + name
+  return rename(name, columns) if name in columns else name
 
 
 def read_picture(
@@ -209,8 +218,8 @@ def _find_one(name: str) -> dict[str, np.ndarray]:
     if not found:
       raise UserError(f'{path} lists no image.')
   elif glob.has_magic(name) and not path.exists():
-    matches = sorted(glob.glob(name, recursive=True))
-    found = [name for name in matches if images.is_image(pathlib.Path(name))]
+    matches = map(pathlib.Path, sorted(glob.glob(name, recursive=True)))
+    found = [str(match) for match in matches if images.is_image(match)]
     if not found:
       raise UserError(f'no image matches {name}.')
   else:
@@ -319,7 +328,11 @@ def _sized_box(names: Sequence[str]) -> tuple[str, ...]:
 def _check_names(
   names: Sequence[str], required: Sequence[str], path: pathlib.Path
 ) -> Sequence[str]:
-  """Returns the names; raises UserError if one is missing or not allowed."""
+  """Returns the names of columns, which may have no name.
+
+  Raises:
+    UserError: a name is missing, not allowed, or given twice.
+  """
   given = {*names, *(BOX if _sized_box(names) else ())}
   missing = [name for name in required if name not in given]
   some = [name for name in BOX if name in names]
@@ -330,6 +343,11 @@ def _check_names(
       f'{path} has no column {", ".join(missing)}; its first line is'
       f' {",".join(names)}.'
     )
+  for name in filter(None, names):
+    if names.count(name) > 1:
+      raise UserError(
+        f'{path} has two columns {name}: give one of them another name.'
+      )
   for name in (embedding_files.EMBEDDING, embedding_files.INFO):
     if name in names:
       raise UserError(
@@ -360,7 +378,7 @@ def _value(text: str, name: str, kinds, path: pathlib.Path, line: int):
       f' {LONGEST_FIELD:,} are the most.'
     )
   if name == 'path':
-    return os.path.join(path.parent, text)
+    return str(path.parent / text)
   kind = kinds.get(name, str)
   try:
     value = kind(text)
@@ -391,30 +409,39 @@ def parts(rows: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 class VideoRows:
-  """Boxes in the frames of a video, read by PyAV.
+  """Boxes in the frames of a video, or of a sequence of image files.
 
-  Frames are decoded in their order: `embed` must be called for growing rows.
+  A video is decoded in its order: `embed` must be called for growing rows.
 
   Args:
-    video: path of the video.
+    video: path of the video, read by PyAV, or pattern of the images, such as
+      'DIR/%06d.jpg'. The number of a frame is that in the name of its image.
     boxes: path of a CSV file with the columns frame, x1, y1, x2, y2 and track,
       or of one of MOTChallenge; see `mot_columns`.
-    first_frame: number of the first frame; None for 1 in a file of
+    first_frame: number of the first frame of a video; None for 1 in a file of
       MOTChallenge, and 0 in any other.
 
   Attributes:
     columns: arrays [rows] by name, sorted by frame.
-    first_frame: number of the first frame.
+    first_frame: number of the first frame; 0 for images.
 
   Raises:
-    UserError: PyAV is missing, or a file cannot be read.
+    UserError: PyAV is missing, a file cannot be read, or `first_frame` is given
+      for images.
   """
 
   def __init__(self, video: str, boxes: str, first_frame: int | None = None):
     from apnet_jax.inference import video as videos
 
     names = mot_columns(pathlib.Path(boxes))
-    if first_frame is None:
+    if is_sequence := videos.is_sequence(video):
+      if first_frame is not None:
+        raise UserError(
+          f'--first_frame is for videos: the images {video} have the numbers of'
+          ' their frames in their names. Leave it out.'
+        )
+      first_frame = 0
+    elif first_frame is None:
       first_frame = 1 if names else 0
     columns = read_csv(pathlib.Path(boxes), ('frame', *BOX, 'track'), names)
     order = np.argsort(columns['frame'], kind='stable')
@@ -425,9 +452,13 @@ class VideoRows:
         f'{boxes} has a frame {early}, but the first is {first_frame}'
         ' (--first_frame).'
       )
+    if 'path' in columns:
+      columns[rename('path', columns)] = columns.pop('path')
     self.columns = {'path': np.full(len(order), video), **columns}
     self._video, self.first_frame = video, first_frame
-    self._frames = videos.Frames(video)
+    self._frames: videos.ImageSequence | videos.Frames = (
+      videos.ImageSequence(video) if is_sequence else videos.Frames(video)
+    )
 
   def __len__(self) -> int:
     return len(self.columns['path'])

@@ -2,6 +2,7 @@ import csv
 import functools
 import pathlib
 import sys
+import wave
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ import pytest
 
 from apnet_jax.errors import UserError
 from apnet_jax.inference import crops, rows
+from apnet_jax.inference.video import Frames
 
 RNG = np.random.default_rng(0)
 
@@ -41,10 +43,13 @@ class Pixels:
 
 def test_images_are_found_by_all_kinds_of_names(folder):
   (folder / 'list.txt').write_text('below/c.png\n\na.png\n')
+  (folder / 'a.csv').write_text('path\nbelow/c.png\na.png\n')
   (folder / 'below' / 'table.csv').write_text('pid,path\n7,b.png\n')
   for names, expected in [
     (['.'], ['a.png', 'below/b.png', 'below/c.png']),
     (['below/*.png'], ['below/b.png', 'below/c.png']),
+    (['./below/*.png', './below'], ['below/b.png', 'below/c.png'] * 2),
+    (['./list.txt', './a.csv'], ['below/c.png', 'a.png'] * 2),
     (['**/*'], ['a.png', 'below/b.png', 'below/c.png']),
     (['list.txt', 'below/b.png'], ['below/c.png', 'a.png', 'below/b.png']),
   ]:
@@ -80,7 +85,7 @@ def test_bad_rows_are_counted_from_the_first(folder):
   found = rows.find(['boxes.csv'])
   found.embed(Pixels(), 1, 5, errors.__setitem__)
   assert [*errors] == [1, 3, 4]
-  assert 'box 0 of ./a.png lies outside' in str(errors[1])
+  assert 'box 0 of a.png lies outside' in str(errors[1])
   assert 'b.png cannot be read' in str(errors[4])
 
 
@@ -102,6 +107,7 @@ def test_bad_rows_are_counted_from_the_first(folder):
     ('path,x1,y1,x2,y2\na.png,1,2,3,-inf\n', "2: y2='-inf' is not finite"),
     ('path,info\na.png,1\n', 'a.csv has a column info.*another name'),
     ('embedding,path\n1,a.png\n', 'a.csv has a column embedding.*another na'),
+    ('path,pid,pid\na.png,1,2\n', 'a.csv has two columns pid: give one of'),
   ],
 )
 def test_what_is_no_table_is_said(content, message, folder):
@@ -138,7 +144,7 @@ def test_lines_end_at_line_ends_only(end, folder):
   lines = ['path,note', f'{names[0]},"two{end}lines"', f'{names[2]},x', '']
   write(folder / 'a.csv', end.join(lines), encoding='utf-8')
   found = rows.find(['a.csv']).columns
-  assert found['path'].tolist() == [f'./{names[0]}', f'./{names[2]}']
+  assert found['path'].tolist() == [names[0], names[2]]
   assert found['note'].tolist() == [f'two{end}lines', 'x']
 
 
@@ -280,22 +286,66 @@ def test_boxes_of_motchallenge_count_frames_from_one(video, folder):
     rows.VideoRows(video, str(table))
 
 
-def test_frames_may_be_a_folder_of_images(folder):
-  """As in a sequence of MOTChallenge."""
-  pytest.importorskip('av')
+@pytest.mark.parametrize('digits', ['06', ''])
+def test_images_of_a_sequence_have_the_numbers_of_their_names(folder, digits):
+  """As in a sequence of MOTChallenge, which may begin anywhere."""
   (folder / 'img1').mkdir()
-  for i in (1, 2):
+  pattern = f'img1/%{digits}d.png'
+  for i in (3, 5, 6, 7):
     image = Image.new('RGB', (32, 48), (16 * i,) * 3)
-    image.save(folder / 'img1' / f'{i:06d}.png')
-  (folder / 'gt.txt').write_text('2,5,0,0,9,9\n')
-  found = rows.VideoRows('img1/%06d.png', 'gt.txt')
-  assert found.embed(Pixels(), 0, 1, None)[0, 0] == 32
+    image.save(pattern % i)
+  (folder / (pattern % 5)).write_bytes(b'')
+  mot = [f'{i},5,0,0,9,9' for i in (7, 6, 5, 4, 3, 3)]
+  (folder / 'gt.txt').write_text('\n'.join(mot))
+  table = boxes(folder, *(f'{i},0,0,9,9,5' for i in (7, 6, 5, 4, 3, 3)))
+  for file in ('gt.txt', table):
+    found, errors = rows.VideoRows(pattern, file), {}
+    pixels = found.embed(Pixels(), 0, 6, errors.__setitem__)
+    assert pixels[[0, 1, 4, 5], 0].tolist() == [48, 48, 96, 112]
+    assert [*errors] == [2, 3]
+    assert f'{pattern % 4} cannot be read: ' in str(errors[2])
+    assert f'{pattern % 5} cannot be read: ' in str(errors[3])
+  with pytest.raises(UserError, match='--first_frame is for videos'):
+    rows.VideoRows(pattern, table, first_frame=1)
+  with pytest.raises(UserError, match='no image matches img2/%06d.png'):
+    rows.VideoRows('img2/%06d.png', table)
+
+
+def test_videos_of_phones_are_turned_upright(folder):
+  """Their header says how: here, by 90 degrees clockwise."""
+  av = pytest.importorskip('av')
+  pixels = np.zeros((48, 32, 3), np.uint8)
+  pixels[:, :16] = 255
+  with av.open('phone.mp4', 'w') as container:
+    stream = container.add_stream('mpeg4', rate=5)
+    stream.width, stream.height, stream.pix_fmt = 32, 48, 'yuv420p'
+    container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, 'rgb24')))
+    container.mux(stream.encode())
+  content = (folder / 'phone.mp4').read_bytes()
+  one, two = (1 << 16).to_bytes(4, 'big'), (1 << 30).to_bytes(4, 'big')
+  upright = b''.join([one, bytes(12), one, bytes(12), two])
+  minus = (-1 << 16).to_bytes(4, 'big', signed=True)
+  turned = b''.join([bytes(4), one, bytes(4), minus, bytes(16), two])
+  track = content.index(b'tkhd')
+  content = content[:track] + content[track:].replace(upright, turned, 1)
+  (folder / 'phone.mp4').write_bytes(content)
+  image = np.asarray(Frames('phone.mp4').read(0))
+  assert image.shape == (32, 48, 3)
+  assert image[:14].min() > 200 and image[18:].max() < 55
+
+
+def test_a_column_path_of_boxes_is_not_that_of_the_video(video, folder):
+  table = folder / 'boxes.csv'
+  table.write_text('path,frame,x1,y1,x2,y2,track\na.avi,0,0,0,9,9,1\n')
+  columns = rows.VideoRows(video, str(table)).columns
+  assert columns['path'].tolist() == [video]
+  assert columns['column_path'].tolist() == [str(folder / 'a.avi')]
 
 
 def test_a_box_may_have_a_width_and_a_height(folder):
   (folder / 'boxes.csv').write_text('w,path,x,y,h,pid\n4,a.png,1,2,5,7\n')
   (found,) = zip(*rows.find(['boxes.csv']).columns.values())
-  assert found == ('./a.png', '7', 1, 2, 5, 7)
+  assert found == ('a.png', '7', 1, 2, 5, 7)
   (folder / 'sizes.csv').write_text('path,width,height\na.png,10,20\n')
   assert [*rows.find(['sizes.csv']).columns] == ['path', 'width', 'height']
 
@@ -314,6 +364,11 @@ def test_what_is_no_video_is_said(video, folder, monkeypatch):
   with pytest.raises(UserError, match='has no column track'):
     (folder / 'x.csv').write_text('frame,x1,y1,x2,y2\n1,2,3,4,5\n')
     rows.VideoRows(video, str(folder / 'x.csv'))
+  with wave.open('a.wav', 'wb') as sound:
+    sound.setparams((1, 2, 8000, 0, 'NONE', ''))
+    sound.writeframes(bytes(1600))
+  with pytest.raises(UserError, match='a.wav .* it has no video stream'):
+    rows.VideoRows('a.wav', table)
   monkeypatch.setitem(sys.modules, 'av', None)
   with pytest.raises(UserError, match=r"needs av.*pip install '.\[video\]'"):
     rows.VideoRows(video, table)
