@@ -30,7 +30,7 @@ import numpy as np
 
 from apnet_jax import cli
 from apnet_jax.errors import UserError
-from apnet_jax.inference import embedding_files
+from apnet_jax.inference import embedding_files, rows
 from apnet_jax.printing import counted
 from apnet_jax.retrieval import clustering
 from apnet_jax.workdir import json_files
@@ -178,7 +178,11 @@ def group(
 def write_people(
   path: str | os.PathLike, columns: dict[str, np.ndarray], people: np.ndarray
 ) -> None:
-  """Writes a CSV file: the columns of the images, and their person."""
+  """Writes a CSV file: the columns of the images, and their person.
+
+  A column of the images that is called `person` gets another name.
+  """
+  names = [rows.rename(n, columns) if n == 'person' else n for n in columns]
   # A file name that is not UTF-8 keeps its bytes, so that it can be opened.
   with (
     whole(path) as part,
@@ -187,7 +191,7 @@ def write_people(
     ) as file,
   ):
     writer = csv.writer(file)
-    writer.writerow([*columns, 'person'])
+    writer.writerow([*names, 'person'])
     writer.writerows(zip(*columns.values(), people))
 
 

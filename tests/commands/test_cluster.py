@@ -54,6 +54,14 @@ def test_a_name_that_is_not_utf8_keeps_its_bytes(tmp_path):
   ]
 
 
+def test_a_column_person_of_the_images_is_renamed(tmp_path):
+  columns = {'path': ['a.jpg'], 'person': ['Ann'], 'column_person': ['x']}
+  cluster.write_people(tmp_path / 'people.csv', columns, np.array([7]))
+  assert (tmp_path / 'people.csv').read_text().split() == [
+    'path,column_column_person,column_person,person', 'a.jpg,Ann,x,7',
+  ]  # fmt: skip
+
+
 def test_embeddings_of_other_networks_are_refused(tmp_path):
   files = [write(tmp_path / f'{x}.npz', x) for x in 'ab']
   with pytest.raises(UserError, match='b.npz has embeddings of network b'):
