@@ -226,6 +226,10 @@ def read_upright(path: str | os.PathLike) -> Image.Image:
   try:
     with open_image(path) as image:
       return upright(image)
+  except Image.UnidentifiedImageError as error:
+    raise UserError(
+      f'{path} cannot be read: it is not a {FORMAT_NAMES} image, or is damaged'
+    ) from error
   except Exception as error:  # Pillow's readers raise errors of many classes
     raise UserError(f'{path} cannot be read: {error}') from error
 

@@ -159,8 +159,13 @@ def test_a_split_names_a_file_that_cannot_be_read(folder):
 def test_what_is_no_image_is_named(folder):
   whole = (folder / 'b.jpg').read_bytes()
   (folder / 'cut.jpg').write_bytes(whole[: len(whole) // 2])
-  for name in ('notes.txt', 'cut.jpg', 'gone.jpg'):
-    with pytest.raises(ValueError, match=f'{name} cannot be read'):
+  noise().save(folder / 'a.gif')
+  unknown = 'it is not a JPEG, PNG, BMP or WebP image, or is damaged'
+  for name, reason in (
+    ('notes.txt', unknown), ('a.gif', unknown), ('cut.jpg', '.*[Tt]runcated'),
+    ('gone.jpg', '.*No such file'),
+  ):  # fmt: skip
+    with pytest.raises(ValueError, match=f'{name} cannot be read: {reason}'):
       images.read_image(folder / name, (16, 8))
 
 

@@ -1,7 +1,7 @@
 """Images in all forms that an embedder takes, cropped to boxes and resized."""
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 import dataclasses
 import math
@@ -68,17 +68,27 @@ def frames(given, boxes=None, order: str = 'rgb') -> list[Frame]:
 def is_single(given) -> bool:
   """Returns whether this is one image, and not a sequence of images."""
   if isinstance(given, np.ndarray):
-    return given.ndim < 4
-  return isinstance(given, str | os.PathLike | Image.Image)
+    is_list = given.ndim == 1 and given.dtype.kind in 'OSU'  # of paths
+    return given.ndim < 4 and not is_list
+  if isinstance(given, str | bytes | bytearray | os.PathLike | Image.Image):
+    return True
+  # A file is iterable, but its lines are no images.
+  return hasattr(given, 'read') or not isinstance(given, Iterable)
 
 
 def _check_image(image, name: str, order: str):
+  if isinstance(image, Image.Image) and image.mode == 'F':
+    raise UserError(
+      f'{name} is an image of Pillow of mode F, whose values have no fixed'
+      ' range: give mode L or RGB, values from 0 to 255.'
+    )
   if isinstance(image, str | os.PathLike | Image.Image):
     return image
   if not isinstance(image, np.ndarray):
     raise UserError(
-      f'{name} is a {type(image).__name__}: give a path, an image of Pillow, or'
-      ' an array uint8 [height, width, 3].'
+      f'{name} is a {type(image).__name__}: give a path, an image of Pillow'
+      ' (`PIL.Image.open` reads open files), or an array uint8 [height, width,'
+      ' 3].'
     )
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
     raise UserError(

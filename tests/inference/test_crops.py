@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 from PIL import ExifTags, Image
 import pytest
@@ -25,6 +27,9 @@ def test_all_forms_of_an_image_give_the_same_pixels(tmp_path):
     np.testing.assert_array_equal(read(form), [expected])
   np.testing.assert_array_equal(read(forms), [expected] * 4)
   np.testing.assert_array_equal(read(np.stack([PIXELS] * 2)), [expected] * 2)
+  several = np.array([str(path)] * 2)
+  for paths in (several, several.astype(object)):
+    np.testing.assert_array_equal(read(paths), [expected] * 2)
   bgr = PIXELS[..., ::-1]
   np.testing.assert_array_equal(read(bgr, order='bgr'), [expected])
   np.testing.assert_array_equal(read([path, bgr], order='bgr'), [expected] * 2)
@@ -109,6 +114,10 @@ def test_an_empty_box_is_named(box, message):
     (([PIXELS, PIXELS[..., 0]],), r'image 1 is uint8 \[40, 30\]'),
     ((PIXELS[:0],), 'the image has no pixels'),
     (([7],), 'image 0 is a int: give a path'),
+    ((7,), 'the image is a int: give a path'),
+    ((b'\xff\xd8',), 'the image is a bytes: give a path, an image of Pillow'),
+    ((io.BytesIO(b'\xff\xd8'),), 'the image is a BytesIO: give a path, an im'),
+    ((Image.new('F', (3, 4), 0.5),), 'the image is .* mode F, .* give mode L'),
     ((PIXELS, None, 'rbg'), "order='rbg' is not one of"),
     ((PIXELS, [[1, 2, 3]]), r'boxes of the image are not \[boxes, 4\]'),
     ((PIXELS, [[1, 2], [3]]), r'not \[boxes, 4\]: give x1, y1, x2, y2'),
