@@ -31,7 +31,7 @@ class Graph:
       0..255, in the layout [batch, height, width, 3]; 'unit', float32 images of
       any size, values 0..1.
     weights: type of the stored kernels, 'float32' or 'float16'. Computation is
-      in float32 with both.
+      in float32 with both, also if the network was trained in bfloat16.
     size_of_input: height and width of images that are 'normalized', if they are
       to be resized to `image_size`; None if they have this size.
     card: result card of the network; None if there is none.
@@ -43,6 +43,11 @@ class Graph:
   weights: str = 'float32'
   size_of_input: tuple[int, int] | None = None
   card: Mapping | None = None
+
+  @functools.cached_property
+  def network(self) -> Embedder:
+    """The trained network in float32, since few runtimes have bfloat16."""
+    return self.embedder.in_float32()
 
   @property
   def input_size(self) -> tuple[int, int]:
@@ -95,7 +100,7 @@ class Graph:
       lambda array: jnp.asarray(array).astype(jnp.float32), stored
     )
     with device_forms.portable():
-      return self.embedder.embed_normalized(variables, images)
+      return self.network.embed_normalized(variables, images)
 
   def embed_pixels(self, stored: Mapping, images: jax.Array) -> jax.Array:
     """Like `embed`, for images as `takes` has them, channels last."""

@@ -93,7 +93,7 @@ def compare(
 
 
 def _embed(graph: Graph, images: np.ndarray) -> np.ndarray:
-  """Embeds images as the trained network does, with Pillow's resizing."""
+  """Embeds images by `graph.network`, with Pillow's resizing."""
   height, width = graph.image_size
   resized = [
     image_files.resize(Image.fromarray(image), (height, width))
@@ -102,11 +102,11 @@ def _embed(graph: Graph, images: np.ndarray) -> np.ndarray:
 
   @jax.jit
   def embed(variables, batch):
-    return graph.embedder.embed_normalized(
+    return graph.network.embed_normalized(
       variables, normalization.normalize(batch)
     )
 
-  variables = jax.tree.map(np.asarray, graph.embedder.variables)
+  variables = jax.tree.map(np.asarray, graph.network.variables)
   return np.asarray(embed(variables, np.stack(resized)))
 
 

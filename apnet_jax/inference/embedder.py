@@ -18,6 +18,7 @@ from tqdm import tqdm
 from apnet_jax import hub
 from apnet_jax.errors import UserError
 from apnet_jax.inference import crops
+from apnet_jax.models.apnet import create_model
 from apnet_jax.parallel import devices
 from apnet_jax.retrieval import threshold as thresholds
 from apnet_jax.retrieval.embed import embed_normalized, make_embed_batch
@@ -225,6 +226,22 @@ class Embedder:
       self.model, self.variables, self._config, None, about, self.step
     )
     other.image_size = tuple(image_size)
+    return other
+
+  def in_float32(self) -> 'Embedder':
+    """Returns this network with all computation in float32.
+
+    A network that was trained in bfloat16 then gives slightly other embeddings.
+    """
+    if self._config.model.dtype == 'float32':
+      return self
+    config = self._config.copy_and_resolve_references()
+    config.model.dtype = 'float32'
+    model = create_model(config.model, self.model.num_classes)
+    other = Embedder(
+      model, self.variables, config, self.threshold, self.about, self.step
+    )
+    other.image_size = self.image_size
     return other
 
   @functools.cached_property

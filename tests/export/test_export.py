@@ -136,6 +136,21 @@ def test_exported_programs_hold_no_choice_by_device(embedder):
   assert 'platform_index' not in traced
 
 
+def test_a_bfloat16_network_is_exported_in_float32(tmp_path, monkeypatch):
+  networks.use_tiny_networks(monkeypatch)
+  config, _ = networks.write_workdir(tmp_path)
+  in_float32 = Embedder.load(tmp_path)
+  config.model.dtype = 'bfloat16'
+  json_files.write_json(tmp_path / 'config.json', config.to_dict())
+  embedder = Embedder.load(tmp_path)
+  graph = Graph(embedder, SIZE, 'uint8')
+  images = jax.ShapeDtypeStruct((1, *SIZE, 3), 'float32')
+  assert 'bf16' not in str(jax.jit(graph.function()).trace(images).jaxpr)
+  found = parity.compare(graph, in_float32, NOISE, batches=[5])
+  assert found['largest_difference'] < 1e-5
+  np.testing.assert_allclose(in_float32(NOISE), embedder(NOISE), atol=0.01)
+
+
 def test_without_the_mirror_image_the_network_is_there_once(
   tmp_path, monkeypatch
 ):

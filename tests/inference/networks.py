@@ -4,6 +4,7 @@ import flax
 import jax
 import numpy as np
 
+from apnet_jax.inference import embedder
 from apnet_jax.models.apnet import initialize
 from apnet_jax.models.normalization import normalize
 from apnet_jax.workdir import json_files, restore
@@ -45,4 +46,5 @@ def write_workdir(folder, seed=0):
 
 def use_tiny_networks(patch):
   """Makes workdirs restore tiny networks while a `MonkeyPatch` lasts."""
-  patch.setattr(restore, 'create_model', tiny_model)
+  for module in (restore, embedder):
+    patch.setattr(module, 'create_model', tiny_model)
