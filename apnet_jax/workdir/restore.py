@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import flax.linen as nn
+import jax
 import ml_collections
 
 from apnet_jax.errors import UserError
@@ -39,7 +40,9 @@ def restore_model(
     raise UserError(f"which={which!r} must be 'last' or 'best'.")
   with naming_damaged_file(checkpoints.directory.parent / CONFIG_FILE):
     model = create_model(config.model, num_classes)
-    shapes = variable_shapes(model, tuple(config.data.image_size))
+    # JAX_ENABLE_X64 is for other parts of a program, which may not use it here.
+    with jax.enable_x64(config.model.dtype == 'float64'):
+      shapes = variable_shapes(model, tuple(config.data.image_size))
     # Runs of older versions have no such field.
     has_average = config.train.get('ema_decay', 0.0) > 0
   shapes = devices.replicated_shapes(shapes)
