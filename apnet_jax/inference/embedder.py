@@ -77,7 +77,7 @@ class Embedder:
     self._rules = rules
     self._embed_batch = make_embed_batch(model, rules)
     self._sizes = batch_sizes(rules.batch_size)
-    self._lock = threading.Lock()
+    self._lock = threading.RLock()  # `on_error` may call the embedder
     self.image_size = tuple(config.data.image_size)
     self.threshold, self.about, self.step = threshold, about, step
 
@@ -94,7 +94,7 @@ class Embedder:
     If a similarity threshold is stored for this checkpoint, images are embedded
     with the settings under which it was chosen. Otherwise, the settings are
     those of the run's evaluation. Compiled programs are kept in the folder that
-    the configuration names.
+    the configuration names, unless the calling program has set one for JAX.
 
     Args:
       source: workdir of `train.py`; or a file that the command `pack` wrote, or
@@ -112,7 +112,9 @@ class Embedder:
     source = hub.find_network(source)
     with open_for_reading(source) as checkpoints:
       config = run_files.load_config(source)
-      devices.keep_compiled_programs(config.compilation_cache_dir)
+      own = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+      if not own:  # that of the calling program stays
+        devices.keep_compiled_programs(config.compilation_cache_dir)
       stored = thresholds.load(source)
       classes = run_files.load_run(source)['num_classes']
       step, model, variables = restore.restore_model(
@@ -140,7 +142,8 @@ class Embedder:
     Args:
       images: an image or a sequence of images, of any sizes. An image is a path
         (JPEG, PNG, BMP or WebP), an image of Pillow, or uint8 [height, width,
-        3]. A sequence may mix them; uint8 [images, height, width, 3] is one.
+        3]. A sequence may mix them; uint8 [images, height, width, 3] is one,
+        and so is an array of paths.
       boxes: [boxes, 4], x1, y1, x2, y2 in pixels of the upright image; for a
         sequence of images, such a list for each. Boxes are widened to whole
         pixels and clipped to the image. None embeds whole images.
@@ -156,8 +159,8 @@ class Embedder:
       follow those of the image before.
 
     Raises:
-      UserError: an image cannot be read, or a box has no pixel in its image.
-        The message names it.
+      UserError: an image cannot be read, or a box has no pixel in its image;
+        the message names it. Or an embedding is not finite.
     """
     frames = crops.frames(images, boxes, order)
     rows = sum(map(len, frames))
@@ -165,7 +168,9 @@ class Embedder:
       return np.zeros((0, self.dimensions), np.float32)
     with self._lock, _progress(rows, progress) as bar:
       pixels = crops.iterate(frames, self.image_size, on_error)
-      return self._embed(pixels, rows, bar)
+      embeddings = self._embed(pixels, rows, bar)
+    _check_finite(embeddings, frames)
+    return embeddings
 
   def _embed(self, pixels, rows: int, bar: tqdm) -> np.ndarray:
     """Embeds crops in batches; while one is computed, the next one is read.
@@ -175,22 +180,20 @@ class Embedder:
       rows: number of crops.
       bar: progress bar.
     """
-    outputs: list[tuple[jax.Array, int]] = []
+    outputs: list = []  # of the batch in flight: with its number of crops
     while rows:
       size = batch_size(rows, self._sizes)
       batch = np.zeros((size, *self.image_size, 3), np.uint8)
       count = min(size, rows)
       for i, one in enumerate(itertools.islice(pixels, count)):
         batch[i] = one
-      if outputs:  # only one batch is computed at a time
-        jax.block_until_ready(outputs[-1][0])
+      if outputs:  # it was computed while these crops were read
+        outputs[-1] = _as_rows(*outputs[-1])
       output = self._embed_batch(self.variables, devices.shard_batch(batch))
       outputs.append((output, count))
       bar.update(count)
       rows -= count
-    return np.concatenate(
-      [np.asarray(x).reshape(-1, x.shape[-1])[:n] for x, n in outputs]
-    )
+    return np.concatenate([*outputs[:-1], _as_rows(*outputs[-1])])
 
   def embed_normalized(
     self, variables: Mapping, images: jax.Array
@@ -300,6 +303,31 @@ def batch_size(images: int, sizes: Sequence[int]) -> int:
   fitting = [size for size in sizes if size <= images * PADDING]
   enough = [size for size in fitting if size >= images]
   return enough[0] if enough else fitting[-1] if fitting else sizes[0]
+
+
+def _as_rows(output: jax.Array, rows: int) -> np.ndarray:
+  """Waits for a batch; returns the embeddings without those of its padding.
+
+  Args:
+    output: embeddings [devices, images, features].
+    rows: number of images before the padding.
+  """
+  return np.asarray(output).reshape(-1, output.shape[-1])[:rows]
+
+
+def _check_finite(
+  embeddings: np.ndarray, frames: Sequence[crops.Frame]
+) -> None:
+  """Raises UserError if an embedding has a value that is not finite."""
+  bad = np.flatnonzero(~np.isfinite(embeddings).all(1))
+  if bad.size:
+    names = [frame.name for frame in frames for _ in range(len(frame))]
+    raise UserError(
+      f'{bad.size} of {len(embeddings)} embeddings are not finite, as that of'
+      f' {names[bad[0]]}. If all are not, the weights of the network are'
+      ' broken: choose another checkpoint (--which, or `which` of'
+      ' Embedder.load), or train again. Otherwise leave out these images.'
+    )
 
 
 def _progress(images: int, shown: bool) -> tqdm:

@@ -12,11 +12,12 @@ scheduled, since the schedule may change when a run resumes. A best one that the
 last save has surpassed is deleted at the end of the run.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
 from functools import partial
 import json
+import logging
 import os
 import pathlib
 import re
@@ -547,10 +548,23 @@ def open_for_reading(
       f'--ckpt={workdir} is not a workdir of train.py: it has no config.json.'
     )
   if (path / 'checkpoints').is_dir():
-    checkpoints = Checkpoints(workdir, read_only=True)
+    with _only_errors():  # Orbax warns of each folder that it may not change
+      checkpoints = Checkpoints(workdir, read_only=True)
     if checkpoints.latest_step is not None:
       return checkpoints
   raise UserError(f'{path / "checkpoints"} holds no whole checkpoint.')
+
+
+@contextlib.contextmanager
+def _only_errors() -> Iterator[None]:
+  """Silences what `absl.logging` logs besides errors."""
+  logger = logging.getLogger('absl')
+  level = logger.level
+  logger.setLevel(max(level, logging.ERROR))
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
 
 
 def _own_cause(error: Exception) -> BaseException | None:

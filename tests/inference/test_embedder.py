@@ -1,6 +1,8 @@
 import concurrent.futures
 import sys
+import threading
 
+import jax
 import numpy as np
 from PIL import Image
 import pytest
@@ -9,6 +11,7 @@ import apnet_jax
 from apnet_jax import images
 from apnet_jax.errors import UserError
 from apnet_jax.inference import embedder as module
+from apnet_jax.inference import packing
 from apnet_jax.inference.embedder import Embedder
 from apnet_jax.parallel import devices
 from apnet_jax.retrieval import threshold
@@ -109,6 +112,87 @@ def test_an_unreadable_image_is_an_error(embedder, people, tmp_path):
   found = embedder([people[0], bad, people[1]], on_error=errors.__setitem__)
   assert [*errors] == [1]
   np.testing.assert_allclose(found[::2], embedder(people[:2]), atol=1e-5)
+
+
+def test_a_callback_may_embed_another_image(workdir, people):
+  embedder = Embedder.load(workdir)  # its lock would stay closed
+  instead = []
+
+  def on_error(row, error):
+    del row, error
+    instead.append(embedder(people[0]))
+
+  call = threading.Thread(
+    target=embedder, args=(['gone.jpg'],), kwargs={'on_error': on_error},
+    daemon=True,
+  )  # fmt: skip
+  call.start()
+  call.join(60)
+  assert not call.is_alive()
+  np.testing.assert_allclose(instead, [embedder(people[0])], atol=1e-5)
+
+
+def test_embeddings_that_are_not_finite_are_an_error(
+  embedder, people, monkeypatch
+):
+  broken = jax.tree.map(lambda x: x * np.nan, embedder.variables)
+  monkeypatch.setattr(embedder, 'variables', broken)
+  message = f'2 of 2 embeddings are not finite, as that of {people[0]}. If all'
+  with pytest.raises(UserError, match=message):
+    embedder(people[:2])
+
+
+def test_a_batch_is_fetched_before_the_next_one_is_computed(
+  embedder, people, monkeypatch
+):
+  on_devices = []
+
+  class Output:
+    shape = (4, 1, 2)
+
+    def __array__(self, dtype=None, copy=None):
+      on_devices.remove(self)
+      return np.zeros(self.shape)
+
+  def embed_batch(variables, batch):
+    assert not on_devices
+    on_devices.append(Output())
+    return on_devices[-1]
+
+  monkeypatch.setattr(embedder, '_embed_batch', embed_batch)
+  monkeypatch.setattr(embedder, '_sizes', [4])
+  assert embedder([people[0]] * 18).shape == (18, 2)
+
+
+def test_float64_for_other_parts_of_a_program_changes_nothing(
+  embedder, workdir, people, tmp_path, x64
+):
+  packing.pack_network(workdir, tmp_path / 'x.apnet')
+  expected = embedder(people[:2])
+  for source in (workdir, tmp_path / 'x.apnet'):
+    loaded = Embedder.load(source)
+    assert loaded.fingerprint == embedder.fingerprint
+    found = loaded(people[:2])
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_loading_leaves_the_program_that_loads_as_it_is(
+  tiny_networks, tmp_path, compilation_cache, caplog
+):
+  config, _ = networks.write_workdir(tmp_path)
+  config.compilation_cache_dir = str(tmp_path / 'own')
+  json_files.write_json(tmp_path / 'config.json', config.to_dict())
+  caplog.clear()
+  Embedder.load(tmp_path)
+  assert not caplog.records
+  assert jax.config.jax_compilation_cache_dir == str(compilation_cache)
+  try:
+    jax.config.update('jax_compilation_cache_dir', None)
+    Embedder.load(tmp_path)
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / 'own')
+  finally:
+    jax.config.update('jax_compilation_cache_dir', str(compilation_cache))
 
 
 def test_a_threshold_is_used_where_queries_were_averaged(
