@@ -157,6 +157,7 @@ def main(argv):
     config = run_files.load_full_config(ckpt)
     config.update_from_flattened_dict(changed_rules)
     check_section('eval', config.eval)
+    processes.check_same_config(config)
     check_flags(config, changed_rules, ckpt)
     configs = targets.choose(
       config, DATASET.value, DATA_DIR.value, ALLOW_OTHER_COUNTS.value,

@@ -271,6 +271,14 @@ def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return fields
 
 
+# Fields that may differ between the machines of a run.
+OF_A_MACHINE = (
+  'compilation_cache_dir',
+  'data.bad_images',
+  'data.cache',
+  'data.dir',
+  'data.prepared_dir',
+)
 # Values that a field may have.
 CHOICES = {
   'model.backbone': (

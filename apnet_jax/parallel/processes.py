@@ -4,18 +4,20 @@ from collections.abc import Callable, Iterator
 import contextlib
 import ctypes
 import itertools
+import json
 import os
 import re
 import signal
 import socket
 import sys
-import zlib
 
 import jax
 from jax._src import distributed  # its barriers use no device
 from jax.experimental import multihost_utils
+import ml_collections
 import numpy as np
 
+from apnet_jax.config import OF_A_MACHINE, flat
 from apnet_jax.errors import UserError, causes, first_line
 from apnet_jax.parallel import background, devices
 
@@ -161,14 +163,35 @@ def check_same(name: str, value: str, note: str = '') -> None:
     value: the text in this process.
     note: what else the message of this process says.
   """
-  if jax.process_count() > 1:
-    code = np.uint32(zlib.crc32(value.encode()))
-    codes = multihost_utils.process_allgather(code)
-    if len(set(codes.tolist())) > 1:
-      raise UserError(
-        f'{name} differ between the processes; {this_process()} has {value!r}.'
-        + note
-      )
+  if len(set(gather_texts(value))) > 1:
+    raise UserError(
+      f'{name} differ between the processes; {this_process()} has {value!r}.'
+      + note
+    )
+
+
+def check_same_config(config: ml_collections.ConfigDict) -> None:
+  """Raises UserError unless all processes have the same configuration.
+
+  Otherwise each process would train another network without an error. Only the
+  fields `OF_A_MACHINE` may differ. All processes must call this function.
+
+  Args:
+    config: the whole configuration.
+  """
+  own = {k: v for k, v in flat(config).items() if k not in OF_A_MACHINE}
+  fields = [json.loads(text) for text in gather_texts(json.dumps(own))]
+  different = [
+    f'\n  config.{name}: {", ".join(dict.fromkeys(values))}'
+    for name in sorted(set().union(*fields))
+    if len(set(values := [repr(one.get(name)) for one in fields])) > 1
+  ]
+  if different:
+    raise UserError(
+      'the processes have different configurations:'
+      + ''.join(different)
+      + '\nStart all processes with the same values of these fields.'
+    )
 
 
 def on_this_machine() -> int:
@@ -177,10 +200,25 @@ def on_this_machine() -> int:
   This process counts, too. Machines are told apart by their host names. All
   processes must call this function.
   """
+  name = socket.gethostname()
+  return gather_texts(name).count(name)
+
+
+def gather_texts(text: str) -> list[str]:
+  """Returns the texts of all processes, in the order of the processes.
+
+  All processes must call this function; a single process gets its own text.
+
+  Args:
+    text: the text of this process, of any length.
+  """
   if jax.process_count() == 1:
-    return 1
-  code = np.uint32(zlib.crc32(socket.gethostname().encode()))
-  return int((multihost_utils.process_allgather(code) == code).sum())
+    return [text]
+  code = np.frombuffer(text.encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(len(code)))
+  code = np.pad(code, (0, sizes.max() - len(code)))
+  codes = multihost_utils.process_allgather(code)
+  return [row[:n].tobytes().decode() for row, n in zip(codes, sizes)]
 
 
 def first_decides(answer: bool) -> bool:

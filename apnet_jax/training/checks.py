@@ -20,6 +20,7 @@ def check(
 ) -> pretrained.Weights | None:
   """Checks that a configuration is valid and fits the devices.
 
+  All processes must call this function, with the same configuration.
   Pre-trained weights are imported on trial, to check that they fit the network.
   The record that the run will be compared with is read.
 
@@ -37,6 +38,7 @@ def check(
   """
   config_fields.check(config)
   processes.check_processes()
+  processes.check_same_config(config)
   check_batch(config, jax.device_count())
   _check_expected_curve(config.eval.expected_curve)
   size = tuple(config.data.image_size)

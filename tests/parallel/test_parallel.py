@@ -101,9 +101,10 @@ def test_the_first_process_prepares_before_others(two):
 
 def test_wrong_combinations_are_errors_in_each_process(two):
   for found in two:
-    batch, group, fits = found['check']
+    batch, group, seeds, fits = found['check']
     assert 'config.train.K=2 = 6 images does not divide among 4' in batch
     assert 'config.model.batch_norm_group=3 does not fit 8 images' in group
+    assert 'different configurations:\n  config.seed: 0, 1\nStart' in seeds
     assert fits is None
 
 

@@ -244,7 +244,8 @@ def main(folder):
     'check': [
       check(**{'train.P': 3}),
       check(**{'model.batch_norm_group': 3}),
-      check(),
+      check(**{'seed': jax.process_index(), 'train.learning_rate': 0.5}),
+      check(**{'data.dir': f'/disk{jax.process_index()}'}),
     ],
     'restore': restore(pathlib.Path(folder) / 'restore'),
     'start': start(pathlib.Path(folder)),
