@@ -157,7 +157,9 @@ def moved_centers(
 ) -> jax.Array:
   """Moves the centres of the identities of a batch towards their images.
 
-  Wen et al., Eq. (4) and line 6 of Algorithm 1. Other centres stay.
+  Wen et al., Eq. (4) and line 6 of Algorithm 1. Other centres stay. The sums
+  are a matrix product, because a GPU would add a scatter in any order: the
+  copies of the centres on several devices would drift apart.
 
   Args:
     centers: [identities, features].
@@ -168,9 +170,11 @@ def moved_centers(
   Returns:
     The new centres, [identities, features].
   """
-  sums = jnp.zeros_like(centers).at[labels].add(features - centers[labels])
-  counts = jnp.zeros_like(centers[:, :1]).at[labels].add(1)
-  return centers + rate * sums / (1 + counts)
+  member = jax.nn.one_hot(labels, len(centers), axis=0, dtype=centers.dtype)
+  sums = jnp.matmul(
+    member, features - centers[labels], precision=lax.Precision.HIGHEST
+  )
+  return centers + rate * sums / (1 + member.sum(1, keepdims=True))
 
 
 def _unit(features: jax.Array) -> jax.Array:
