@@ -88,7 +88,7 @@ def main(argv):
       identities, steps_per_epoch = listing.training_size(
         listings, config.train
       )
-      checks.check_steps_done(config, steps_per_epoch, workdir)
+      checks.check_steps(config, steps_per_epoch, workdir)
       programs = Programs(config, identities, steps_per_epoch)
       programs.compile_ahead(run_files.last_step(workdir))
       feed = pipeline.load(config, listings)

@@ -17,7 +17,7 @@ from apnet_jax.accelerators.program_cost import ProgramCost
 from apnet_jax.accelerators.targets import Target
 from apnet_jax.accelerators.traced_programs import TracedPrograms
 from apnet_jax.errors import FieldError, UserError, first_line
-from apnet_jax.training.checks import check_batch
+from apnet_jax.training.checks import check_batch, check_warmup
 
 # Timing kernels against each other needs the card. Without it, the compiler for
 # CUDA finds none for some products that are fused with other operations; cuBLAS
@@ -73,6 +73,7 @@ class Fit:
   ):
     config_fields.check(config)
     check_batch(config, len(devices))
+    check_warmup(config.train)
     if config.model.dtype not in target.chip.peak:
       raise FieldError(
         'model.dtype',

@@ -17,7 +17,9 @@ from apnet_jax.retrieval.embed import make_embed_batch
 from apnet_jax.training import optim, programs
 from apnet_jax.training.train_step import state_shapes
 
-STEPS_PER_EPOCH = 100  # any number: it does not change what is computed
+# A schedule needs a number. It changes constants of the step, but neither its
+# operations nor its memory.
+STEPS_PER_EPOCH = 100
 
 
 class TracedPrograms:

@@ -40,6 +40,7 @@ def check(
   processes.check_processes()
   processes.check_same_config(config)
   check_batch(config, jax.device_count())
+  check_warmup(config.train)
   _check_expected_curve(config.eval.expected_curve)
   size = tuple(config.data.image_size)
   shapes = variable_shapes(create_model(config.model, num_classes=1), size)
@@ -64,15 +65,16 @@ def _check_expected_curve(path: str) -> None:
     raise FieldError('eval.expected_curve', f'={path!r}: {error}') from error
 
 
-def check_steps_done(
+def check_steps(
   config: ml_collections.ConfigDict,
   steps_per_epoch: int,
   workdir: str | os.PathLike,
 ) -> None:
-  """Checks that a run does not end before the steps that its workdir has done.
+  """Checks that a run does not end too early or too late.
 
-  Such a run would train nothing, and give the result of all these steps as that
-  of fewer.
+  A run that ends before the steps that its workdir has done would train
+  nothing, and give the result of all these steps as that of fewer. A run that
+  goes on after the end of the cosine schedule would not learn: the rate is 0.
 
   Args:
     config: the whole configuration.
@@ -80,10 +82,19 @@ def check_steps_done(
     workdir: workdir of the run, which may have no checkpoint yet.
 
   Raises:
-    FieldError: the workdir has done more steps than the configuration asks for.
+    FieldError: the workdir has done more steps than the configuration asks for,
+      or it asks for more than the cosine schedule has.
   """
   done = run_files.last_step(workdir) or 0
   total = programs.total_steps(config, steps_per_epoch)
+  scheduled = config.train.epochs * steps_per_epoch
+  if config.train.schedule == 'cosine' and total > scheduled:
+    raise FieldError(
+      'train.steps',
+      f'={total} is more than the {scheduled} of config.train.epochs='
+      f'{config.train.epochs}, after which the rate of'
+      " config.train.schedule='cosine' is 0. Give fewer, or more epochs.",
+    )
   if done <= total:
     return
   name, least = 'steps', done
@@ -95,6 +106,20 @@ def check_steps_done(
     f' --workdir={workdir} has done {done}. Give at least'
     f' config.train.{name}={least}, or another --workdir.',
   )
+
+
+def check_warmup(config: ml_collections.ConfigDict) -> None:
+  """Raises FieldError if the warm-up leaves no epoch for the cosine schedule.
+
+  Args:
+    config: the `train` part of a configuration.
+  """
+  if config.schedule == 'cosine' and config.warmup_epochs >= config.epochs:
+    raise FieldError(
+      'train.warmup_epochs',
+      f'={config.warmup_epochs} leaves no epoch of config.train.epochs='
+      f"{config.epochs} for config.train.schedule='cosine'. Give fewer.",
+    )
 
 
 def check_batch(config: ml_collections.ConfigDict, devices: int) -> None:

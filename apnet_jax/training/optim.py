@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from apnet_jax.errors import FieldError
-
 
 def learning_rate_schedule(
   config: ml_collections.ConfigDict, steps_per_epoch: int
@@ -24,12 +22,9 @@ def learning_rate_schedule(
     from 0 after the warm-up to 1 at the end of `epochs`.
 
   Args:
-    config: the `train` part of a configuration.
+    config: the `train` part of a configuration. For the cosine, `epochs` must
+      be more than `warmup_epochs`; see `checks.check_warmup`.
     steps_per_epoch: number of optimiser steps in an epoch.
-
-  Raises:
-    FieldError: no epoch is left after the warm-up for the cosine, or steps are
-      left after it.
   """
   milestones = jnp.array(tuple(config.milestones), jnp.int32)
   if config.schedule == 'cosine':
@@ -52,20 +47,7 @@ def learning_rate_schedule(
 def _cosine_after_warmup(
   config: ml_collections.ConfigDict, steps_per_epoch: int
 ) -> optax.Schedule:
-  if config.steps > config.epochs * steps_per_epoch:
-    raise FieldError(
-      'train.steps',
-      f'={config.steps} is more than the {config.epochs * steps_per_epoch} of'
-      f' config.train.epochs={config.epochs}, after which the rate of'
-      " config.train.schedule='cosine' is 0. Give fewer, or more epochs.",
-    )
   epochs = config.epochs - config.warmup_epochs
-  if epochs < 1:
-    raise FieldError(
-      'train.warmup_epochs',
-      f'={config.warmup_epochs} leaves no epoch of config.train.epochs='
-      f"{config.epochs} for config.train.schedule='cosine'. Give fewer.",
-    )
   decay = optax.cosine_decay_schedule(1.0, epochs * steps_per_epoch)
   first = config.warmup_epochs * steps_per_epoch
   return lambda step: decay(jnp.maximum(step - first, 0))

@@ -14,7 +14,7 @@ from apnet_jax.parallel import devices, processes
 from apnet_jax.retrieval import card, evaluation
 from apnet_jax.retrieval.metrics import describe_queries, few_queries_warning
 from apnet_jax.training import pretrained, profiling, recipe
-from apnet_jax.training.checks import check, check_steps_done
+from apnet_jax.training.checks import check, check_steps
 from apnet_jax.training.loop import Loop
 from apnet_jax.training.programs import Programs
 from apnet_jax.training.run import Run
@@ -75,7 +75,7 @@ def train(
     name: evaluation.check_benchmark(one) for name, one in feed.by_set.items()
   }
   with lock.held(workdir), Interruption() as interruption:
-    check_steps_done(config, feed.steps_per_epoch, workdir)
+    check_steps(config, feed.steps_per_epoch, workdir)
     claim(workdir, config, feed, weights)
     print(feed.summary)
     for name, benchmark in feed.by_set.items():

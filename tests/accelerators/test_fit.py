@@ -156,6 +156,11 @@ def test_a_batch_that_does_not_divide_is_a_mistake(make):
     make(P=21)
 
 
+def test_a_warmup_that_leaves_no_epoch_for_the_cosine_is_a_mistake(make):
+  with pytest.raises(UserError, match='warmup_epochs=10 leaves no epoch'):
+    make(schedule='cosine', epochs=10)
+
+
 def test_a_type_without_figures_is_a_mistake(make):
   fit = make()
   with jax.enable_x64(True):

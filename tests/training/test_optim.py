@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from apnet_jax.training import optim
+from apnet_jax.training import checks, optim
 from configs import common
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
@@ -40,20 +40,21 @@ def test_cosine_schedule_is_eq_5_of_sgdr_after_the_warmup():
   np.testing.assert_allclose(rates[10:], expected, rtol=1e-5, atol=1e-10)
   warm = [4e-4 * 0.01] * 5 + [4e-4 * 0.505] * 5
   np.testing.assert_allclose(rates[:10], warm, rtol=1e-5)
-  config.milestones = (1, 2)  # without effect
+  config.update(milestones=(1, 2), steps=1000)  # without effect
   assert float(optim.learning_rate_schedule(config, 5)(17)) == rates[17]
 
 
-def test_cosine_needs_an_epoch_after_the_warmup_and_no_step_after_it():
-  config = common.get_config().train
-  config.update(schedule='cosine', epochs=10)
+def test_cosine_needs_an_epoch_after_the_warmup_and_no_step_after_it(tmp_path):
+  config = common.get_config()
+  config.train.update(schedule='cosine', epochs=10)
   with pytest.raises(
     ValueError, match='train.warmup_epochs=10 leaves no epoch'
   ):
-    optim.learning_rate_schedule(config, steps_per_epoch=5)
-  config.update(epochs=20, steps=201)
+    checks.check(config, tmp_path)
+  config.train.update(epochs=20, steps=201)
   with pytest.raises(ValueError, match='train.steps=201 is more than the 200'):
-    optim.learning_rate_schedule(config, 10)
+    checks.check_steps(config, 10, tmp_path)
+  checks.check_steps(config, 11, tmp_path)
 
 
 def test_long_gradients_are_scaled_down_before_the_decay():

@@ -246,9 +246,9 @@ def test_the_least_number_of_steps_is_that_done(tmp_path):
   ):
     config = tiny_config(**train)
     with pytest.raises(UserError, match=f'at least config.train.{least}, or'):
-      checks.check_steps_done(config, 3, tmp_path)
-  checks.check_steps_done(tiny_config(steps=7), 3, tmp_path)
-  checks.check_steps_done(tiny_config(steps=1), 3, tmp_path / 'new')
+      checks.check_steps(config, 3, tmp_path)
+  checks.check_steps(tiny_config(steps=7), 3, tmp_path)
+  checks.check_steps(tiny_config(steps=1), 3, tmp_path / 'new')
 
 
 @pytest.mark.parametrize('number', [4, 1])
