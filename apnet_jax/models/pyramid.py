@@ -150,7 +150,9 @@ class AttentionPyramid(nn.Module):
         scale = scale * factor
         shift = offset if shift is None else shift * factor + offset
       seen = self.level_output(seen, level, scores)
-    return seen if scale is None or not averaged else attend(x, scale, shift)
+    if not averaged:
+      return seen
+    return x if scale is None else attend(x, scale, shift)
 
   def level_output(
     self, x: jax.Array, level: int, scores: jax.Array

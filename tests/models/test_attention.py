@@ -77,6 +77,13 @@ def test_pyramid_equals_the_equations(levels_radix, seed):
   assert not np.allclose(y, 0.5**levels * x)  # attention is not constant
 
 
+@pytest.mark.parametrize('along', ['channels', 'rows'])
+def test_a_pyramid_without_levels_is_the_identity(along):
+  x = jnp.arange(24.0).reshape(1, 2, 3, 4)
+  y = channel_pyramid(levels=0, along=along).apply({}, x)
+  np.testing.assert_array_equal(y, x)
+
+
 def test_parts_are_attended_alone():
   """A change of one part does not change the attention of other parts."""
   x = jax.random.normal(jax.random.key(0), (1, 2, 2, 32))
