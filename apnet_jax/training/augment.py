@@ -44,16 +44,15 @@ def augment(
 
   def one(image, position):
     own = jax.random.fold_in(key, position)
-    # In JAX's default generator these are fold_in(own, 0) to fold_in(own, 2),
-    # so that the numbers below go on with 3.
-    flip, crop, erase = jax.random.split(own, 3)
+    flip, crop, erase, jitter, mix = (
+      jax.random.fold_in(own, i) for i in range(5)
+    )
     image = _flip(flip, image, config.flip)
     image = _pad_and_crop(crop, image, config.pad)
     if config.jitter > 0:
-      image = _jitter(jax.random.fold_in(own, 3), image, config)
+      image = _jitter(jitter, image, config)
     if config.augmix > 0:
-      mixed = augmix(jax.random.fold_in(own, 4), image / 255, config.augmix)
-      image = 255 * mixed
+      image = 255 * augmix(mix, image / 255, config.augmix)
     return _erase(erase, normalize(image), config.erase, config.erase_fill)
 
   return jax.vmap(one)(images, positions)
