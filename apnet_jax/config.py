@@ -153,7 +153,9 @@ def _train() -> ml_collections.ConfigDict:
   train.accumulate = 1
   # Computes maps within a stage again instead of storing them, to save memory.
   train.rematerialize = False
-  train.epochs = 160  # an epoch takes no chunk of K images twice
+  # An epoch takes each image at most once, except of identities with fewer than
+  # K images.
+  train.epochs = 160
   # Ends the run after this many steps, which may be more than `epochs` have; 0
   # for all epochs.
   train.steps = 0
@@ -279,6 +281,16 @@ OF_A_MACHINE = (
   'data.dir',
   'data.prepared_dir',
 )
+# Fields, or beginnings of their names, without an effect on a run's result.
+NO_EFFECT_ON_RESULT = (
+  *OF_A_MACHINE,
+  'data.allow_other_counts',
+  'train.rematerialize',
+  'train.not_finite',  # and not_finite_limit
+  'train.log_every_steps',
+  'train.eval_every_epochs',
+  'train.checkpoint_every_epochs',
+)
 # Values that a field may have.
 CHOICES = {
   'model.backbone': (
@@ -331,9 +343,11 @@ AT_LEAST = {
   'eval.rerank_k1': 1,
   'eval.rerank_k2': 1,
 }
-PROBABILITIES = ('augment.flip', 'augment.erase', 'augment.jitter')
 # Least and largest values of other numbers.
 RANGES = {
+  'augment.flip': (0, 1),
+  'augment.erase': (0, 1),
+  'augment.jitter': (0, 1),
   'augment.brightness': (0, 1),
   'augment.contrast': (0, 1),
   'augment.saturation': (0, 1),
@@ -365,8 +379,6 @@ def check_section(section: str, values: Mapping) -> None:
       raise FieldError(field, f'={value} is not a finite number.')
     if field in AT_LEAST and value < AT_LEAST[field]:
       raise FieldError(field, f'={value} must be at least {AT_LEAST[field]}.')
-    if field in PROBABILITIES and not 0 <= value <= 1:
-      raise FieldError(field, f'={value} is not a probability.')
     if field in RANGES:
       low, high = RANGES[field]
       if not low <= value <= high:

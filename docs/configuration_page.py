@@ -97,8 +97,6 @@ def _allowed(field: str) -> str:
     return f' (One of {values}.)'
   if field in fields.AT_LEAST:
     return f' (At least {fields.AT_LEAST[field]}.)'
-  if field in fields.PROBABILITIES:
-    return ' (From 0 to 1.)'
   if field in fields.RANGES:
     low, high = fields.RANGES[field]
     return f' (From {low} to {high}.)'

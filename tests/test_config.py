@@ -197,7 +197,7 @@ def test_seeds_have_32_bits():
 
 def test_probabilities_may_be_0_and_1():
   check_section('augment', {'flip': 0.0, 'erase': 1.0})
-  with pytest.raises(ValueError, match='config.augment.flip=1.5 is not a prob'):
+  with pytest.raises(ValueError, match='augment.flip=1.5 must be from 0 to 1'):
     check_section('augment', {'flip': 1.5})
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import ml_collections
 
 from apnet_jax import hub
+from apnet_jax.config import NO_EFFECT_ON_RESULT
 from apnet_jax.models import weight_files
 from apnet_jax.models.network_fields import NETWORK_FIELDS, effective_fields
 
@@ -41,7 +42,6 @@ class Field:
       the reason for the value of a configuration, or ''.
     when: returns whether the field has an effect in a configuration. For fields
       of `NETWORK_FIELDS`, `effective_fields` is used instead.
-    matters: False if no result depends on the field.
   """
 
   field: str
@@ -54,12 +54,16 @@ class Field:
     default_factory=dict
   )
   when: Predicate = lambda config: True
-  matters: bool = True
 
   @property
   def name(self) -> str:
     """The last component of the field's path."""
     return self.field.split('.')[-1]
+
+  @property
+  def matters(self) -> bool:
+    """Whether the result of a run may depend on the field."""
+    return not self.field.startswith(NO_EFFECT_ON_RESULT)
 
   def value(self, config: ml_collections.ConfigDict) -> Any:
     """Returns the field's value in a configuration; lists become tuples."""
@@ -325,7 +329,7 @@ TRAIN = (
     'train.accumulate', SILENT, 1,
     when=lambda config: config.train.accumulate > 1,
   ),
-  Field('train.rematerialize', SILENT, False, matters=False),
+  Field('train.rematerialize', SILENT, False),
   Field('train.epochs', _by_attention(160, 150), 160, 'IV.B'),
   Field('train.steps', 0, 0, 'IV.B'),
   Field('train.learning_rate', _by_attention(4e-4, 8e-4), 4e-4, 'IV.B'),
@@ -384,11 +388,11 @@ TRAIN = (
     because={0.5: 'the value of Wen et al.'},
   ),
   Field('train.ema_decay', 0.0, 0.0, 'IV.B'),
-  Field('train.not_finite', SILENT, None, matters=False),
-  Field('train.not_finite_limit', SILENT, None, matters=False),
-  Field('train.log_every_steps', SILENT, None, matters=False),
-  Field('train.eval_every_epochs', SILENT, None, matters=False),
-  Field('train.checkpoint_every_epochs', SILENT, None, matters=False),
+  Field('train.not_finite', SILENT, None),
+  Field('train.not_finite_limit', SILENT, None),
+  Field('train.log_every_steps', SILENT, None),
+  Field('train.eval_every_epochs', SILENT, None),
+  Field('train.checkpoint_every_epochs', SILENT, None),
 )  # fmt: skip
 
 FIELDS = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_collections
 
-from apnet_jax.config import flat, get_config, plain
+from apnet_jax.config import NO_EFFECT_ON_RESULT, flat, get_config, plain
 from apnet_jax.errors import UserError
 from apnet_jax.models.network_fields import NETWORK_FIELDS, effective_fields
 from apnet_jax.paper.fields import FIELDS
@@ -18,21 +18,11 @@ from apnet_jax.workdir import run_files
 
 # Entry of run.json: the result of `of_source` when the run began.
 SOURCE_RECIPE = 'source_recipe'
-# Fields that do not change the result of a run.
-NO_RESULT = (
+# Fields, or beginnings of their names, that belong to no recipe.
+NOT_IN_RECIPE = (
+  *NO_EFFECT_ON_RESULT,
   'name',
   'profile',  # a label of the other fields
-  'compilation_cache_dir',
-  'data.allow_other_counts',
-  'data.bad_images',
-  'data.cache',
-  'data.dir',
-  'data.prepared_dir',
-  'train.rematerialize',
-  'train.not_finite',  # and not_finite_limit
-  'train.log_every_steps',
-  'train.eval_every_epochs',
-  'train.checkpoint_every_epochs',
   'eval.batch_size',
   'eval.expected_curve',
   'eval.max_rank',  # the length of the CMC curve; no rank in it changes
@@ -95,7 +85,7 @@ def changed_fields(
 
 def changes_result(name: str) -> bool:
   """Returns whether a field, by dotted name, may change the result of a run."""
-  return not name.startswith(NO_RESULT)
+  return not name.startswith(NOT_IN_RECIPE)
 
 
 def unused_fields(config: ml_collections.ConfigDict) -> set[str]:

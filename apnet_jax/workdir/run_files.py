@@ -17,7 +17,7 @@ from typing import Any
 
 import ml_collections
 
-from apnet_jax.config import flat, get_config
+from apnet_jax.config import NO_EFFECT_ON_RESULT, flat, get_config
 from apnet_jax.errors import EnvironmentFieldError, UserError, first_line
 from apnet_jax.workdir import json_files, pack
 from apnet_jax.workdir.json_files import write_json
@@ -25,21 +25,12 @@ from apnet_jax.workdir.json_files import write_json
 CONFIG_FILE, RUN_FILE = 'config.json', 'run.json'
 THRESHOLD_FILE, RESULT_FILE = 'threshold.json', 'result.json'
 # Fields that may change when a run resumes. Any other change makes another run.
+# (The fingerprint in run.json tells whether the images of data.dir changed.)
 MAY_CHANGE = (
-  'compilation_cache_dir',
-  'data.allow_other_counts',
-  'data.bad_images',
-  'data.cache',
-  'data.dir',  # the fingerprint in run.json tells whether the images changed
-  'data.prepared_dir',
+  *NO_EFFECT_ON_RESULT,
   'eval.',
   'train.epochs',  # except with a schedule that depends on it
-  'train.rematerialize',
   'train.steps',
-  'train.not_finite',  # and not_finite_limit
-  'train.log_every_steps',
-  'train.eval_every_epochs',
-  'train.checkpoint_every_epochs',
 )
 
 

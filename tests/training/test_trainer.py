@@ -363,7 +363,7 @@ def test_a_workdir_without_a_checkpoint_may_be_claimed_anew(tmp_path):
     ('train.log_every_steps', 0, 'config.train.log_every_steps=0'),
     ('eval.batch_size', 0, 'config.eval.batch_size=0'),
     ('augment.pad', -1, 'config.augment.pad=-1'),
-    ('augment.erase', 1.5, 'config.augment.erase=1.5 is not a probability'),
+    ('augment.erase', 1.5, 'config.augment.erase=1.5 must be from 0 to 1'),
     ('data.image_size', (32, 16, 3), r'image_size=\(32, 16, 3\) is not a'),
     ('data.image_size', (32, 0), r'image_size=\(32, 0\) is not a height'),
   ],
