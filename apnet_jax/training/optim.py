@@ -26,22 +26,29 @@ def learning_rate_schedule(
       be more than `warmup_epochs`; see `checks.check_warmup`.
     steps_per_epoch: number of optimiser steps in an epoch.
   """
-  milestones = jnp.array(tuple(config.milestones), jnp.int32)
-  if config.schedule == 'cosine':
-    cosine = _cosine_after_warmup(config, steps_per_epoch)
+  kinds = {'step': _decay_at_milestones, 'cosine': _cosine_after_warmup}
+  decay = kinds[config.schedule](config, steps_per_epoch)
+  epochs = config.warmup_epochs
 
   def schedule(step):
     epoch = step // steps_per_epoch
-    progress = jnp.minimum(epoch / max(config.warmup_epochs, 1), 1.0)
-    if config.warmup_epochs == 0:
-      progress = 1.0
+    progress = jnp.minimum(epoch / epochs, 1.0) if epochs else 1.0
     warmup = config.warmup_factor * (1 - progress) + progress
-    if config.schedule == 'cosine':
-      return config.learning_rate * warmup * cosine(step)
-    passed = (epoch >= milestones).sum()
-    return config.learning_rate * warmup * config.decay_factor**passed
+    return config.learning_rate * warmup * decay(step)
 
   return schedule
+
+
+def _decay_at_milestones(
+  config: ml_collections.ConfigDict, steps_per_epoch: int
+) -> optax.Schedule:
+  milestones = jnp.array(tuple(config.milestones), jnp.int32)
+
+  def decay(step):
+    passed = (step // steps_per_epoch >= milestones).sum()
+    return config.decay_factor**passed
+
+  return decay
 
 
 def _cosine_after_warmup(
