@@ -52,7 +52,7 @@ class Network:
       config, CLASSES, optim.learning_rate_schedule(config.train, 100)
     )
     self.state = devices.replicate(
-      create_state(model, optimizer, config.data.image_size, seed=0)
+      create_state(model, optimizer, config.data.image_size, 0, config.train)
     )
     model = create_model(config.model, CLASSES)
     self.embed = make_embed_batch(model, config.eval)

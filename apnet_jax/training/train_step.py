@@ -48,7 +48,7 @@ def create_state(
   optimizer: optax.GradientTransformation,
   image_size: tuple[int, int],
   seed: int,
-  config: ml_collections.ConfigDict | None = None,
+  config: ml_collections.ConfigDict,
 ) -> TrainState:
   """Returns the initial state; its random weights depend on `seed` alone.
 
@@ -57,7 +57,7 @@ def create_state(
     optimizer: see `create_optimizer`.
     image_size: height and width of the images in pixels.
     seed: seed of the weights.
-    config: the `train` part of a configuration; None for the paper's losses.
+    config: the `train` part of a configuration.
   """
   program = lower_create_state(model, optimizer, image_size, config).compile()
   return program(jax.random.key(seed))
@@ -78,7 +78,7 @@ def state_shapes(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   image_size: tuple[int, int],
-  config: ml_collections.ConfigDict | None = None,
+  config: ml_collections.ConfigDict,
 ) -> TrainState:
   """Returns the shapes and types of a training state; computes no weights."""
   make = partial(first_state, optimizer=optimizer, config=config)
@@ -88,18 +88,17 @@ def state_shapes(
 def first_state(
   variables: Mapping,
   optimizer: optax.GradientTransformation,
-  config: ml_collections.ConfigDict | None = None,
+  config: ml_collections.ConfigDict,
 ) -> TrainState:
   """Returns the state before the first step, with the given variables."""
-  has_centers = config is not None and config.center_weight > 0
-  has_average = config is not None and config.ema_decay > 0
+  params = variables['params']
   return TrainState(
     step=jnp.zeros((), jnp.int32),
-    params=variables['params'],
+    params=params,
     batch_stats=variables['batch_stats'],
-    opt_state=optimizer.init(variables['params']),
-    centers=_first_centers(variables['params']) if has_centers else None,
-    average=dict(variables) if has_average else None,
+    opt_state=optimizer.init(params),
+    centers=_first_centers(params) if config.center_weight > 0 else None,
+    average=dict(variables) if config.ema_decay > 0 else None,
   )
 
 

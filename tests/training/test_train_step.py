@@ -213,7 +213,7 @@ def test_bfloat16_keeps_state_and_losses_in_float32():
   model = create_model(config.model, CLASSES)
   batch = lay_out(make_batch(), 4)
   new, metrics = jax.eval_shape(
-    pmapped(config, 4), state_shapes(model, SGD, SIZE), batch
+    pmapped(config, 4), state_shapes(model, SGD, SIZE, config.train), batch
   )
   dtypes = {x.dtype for x in jax.tree.leaves((new.params, new.batch_stats))}
   assert dtypes == {np.dtype('float32')}
@@ -221,9 +221,10 @@ def test_bfloat16_keeps_state_and_losses_in_float32():
 
 
 def test_initial_state_is_a_function_of_the_seed():
-  model = tiny_model(make_config().model, CLASSES)
+  config = make_config()
+  model = tiny_model(config.model, CLASSES)
   first, same, other = (
-    jax.tree.leaves(create_state(model, SGD, SIZE, seed).params)
+    jax.tree.leaves(create_state(model, SGD, SIZE, seed, config.train).params)
     for seed in (0, 0, 1)
   )
   assert all(jnp.array_equal(a, b) for a, b in zip(first, same))

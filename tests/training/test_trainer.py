@@ -411,7 +411,7 @@ def test_weights_to_start_from_are_checked_before_a_run_begins(tmp_path):
 def test_a_state_starts_from_weights(tmp_path):
   config = small_config()
   model = create_model(config.model, 6)
-  shapes = state_shapes(model, optax.sgd(0.1), (32, 16))
+  shapes = state_shapes(model, optax.sgd(0.1), (32, 16), config.train)
   state, other = (draw_state(shapes, seed) for seed in (0, 1))
   state_dict = to_state_dict(
     {'params': other.params, 'batch_stats': other.batch_stats}
