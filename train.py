@@ -74,7 +74,8 @@ def main(argv):
   if not (WORKDIR.value or config.name):
     raise UserError('give --workdir: this configuration has no config.name.')
   workdir = WORKDIR.value or f'runs/{config.name}'
-  checks.check(config, workdir)  # before the data are prepared for minutes
+  # Before the data are prepared for minutes.
+  weights = checks.check(config, workdir)
   # eval.py then finds the images from any current folder.
   config.data.dir = ','.join(absolute(part.dir) for part in sets.values())
   config.data.prepared_dir = absolute(config.data.prepared_dir)
@@ -92,7 +93,7 @@ def main(argv):
       programs = Programs(config, identities, steps_per_epoch)
       programs.compile_ahead(run_files.last_step(workdir))
       feed = pipeline.load(config, listings)
-    trainer.train(config, feed, workdir, profile_steps, programs)
+    trainer.train(config, feed, workdir, profile_steps, programs, weights)
 
 
 if __name__ == '__main__':

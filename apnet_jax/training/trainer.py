@@ -47,6 +47,7 @@ def train(
   workdir: str | os.PathLike,
   profile_steps: tuple[int, int] | None = None,
   programs: Programs | None = None,
+  weights: pretrained.Weights | None = None,
 ) -> Summary:
   """Trains a network, or resumes its training, and evaluates the network.
 
@@ -60,6 +61,8 @@ def train(
       the workdir; None for no trace.
     programs: programs of this run, if they were made before the data were
       prepared.
+    weights: the result of `checks.check`, if it was called before the data were
+      prepared. Without weights, the configuration is checked here.
 
   Raises:
     UserError: the configuration does not fit the data, the devices or the
@@ -70,7 +73,8 @@ def train(
     OSError: the last checkpoint could not be saved.
     Interrupted: a signal ended the run.
   """
-  weights = check(config, workdir)
+  if weights is None:
+    weights = check(config, workdir)
   skipped = {
     name: evaluation.check_benchmark(one) for name, one in feed.by_set.items()
   }

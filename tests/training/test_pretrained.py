@@ -117,6 +117,24 @@ def test_what_weights_do_not_tell_is_said(source, tmp_path):
   assert 'config.model.last_stride: 1 there, 2 here' in imported.notes
 
 
+def test_weights_that_were_checked_are_not_read_again(
+  source, tmp_path, monkeypatch
+):
+  config = small_config()
+  config.model.pretrained = str(source[0])
+  checked, claimed = checks.check(config, tmp_path), []
+
+  def claim(*arguments):
+    claimed.append(arguments[-1])
+    raise InterruptedError
+
+  monkeypatch.setattr(trainer, 'claim', claim)
+  monkeypatch.setattr(pretrained, 'read', None)
+  with pytest.raises(InterruptedError):
+    trainer.train(config, other_people(config), tmp_path, weights=checked)
+  assert claimed == [checked]
+
+
 def test_a_folder_that_is_no_workdir(tmp_path):
   config = small_config()
   config.model.pretrained = str(tmp_path)
