@@ -8,9 +8,8 @@ import pathlib
 import socket
 import threading
 
-import jax
-
 from apnet_jax.errors import UserError
+from apnet_jax.parallel import processes
 from apnet_jax.writing import check_local
 
 FILE = 'run.lock'
@@ -38,7 +37,7 @@ def held(workdir: str | os.PathLike, flag: str = '--workdir') -> Iterator[None]:
       written to.
   """
   check_local(workdir, f'{flag}={workdir}')
-  if jax.process_index():
+  if not processes.is_first():
     yield
     return
   path = pathlib.Path(workdir) / FILE

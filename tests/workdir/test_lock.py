@@ -26,7 +26,6 @@ HOLD = (
 FORK = (
   'import os, sys\n'
   'from apnet_jax.workdir import lock\n'
-  'lock.jax.process_index = int\n'  # JAX would start threads, and not fork
   'try:\n'
   '  with lock.held(sys.argv[1]):\n'
   '    if child := os.fork():\n'
