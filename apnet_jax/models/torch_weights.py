@@ -24,7 +24,7 @@ from apnet_jax.models.apnet import (
   initialize,
   variable_shapes,
 )
-from apnet_jax.models.network_fields import has_pyramids
+from apnet_jax.models.network_fields import NETWORK_FIELDS, has_pyramids
 from apnet_jax.models.weight_files import read_weights
 
 Path = tuple[str, ...]  # collection, modules and leaf of a variable
@@ -60,12 +60,13 @@ HEAD = re.compile(r'^(fc|fc1|fc2|embed_fc|classifier|head|AuxLogits)\.')
 SPATIAL = re.compile(r'\.gg_spatial\.0\.weight\b')
 CLASSIFIER = re.compile(r'^(local\.)?classifier\.')
 MAX_NAMES = 20  # names of each kind that an error lists
+# Fields of the network that change neither names nor shapes of weights.
+NOT_IN_WEIGHTS = ('last_stride', 'stem_relu', 'order')
 # Fields of `config.model` that determine the names and shapes of weights.
 WEIGHT_FIELDS = (
-  'backbone', 'attention', 'levels', 'radix', 'stacked', 'sites',
-  'split_attention', 'norm_after_split', 'hidden', 'reduction', 'se_blocks',
-  'multi_part',
-)  # fmt: skip
+  *(field for field in NETWORK_FIELDS if field not in NOT_IN_WEIGHTS),
+  'reduction',
+)
 
 
 class Imported(NamedTuple):
