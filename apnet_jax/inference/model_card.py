@@ -95,16 +95,17 @@ def _network(parts) -> str:
 resizing change embeddings |
 | embedding | `{prepared['feature']}`\
 {', average with the mirror image' * prepared['average_with_mirror_image']} |
-| recipe | {_recipe(config)} |
+| recipe | {_format_training_fields(config)} |
 | started from | {started or 'random weights'} |
 """
 
 
-def _recipe(config: Mapping) -> str:
+def _format_training_fields(config: Mapping) -> str:
   """Returns the main fields of the training, and others without defaults."""
   full = get_config()
   full.update(config)
-  fields, usual = differences.recipe(full), differences.recipe(get_config())
+  fields = differences.training_fields(full)
+  usual = differences.training_fields(get_config())
   main = (
     ('identities in a batch', 'train.P'), ('images of each', 'train.K'),
     ('epochs', 'train.epochs'), ('learning rate', 'train.learning_rate'),

@@ -1,4 +1,4 @@
-"""Where a configuration differs from the paper, and what its recipe is."""
+"""Where a configuration differs from the paper, and its fields of training."""
 
 from collections.abc import Iterator
 import itertools
@@ -26,7 +26,7 @@ def differences(config: ml_collections.ConfigDict) -> Iterator[str]:
       )
 
 
-def recipe(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def training_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Returns the fields of training that its result depends on, with values.
 
   Fields without an effect in this configuration are left out.

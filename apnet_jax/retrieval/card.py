@@ -125,7 +125,8 @@ def result_card(
       **{name: plain(value) for name, value in config.model.items()},
     },
     'recipe': {
-      name: plain(value) for name, value in differences.recipe(config).items()
+      name: plain(value)
+      for name, value in differences.training_fields(config).items()
     },
     'queries': {
       'valid': result.num_valid_queries,

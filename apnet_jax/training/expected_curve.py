@@ -106,7 +106,7 @@ class ExpectedCurve:
       run: the content of run.json, if the run has begun.
     """
     default = recipe.default_fields()
-    ours = default | _recipe(config, run)
+    ours = default | _fields_without_seed(config, run)
     theirs = {**default, **self.recipe}
     # A record of an earlier version may hold fields that do not count.
     unused = recipe.unused_fields(config)
@@ -155,7 +155,7 @@ class ExpectedCurve:
     return band and Verdict(epoch, mAP, *band, len(self.mAP))
 
 
-def _recipe(
+def _fields_without_seed(
   config: ml_collections.ConfigDict, run: Mapping | None
 ) -> dict[str, Any]:
   """Returns the fields that change the result of a run, without the seed."""
@@ -260,7 +260,7 @@ def _read_run(workdir: str | os.PathLike) -> dict[str, Any]:
     metric_reader.curve(metric_reader.read_metrics(workdir), 'eval/mAP')
   )
   return {
-    'recipe': _recipe(config, run),
+    'recipe': _fields_without_seed(config, run),
     'num_classes': run['num_classes'],
     'fingerprint': run['fingerprint'],
     'devices': run.get('devices'),

@@ -6,7 +6,7 @@ import pytest
 from apnet_jax import create_model
 from apnet_jax.commands import explain
 from apnet_jax.models.counting import count
-from apnet_jax.paper.differences import recipe
+from apnet_jax.paper.differences import training_fields
 from apnet_jax.paper.fields import DEPARTURES, FIELDS, SILENT
 from apnet_jax.paper.recipes import RECIPES
 from configs import common, market, msmt17, synthetic
@@ -131,12 +131,12 @@ def test_recipes_of_other_work_are_differences():
 
 def test_the_recipe_has_the_fields_that_have_an_effect():
   config = market.get_config()
-  fields = recipe(config)
+  fields = training_fields(config)
   assert fields['train.ema_decay'] == 0 and fields['augment.augmix'] == 0
   assert 'train.center_rate' not in fields
   assert not any('every' in name or 'finite' in name for name in fields)
   config.train.update(center_weight=5e-4, schedule='cosine')
-  changed = recipe(config)
+  changed = training_fields(config)
   assert changed.keys() ^ fields.keys() == {
     'train.center_rate', 'train.milestones', 'train.decay_factor',
   }  # fmt: skip
@@ -147,8 +147,10 @@ def test_a_soft_margin_is_a_difference_and_leaves_the_margin_unused():
   config = market.get_config()
   config.train.update(soft_margin=True, margin=0.5)
   assert differing(config) - differing(usual) == {'train.soft_margin'}
-  assert recipe(config)['train.soft_margin'] is True
-  assert recipe(usual).keys() - recipe(config) == {'train.margin'}
+  assert training_fields(config)['train.soft_margin'] is True
+  assert training_fields(usual).keys() - training_fields(config) == {
+    'train.margin'
+  }
 
 
 def test_the_official_profile_is_the_released_code():
