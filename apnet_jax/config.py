@@ -273,11 +273,11 @@ def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return fields
 
 
-# Fields that may differ between the machines of a run.
+# Fields that may differ between the machines of a run. data.cache may not: for
+# decoded images, all processes exchange where they run.
 OF_A_MACHINE = (
   'compilation_cache_dir',
   'data.bad_images',
-  'data.cache',
   'data.dir',
   'data.prepared_dir',
 )
@@ -285,6 +285,7 @@ OF_A_MACHINE = (
 NO_EFFECT_ON_RESULT = (
   *OF_A_MACHINE,
   'data.allow_other_counts',
+  'data.cache',
   'train.rematerialize',
   'train.not_finite',  # and not_finite_limit
   'train.log_every_steps',

@@ -38,23 +38,23 @@ class Listing:
   folder: pathlib.Path
 
 
-def read(config: ml_collections.ConfigDict) -> Listing:
+def read(data_config: ml_collections.ConfigDict) -> Listing:
   """Lists the images of a raw folder, and prints how it was read.
 
   Args:
-    config: the `data` part of a configuration.
+    data_config: the `data` part of a configuration.
 
   Raises:
     UserError: there is no such data set; its raw folder is missing, or has
       another layout or other counts; or its labels are probably wrong.
   """
-  layout = datasets.find(config.name).configured(config)
-  dataset = layout.read(config.dir)
+  layout = datasets.find(data_config.name).configured(data_config)
+  dataset = layout.read(data_config.dir)
   differences = datasets.check_counts(
-    layout, dataset, config.allow_other_counts
+    layout, dataset, data_config.allow_other_counts
   )
   fingerprint = dataset.fingerprint()
-  folder = prepared_root(config.prepared_dir) / f'reid-{fingerprint}'
+  folder = prepared_root(data_config.prepared_dir) / f'reid-{fingerprint}'
   lines = [f'{layout.name} from {dataset.root}, prepared in {folder}']
   lines += [f'  {note}' for note in dataset.notes]
   if dataset.splits_made:
@@ -108,13 +108,13 @@ def read_to_train(config: ml_collections.ConfigDict) -> dict[str, Listing]:
 
 
 def training_size(
-  listings: Mapping[str, Listing], config: ml_collections.ConfigDict
+  listings: Mapping[str, Listing], train_config: ml_collections.ConfigDict
 ) -> tuple[int, int]:
   """Returns the numbers of identities and of batches in an epoch.
 
   Args:
     listings: the data sets, which are trained on together.
-    config: the `train` part of a configuration.
+    train_config: the `train` part of a configuration.
 
   Raises:
     FieldError: there are fewer identities than a batch needs.
@@ -125,5 +125,5 @@ def training_size(
     for image in one.dataset.splits['train']
   ]
   identities, labels = np.unique(people, axis=0, return_inverse=True)
-  steps = pk_sampler.steps_per_epoch(labels, config.P, config.K)
+  steps = pk_sampler.steps_per_epoch(labels, train_config.P, train_config.K)
   return len(identities), steps

@@ -19,6 +19,23 @@ def available() -> tuple[int, str]:
   return machine, 'this machine'
 
 
+def shortage(needed: int, sharing: int) -> str:
+  """Returns the memory that there is, as text, if that is too little.
+
+  Args:
+    needed: number of bytes that each process needs.
+    sharing: number of processes that share the memory.
+
+  Returns:
+    Words such as 'this machine has 8.00 GB of memory'; '' if it is enough.
+  """
+  size, owner = available()
+  if sharing * needed <= size:
+    return ''
+  shared = f', which {sharing} processes share' if sharing > 1 else ''
+  return f'{owner} has {size / 1e9:.2f} GB of memory{shared}'
+
+
 def cgroup_limit(root: str | os.PathLike = '/') -> int | None:
   """Returns the memory limit of the control groups of this process, in bytes.
 

@@ -42,7 +42,7 @@ def load(
   with processes.first_before_others():
     prepared = {name: prepare_listed(one) for name, one in listings.items()}
   builders = [one.builder for one in prepared.values()]
-  records.check_memory(builders, raw.SPLITS)
+  records.check_encoded_fit(builders, raw.SPLITS)
   benchmarks = {
     name: open_benchmark(one, config) for name, one in prepared.items()
   }
@@ -120,7 +120,7 @@ def open_benchmark(
       memory; or images for `config.eval.multi_query` are missing or cannot be
       read.
   """
-  records.check_memory([prepared.builder], ('query', 'gallery'))
+  records.check_encoded_fit([prepared.builder], ('query', 'gallery'))
   query, gallery = (
     records.make_split(
       records.read(prepared.builder, split), config.data.image_size

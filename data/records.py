@@ -18,7 +18,7 @@ from tqdm import tqdm
 from apnet_jax.config import check_section
 from apnet_jax.errors import FieldError, UserError
 from apnet_jax.feed import Split
-from apnet_jax.parallel import processes as run_processes
+from apnet_jax.parallel import processes
 from apnet_jax.parallel.batch_layout import shard_positions
 from apnet_jax.training import profiling
 from data import bad_images, decoding, encoding, memory, pk_sampler, raw
@@ -53,7 +53,7 @@ class Records:
   replacements: dict[int, int] = dataclasses.field(default_factory=dict)
 
 
-def check_memory(
+def check_encoded_fit(
   builders: Iterable[tfds.core.DatasetBuilder], splits: Sequence[str]
 ) -> None:
   """Checks that the encoded images of several splits fit into memory.
@@ -72,19 +72,14 @@ def check_memory(
     if split in builder.info.splits
   ]
   needed = sum(split.num_bytes for split in found)
-  available, owner = memory.available()
-  sharing = run_processes.on_this_machine()
-  if sharing * needed <= available:
-    return
-  shared = f', which {sharing} processes share' if sharing > 1 else ''
-  raise UserError(
-    f'{sum(split.num_examples for split in found):,} prepared images'
-    f' ({", ".join(splits)}) take {needed / 1e9:.2f} GB, and {owner} has'
-    f' {available / 1e9:.2f} GB of memory{shared}. Make smaller copies of the'
-    ' images: config.data.image_size is all that a network sees of them.'
-    ' (Images that have to be turned, BMP and WebP are prepared as PNG, which'
-    ' may take several times the space.)'
-  )
+  if shortage := memory.shortage(needed, processes.on_this_machine()):
+    raise UserError(
+      f'{sum(split.num_examples for split in found):,} prepared images'
+      f' ({", ".join(splits)}) take {needed / 1e9:.2f} GB, and {shortage}. Make'
+      ' smaller copies of the images: config.data.image_size is all that a'
+      ' network sees of them. (Images that have to be turned, BMP and WebP are'
+      ' prepared as PNG, which may take several times the space.)'
+    )
 
 
 def read(builder: tfds.core.DatasetBuilder, split: str) -> Records:
@@ -185,14 +180,14 @@ def to_variable(images: list[bytes]) -> tf.Variable:
 
 
 def apply_cache(
-  records: Records, split: str, config: ml_collections.ConfigDict
+  records: Records, split: str, data_config: ml_collections.ConfigDict
 ) -> Records:
   """Decodes the images of a split if `config.data.cache` is 'decoded'.
 
   Args:
     records: the split, as read.
     split: name of the split, for messages.
-    config: the `data` part of a configuration.
+    data_config: the `data` part of a configuration.
 
   Returns:
     For 'encoded', the same records. For 'decoded', records with all images
@@ -202,15 +197,15 @@ def apply_cache(
     UserError: the value of the field is not allowed, the memory is too small,
       or more images are unreadable than `config.data.bad_images`.
   """
-  check_section('data', config)
-  if config.cache == 'encoded':
+  check_section('data', data_config)
+  if data_config.cache == 'encoded':
     return records
   count = len(records.pids)
-  height, width = config.image_size
-  _check_memory(split, count, height, width)
+  height, width = data_config.image_size
+  _check_decoded_fit(split, count, height, width)
   starts = range(0, count, IMAGES_PER_DECODING)
   rows = [np.arange(i, min(i + IMAGES_PER_DECODING, count)) for i in starts]
-  batches = _replacing_batches(records, rows, config)
+  batches = _replacing_batches(records, rows, data_config)
   decoded = np.empty((count, height, width, 3), np.uint8)
   progress = tqdm(
     total=count, desc=f'Decoding {split}', unit=' images', leave=False
@@ -222,7 +217,7 @@ def apply_cache(
   return dataclasses.replace(records, encoded=to_variable([]), decoded=decoded)
 
 
-def _check_memory(split: str, count: int, height: int, width: int) -> None:
+def _check_decoded_fit(split: str, count: int, height: int, width: int) -> None:
   """Raises UserError if the decoded images of a split do not fit into memory.
 
   Otherwise their size is printed. Each process of the run holds all images, so
@@ -235,19 +230,16 @@ def _check_memory(split: str, count: int, height: int, width: int) -> None:
     width: width of a decoded image in pixels.
   """
   needed = math.prod((count, height, width, 3))
-  available, owner = memory.available()
-  used, sharing = profiling.process_memory(), run_processes.on_this_machine()
+  used = profiling.process_memory()
   size = (
     f'{count:,} {split} images of {height} x {width} take'
     f' {needed / 1e9:.2f} GB decoded'
   )
-  if sharing * (used + needed) > available:
-    shared = f', which {sharing} processes share' if sharing > 1 else ''
+  if shortage := memory.shortage(used + needed, processes.on_this_machine()):
     raise FieldError(
       'data.cache',
       f"='decoded': {size}, and this process already uses {used / 1e9:.2f} GB;"
-      f' {owner} has {available / 1e9:.2f} GB of memory{shared}. The value'
-      " 'encoded' takes less.",
+      f" {shortage}. The value 'encoded' takes less.",
     )
   print(f'{size} (config.data.cache)', flush=True)
 
@@ -257,8 +249,8 @@ def train_batches(
   labels: np.ndarray,
   config,
   first_step: int,
-  process: int = 0,
-  processes: int = 1,
+  process_index: int = 0,
+  process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Yields training batches without end, beginning with number `first_step`.
 
@@ -269,8 +261,8 @@ def train_batches(
     labels: int [images], training labels.
     config: the whole configuration.
     first_step: number of the first batch, from 0.
-    process: number of this process, which reads its shard of every batch.
-    processes: number of processes.
+    process_index: number of this process, which reads its shard of each batch.
+    process_count: number of processes.
 
   Raises:
     UserError: more images are unreadable than `config.data.bad_images`, or the
@@ -278,13 +270,13 @@ def train_batches(
   """
   P, K, seed = config.train.P, config.train.K, config.seed
   steps = pk_sampler.steps_per_epoch(labels, P, K)
-  positions = shard_positions(P * K, processes, config.train.accumulate)
+  positions = shard_positions(P * K, process_count, config.train.accumulate)
 
   def rows_of_batches():
     for epoch in itertools.count(first_step // steps):
       batches = pk_sampler.epoch_batches(labels, P, K, seed, epoch)
       yield from batches[
-        max(first_step - epoch * steps, 0) :, positions[process]
+        max(first_step - epoch * steps, 0) :, positions[process_index]
       ]
 
   rows_of_batches = rows_of_batches()
@@ -300,14 +292,14 @@ def train_batches(
 def _replacing_batches(
   records: Records,
   batches: Sequence[np.ndarray],
-  config: ml_collections.ConfigDict,
+  data_config: ml_collections.ConfigDict,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields the indices and images of each batch, unreadable images replaced.
 
   Args:
     records: the training split.
     batches: indices of images, by batch; all but the last have the same size.
-    config: the `data` part of a configuration.
+    data_config: the `data` part of a configuration.
   """
   done = 0
   while done < len(batches):
@@ -315,14 +307,16 @@ def _replacing_batches(
       bad_images.apply_replacements(records, batch) for batch in batches[done:]
     ]
     images = _batches(
-      records, np.concatenate(rows), len(rows[0]), config.image_size
+      records, np.concatenate(rows), len(rows[0]), data_config.image_size
     )
     try:
       for batch in rows:
         yield batch, next(images)
         done += 1
     except tf.errors.InvalidArgumentError as error:
-      bad_images.replace_unreadable(records, batch, config.bad_images, error)
+      bad_images.replace_unreadable(
+        records, batch, data_config.bad_images, error
+      )
 
 
 def names(records: Records, labels: np.ndarray, config, step: int) -> list[str]:

@@ -25,19 +25,19 @@ def leaves(config, prefix=()):
 
 
 # Modules whose `config` is a section and not the whole configuration, in all or
-# some of their functions. Everywhere, `rules` is `config.eval`, and
-# `data_config` is `config.data`.
+# some of their functions. Everywhere, `rules` is `config.eval`, `data_config`
+# is `config.data`, and `train_config` is `config.train`.
 SECTION_OF_MODULE = {
   'apnet_jax/models/apnet.py': 'model',
   'apnet_jax/training/augment.py': 'augment',
   'apnet_jax/training/not_finite.py': 'train',
   'apnet_jax/training/optim.py': 'train',
   'apnet_jax/training/train_step.py': 'train',
-  'data/listing.py': 'data',
   'data/prepare.py': 'data',
-  'data/records.py': 'data',
 }
-SECTION_OF_NAME = {'rules': 'eval', 'data_config': 'data'}
+SECTION_OF_NAME = {
+  'rules': 'eval', 'data_config': 'data', 'train_config': 'train',
+}  # fmt: skip
 # Code that checks, prints or records fields, and does nothing else with them.
 NO_USE = (
   'apnet_jax/commands/', 'apnet_jax/config.py', 'apnet_jax/paper/',

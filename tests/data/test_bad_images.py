@@ -93,8 +93,8 @@ def test_neither_the_start_nor_the_process_matters(whole):
   found = batches(split, settings)
   later = batches(damage(whole, 1, 6, 7), settings, first=5, count=3)
   halves = [
-    batches(damage(whole, 1, 6, 7), settings, process=process, processes=2)
-    for process in range(2)
+    batches(damage(whole, 1, 6, 7), settings, process_index=i, process_count=2)
+    for i in range(2)
   ]
   for name in ('image', 'label'):
     for ours, theirs in zip(later, found[5:]):

@@ -269,7 +269,7 @@ def test_encoded_images_too_large_for_the_memory(monkeypatch):
     limit = available, 'this job'
     monkeypatch.setattr(records.memory, 'available', lambda: limit)
     monkeypatch.setattr(processes, 'on_this_machine', lambda: sharing)
-    records.check_memory(builders, ('train', 'query', 'gallery'))
+    records.check_encoded_fit(builders, ('train', 'query', 'gallery'))
 
   check(4 * 10**9, 1)
   with pytest.raises(UserError, match='of memory, which 2 processes share'):
