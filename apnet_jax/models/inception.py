@@ -214,6 +214,11 @@ class InceptionV3(nn.Module):
     # torchvision's initialisation, which also truncates at 20 deviations.
     conv = partial(self.conv, kernel_init=nn.initializers.normal(0.1))
     if stage == 0:
+      if min(x.shape[1:3]) < MIN_SIZE:
+        raise UserError(
+          f'Inception-V3 needs images of at least {MIN_SIZE} pixels a side, not'
+          f' {x.shape[1]}x{x.shape[2]}: change config.data.image_size.'
+        )
       x = _to_symmetric_range(x)
     if stage == 2:
       x = max_pool(x, padding=0)
@@ -237,13 +242,5 @@ def _to_symmetric_range(images):
 
   Returns:
     The rescaled images, of the same shape.
-
-  Raises:
-    UserError: the images are smaller than `MIN_SIZE`.
   """
-  if min(images.shape[1:3]) < MIN_SIZE:
-    raise UserError(
-      f'Inception-V3 needs images of at least {MIN_SIZE} pixels a side, not'
-      f' {images.shape[1]}x{images.shape[2]}: change config.data.image_size.'
-    )
   return images * (2 * jnp.array(STD)) + (2 * jnp.array(MEAN) - 1)

@@ -160,16 +160,16 @@ class BatchNorm(nn.Module):
     """Returns the number of devices that share a batch."""
     return lax.axis_size(self.axis_name) if self.axis_name else 1
 
-  def _average_devices(self, value, **groups):
+  def _average_devices(self, value, groups=None):
     """Averages an array over all devices, or over groups of devices.
 
     Args:
       value: array of this device.
-      **groups: `axis_index_groups` of `jax.lax.pmean`; absent for all devices.
+      groups: lists of the devices of each group; None for all devices.
     """
     if self.axis_name is None:
       return value
-    return lax.pmean(value, self.axis_name, **groups)
+    return lax.pmean(value, self.axis_name, axis_index_groups=groups)
 
   def _grouping(self, local: int) -> tuple[int, Callable]:
     """Returns the grouping of the images of this device for statistics.
@@ -191,9 +191,7 @@ class BatchNorm(nn.Module):
     members = [
       list(range(first, first + span)) for first in range(0, devices, span)
     ]
-    return 1, lambda value: self._average_devices(
-      value, axis_index_groups=members
-    )
+    return 1, partial(self._average_devices, groups=members)
 
 
 class MomentNorm(BatchNorm):
