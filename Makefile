@@ -29,7 +29,7 @@ test: $(INSTALLED)  ## run the tests
 	$(PYTEST) --ignore=tests/faults --ignore=tests/learning \
 	  --ignore=tests/compilers $(PYTEST_FLAGS)
 
-test-faults: $(INSTALLED)  ## kill runs, fuzz readers, count devices and processes
+test-faults: $(INSTALLED)  ## kill runs, damage files, compare numbers of devices and processes
 	$(PYTEST) --numprocesses=3 tests/faults $(PYTEST_FLAGS)  # some tests only wait
 
 test-learning: $(INSTALLED)  ## train networks with a part left out (minutes)

@@ -24,15 +24,10 @@ import ml_collections
 from ml_collections import config_flags
 
 from apnet_jax import cli, hub
-from apnet_jax.config import check_section, get_config
+from apnet_jax.config import check_section
 from apnet_jax.errors import UserError
 
-CONFIG = config_flags.DEFINE_config_dict(
-  'config',
-  ml_collections.ConfigDict({'eval': get_config().eval}),
-  'Changes a rule of evaluation, as --config.eval.drop_distractors. Default of'
-  ' each: that of the training; shown are those of a new configuration.',
-)
+CONFIG = cli.define_rules()
 CKPT = flags.DEFINE_string('ckpt', None, cli.CKPT_HELP, required=True)
 WHICH = cli.define_which()
 DATASET = flags.DEFINE_list(

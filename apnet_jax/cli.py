@@ -10,6 +10,7 @@ import sys
 import traceback
 
 from absl import app, flags, logging
+import ml_collections
 from ml_collections import config_flags
 
 from apnet_jax import config
@@ -124,15 +125,24 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
       else '\n'.join(map(_in_plain_words, message))
     ) from error
   except (AttributeError, KeyError) as error:
-    # ml_collections raises these for an unknown field or section.
-    word = re.search(r'\w+', str(error))
-    name = word[0] if word else ''
-    names = (argument.split('=')[0] for argument in argv)
-    given = [given for given in names if name in given.split('.')]
     raise UserError(
-      f'{", ".join(given) or name}: the configuration has no such field;'
+      f'{_unknown_fields(error, argv)}: the configuration has no such field;'
       ' apnet_jax/config.py lists them all.'
     ) from error
+
+
+def _unknown_fields(error: Exception, argv: Sequence[str]) -> str:
+  """Returns the flags in `argv` whose field is unknown.
+
+  Args:
+    error: what ml_collections raised for an unknown field or section.
+    argv: the command line.
+  """
+  word = re.search(r'\w+', str(error))
+  name = word[0] if word else ''
+  names = (argument.split('=')[0] for argument in argv)
+  given = [given for given in names if name in given.split('.')]
+  return ', '.join(given) or name
 
 
 def _expand_home(argument: str) -> str:
@@ -188,6 +198,26 @@ def define_config(help_string: str) -> flags.FlagHolder:
     config.__file__,
     f'{help_string} Default: the defaults of all fields.',
   )
+
+
+def define_rules() -> flags.FlagHolder:
+  """Defines the flag --config of eval.py, which has the section `eval` only."""
+  with errors_as_messages():  # absl reads the fields while it defines the flag
+    try:
+      return config_flags.DEFINE_config_dict(
+        'config',
+        ml_collections.ConfigDict({'eval': config.get_config().eval}),
+        'Changes a rule of evaluation, as --config.eval.drop_distractors.'
+        ' Default of each: that of the training; shown are those of a new'
+        ' configuration.',
+      )
+    except (AttributeError, KeyError) as error:
+      raise UserError(
+        f'{_unknown_fields(error, sys.argv)}: eval.py takes --config.eval.FIELD'
+        ' only; apnet_jax/config.py lists the fields. For own images it has'
+        ' --pattern, --ignore_cameras, --folders_are_people, --test_fraction'
+        ' and --allow_other_counts.'
+      ) from error
 
 
 def define_which() -> flags.FlagHolder:

@@ -123,8 +123,8 @@ class Doubt:
       ' not, set\n'
       f'--config.data.pattern={shlex.quote(self.pattern)}\n'
       'which says where a path has the camera and the person. If each folder is'
-      ' one person, set --config.data.folders_are_people (eval.py and the'
-      ' doctor: --folders_are_people).',
+      ' one person, set --config.data.folders_are_people. (eval.py and the'
+      ' doctor: --pattern and --folders_are_people.)',
       doubt=self,
     )
 

@@ -402,6 +402,10 @@ def test_a_command_that_looks_for_the_network_would_be_seen(
       'error: --config.trian.P: the configuration has no such field',
     ),
     (
+      ['eval.py', '--ckpt=runs/x', '--config.data.pattern=a'],
+      'error: --config.data.pattern: eval.py takes --config.eval.FIELD only',
+    ),
+    (
       ['train.py', '--config=configs/nothing.py:spatial', '--config.seed=1'],
       'error: --config=configs/nothing.py does not exist.',
     ),

@@ -35,6 +35,7 @@ import numpy as np
 from apnet_jax.errors import UserError
 from apnet_jax.index import codes, files
 from apnet_jax.index.projection import Projection
+from apnet_jax.printing import counted
 from apnet_jax.retrieval import nearest
 from apnet_jax.workdir import lock
 
@@ -144,7 +145,9 @@ class Index:
       raise UserError(
         f'{self._folder} is an index of another network, or of the same with'
         ' another --flip: its fingerprint is'
-        f' {self.info["fingerprint"]}, that of {name} is {fingerprint}.'
+        f' {self.info["fingerprint"]}, that of {name} is {fingerprint}. Try'
+        ' --flip or --noflip, as its images were embedded, or embed them again'
+        ' into a new index.'
       )
 
   def project(self, embeddings: np.ndarray) -> np.ndarray:
@@ -328,8 +331,10 @@ class Index:
         missing.discard(path)
     if missing:
       raise UserError(
-        f'{self._folder} does not have {len(missing)} of {len(wanted)} paths,'
-        f' as {min(missing)}.'
+        f'{self._folder} has no image with the path {min(missing)}: of'
+        f' {counted(len(wanted), "path")}, {len(missing)} cannot be found.'
+        ' Nothing was removed. Give paths as they were embedded; `search`'
+        ' prints them.'
       )
     if removed.sum() > REMOVED:
       raise UserError(

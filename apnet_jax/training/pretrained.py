@@ -130,7 +130,8 @@ def import_pretrained(
     if not different:
       raise
     raise UserError(
-      'this run has another network:\n' + '\n'.join(different)
+      'the network there is another one. Set these fields as there, or start'
+      ' from other weights:\n' + '\n'.join(different)
     ) from error
   notes = (f'of {weights.config.data.name}, after step {weights.step}',)
   fields = [name for name in model if name not in WITHOUT_EFFECT]

@@ -17,7 +17,7 @@ def entropy(heat: np.ndarray) -> float | None:
   if p is None or p.size == 1:
     return None
   p = p[p > 0]
-  return float(-(p * np.log(p)).sum() / np.log(heat.size))
+  return float(abs((p * np.log(p)).sum()) / np.log(heat.size))
 
 
 def area(heat: np.ndarray) -> float | None:

@@ -35,6 +35,8 @@ def read_json(path: str | os.PathLike) -> Any:
       deeper than `MAX_DEPTH`, which recursive functions could not walk.
   """
   path = pathlib.Path(path)
+  if not path.exists():
+    raise UserError(f'{path} does not exist.')
   try:
     if path.stat().st_size > MAX_BYTES:
       raise UserError(f'it is larger than {MAX_BYTES:,} bytes')

@@ -305,7 +305,7 @@ def test_folders_of_cameras_are_doubted(tmp_path, names, pattern):
   error = str(dataset.doubt.error())
   assert f"--config.data.pattern='{pattern}'" in error
   assert '--config.data.folders_are_people' in error
-  assert '(eval.py and the doctor: --folders_are_people)' in error
+  assert 'and the doctor: --pattern and --folders_are_people.)' in error
   remedied = by_pattern(pattern).read(tmp_path)
   assert remedied.counts()['train'].cameras == len(
     {n.split('/')[0] for n in names}

@@ -107,7 +107,7 @@ def test_rows_are_removed_and_added_again(folder, tmp_path):
     for found in (index, store.Index(folder)):
       assert len(found) == 28
       assert names(found, 3, 5, fast) == expected(3, kept, 5)
-  with pytest.raises(UserError, match='does not have 2 of 3 paths, as 3.jpg'):
+  with pytest.raises(UserError, match='3.jpg: of 3 paths, 2 cannot'):
     index.remove(['3.jpg', '4.jpg', 'x.jpg'])
   assert len(store.Index(folder)) == 28
   file = write(tmp_path, 'c', range(2, 5))
