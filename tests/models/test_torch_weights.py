@@ -480,7 +480,7 @@ def test_all_names_that_do_not_fit_come_in_one_error():
     load_torch_weights(weights, config, 11)
   message = str(caught.value)
   for text in (
-    "backbone='resnet14', attention='channel', levels=2",
+    "backbone='resnet14', ", "attention='channel', levels=2, ",
     '2 missing:', 'base.layer1.0.conv1.weight', 'bottleneck.bias',
     '1 unexpected:', 'base.layer9.weight',
     '1 with a wrong shape:',
