@@ -36,7 +36,7 @@ def read_json(path: str | os.PathLike) -> Any:
   """
   path = pathlib.Path(path)
   if not path.exists():
-    raise UserError(f'{path} does not exist.')
+    raise UserError(f'{path} cannot be read: it does not exist.')
   try:
     if path.stat().st_size > MAX_BYTES:
       raise UserError(f'it is larger than {MAX_BYTES:,} bytes')
