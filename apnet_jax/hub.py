@@ -1,7 +1,6 @@
 """Files of the Hugging Face Hub (the extra `weights`)."""
 
-from collections.abc import Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Mapping, Sequence
 import logging
 import os
 import re
@@ -10,6 +9,7 @@ from urllib import parse
 
 from apnet_jax.errors import UserError, first_line
 from apnet_jax.optional import import_optional
+from apnet_jax.printing import quiet_loggers
 
 PREFIX = 'hf://'
 SOURCE = re.compile(
@@ -56,7 +56,7 @@ def download(source: str, files: Sequence[str]) -> str:
   """
   hub = import_optional('huggingface_hub', 'weights')
   errors = import_optional('huggingface_hub.errors', 'weights')
-  # It is imported here, which sets the level that `_quiet` changes.
+  # It is imported here, which sets the level that is changed below.
   download_file = hub.hf_hub_download
   match = SOURCE.fullmatch(source)
   if not match:
@@ -66,7 +66,8 @@ def download(source: str, files: Sequence[str]) -> str:
   revision = match['revision'] and parse.unquote(match['revision'])
   for file in [match['file']] if match['file'] else files:
     try:
-      with _quiet():
+      # It logs each attempt to reach the Hub.
+      with quiet_loggers('huggingface_hub', least=logging.CRITICAL):
         return download_file(match['repository'], file, revision=revision)
     except errors.EntryNotFoundError as error:
       problem = error
@@ -113,18 +114,6 @@ def _reason(errors, problem: Exception, match: re.Match, files) -> str:
     if isinstance(problem, kind):
       return reason
   return first_line(problem)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Silences what huggingface_hub logs of each attempt to reach the Hub."""
-  logger = logging.getLogger('huggingface_hub')
-  before = logger.level
-  logger.setLevel(logging.CRITICAL)
-  try:
-    yield
-  finally:
-    logger.setLevel(before)
 
 
 def upload(repository: str, files: Mapping[str, str], private: bool) -> str:

@@ -1,4 +1,8 @@
-"""Text for a terminal: names from outside made safe, and counts in words."""
+"""What a terminal shows: names made safe, counts in words, quiet loggers."""
+
+from collections.abc import Iterator
+import contextlib
+import logging
 
 
 def printable(text: str) -> str:
@@ -21,3 +25,24 @@ def counted(number: int, noun: str, plural: str = '') -> str:
     plural: its plural; by default with an s.
   """
   return f'{number:,} {noun if number == 1 else plural or noun + "s"}'
+
+
+@contextlib.contextmanager
+def quiet_loggers(
+  *names: str, least: int = logging.CRITICAL + 1
+) -> Iterator[None]:
+  """Keeps some loggers quiet in a `with` block.
+
+  Args:
+    names: names of the loggers.
+    least: lowest level of messages that are still shown; by default none are.
+  """
+  loggers = [logging.getLogger(name) for name in names]
+  levels = [logger.level for logger in loggers]
+  for logger, level in zip(loggers, levels):
+    logger.setLevel(max(level, least))
+  try:
+    yield
+  finally:
+    for logger, level in zip(loggers, levels):
+      logger.setLevel(level)

@@ -543,7 +543,7 @@ def make_workdir(folder, name=''):
 
 @pytest.mark.parametrize('asked', [False, True])
 def test_a_threshold_needs_a_single_data_set(run, tmp_path, asked):
-  """That of a second one would replace the first."""
+  """A workdir stores one threshold: choosing a second would replace it."""
   names = 'market1501,dukemtmc_reid'
   make_workdir(tmp_path, names)
   flags = [f'--dataset={names}', '--data_dir=x'] * asked

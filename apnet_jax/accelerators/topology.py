@@ -8,7 +8,6 @@ one function, `_cuda_devices`.
 from collections.abc import Iterator, Sequence
 import contextlib
 import importlib.util
-import logging
 import os
 
 import jax
@@ -16,6 +15,7 @@ from jax.experimental import topologies
 
 from apnet_jax.accelerators.targets import Target
 from apnet_jax.errors import UserError, first_line
+from apnet_jax.printing import quiet_loggers
 
 
 def use_no_device() -> None:
@@ -89,7 +89,7 @@ def _cuda_devices(target: Target) -> Sequence[jax.Device]:
   """
   machines, each = target.arrangement.split('x')
   try:
-    with _silent_loggers('jax._src.xla_bridge', 'jax_plugins'):
+    with quiet_loggers('jax._src.xla_bridge', 'jax_plugins'):
       return topologies.get_topology_desc(
         platform='cuda',
         target_config=target.chip.description,
@@ -101,20 +101,6 @@ def _cuda_devices(target: Target) -> Sequence[jax.Device]:
       f' a GPU by this version of JAX, {jax.__version__}'
       f' ({first_line(error)}). This worked with JAX 0.12.0.1.'
     ) from error
-
-
-@contextlib.contextmanager
-def _silent_loggers(*names: str) -> Iterator[None]:
-  """Silences some loggers in a `with` block."""
-  loggers = [logging.getLogger(name) for name in names]
-  levels = [logger.level for logger in loggers]
-  for logger in loggers:
-    logger.setLevel(logging.CRITICAL + 1)
-  try:
-    yield
-  finally:
-    for logger, level in zip(loggers, levels):
-      logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -77,8 +77,8 @@ def add_files(
     index, known = None, None
     if removed or has_rows(folder):
       index = Index(folder)
-    if index is not None and removed:
-      index.mark_removed(removed)  # written with the first file
+      if removed:
+        index.mark_removed(removed)  # written with the first file
     for path in paths:
       with embedding_files.reading(path) as file:
         blocks = file.blocks

@@ -21,7 +21,11 @@ from apnet_jax.inference import crops
 from apnet_jax.models.apnet import create_model
 from apnet_jax.parallel import devices
 from apnet_jax.retrieval import threshold as thresholds
-from apnet_jax.retrieval.embed import embed_normalized, make_embed_batch
+from apnet_jax.retrieval.embed import (
+  embed_batches,
+  embed_normalized,
+  make_embed_batch,
+)
 from apnet_jax.workdir import pack, restore, run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
 
@@ -180,20 +184,19 @@ class Embedder:
       rows: number of crops.
       bar: progress bar.
     """
-    outputs: list = []  # of the batch in flight: with its number of crops
-    while rows:
-      size = batch_size(rows, self._sizes)
-      batch = np.zeros((size, *self.image_size, 3), np.uint8)
-      count = min(size, rows)
-      for i, one in enumerate(itertools.islice(pixels, count)):
-        batch[i] = one
-      if outputs:  # it was computed while these crops were read
-        outputs[-1] = _as_rows(*outputs[-1])
-      output = self._embed_batch(self.variables, devices.shard_batch(batch))
-      outputs.append((output, count))
-      bar.update(count)
-      rows -= count
-    return np.concatenate([*outputs[:-1], _as_rows(*outputs[-1])])
+
+    def batches():
+      left = rows
+      while left:
+        size = batch_size(left, self._sizes)
+        batch = np.zeros((size, *self.image_size, 3), np.uint8)
+        count = min(size, left)
+        for i, one in enumerate(itertools.islice(pixels, count)):
+          batch[i] = one
+        yield batch, count
+        left -= count
+
+    return embed_batches(self._embed_batch, self.variables, batches(), bar)
 
   def embed_normalized(
     self, variables: Mapping, images: jax.Array
@@ -303,16 +306,6 @@ def batch_size(images: int, sizes: Sequence[int]) -> int:
   fitting = [size for size in sizes if size <= images * PADDING]
   enough = [size for size in fitting if size >= images]
   return enough[0] if enough else fitting[-1] if fitting else sizes[0]
-
-
-def _as_rows(output: jax.Array, rows: int) -> np.ndarray:
-  """Waits for a batch; returns the embeddings without those of its padding.
-
-  Args:
-    output: embeddings [devices, images, features].
-    rows: number of images before the padding.
-  """
-  return np.asarray(output).reshape(-1, output.shape[-1])[:rows]
 
 
 def _check_finite(

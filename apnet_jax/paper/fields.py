@@ -62,7 +62,7 @@ class Field:
 
   @property
   def matters(self) -> bool:
-    """Whether the result of a run may depend on the field."""
+    """True if other values of the field may change the result of a run."""
     return not self.field.startswith(NO_EFFECT_ON_RESULT)
 
   def value(self, config: ml_collections.ConfigDict) -> Any:

@@ -1,6 +1,6 @@
 """Embeds the images of a data split on all devices."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 
 import flax.linen as nn
@@ -40,24 +40,52 @@ def make_embed(
   batch_size = devices.local_batch_size(rules.batch_size)
   embed_batch = make_embed_batch(model, rules)
 
-  def as_rows(output, images):
-    return np.asarray(output).reshape(batch_size, -1)[:images]
-
   @_shared_among_processes
   def embed(variables, split, rows):
-    outputs = []  # of the batch in flight: with its number of images
-    with _progress(len(rows)) as bar:
+    def batches():
       for images in split.batches(rows, batch_size):
         padded = np.zeros((batch_size, *images.shape[1:]), images.dtype)
         padded[: len(images)] = images
-        if outputs:  # it was computed while these images were read
-          outputs[-1] = as_rows(*outputs[-1])
-        output = embed_batch(variables, devices.shard_batch(padded))
-        outputs.append((output, len(images)))
-        bar.update(len(images))
-    return np.concatenate([*outputs[:-1], as_rows(*outputs[-1])])
+        yield padded, len(images)
+
+    with _progress(len(rows)) as bar:
+      return embed_batches(embed_batch, variables, batches(), bar)
 
   return embed
+
+
+def embed_batches(
+  embed_batch: Callable,
+  variables: Mapping,
+  batches: Iterable[tuple[np.ndarray, int]],
+  bar: tqdm,
+) -> np.ndarray:
+  """Embeds batches of images; while one is computed, the next one is read.
+
+  Args:
+    embed_batch: the result of `make_embed_batch`.
+    variables: variables of the model.
+    batches: at least one pair of a padded batch, uint8 [images, height, width,
+      3], and its number of images before the padding.
+    bar: progress bar, which counts images.
+
+  Returns:
+    float32 [images, features], without the padding.
+  """
+  outputs = []
+  running: tuple[jax.Array, int] | None = None  # and its number of images
+  for images, count in batches:
+    if running is not None:  # it was computed while these images were read
+      outputs.append(_without_padding(*running))
+    running = embed_batch(variables, devices.shard_batch(images)), count
+    bar.update(count)
+  assert running is not None
+  return np.concatenate([*outputs, _without_padding(*running)])
+
+
+def _without_padding(output: jax.Array, count: int) -> np.ndarray:
+  rows = np.asarray(output)
+  return rows.reshape(-1, rows.shape[-1])[:count]
 
 
 def make_embed_batch(

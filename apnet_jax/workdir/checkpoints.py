@@ -12,7 +12,7 @@ scheduled, since the schedule may change when a run resumes. A best one that the
 last save has surpassed is deleted at the end of the run.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import contextlib
 import dataclasses
 from functools import partial
@@ -34,6 +34,7 @@ from tqdm import tqdm
 
 from apnet_jax.errors import UserError, causes, first_line
 from apnet_jax.parallel import devices, processes
+from apnet_jax.printing import quiet_loggers
 from apnet_jax.workdir.json_files import write_json
 from apnet_jax.workdir.pack import PackedCheckpoint, is_pack
 from apnet_jax.workdir.run_files import CONFIG_FILE, checkpoint_folders
@@ -548,23 +549,12 @@ def open_for_reading(
       f'--ckpt={workdir} is not a workdir of train.py: it has no config.json.'
     )
   if (path / 'checkpoints').is_dir():
-    with _only_errors():  # Orbax warns of each folder that it may not change
+    # Orbax warns of each folder that it may not change.
+    with quiet_loggers('absl', least=logging.ERROR):
       checkpoints = Checkpoints(workdir, read_only=True)
     if checkpoints.latest_step is not None:
       return checkpoints
   raise UserError(f'{path / "checkpoints"} holds no whole checkpoint.')
-
-
-@contextlib.contextmanager
-def _only_errors() -> Iterator[None]:
-  """Silences what `absl.logging` logs besides errors."""
-  logger = logging.getLogger('absl')
-  level = logger.level
-  logger.setLevel(max(level, logging.ERROR))
-  try:
-    yield
-  finally:
-    logger.setLevel(level)
 
 
 def _own_cause(error: Exception) -> BaseException | None:

@@ -35,12 +35,12 @@ def read_json(path: str | os.PathLike) -> Any:
       deeper than `MAX_DEPTH`, which recursive functions could not walk.
   """
   path = pathlib.Path(path)
-  if not path.exists():
-    raise UserError(f'{path} cannot be read: it does not exist.')
   try:
     if path.stat().st_size > MAX_BYTES:
       raise UserError(f'it is larger than {MAX_BYTES:,} bytes')
     return _parse(path.read_text())
+  except FileNotFoundError as error:
+    raise UserError(f'{path} cannot be read: it does not exist.') from error
   except (OSError, ValueError, RecursionError) as error:
     raise UserError(f'{path} cannot be read as JSON: {error}') from error
 

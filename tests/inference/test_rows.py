@@ -288,7 +288,7 @@ def test_boxes_of_motchallenge_count_frames_from_one(video, folder):
 
 @pytest.mark.parametrize('digits', ['06', ''])
 def test_images_of_a_sequence_have_the_numbers_of_their_names(folder, digits):
-  """As in a sequence of MOTChallenge, which may begin anywhere."""
+  """Frame 7 of a sequence is the image 000007, or 7, wherever it begins."""
   (folder / 'img1').mkdir()
   pattern = f'img1/%{digits}d.png'
   for i in (3, 5, 6, 7):
