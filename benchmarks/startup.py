@@ -8,19 +8,23 @@ programs: it draws, prepares and compiles. A warm start, in a new workdir, finds
 all of these.
 
 Figures are medians over the rounds, on two cores if there are more. Python's
-bytecode exists in either case, and the system may have files in its cache.
+bytecode exists in either case, and the system may have files in its cache. CPU
+seconds are those of both cores together: a start takes at least half of them.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 import itertools
 import os
 import pathlib
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # this also runs as a file
@@ -42,13 +46,25 @@ PHASES = {
 POLL = 0.01  # seconds
 
 
-def measure_import() -> float:
-  """Returns the seconds of a process that imports the library."""
+class Start(NamedTuple):
+  """The time that a program took to start.
+
+  Attributes:
+    phases: seconds of each phase.
+    cpu: CPU seconds of all its threads.
+  """
+
+  phases: Mapping[str, float]
+  cpu: float
+
+
+def measure_import() -> dict[str, float]:
+  """Returns the seconds of a process that imports the library, one phase."""
   start = time.perf_counter()
   ended = subprocess.run([sys.executable, '-c', 'import apnet_jax'], cwd=ROOT)
   if ended.returncode:
     raise RuntimeError(f'the import ended with code {ended.returncode}.')
-  return time.perf_counter() - start
+  return {'all': time.perf_counter() - start}
 
 
 def measure_demo(folder: pathlib.Path) -> dict[str, float]:
@@ -127,20 +143,33 @@ def _has_line(file: pathlib.Path) -> bool:
   return file.exists() and file.read_text().endswith('\n')
 
 
-def measure() -> dict[str, dict[str, float]]:
+def measure() -> dict[str, Start]:
   """Measures one round: the import, a cold start and a warm start.
 
   Returns:
-    Seconds by name of the measurement and phase.
+    The starts by name of the measurement.
   """
-  seconds = {'import apnet_jax': {'all': measure_import()}}
+  starts = {'import apnet_jax': _with_cpu(measure_import)}
   with tempfile.TemporaryDirectory() as folder:
     for name in ('demo, cold', 'demo, warm'):
-      seconds[name] = measure_demo(pathlib.Path(folder))
-  return seconds
+      starts[name] = _with_cpu(partial(measure_demo, pathlib.Path(folder)))
+  return starts
 
 
-def summarize(turns: list[Mapping[str, Mapping[str, float]]]) -> dict:
+def _with_cpu(measurement: Callable[[], Mapping[str, float]]) -> Start:
+  """Adds to a measurement the CPU seconds of the program that it runs."""
+  before = _cpu_of_ended_programs()
+  phases = measurement()
+  return Start(phases, _cpu_of_ended_programs() - before)
+
+
+def _cpu_of_ended_programs() -> float:
+  """Returns the CPU seconds of all programs that were started and ended."""
+  usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return usage.ru_utime + usage.ru_stime
+
+
+def summarize(turns: list[Mapping[str, Start]]) -> dict:
   """Returns medians over rounds, in total and by phase, with their limits.
 
   Args:
@@ -148,27 +177,35 @@ def summarize(turns: list[Mapping[str, Mapping[str, float]]]) -> dict:
   """
   figures = {}
   for name, limit in LIMITS.items():
-    whole = [sum(turn[name].values()) for turn in turns]
+    starts = [turn[name] for turn in turns]
+    whole = [sum(start.phases.values()) for start in starts]
     figures[name] = {
-      'seconds': round(statistics.median(whole), 2),
+      'seconds': _median(whole),
       'limit': limit,
       'turns': [round(seconds, 2) for seconds in whole],
+      'cpu seconds': _median([start.cpu for start in starts]),
     }
-    if len(turns[0][name]) > 1:
+    phases = starts[0].phases
+    if len(phases) > 1:
       figures[name]['phases'] = {
-        phase: round(statistics.median(turn[name][phase] for turn in turns), 2)
-        for phase in turns[0][name]
+        phase: _median([start.phases[phase] for start in starts])
+        for phase in phases
       }
   return figures
 
 
+def _median(seconds: list[float]) -> float:
+  return round(statistics.median(seconds), 2)
+
+
 def format_table(figures: Mapping) -> str:
   """Formats the figures as a table."""
-  lines = [f'{"":26}{"seconds":>10}{"limit":>10}']
+  lines = [f'{"":26}{"seconds":>10}{"limit":>10}{"CPU s":>10}']
   for name, values in figures.items():
     over = '  over the limit' if values['seconds'] > values['limit'] else ''
     lines.append(
-      f'{name:26}{values["seconds"]:10.2f}{values["limit"]:10.1f}{over}'
+      f'{name:26}{values["seconds"]:10.2f}{values["limit"]:10.1f}'
+      f'{values["cpu seconds"]:10.2f}{over}'
     )
     for phase, seconds in values.get('phases', {}).items():
       lines.append(f'  {phase:24}{seconds:10.2f}')
@@ -183,7 +220,9 @@ def run(args: argparse.Namespace) -> dict:
   turns = []
   for _ in range(args.turns):
     turns.append(measure())
-    whole = {name: sum(phases.values()) for name, phases in turns[-1].items()}
+    whole = {
+      name: sum(start.phases.values()) for name, start in turns[-1].items()
+    }
     print(
       ', '.join(f'{name}: {value:.2f} s' for name, value in whole.items()),
       flush=True,

@@ -48,15 +48,17 @@ def test_a_program_that_fails_is_an_error(program, tmp_path):
 def test_medians_and_phases_stand_beside_the_limits():
   turns = [
     {
-      'import apnet_jax': {'all': seconds},
-      'demo, warm': {'a': seconds, 'b': 10 * seconds},
-      'demo, cold': {'a': seconds, 'b': 30 * seconds},
+      'import apnet_jax': startup.Start({'all': seconds}, 1.0),
+      'demo, warm': startup.Start(
+        {'a': seconds, 'b': 10 * seconds}, 3 * seconds
+      ),
+      'demo, cold': startup.Start({'a': seconds, 'b': 30 * seconds}, 1.0),
     }
     for seconds in (1.0, 9.0, 2.0)
   ]
   figures = startup.summarize(turns)
   assert figures['demo, warm'] == {
-    'seconds': 22, 'limit': 25, 'turns': [11, 99, 22],
+    'seconds': 22, 'limit': 25, 'turns': [11, 99, 22], 'cpu seconds': 6,
     'phases': {'a': 2, 'b': 20},
   }  # fmt: skip
   table = startup.format_table(figures).splitlines()
@@ -64,6 +66,15 @@ def test_medians_and_phases_stand_beside_the_limits():
   assert [line.split('  ')[0] for line in over] == [
     'import apnet_jax', 'demo, cold',
   ]  # fmt: skip
+
+
+def test_cpu_seconds_are_those_of_the_program_that_ended(monkeypatch):
+  usages = iter([10.0, 11.0, 11.0, 61.0, 61.0, 81.0])
+  monkeypatch.setattr(startup, '_cpu_of_ended_programs', lambda: next(usages))
+  monkeypatch.setattr(startup, 'measure_import', lambda: {'all': 1.0})
+  monkeypatch.setattr(startup, 'measure_demo', lambda folder: {'all': 2.0})
+  cpu = {name: start.cpu for name, start in startup.measure().items()}
+  assert cpu == {'import apnet_jax': 1, 'demo, cold': 50, 'demo, warm': 20}
 
 
 def test_mistakes_are_messages(capsys):
