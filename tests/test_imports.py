@@ -59,8 +59,8 @@ def test_the_package_imports_neither_configs_nor_data(path):
 # Rooms of the library; each may import those before it, and itself.
 ROOMS = (
   (
-    'config', 'errors', 'feed', 'hub', 'images', 'optional', 'printing',
-    'version', 'writing',
+    'config', 'errors', 'feed', 'hub', 'images', 'labels', 'optional',
+    'printing', 'version', 'writing',
   ),
   ('models',), ('parallel',), ('paper',), ('workdir',), ('retrieval',),
   ('inference',), ('export',), ('index',), ('visualize',), ('training',),

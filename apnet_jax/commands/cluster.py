@@ -28,7 +28,7 @@ import os
 from absl import flags
 import numpy as np
 
-from apnet_jax import cli
+from apnet_jax import cli, labels
 from apnet_jax.errors import UserError
 from apnet_jax.inference import embedding_files, rows
 from apnet_jax.printing import counted
@@ -36,7 +36,7 @@ from apnet_jax.retrieval import clustering
 from apnet_jax.workdir import json_files
 from apnet_jax.writing import whole
 
-NO_TRACK = ('-1', '')  # of boxes that no tracker has joined
+NO_TRACK = ('-1', labels.UNKNOWN)  # of boxes that no tracker has joined
 
 
 def command() -> Callable:
@@ -75,6 +75,11 @@ def command() -> Callable:
     cli.check_output(json.value)
     cli.check_output(output.value, '--output')
     columns, embeddings, threshold = read_files(argv[1:], given.value)
+    if identities.present and identities.value not in columns:
+      raise UserError(
+        f'--identities={identities.value}: the files have no such column, only'
+        f' {", ".join(columns)}.'
+      )
     people = group(columns, embeddings, threshold, tracks.value)
     write_people(output.value, columns, people)
     figures = describe(
@@ -167,9 +172,10 @@ def group(
     return clustering.cluster(embeddings, threshold)
   if 'track' not in columns:
     raise UserError('--tracks needs a column track, which the files lack.')
+  names = embedding_files.read_labels(columns['track'])
   tracks = [
-    f'{track} {path}' if str(track) not in NO_TRACK else f'{row}'
-    for row, (track, path) in enumerate(zip(columns['track'], columns['path']))
+    f'{name} {path}' if name not in NO_TRACK else f'{row}'
+    for row, (name, path) in enumerate(zip(names, columns['path']))
   ]
   means, track = clustering.mean_embeddings(embeddings, np.array(tracks))
   return clustering.cluster(means, threshold)[track]
@@ -211,7 +217,7 @@ def describe(people: np.ndarray, identities: np.ndarray | None) -> dict:
   }
   if identities is None:
     return figures
-  known = identities != embedding_files.UNKNOWN
+  known = identities != labels.UNKNOWN
   figures['images of no known person'] = int((~known).sum())
   figures['identities'] = len(np.unique(identities[known]))
   if not known.any():

@@ -1,9 +1,11 @@
 """How much an index loses: the recall of fast search, and mAP by shortening."""
 
+from collections.abc import Mapping
 import os
 
 import numpy as np
 
+from apnet_jax import labels
 from apnet_jax.index.store import Index
 from apnet_jax.inference import embedding_files
 from apnet_jax.retrieval import metrics
@@ -19,7 +21,7 @@ def measure(index: Index, path: str | os.PathLike) -> dict[str, float] | None:
 
   Each image of a known person (`embedding_files.read_identities`) is a query
   among all others of them. Images of its person under its camera are not
-  counted, if cameras are known.
+  counted. An image without a camera is alone under its own.
 
   Args:
     index: the index, which says how embeddings are shortened.
@@ -41,10 +43,7 @@ def measure(index: Index, path: str | os.PathLike) -> dict[str, float] | None:
     ).astype(np.float32)
     columns = {name: values[kept] for name, values in file.columns.items()}
   pids = np.unique(identities[kept], return_inverse=True)[1]
-  # Without cameras, an image is alone under its own.
-  camids = np.unique(
-    columns.get('camid', np.arange(len(pids))), return_inverse=True
-  )[1]
+  camids = np.unique(_cameras(columns, len(pids)), return_inverse=True)[1]
   if not _has_match(pids, camids):
     return None
   stored = index.stored(full)
@@ -61,11 +60,20 @@ def _choose(pids: np.ndarray) -> np.ndarray:
   people, person, counts = np.unique(
     pids, return_inverse=True, return_counts=True
   )
-  counts[people == embedding_files.UNKNOWN] = 0
+  counts[people == labels.UNKNOWN] = 0
   step = max(1, -(-counts.sum() // ROWS))
   chosen = (np.cumsum(counts > 0) % step == 0) & (counts > 0)
   chosen &= np.cumsum(counts * chosen) <= ROWS
   return chosen[person]
+
+
+def _cameras(columns: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
+  """Returns cameras by name, text [rows]: its own of an image without one."""
+  own = np.array([f'of image {row}' for row in range(rows)], str)
+  if 'camid' not in columns:
+    return own
+  names = embedding_files.read_labels(columns['camid'])
+  return np.where(names == labels.UNKNOWN, own, names)
 
 
 def _numbered(blocks):

@@ -33,7 +33,7 @@ def add(
   """Adds a file of embeddings to an index; see `add_files`.
 
   Returns:
-    The index, the number of rows that were added, and of those that were in it.
+    The index, the number of rows that were added, and of those that were not.
   """
   ((_, added, known),) = add_files(folder, [path], dtype, projection)
   return Index(folder), added, known
@@ -49,10 +49,9 @@ def add_files(
   """Adds files of embeddings to an index, which is made if there is none.
 
   A row whose columns are all in the index already, or in an earlier row of the
-  same file, is not added again. The index
-  is checked before the first file, and its recall measured after the last one.
-  Rows are removed together with the addition of the first file, so that it can
-  replace them.
+  same file, is not added again. The index is checked before the first file, and
+  its recall measured after the last one. Rows are removed together with the
+  addition of the first file, so that it can replace them.
 
   Args:
     folder: folder of the index.
@@ -64,7 +63,7 @@ def add_files(
 
   Yields:
     When a file was added: its path, the number of rows that were added, and of
-    those that were in the index.
+    those that were not.
 
   Raises:
     UserError: a file cannot be read or comes from another network, the folder

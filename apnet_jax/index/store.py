@@ -196,8 +196,11 @@ class Index:
       first.
 
     Raises:
-      UserError: the index is empty, or has embeddings of other `features`.
+      UserError: the index is empty or has embeddings of other `features`, a
+        query is not finite, or `top` is below 1.
     """
+    if top < 1:
+      raise UserError(f'top={top} must be at least 1.')
     if not len(self):
       raise UserError(f'the index {self._folder} is empty.')
     queries, features = np.atleast_2d(queries), self.info['features']
@@ -206,6 +209,8 @@ class Index:
         f'the queries are {list(queries.shape)}: give [queries, features], with'
         f' the {features:,} features of the index {self._folder}.'
       )
+    for query in np.flatnonzero(~np.isfinite(queries).all(1)):
+      raise UserError(f'query {query} (from 0) is not finite: leave it out.')
     yield from self.search_projected(self.project(queries), top, fast)
 
   def search_projected(

@@ -15,6 +15,7 @@ import zipfile
 
 import numpy as np
 
+from apnet_jax import labels
 from apnet_jax.errors import UserError, first_line
 from apnet_jax.optional import import_optional
 from apnet_jax.workdir import json_files
@@ -24,7 +25,6 @@ SUFFIXES = ('.npz', '.parquet')
 DTYPES = ('float32', 'float16')
 BLOCK = 4096  # rows that are read at once
 EMBEDDING, INFO = 'embedding', 'info'
-UNKNOWN = ''  # identity of an image whose person is not known
 JUNK = '-1'  # identity of a bad box, in lists of Market-1501's naming
 NO_PERSON = ('distractor', 'junk')  # values of the column `role`
 
@@ -46,29 +46,35 @@ class EmbeddingFile:
   blocks: Iterator[np.ndarray]
 
 
+def read_labels(column: np.ndarray) -> np.ndarray:
+  """Returns the labels in a column, text [rows]; see `labels.plain`."""
+  return np.array([labels.plain(str(value)) for value in column], str)
+
+
 def read_identities(
   columns: Mapping[str, np.ndarray], name: str = 'pid'
 ) -> np.ndarray | None:
   """Returns the identities in a column, as text.
 
-  As in a list of own images, 0 is a person like others. Distractors, who are
-  different people, and junk are told by a column `role`.
+  They are read as in a list of own images: see `labels.plain`, and 0 is a
+  person like others. Distractors, who are different people, and junk are told
+  by a column `role`.
 
   Args:
     columns: arrays [rows] by name.
     name: name of the column.
 
   Returns:
-    Text [rows], `UNKNOWN` where there is no value, or it is `JUNK`, or the role
-    is one of `NO_PERSON`; None if there is no such column.
+    Text [rows], `labels.UNKNOWN` where there is no value, or it is `JUNK`, or
+    the role is one of `NO_PERSON`; None if there is no such column.
   """
   if name not in columns:
     return None
-  identities = columns[name].astype(str)
+  identities = read_labels(columns[name])
   unknown = identities == JUNK
   if 'role' in columns:
     unknown |= np.isin(columns['role'], NO_PERSON)
-  return np.where(unknown, UNKNOWN, identities)
+  return np.where(unknown, labels.UNKNOWN, identities)
 
 
 def check_name(path: str | os.PathLike) -> None:

@@ -6,6 +6,7 @@ import pathlib
 import re
 import uuid
 
+from apnet_jax import labels
 from apnet_jax.errors import UserError
 from apnet_jax.images import is_hidden
 from data import raw
@@ -24,10 +25,7 @@ STRAY = (
   'A CSV file in the folder is taken for its list of images: if this is none,'
   ' move it away.'
 )
-# What programs write for an unknown value. As a name, it would make one person
-# of all unknown ones.
-UNKNOWN = ('', 'nan', 'none', 'null', 'na', 'n/a', '<na>')
-NUMBER = re.compile(r'(-?\d+)(\.0+)?', re.ASCII)  # Pandas may write 1.0
+NUMBER = re.compile(r'-?\d+', re.ASCII)
 LONGEST = 20  # characters of a number that is looked at; Python refuses 4301
 COLUMNS = ('path', 'pid', 'camid', 'split', 'role')  # the first two are needed
 
@@ -145,32 +143,30 @@ def _rows(file: pathlib.Path) -> Iterable[tuple[int, dict[str, str]]]:
 def _label(row: Mapping[str, str], name: str, low: int, where: str) -> str:
   """Returns the name of a person or camera in a CSV field.
 
-  Numbers lose leading zeros.
-
   Args:
     row: fields of a line, by column name.
     name: column of the field.
     low: smallest allowed number.
     where: file and line, for messages.
 
+  Returns:
+    The name as `labels.plain` has it.
+
   Raises:
     UserError: the field has no value, a fraction, or a number that is not from
       `low` to `raw.MAX_ID`.
   """
-  text = row[name]
-  number = NUMBER.fullmatch(text)
-  if text.lower() in UNKNOWN or (not number and _is_float(text)):
+  label = labels.plain(row[name])
+  number = NUMBER.fullmatch(label)
+  if label == labels.UNKNOWN or (not number and _is_float(label)):
     raise UserError(
-      f'{where}: {name} {text!r} is neither a whole number nor a name.'
+      f'{where}: {name} {row[name]!r} is neither a whole number nor a name.'
     )
-  if not number:
-    return text
-  digits = number[1]
-  if len(digits) > LONGEST or not low <= int(digits) <= raw.MAX_ID:
+  if number and (len(label) > LONGEST or not low <= int(label) <= raw.MAX_ID):
     raise UserError(
-      f'{where}: {name} {digits[:LONGEST]} is not from {low} to {raw.MAX_ID}.'
+      f'{where}: {name} {label[:LONGEST]} is not from {low} to {raw.MAX_ID}.'
     )
-  return str(int(digits))
+  return label
 
 
 def _is_float(text: str) -> bool:

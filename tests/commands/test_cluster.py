@@ -9,6 +9,7 @@ import pytest
 from apnet_jax.commands import cluster
 from apnet_jax.errors import UserError
 from apnet_jax.inference import embedding_files
+from tests.commands.running import in_this_process
 
 PEOPLE = np.eye(3, dtype=np.float32)
 SHOWN = [0, 1, 0, 2, 1]
@@ -83,7 +84,7 @@ def test_the_threshold_is_the_one_that_is_known(tmp_path):
     read('none')
 
 
-@pytest.mark.parametrize('dtype', [int, str])
+@pytest.mark.parametrize('dtype', [int, str, float])
 def test_images_of_no_known_person_are_not_compared(dtype):
   pids = np.array([0, 0, 7, -1, -1, 5, 5]).astype(dtype)
   roles = np.array(['', 'person', '', '', '', 'distractor', 'junk'])
@@ -112,10 +113,24 @@ def test_a_track_stays_together_and_belongs_to_its_video(tmp_path):
   people = cluster.group(columns, embeddings, 0.9, by_track=True)
   assert people.tolist() == [0, 0, 0, 0, 1]
   columns['path'][:] = 'v'
-  for tracks in ([7, 7, -1, -1, -1], ['7', '7', '', '', '']):
+  for tracks in (
+    [7, 7, -1, -1, -1], ['7', '7', '', '', ''], ['7', '7.0', '-1.0', 'nan', ''],
+  ):  # fmt: skip
     columns['track'] = np.array(tracks)
     people = cluster.group(columns, embeddings, 0.9, by_track=True)
     assert people[0] == people[1] and len({*people}) == 4
   del columns['track']
   with pytest.raises(UserError, match='needs a column track'):
     cluster.group(columns, embeddings, 0.9, by_track=True)
+
+
+def test_a_column_of_identities_that_is_named_must_be_there(tmp_path, capsys):
+  file, output = write(tmp_path / 'a.npz', person=np.array(SHOWN)), 'x.csv'
+  call = [file, f'--output={tmp_path / output}']
+  with in_this_process(cluster.command) as run:
+    assert run(*call) == 0  # pid, which is not named
+    assert run(*call, '--identities=person') == 0
+    assert 'purity 100.0%' in capsys.readouterr().out
+    assert run(*call, '--identities=perosn') == 2
+  message = '--identities=perosn: the files have no such column, only path, per'
+  assert message in capsys.readouterr().err

@@ -78,6 +78,13 @@ def test_queries_are_checked(folder):
   for queries in (EMBEDDINGS[:2, :9], EMBEDDINGS[None], EMBEDDINGS[0, :9]):
     with pytest.raises(UserError, match='features.*24 features of the index'):
       next(index.search(queries, 5))
+  broken = EMBEDDINGS[:2].copy()
+  broken[1, 7] = np.nan
+  for fast in (False, True):
+    with pytest.raises(UserError, match=r'query 1 \(from 0\) is not finite'):
+      next(index.search(broken, 5, fast))
+    with pytest.raises(UserError, match='top=0 must be at least 1'):
+      next(index.search(EMBEDDINGS[3], 0, fast))
 
 
 def test_fast_search_compares_few_embeddings(folder, monkeypatch):
@@ -451,6 +458,20 @@ def test_the_cost_in_map_is_measured(tmp_path, monkeypatch):
   for columns in ({}, {'pid': np.arange(3)}):
     file = write(tmp_path, 'b', range(3), **columns)
     assert accuracy.measure(index, file) is None
+
+
+def test_labels_of_tables_are_read_as_those_of_own_images(tmp_path):
+  people = np.array(['1', '1.0', '2', '02', '-1.0', '-1.0', 'nan', 'None'])
+  file = write(tmp_path, 'a', range(8), pid=people)
+  index, _, _ = changes.add(tmp_path / 'index', file)
+  found = accuracy.measure(index, file)
+  pids = np.array([1, 1, 2, 2])
+  assert found['images'] == 4
+  expected = mean_precision(EMBEDDINGS[:4], pids)
+  assert found['full'] == pytest.approx(expected, abs=1e-4)
+  cameras = np.array(['', 'nan', '', '', '', '', '', ''])  # none is known
+  file = write(tmp_path, 'b', range(8), pid=people, camid=cameras)
+  assert accuracy.measure(index, file) == found
 
 
 def mean_precision(rows, pids):
