@@ -213,10 +213,10 @@ def define_rules() -> flags.FlagHolder:
       )
     except (AttributeError, KeyError) as error:
       raise UserError(
-        f'{_unknown_fields(error, sys.argv)}: eval.py takes --config.eval.FIELD'
-        ' only; apnet_jax/config.py lists the fields. For own images it has'
-        ' --pattern, --ignore_cameras, --folders_are_people, --test_fraction'
-        ' and --allow_other_counts.'
+        f'{_unknown_fields(error, sys.argv)}: eval.py has no such field. It'
+        ' takes --config.eval.FIELD only; apnet_jax/config.py lists the fields.'
+        ' For own images it has --pattern, --ignore_cameras,'
+        ' --folders_are_people, --test_fraction and --allow_other_counts.'
       ) from error
 
 

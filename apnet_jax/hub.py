@@ -95,6 +95,11 @@ def _reason(errors, problem: Exception, match: re.Match, files) -> str:
   repository, tried = match['repository'], match['file'] or ' or '.join(files)
   for kind, reason in (
     (
+      errors.GatedRepoError,  # before its base class
+      f'{repository} is open only to those who have accepted its terms on the'
+      ' Hub, and are logged in (`hf auth login`).',
+    ),
+    (
       errors.RepositoryNotFoundError,
       f'there is no repository {repository}, or it is private and you are not'
       ' logged in (`hf auth login`).',

@@ -63,6 +63,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
     self.send_response(200 if found else 404)
     if not found:
       missing = 'EntryNotFound' if files else 'RepoNotFound'
+      if repository in self.server.gated:
+        missing = 'GatedRepo'
       self.send_header('X-Error-Code', missing)
     self.send_header('X-Repo-Commit', 'c' * 40)
     self.send_header('ETag', '"e"')
@@ -92,11 +94,12 @@ def serving(
   Yields:
     The server. `asked` lists the paths of requests for files, `created` the
     repositories that were made, and `uploaded` has files by name. Add those
-    that are public to `public`.
+    that are public to `public`, and those that only some may read to `gated`.
   """
   server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hub)
   server.files, server.asked = files, []
-  server.created, server.uploaded, server.public = [], {}, set()
+  server.created, server.uploaded = [], {}
+  server.public, server.gated = set(), set()
   threading.Thread(target=server.serve_forever, daemon=True).start()
   address = f'http://127.0.0.1:{server.server_port}'
   download = functools.partial(

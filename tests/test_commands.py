@@ -403,7 +403,12 @@ def test_a_command_that_looks_for_the_network_would_be_seen(
     ),
     (
       ['eval.py', '--ckpt=runs/x', '--config.data.pattern=a'],
-      'error: --config.data.pattern: eval.py takes --config.eval.FIELD only',
+      'error: --config.data.pattern: eval.py has no such field. It takes'
+      ' --config.eval.FIELD only',
+    ),
+    (
+      ['eval.py', '--ckpt=runs/x', '--config.eval.fli=False'],
+      'error: --config.eval.fli: eval.py has no such field',
     ),
     (
       ['train.py', '--config=configs/nothing.py:spatial', '--config.seed=1'],

@@ -450,7 +450,7 @@ class VideoRows:
     if early < first_frame:
       raise UserError(
         f'{boxes} has a frame {early}, but the first is {first_frame}'
-        ' (--first_frame).'
+        + (f' in {video}.' if is_sequence else ' (--first_frame).')
       )
     if 'path' in columns:
       columns[rename('path', columns)] = columns.pop('path')

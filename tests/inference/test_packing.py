@@ -77,7 +77,7 @@ def test_a_packed_network_comes_from_the_hub(packed, tmp_path, monkeypatch):
   file = tmp_path / 'network.apnet'
   file.write_bytes(packed.read_bytes())
   files = {'owner/name': [file]}
-  with hub_server.serving(files, tmp_path / 'cache', monkeypatch):
+  with hub_server.serving(files, tmp_path / 'cache', monkeypatch) as server:
     embedder = Embedder.load('hf://owner/name')
     message = (
       'owner/other cannot be downloaded.*: there is no repository owner/other,'
@@ -85,6 +85,9 @@ def test_a_packed_network_comes_from_the_hub(packed, tmp_path, monkeypatch):
     )
     with pytest.raises(UserError, match=message):
       Embedder.load('hf://owner/other')
+    server.gated.add('owner/terms')
+    with pytest.raises(UserError, match='owner/terms is open only to those'):
+      Embedder.load('hf://owner/terms')
     with pytest.raises(UserError, match='owner/name has no file x.apnet.$'):
       Embedder.load('hf://owner/name/x.apnet')
   assert embedder.fingerprint == Embedder.load(packed).fingerprint

@@ -309,6 +309,9 @@ def test_images_of_a_sequence_have_the_numbers_of_their_names(folder, digits):
     rows.VideoRows(pattern, table, first_frame=1)
   with pytest.raises(UserError, match='no image matches img2/%06d.png'):
     rows.VideoRows('img2/%06d.png', table)
+  table = boxes(folder, '-1,0,0,9,9,5')
+  with pytest.raises(UserError, match=f'frame -1, but.* 0 in {pattern}.$'):
+    rows.VideoRows(pattern, table)
 
 
 def test_videos_of_phones_are_turned_upright(folder):
