@@ -25,6 +25,7 @@ from apnet_jax.retrieval.embed import (
   embed_batches,
   embed_normalized,
   make_embed_batch,
+  progress_bar,
 )
 from apnet_jax.workdir import pack, restore, run_files
 from apnet_jax.workdir.checkpoints import open_for_reading
@@ -170,7 +171,7 @@ class Embedder:
     rows = sum(map(len, frames))
     if not rows:
       return np.zeros((0, self.dimensions), np.float32)
-    with self._lock, _progress(rows, progress) as bar:
+    with self._lock, progress_bar(rows, progress) as bar:
       pixels = crops.iterate(frames, self.image_size, on_error)
       embeddings = self._embed(pixels, rows, bar)
     _check_finite(embeddings, frames)
@@ -321,10 +322,3 @@ def _check_finite(
       ' broken: choose another checkpoint (--which, or `which` of'
       ' Embedder.load), or train again. Otherwise leave out these images.'
     )
-
-
-def _progress(images: int, shown: bool) -> tqdm:
-  return tqdm(
-    total=images, desc='Embedding', unit=' images', leave=False, delay=1,
-    disable=not shown,
-  )  # fmt: skip

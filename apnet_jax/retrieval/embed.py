@@ -48,7 +48,7 @@ def make_embed(
         padded[: len(images)] = images
         yield padded, len(images)
 
-    with _progress(len(rows)) as bar:
+    with progress_bar(len(rows)) as bar:
       return embed_batches(embed_batch, variables, batches(), bar)
 
   return embed
@@ -177,7 +177,14 @@ def embed_pixels(variables, split: Split, rows: np.ndarray) -> np.ndarray:
   return pixels
 
 
-def _progress(images: int) -> tqdm:
+def progress_bar(images: int, shown: bool = True) -> tqdm:
+  """Returns a progress bar that appears after a second, and goes at the end.
+
+  Args:
+    images: number of images to embed.
+    shown: whether it appears at all.
+  """
   return tqdm(
-    total=images, desc='Embedding', unit=' images', leave=False, delay=1
-  )
+    total=images, desc='Embedding', unit=' images', leave=False, delay=1,
+    disable=not shown,
+  )  # fmt: skip
