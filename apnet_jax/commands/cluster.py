@@ -110,7 +110,7 @@ def read_files(
 
   Raises:
     UserError: a file cannot be read, or is of another network; or the files
-      have no threshold, or different ones.
+      have no embeddings, no threshold, or different ones.
   """
   tables, embeddings, infos = [], [], []
   for path in paths:
@@ -123,6 +123,8 @@ def read_files(
         f'{path} has embeddings of network {infos[-1]["fingerprint"]}, but'
         f' {paths[0]} of {infos[0]["fingerprint"]}: they cannot be compared.'
       )
+  if not embeddings:
+    raise UserError(f'{", ".join(paths)}: there are no embeddings to group.')
   names = [name for name in tables[0] if all(name in t for t in tables)]
   columns = {n: np.concatenate([t[n] for t in tables]) for n in names}
   if threshold is None:

@@ -114,6 +114,8 @@ def find_rows(
     UserError: a flag is missing, or images are named beside a video.
   """
   if not video and not boxes:
+    if first_frame is not None:
+      raise UserError('--first_frame needs --video, a video.')
     return rows.find(names)
   if not video or not boxes:
     raise UserError('--video and --boxes need each other.')

@@ -69,6 +69,15 @@ def test_embeddings_of_other_networks_are_refused(tmp_path):
     cluster.read_files(files)
 
 
+def test_a_file_without_embeddings_is_said(tmp_path):
+  embedding_files.write(
+    tmp_path / 'a.npz', {'fingerprint': 'x'}, {'path': np.array([], str)},
+    [PEOPLE[:0]], (0, 3), 'float32',
+  )  # fmt: skip
+  with pytest.raises(UserError, match='a.npz: there are no embeddings to gr'):
+    cluster.read_files([str(tmp_path / 'a.npz')], 0.5)
+
+
 def test_the_threshold_is_the_one_that_is_known(tmp_path):
   values = {'none': None, 'half': 0.5, 'again': 0.5, 'other': 0.6}
   files = {n: write(tmp_path / f'{n}.npz', 'x', t) for n, t in values.items()}

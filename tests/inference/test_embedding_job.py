@@ -247,7 +247,8 @@ def test_flags_that_do_not_fit(tmp_path):
     (([], 'a.mp4', None, 0), '--video and --boxes need each other'),
     (([], None, 'a.csv', 0), '--video and --boxes need each other'),
     ((['a.jpg'], 'a.mp4', 'a.csv', 0), 'so are images: a.jpg'),
-    (([], None, None, 0), 'no image is given'),
+    (([], None, None, None), 'no image is given'),
+    ((['a.jpg'], None, None, 0), '--first_frame needs --video'),
   ]:
     with pytest.raises(UserError, match=message):
       embed.find_rows(*arguments)
