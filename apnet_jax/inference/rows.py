@@ -386,6 +386,8 @@ def _value(text: str, name: str, kinds, path: pathlib.Path, line: int):
     raise UserError(
       f'{path}, line {line}: {name}={text!r} is not a number.'
     ) from error
+  if kind is _whole and abs(value) > np.iinfo(np.int64).max:
+    raise UserError(f'{path}, line {line}: {name}={text!r} is too large.')
   if kind is float and not math.isfinite(value):
     raise UserError(f'{path}, line {line}: {name}={text!r} is not finite.')
   return value

@@ -263,6 +263,8 @@ def test_columns_of_motchallenge_have_names(folder):
     ('1,2,3,4,5,6\n1,2,3', 'line 2: 6 fields are needed'),
     ('1,2,3,4,5,6\n1.5,2,3,4,5,6', "line 2: frame='1.5' is not a number"),
     ('1,2,3,4,5,6\n1,2,3,4,nan,6', "line 2: width='nan' is not finite"),
+    # Among others, NumPy would round it.
+    (f'1,{2**63},3,4,5,6\n1,-1,3,4,5,6', f"line 1: track='{2**63}' is too la"),
   ):
     with pytest.raises(UserError, match=message):
       read_boxes(folder, content)
