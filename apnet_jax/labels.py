@@ -17,10 +17,11 @@ def plain(text: str) -> str:
     text: a field of a table.
 
   Returns:
-    `UNKNOWN` if the text stands for an unknown value, as `NaN`. A whole number
-    has neither leading zeros nor a fraction: `7` for `007` and `7.0`. Other
-    texts stay as they are.
+    The text without spaces around it. A whole number has neither leading zeros
+    nor a fraction: `7` for `007` and `7.0`. `UNKNOWN` if the text stands for an
+    unknown value, as `NaN`.
   """
+  text = text.strip()
   if text.lower() in _NO_VALUE:
     return UNKNOWN
   number = _NUMBER.fullmatch(text)

@@ -73,7 +73,7 @@ def read_identities(
   identities = read_labels(columns[name])
   unknown = identities == JUNK
   if 'role' in columns:
-    unknown |= np.isin(columns['role'], NO_PERSON)
+    unknown |= np.isin(read_labels(columns['role']), NO_PERSON)
   return np.where(unknown, labels.UNKNOWN, identities)
 
 

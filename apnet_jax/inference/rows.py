@@ -290,7 +290,8 @@ def read_csv(
     path: the file.
     required: names of columns that it must have. Those of one of `SIZED_BOXES`
       stand for those of `BOX`.
-    names: names of all its columns; None if its first line has them.
+    names: names of all its columns; None if its first line has them, where
+      spaces around a name do not count.
 
   Returns:
     Arrays by name: the columns of `BOX` are float64, `frame` and `track` are
@@ -303,7 +304,8 @@ def read_csv(
   text = io.StringIO(_read_text(path, newline=''), newline='')
   reader = csv.DictReader(text, names)
   try:
-    names = _check_names(reader.fieldnames or [], required, path)
+    reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+    names = _check_names(reader.fieldnames, required, path)
     rows = list(_read_rows(reader, names, required, path))
   except csv.Error as error:
     line = reader.reader.line_num  # the other counts whole rows only

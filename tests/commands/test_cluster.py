@@ -96,7 +96,7 @@ def test_the_threshold_is_the_one_that_is_known(tmp_path):
 @pytest.mark.parametrize('dtype', [int, str, float])
 def test_images_of_no_known_person_are_not_compared(dtype):
   pids = np.array([0, 0, 7, -1, -1, 5, 5]).astype(dtype)
-  roles = np.array(['', 'person', '', '', '', 'distractor', 'junk'])
+  roles = np.array(['', 'person', '', '', '', ' distractor', 'junk'])
   people = np.arange(7) // 2
   found = embedding_files.read_identities({'pid': pids, 'role': roles})
   assert found.tolist() == ['0', '0', '7', '', '', '', '']
@@ -123,8 +123,10 @@ def test_a_track_stays_together_and_belongs_to_its_video(tmp_path):
   assert people.tolist() == [0, 0, 0, 0, 1]
   columns['path'][:] = 'v'
   for tracks in (
-    [7, 7, -1, -1, -1], ['7', '7', '', '', ''], ['7', '7.0', '-1.0', 'nan', ''],
-  ):  # fmt: skip
+    [7, 7, -1, -1, -1],
+    ['7', '7', '', '', ''],
+    ['7', ' 7.0', '-1.0', 'nan', ''],
+  ):
     columns['track'] = np.array(tracks)
     people = cluster.group(columns, embeddings, 0.9, by_track=True)
     assert people[0] == people[1] and len({*people}) == 4

@@ -44,7 +44,7 @@ class Pixels:
 def test_images_are_found_by_all_kinds_of_names(folder):
   (folder / 'list.txt').write_text('below/c.png\n\na.png\n')
   (folder / 'a.csv').write_text('path\nbelow/c.png\na.png\n')
-  (folder / 'below' / 'table.csv').write_text('pid,path\n7,b.png\n')
+  (folder / 'below' / 'table.csv').write_text(' pid,path \n7,b.png\n')
   for names, expected in [
     (['.'], ['a.png', 'below/b.png', 'below/c.png']),
     (['below/*.png'], ['below/b.png', 'below/c.png']),
