@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from apnet_jax.errors import UserError
-from apnet_jax.paper.tables import Row, Table, first_name
+from apnet_jax.paper.tables import Row, Table
 from apnet_jax.retrieval import comparison
 
 LEVEL, SAMPLES, SEED = 0.95, 10_000, 0  # of the bootstrap
@@ -213,7 +213,7 @@ def compared_lines(
   """Returns what a row is compared with, by seed; see `difference`."""
   if other:
     return other.lines.get(row.name_in_results, {})
-  return results.lines.get(first_name(row.against), {})
+  return results.lines.get(row.against_in_results, {})
 
 
 def with_baseline(table: Table, name: str) -> Table:
@@ -221,7 +221,7 @@ def with_baseline(table: Table, name: str) -> Table:
 
   Args:
     table: table of the paper.
-    name: name of the row, as of its network in `VARIANTS`.
+    name: `Row.name` of the row.
 
   Raises:
     UserError: the table has no such row.

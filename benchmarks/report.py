@@ -46,7 +46,6 @@ from typing import Any
 from apnet_jax import config
 from apnet_jax.errors import UserError
 from apnet_jax.paper.tables import COLUMNS, TABLES, Row, Table
-from apnet_jax.paper.variants import VARIANTS
 from apnet_jax.retrieval.card import WHOLE_GALLERY
 from apnet_jax.workdir.json_files import read_json
 from benchmarks import report_plot
@@ -68,7 +67,7 @@ RECORDS = ROOT / 'docs/records/ablations'
 NOT_RUN = 'not run'
 MARK_OF_END = '<!-- end of report -->'
 MARKED = re.compile(
-  rf'<!-- report: ([\w.\- ]+?) -->\n(?:(?!<!-- report).*\n)*?{MARK_OF_END}'
+  rf'<!-- report: ([\w.,\- ]+?) -->\n(?:(?!<!-- report).*\n)*?{MARK_OF_END}'
 )
 
 
@@ -128,7 +127,7 @@ def _notes(
     else:
       notes.append(
         f'Seeds are compared in pairs: a row with {seeds} alone is compared'
-        f' with {seeds} of {VARIANTS[row.against].title}, {mean}'
+        f' with {seeds} of {_title_of(table, row.against)}, {mean}'
       )
   return [line for note in dict.fromkeys(notes) for line in ('', note)]
 
@@ -138,10 +137,16 @@ def _difference_heads(table: Table, other: Group | None) -> list[str]:
   if other:
     title = f'recipe {other.recipe}'
   elif len(against) == 1:
-    title = VARIANTS[against.pop()].title
+    title = _title_of(table, against.pop())
   else:
     title = 'its baseline'
   return [f'mAP minus {title}', '95% interval', 'by seed']
+
+
+def _title_of(table: Table, name: str) -> str:
+  """Returns a short title of the row that others are compared with."""
+  (row,) = [row for row in table.rows if row.name == name]
+  return row.name if row.recipe else row.title
 
 
 def _published(row: Row, key: str) -> list[str]:
@@ -304,7 +309,10 @@ def counts_table(table: Table, counts: Mapping[str, Any]) -> list[str]:
     ['network', 'paper', 'multiply-adds', 'as PyTorch-OpCounter counts']
   )
   for row in table.rows:
-    entry = found[row.variant]
+    entry = found.get(row.variant)
+    if not entry:  # --rows chose others
+      lines.append(_row([row.title, NOT_RUN, NOT_RUN, NOT_RUN]))
+      continue
     at_224 = entry['at_224']
     figures = [f'{entry["paper_gflops"]:.2f}'] + [
       f'{at_224[name] / 1e9:.3f}' for name in ('multiply_adds', 'operations')

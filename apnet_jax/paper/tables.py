@@ -40,7 +40,7 @@ class Row:
 
   Attributes:
     variant: its name in `variants.VARIANTS`.
-    against: variant that its figures are compared with; '' for none.
+    against: name of the row that its figures are compared with; '' for none.
     published: figures in percent by data set. A network that was trained on
       another data set than it was evaluated on has both names, as
       'market1501 > dukemtmc_reid'.
@@ -62,6 +62,12 @@ class Row:
   def name_in_results(self) -> str:
     """Name of the row in results, the same in all tables that it stands in."""
     return self.recipe or first_name(self.variant)
+
+  @property
+  def against_in_results(self) -> str:
+    """Name in results of the row that its figures are compared with."""
+    is_recipe = self.against in RECIPES
+    return self.against if is_recipe else first_name(self.against)
 
   @property
   def title(self) -> str:

@@ -295,6 +295,13 @@ def test_table_3_is_that_of_operations(tmp_path, capsys):
   file = tmp_path / 'results.jsonl'
   assert report.main(['table3', f'--results={file}']) == 2
   assert f'{tmp_path}/complexity.json cannot be read' in capsys.readouterr().err
+  counts = json.loads((report.RECORDS / 'complexity.json').read_text())
+  del counts['networks'][1:]  # as --rows=apnet_c0 writes it
+  (tmp_path / 'complexity.json').write_text(json.dumps(counts))
+  assert report.main(['table3', f'--results={file}']) == 0
+  printed = capsys.readouterr().out
+  assert cells(printed, 'APNet-C_0')[1] == '6.23'
+  assert cells(printed, 'APNet-C_1')[1:] == [report.NOT_RUN] * 3
 
 
 def test_a_page_is_made_of_the_committed_results_alone(tmp_path, capsys):
@@ -381,5 +388,16 @@ def test_another_row_to_compare_with(tmp_path, capsys):
   assert cells(text, 'APNet-C_0')[4] == '-10.0'
   assert cells(text, 'APNet-C_1')[4] == ''
   assert cells(text, 'APNet-C_2')[4] == '+20.0'
+  lines = [('apnet_c2', 0, (0.2, 0.4)), ('ema', 0, (0.5, 0.5))]
+  lines += [('ema', 1, (0.5, 0.5)), ('apnet_c2', 1, (0.4, 0.4))]
+  file.write_text('')
+  for line in (*lines, ('jitter', 0, (0.3, 0.3))):
+    ablation_runs.append_line(file, make_line(*line))
+  of_recipes = ['recipes', f'--results={file}', '--against=ema']
+  assert report.main(of_recipes) == 0
+  text = capsys.readouterr().out
+  assert 'mAP minus ema' in text
+  assert cells(text, 'APNet-C_2')[4] == '-15.0 *'
+  assert 'compared with seed 0 of ema, mAP 50.0.' in text
   assert report.main([*words, '--against=radix1']) == 2
   assert '--against=radix1 is not one of apnet_c0' in capsys.readouterr().err
