@@ -112,7 +112,7 @@ def plan(
       words = [
         f'--config={_file_of(row, config_file)}',
         *changed,
-        *_row_words(row, base),
+        *_row_words(row, base, overrides),
         f'--config.seed={seed}',
       ]
       runs.append(
@@ -127,16 +127,19 @@ def _file_of(row: Row, config_file: str) -> str:
   Paper: APNet-S is trained by the settings of RGA, which the benchmarks'
   configurations have as a variant.
   """
-  if row.changes['attention'] != 'spatial' or ':' in config_file:
+  file = config_file.removesuffix(':paper')  # the default variant
+  if row.changes['attention'] != 'spatial' or ':' in file:
     return config_file
   try:
-    read_config([f'--config={config_file}:spatial'])
+    read_config([f'--config={file}:spatial'])
   except UserError:  # this configuration has no variants
     return config_file
-  return f'{config_file}:spatial'
+  return f'{file}:spatial'
 
 
-def _row_words(row: Row, base: ml_collections.ConfigDict) -> list[str]:
+def _row_words(
+  row: Row, base: ml_collections.ConfigDict, overrides: Sequence[str]
+) -> list[str]:
   """Returns the flags that make the network and the recipe of a row.
 
   An image size that the user has chosen stays.
@@ -150,7 +153,10 @@ def _row_words(row: Row, base: ml_collections.ConfigDict) -> list[str]:
   if weights != base.model.pretrained:
     fields['model.pretrained'] = weights
   default = config_fields.get_config().data.image_size
-  if row.image_size and tuple(base.data.image_size) == tuple(default):
+  chosen = tuple(base.data.image_size) != tuple(default) or any(
+    override.startswith('data.image_size=') for override in overrides
+  )
+  if row.image_size and not chosen:
     fields['data.image_size'] = row.image_size
   return [f'--config.{name}={value}' for name, value in fields.items()]
 

@@ -231,13 +231,19 @@ class Interrupted(KeyboardInterrupt):
     self.code = code
 
 
-def execute(command: Sequence[str], log: pathlib.Path, claimed: IO) -> int:
-  """Runs a command, passes signals on to it, and returns its exit code.
+def execute(
+  command: Sequence[str], log: pathlib.Path, claimed: IO
+) -> tuple[int, list[int]]:
+  """Runs a command and passes signals on to it.
 
   Args:
     command: the command.
     log: file that its output is added to.
     claimed: the locked file of the run, which the command inherits.
+
+  Returns:
+    Its exit code, and the signals that were passed on. It may have ended before
+    it could save a checkpoint, or as if there had been no signal.
 
   Raises:
     Interrupted: a signal ended the command.
@@ -255,9 +261,7 @@ def execute(command: Sequence[str], log: pathlib.Path, claimed: IO) -> int:
       code = process.wait()
   if code in INTERRUPTED:
     raise Interrupted(code)
-  if code and passed:  # it ended before it could save a checkpoint
-    raise Interrupted(128 + passed[0])
-  return code
+  return code, passed
 
 
 @contextlib.contextmanager
@@ -355,6 +359,9 @@ def _evaluate(
 
   Returns:
     Whether the command succeeded.
+
+  Raises:
+    Interrupted: a signal came; a result that was reached all the same is kept.
   """
   workdir = results.workdir(run)
   card = workdir / 'result.json'
@@ -364,9 +371,11 @@ def _evaluate(
     card = workdir / 'evaluations' / f'{name}.json'
     command = evaluate_command(target, workdir, card)
   with timed(workdir / f'{name}-sessions.jsonl', workdir) as seconds:
-    code = execute(command, workdir / LOG_FILE, claimed)
+    code, signals = execute(command, workdir / LOG_FILE, claimed)
   if code == 0:
     results.append(result_line(run, target, command, workdir, card, seconds()))
+  if signals:
+    raise Interrupted(128 + signals[0])
   return code == 0
 
 
@@ -427,7 +436,10 @@ def result_line(
     'seed': run.seed,
     'target': target.label if target else None,
     'target_dataset': target.full_name if target else None,
-    'images': pathlib.Path(run.config.data.dir).name,
+    'images': ','.join(
+      pathlib.Path(folder).name
+      for folder in datasets.directories(run.config.data)
+    ),
     'recipe': run.recipe,
     'configuration': run.hash,
     'command': shown(command),

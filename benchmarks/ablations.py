@@ -23,13 +23,16 @@ from collections.abc import Sequence
 import contextlib
 import io
 import pathlib
+import shlex
 import sys
 
 import ml_collections
 
 from apnet_jax.commands import complexity
 from apnet_jax.errors import UserError, naming_flags
+from apnet_jax.models.network_fields import NETWORK_FIELDS
 from apnet_jax.paper.tables import TABLES, Table, first_name
+from apnet_jax.paper.variants import APNET_C2
 from apnet_jax.workdir import run_files
 from apnet_jax.workdir.json_files import write_json
 from benchmarks import ablation_plan, ablation_runs
@@ -108,18 +111,41 @@ def runs_of(args: argparse.Namespace) -> list[Run]:
   """Returns the runs that the command line asks for.
 
   Raises:
-    UserError: the configuration is not valid, or a value has a wrong form.
+    UserError: the configuration is not valid, a value has a wrong form, or two
+      rows are the same training.
   """
   if args.device and not args.dry_run:
     raise UserError('--device needs --dry-run.')
   words = [f'--config={args.config}', *_flags(args.override)]
   name = ablation_plan.read_config(words).data.name
-  return ablation_plan.plan(
+  runs = ablation_plan.plan(
     chosen_rows(TABLES[args.table], args.rows),
     args.config,
     ablation_plan.absolute_folders(args.override, name),
     read_seeds(args.seeds),
   )
+  check_rows(runs)
+  return runs
+
+
+def check_rows(runs: Sequence[Run]) -> None:
+  """Checks that no two rows are the same training under two names.
+
+  A row leaves fields alone that have the paper's value by default. With
+  model.radix=4 for all rows, that of radix 2 would have radix 4.
+
+  Raises:
+    UserError: two rows are the same training.
+  """
+  names: dict[str, str] = {}
+  for run in runs:
+    other = names.setdefault(run.hash, run.variant)
+    if other != run.variant:
+      raise UserError(
+        f'the rows {other} and {run.variant} would be the same training: the'
+        ' configuration or an --override gives all rows what only one of the'
+        ' two has. Leave that out.'
+      )
 
 
 def _flags(overrides: Sequence[str]) -> list[str]:
@@ -147,14 +173,18 @@ def chosen_rows(table: Table, names: str) -> Table:
 
 
 def read_seeds(text: str) -> list[int]:
-  """Parses numbers that commas separate; raises UserError if it cannot."""
+  """Parses numbers that commas separate, and keeps each once.
+
+  Raises:
+    UserError: they have another form.
+  """
   try:
     seeds = [int(word) for word in text.split(',')]
   except ValueError:
     seeds = []
   if not seeds or min(seeds) < 0:
     raise UserError(f'--seeds={text}: give numbers from 0, as 0,1,2.')
-  return seeds
+  return list(dict.fromkeys(seeds))
 
 
 def read_targets(texts: Sequence[str], allow_other_counts: bool):
@@ -311,6 +341,7 @@ def count(args: argparse.Namespace) -> int:
   """Counts the operations of the networks of a table."""
   words = [f'--config={args.config}', *_flags(args.override)]
   config = ablation_plan.read_config(words)
+  check_counted(args, config.model)
   rows = chosen_rows(TABLES[args.table], args.rows).rows
   if args.dry_run:
     print(*(f'{first_name(row.variant)}: counted' for row in rows), sep='\n')
@@ -320,12 +351,50 @@ def count(args: argparse.Namespace) -> int:
   write_json(
     args.results / COUNTS_FILE,
     {
-      'command': f'python -m benchmarks.ablations {args.table}',
+      'command': _count_command(args),
       'commit': ablation_runs.commit(),
       'networks': counts,
     },
   )
   return 0
+
+
+def check_counted(
+  args: argparse.Namespace, model: ml_collections.ConfigDict
+) -> None:
+  """Checks that no flag is given that counting would ignore.
+
+  Args:
+    args: values of the flags.
+    model: `config.model` of the table.
+
+  Raises:
+    UserError: a device or a target is given, or a field of the network.
+  """
+  ignored = [f'--{name}' for name in ('device', 'target') if vars(args)[name]]
+  ignored += [
+    f'config.model.{name}'
+    for name in NETWORK_FIELDS
+    if model[name] != APNET_C2[name]
+  ]
+  if ignored:
+    raise UserError(
+      f"{args.table} counts the paper's networks, on which"
+      f' {", ".join(ignored)} would have no effect: leave that out.'
+    )
+
+
+def _count_command(args: argparse.Namespace) -> str:
+  """Returns the command that counts the same, without folders."""
+  words = [
+    f'--override={override}'
+    for override in args.override
+    if override.startswith('model.')
+  ]
+  words += [f'--rows={args.rows}'] * bool(args.rows)
+  return shlex.join(
+    ['python', '-m', 'benchmarks.ablations', args.table, *words]
+  )
 
 
 if __name__ == '__main__':

@@ -63,6 +63,11 @@ def test_all_networks_come_before_the_second_seed():
   assert len({run.recipe for run in runs}) == 1
 
 
+def test_a_size_of_images_that_is_the_default_is_a_choice_too():
+  for run in plan('table2', 'data.image_size=(384,192)'):
+    assert tuple(run.config.data.image_size) == (384, 192)
+
+
 def test_overrides_hold_for_all_networks():
   for run in plan('table2', 'train.epochs=7', 'data.image_size=(64,32)'):
     assert run.config.train.epochs == 7
@@ -73,6 +78,9 @@ def test_spatial_networks_have_their_own_recipe_where_there_is_one():
   runs = {run.variant: run for run in plan()}
   assert runs['apnet_s2'].config.train.epochs == 150
   assert runs['apnet_c2'].config.train.epochs == 160
+  named = {run.variant: run for run in plan(config=f'{CONFIG}:paper')}
+  assert named['apnet_s2'].hash == runs['apnet_s2'].hash
+  assert named['apnet_c2'].hash == runs['apnet_c2'].hash
   runs = {run.variant: run for run in plan(config='configs/synthetic.py')}
   assert runs['apnet_s2'].words[0] == '--config=configs/synthetic.py'
   assert runs['apnet_s2'].config.model.attention == 'spatial'
@@ -375,6 +383,15 @@ def test_lines_of_earlier_versions_count(run, results, tmp_path):
   assert not results.has(run)
 
 
+def test_all_folders_of_training_images_are_named(
+  trainer, results, monkeypatch
+):
+  (run, *_) = plan('table2', 'data.name=duke,market', 'data.dir=/x/a,/x/b/')
+  assert ablation_runs.do_run(run, [], results) == 'finished'
+  (line,) = results.read()
+  assert line['images'] == 'a,b'
+
+
 def test_a_failed_run_has_no_result_and_is_tried_again(trainer, run, results):
   trainer['then'] = 'sys.exit(3)'
   assert ablation_runs.do_run(run, [], results) == 'failed'
@@ -414,6 +431,19 @@ def test_a_signal_is_passed_on_and_the_run_goes_on_later(
   trainer['then'] = ''
   assert ablation_runs.do_run(run, [], results) == 'finished'
   assert len(results.read()) == 1
+
+
+def test_a_signal_that_a_run_outlives_ends_the_command(trainer, run, results):
+  """The run was about to end: its result is kept, and no other begins."""
+  trainer['then'] = (
+    'signal.signal(signal.SIGTERM, signal.SIG_IGN)\n'
+    f'os.kill(os.getppid(), {signal.SIGTERM:d})\n'
+    'time.sleep(0.1)'
+  )
+  with pytest.raises(ablation_runs.Interrupted) as error:
+    ablation_runs.do_run(run, [], results)
+  assert error.value.code == 143
+  assert ablation_runs.do_run(run, [], results) == 'done'
 
 
 def test_a_claimed_run_is_left_to_its_process(trainer, run, results):
@@ -600,6 +630,24 @@ def test_other_images_of_a_target_are_refused(monkeypatch, tmp_path, capsys):
     (['table7', '--target=a=/tmp', '--target=b=/tmp'], 'the same name'),
     (['table7', '--target=nobody=/tmp'], "--target='nobody' is not one of"),
     (['table2', '--override=train.K=0'], 'at least 2'),
+    (
+      ['figure5', '--override=model.radix=4', '--dry-run'],
+      'the rows apnet_c2 and radix4 would be the same training',
+    ),
+    (
+      ['table2', '--override=model.se_blocks=True'],
+      'the rows apnet_c0 and se_resnet50 would be the same',
+    ),
+    (
+      ['recipes', '--override=train.clip_norm=5.0'],
+      'the rows apnet_c2 and clip_norm would be the same',
+    ),
+    (['table3', '--device=h100'], '--device would have no effect'),
+    (['table3', '--target=duke=/tmp'], '--target would have no effect'),
+    (
+      ['table3', '--config=configs/synthetic.py'],
+      'config.model.backbone would have no effect',
+    ),
   ],
 )
 def test_mistakes(command, capsys, words, message):
@@ -611,6 +659,10 @@ def test_wrong_seeds(capsys):
   for seeds in ('', 'x', '-1', '1,,2'):
     assert ablations.main(['table2', f'--seeds={seeds}', '--dry-run']) == 2
     assert 'give numbers from 0' in capsys.readouterr().err
+
+
+def test_a_seed_that_is_given_twice_is_run_once():
+  assert ablations.read_seeds('2,0,2') == [2, 0]
 
 
 def test_table_3_is_counted(command, monkeypatch, results):
@@ -625,6 +677,11 @@ def test_table_3_is_counted(command, monkeypatch, results):
   assert counted == [row.variant for row in TABLES['table3'].rows]
   written = json.loads((results.folder / 'complexity.json').read_text())
   assert [entry['network'] for entry in written['networks']] == counted
+  words = ['table3', '--override=model.reduction=8', '--rows=apnet_c1']
+  assert command(*words, '--override=data.dir=/my/images') == 0
+  written = json.loads((results.folder / 'complexity.json').read_text())
+  program = 'python -m benchmarks.ablations'
+  assert written['command'] == f'{program} {" ".join(words)}'
 
 
 # The cost
