@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import datetime
+from importlib import metadata
 import json
 import os
 import pathlib
@@ -188,6 +189,15 @@ def hardware() -> str:
   return f'{count_cores(len(os.sched_getaffinity(0)))} of {name}'
 
 
+def versions(*packages: str) -> dict[str, str]:
+  """Returns the versions of packages; those not installed are left out."""
+  found = {}
+  for name in packages:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+      found[name] = metadata.version(name)
+  return found
+
+
 def count_cores(number: int) -> str:
   """Returns '1 core', '2 cores' and so on."""
   return f'{number} core{"s" if number > 1 else ""}'
@@ -209,8 +219,18 @@ def network_environment() -> dict[str, str]:
   return NETWORK_ENVIRONMENT | ONE_TPU | first
 
 
+def absolute(path: str) -> str:
+  """Returns a path for a `MeasuringProcess`, which runs in another folder.
+
+  Args:
+    path: path of a file or folder. A text of another kind, such as hf://...,
+      stays as it is.
+  """
+  return os.path.abspath(path) if os.path.exists(path) else path
+
+
 class MeasuringProcess:
-  """A subprocess that measures on request.
+  """A subprocess that measures on request, in the project's folder.
 
   Args:
     module: a module in benchmarks/ that calls `measuring.serve`.

@@ -410,10 +410,25 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   )
   if PYRAMID in args.only and not args.levels:
     parser.error('--levels=0: the base has no pyramid to measure.')
-  if args.plot is not None and not args.plot.parent.is_dir():
-    parser.error(f'--plot={args.plot}: no such folder.')
+  if PYRAMID in args.only and args.attention == 'none':
+    parser.error('--attention=none: the base has no pyramid to measure.')
+  if args.plot is not None:
+    _check_plot(parser, args)
   command.check_peak_memory(parser)
   return args
+
+
+def _check_plot(
+  parser: argparse.ArgumentParser, args: argparse.Namespace
+) -> None:
+  """Ends the program, before it measures for long, if it could not draw."""
+  if not args.plot.parent.is_dir():
+    parser.error(f'--plot={args.plot}: no such folder.')
+  formats = cost_plot.formats()
+  if args.plot.suffix.removeprefix('.') not in formats:
+    parser.error(f'--plot={args.plot}: end it in one of {", ".join(formats)}.')
+  if set(args.only) == {PYRAMID}:
+    parser.error(f'--plot={args.plot}: --only={PYRAMID} has no sweep to draw.')
 
 
 def main(arguments: list[str] | None = None) -> int:

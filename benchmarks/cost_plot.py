@@ -16,6 +16,11 @@ TITLES = {
 }
 
 
+def formats() -> list[str]:
+  """Returns the formats of pictures, which are suffixes of files."""
+  return list(Figure().canvas.get_supported_filetypes())
+
+
 def draw(figures: Mapping, base: str) -> Figure:
   """Plots images/s (left) and multiply-adds (right), in a row for each sweep.
 
@@ -29,7 +34,7 @@ def draw(figures: Mapping, base: str) -> Figure:
   for (left, right), (sweep, points) in zip(rows, figures.items()):
     known = {value: point for value, point in points.items() if point}
     _draw(left, sweep, known, {'images/s': SPEED})
-    fastest = max(point['images/s'] for point in known.values())
+    fastest = max((point['images/s'] for point in known.values()), default=0)
     left.set(ylabel='images/s', ylim=(0, 1.1 * fastest or None))
     both = {'multiply-adds': WORK, 'of the pyramid': PYRAMID}
     _draw(right, sweep, known, both)

@@ -31,7 +31,7 @@ from apnet_jax.inference.embedder import Embedder  # noqa: E402
 from apnet_jax.models import normalization  # noqa: E402
 from apnet_jax.models.apnet import create_model, initialize  # noqa: E402
 from apnet_jax.parallel import devices  # noqa: E402
-from benchmarks import command, measuring  # noqa: E402
+from benchmarks import command, measuring, versus  # noqa: E402
 
 OURS, LOOP = 'this project', 'loop in PyTorch'
 BATCH = 64  # images; also the largest batch of an Embedder
@@ -64,7 +64,7 @@ def make_loop(args: argparse.Namespace):
   mean = torch.tensor(normalization.MEAN)[:, None, None]
   std = torch.tensor(normalization.STD)[:, None, None]
 
-  def read(paths):
+  def load(paths):
     tensors = []
     for path in paths:
       image = Image.open(path).convert('RGB')
@@ -75,10 +75,10 @@ def make_loop(args: argparse.Namespace):
 
   def embed(paths):
     starts = range(0, len(paths), BATCH)
-    embedded = [network.embed(read(paths[i : i + BATCH])) for i in starts]
+    embedded = [network.embed(load(paths[i : i + BATCH])) for i in starts]
     return torch.cat(embedded).cpu().numpy()
 
-  return read, embed
+  return lambda paths: len(load(paths)), embed
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -105,7 +105,8 @@ def run(args: argparse.Namespace) -> dict:
   sizes = np.array([Image.open(path).size for path in choose(args)])
   before = os.getloadavg()[0]
   arguments = measuring.network_arguments(args)
-  arguments += ['--images', args.images, '--count', str(args.count)]
+  arguments += ['--images', command.absolute(args.images)]
+  arguments += ['--count', str(args.count)]
   figures = {}
   with command.serve_networks('embed', arguments, (OURS, LOOP)) as processes:
     for task in ('reading', 'embedding'):
@@ -145,6 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
   parser.set_defaults(compile=False)  # of network_torch.Network
   args = command.parse(parser, arguments)
   command.check_at_least(parser, args, count=1, turns=1)
+  versus.check_pytorch(parser, args)
   if args.serve:
     serve(args)
     return 0

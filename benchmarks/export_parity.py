@@ -8,7 +8,6 @@ batches of 1, 7 and 32 images, and compared with the network.
 """
 
 import argparse
-import importlib.metadata
 import pathlib
 import sys
 import tempfile
@@ -26,7 +25,9 @@ FORMS = {
   'inside': ('uint8', 'float32'),
   'inside, float16': ('uint8', 'float16'),
 }
-PACKAGES = ('jax', 'jax2onnx', 'onnx', 'onnxruntime', 'tensorflow-cpu')
+PACKAGES = (
+  'jax', 'jax2onnx', 'onnx', 'onnxruntime', 'tensorflow-cpu', 'tensorflow',
+)  # fmt: skip
 
 
 def graphs(embedder: Embedder) -> dict[str, tuple[str, Graph]]:
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> dict:
       print(name, rows[name], flush=True)
   height, width = embedder.image_size
   return {
-    'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
+    'versions': command.versions(*PACKAGES),
     'network': f'that of --ckpt, images {height}x{width}',
     'images': found['images'],
     'batches': found['batches'],

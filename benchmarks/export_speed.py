@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> dict:
   embedder = open_network(args)
   args.image_size = embedder.image_size
   load = os.getloadavg()[0]
-  arguments = measuring.network_arguments(args) + ['--ckpt', args.ckpt]
+  arguments = measuring.network_arguments(args)
+  arguments += ['--ckpt', command.absolute(args.ckpt)]
   figures = {}
   with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
     file = pathlib.Path(folder, 'network.onnx')

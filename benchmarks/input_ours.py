@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import importlib.metadata
 import pathlib
 import sys
 import time
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apnet_jax.training.augment import augment
-from benchmarks import measuring
+from benchmarks import command, measuring
 from configs import common
 from data import decoding, records
 
@@ -64,8 +63,7 @@ class Pipeline:
       The measured rate and memory, or the versions of packages.
     """
     if task == 'versions':
-      names = ('tensorflow-cpu', 'tensorflow', 'jax', 'numpy')
-      return {name: version for name in names if (version := _version(name))}
+      return command.versions('tensorflow-cpu', 'tensorflow', 'jax', 'numpy')
     if task == 'decode':
       return self.decode_one_by_one()
     batches = records.train_batches(
@@ -135,13 +133,6 @@ def main() -> None:
   with contextlib.redirect_stdout(sys.stderr):  # answers go to stdout
     pipeline = open_pipeline(args.images, config)
   measuring.serve(pipeline.measure)
-
-
-def _version(name: str) -> str | None:
-  try:
-    return importlib.metadata.version(name)
-  except importlib.metadata.PackageNotFoundError:
-    return None
 
 
 if __name__ == '__main__':

@@ -15,6 +15,7 @@ import argparse
 import os
 import pathlib
 import sys
+import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -62,24 +63,25 @@ def build(
     RuntimeError: the index there has another size.
   """
   if not (folder / files.INFO).exists():
-    file = folder.with_suffix('.npz')
-    embedding_files.write(
-      file,
-      {'fingerprint': 'drawn'},
-      {'path': np.array([f'{i}.jpg' for i in range(rows)])},
-      (
-        draw(
-          np.arange(start, min(start + BLOCK, rows)) // IMAGES,
-          features,
-          start + 3,
-        )
-        for start in range(0, rows, BLOCK)
-      ),
-      (rows, features),
-      dtype,
-    )
-    changes.add(folder, file, dtype)
-    file.unlink()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as drawn:
+      file = pathlib.Path(drawn, 'embeddings.npz')
+      embedding_files.write(
+        file,
+        {'fingerprint': 'drawn'},
+        {'path': np.array([f'{i}.jpg' for i in range(rows)])},
+        (
+          draw(
+            np.arange(start, min(start + BLOCK, rows)) // IMAGES,
+            features,
+            start + 3,
+          )
+          for start in range(0, rows, BLOCK)
+        ),
+        (rows, features),
+        dtype,
+      )
+      changes.add(folder, file, dtype)
   index = store.Index(folder)
   found = tuple(index.info[name] for name in ('rows', 'dimensions', 'dtype'))
   if found != (rows, features, dtype):

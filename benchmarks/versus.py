@@ -20,7 +20,12 @@ IMPLEMENTATIONS = {
   COMPILED: ('network_torch', ['--compile']),
 }
 # Settings that the network in PyTorch can have.
-PYTORCH_SETTINGS = {'attention': ['channel'], 'levels': [0, 2], 'radix': [2]}
+PYTORCH_SETTINGS = {
+  'backbone': ['resnet50', 'resnet14'],
+  'attention': ['channel'],
+  'levels': [0, 2],
+  'radix': [2],
+}
 
 
 def measure_all(
@@ -233,6 +238,29 @@ def make_parser(
   return parser
 
 
+def check_pytorch(
+  parser: argparse.ArgumentParser, args: argparse.Namespace, otherwise: str = ''
+) -> None:
+  """Ends the program with code 2 if PyTorch cannot be compared with.
+
+  Args:
+    parser: parser of the flags.
+    args: values of the flags, with those of the network.
+    otherwise: what the user can do without PyTorch, as ', or use --flag'.
+  """
+  for name, allowed in PYTORCH_SETTINGS.items():
+    if getattr(args, name) not in allowed:
+      parser.error(
+        f'--{name}={getattr(args, name)}: the network in PyTorch allows only'
+        f' {" and ".join(map(str, allowed))}{otherwise}.'
+      )
+  if importlib.util.find_spec('torch') is None:
+    parser.error(
+      'torch is not installed, and this benchmark measures it: pip install'
+      f' torch{otherwise}.'
+    )
+
+
 def main(
   script: str,
   description: str,
@@ -253,16 +281,7 @@ def main(
   args = command.parse(parser, arguments)
   if min(args.turns, args.seconds, *args.batch, *args.image_size) <= 0:
     parser.error('numbers must be greater than 0.')
-  for name, allowed in PYTORCH_SETTINGS.items():
-    if args.peer == 'torch' and getattr(args, name) not in allowed:
-      parser.error(
-        f'--{name}={getattr(args, name)}: the network in PyTorch allows only'
-        f' {" and ".join(map(str, allowed))}; use --peer none.'
-      )
-  if args.peer == 'torch' and importlib.util.find_spec('torch') is None:
-    parser.error(
-      'torch is not installed, and this benchmark measures it: pip install'
-      ' torch, or use --peer none'
-    )
+  if args.peer == 'torch':
+    check_pytorch(parser, args, ', or use --peer none')
   command.check_peak_memory(parser)
   return command.finish(script, functools.partial(run, program), args)

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from benchmarks import search
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -58,3 +60,12 @@ def test_mistakes_are_messages(arguments, message):
   result = run(*arguments)
   assert result.returncode == 2
   assert message in result.stderr and 'Traceback' not in result.stderr
+
+
+def test_an_index_is_built_beside_other_files(tmp_path):
+  other = tmp_path / 'index.npz'
+  other.write_text('of the user')
+  index = search.build(tmp_path / 'index', 20, 8, 'float16')
+  assert index.info['rows'] == 20
+  assert other.read_text() == 'of the user'
+  assert len([*tmp_path.iterdir()]) == 2

@@ -16,6 +16,7 @@ from benchmarks import (
   command,
   cost,
   cost_plot,
+  embed,
   measuring,
   network_ours,
   scaling,
@@ -99,6 +100,21 @@ def test_a_record_and_a_picture_of_everything(opened, tmp_path, capsys):
   assert missing.count('-') == len(cost.COLUMNS)
 
 
+def test_a_sweep_that_fails_leaves_the_record(opened, tmp_path):
+  file, plot = tmp_path / 'cost.json', tmp_path / 'cost.png'
+  arguments = [f'--json={file}', f'--plot={plot}', '--only', 'radix']
+  assert cost.main([*arguments, '--radices', '3']) == 0
+  assert json.loads(file.read_text())['figures'] == {'radix': {'3': None}}
+  assert plot.read_bytes().startswith(b'\x89PNG')
+
+
+def test_the_pyramid_alone_cannot_be_drawn(tmp_path, capsys):
+  plot = tmp_path / 'cost.png'
+  with pytest.raises(SystemExit, match='2'):
+    cost.parse(['--only', 'pyramid', f'--plot={plot}'])
+  assert 'has no sweep to draw' in capsys.readouterr().err
+
+
 def test_what_sweeps_share_is_measured_once(opened):
   args = cost.parse(['--only', 'size', 'level', 'batch', 'spatial-level'])
   measured = cost.measure_sweeps(args)
@@ -163,6 +179,18 @@ def test_turns_are_reversed_and_the_first_two_are_left_out():
   assert seconds == {'a': [5, 8], 'b': [6, 7]}
 
 
+def test_a_path_is_the_same_in_another_folder(monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'run').touch()
+  texts = ('run', 'hf://someone/network', '')
+  expected = [str(tmp_path / 'run'), *texts[1:]]
+  assert [command.absolute(text) for text in texts] == expected
+
+
+def test_versions_are_those_of_installed_packages():
+  assert command.versions('jax', 'no-such-package') == {'jax': jax.__version__}
+
+
 def test_ratios_are_of_pairs():
   ratios = command.compare([2, 30, 4, 5, 6], [1, 10, 1, 1, 1])
   assert ratios == {'ratio': 4, 'lower quartile': 3, 'upper quartile': 5}
@@ -202,6 +230,8 @@ def test_work_is_that_of_the_complexity_command():
     (cost, '--batch=0'),
     (cost, '--turns=1'),
     (cost, '--levels=0'),
+    (cost, '--attention=none'),
+    (cost, '--plot=cost.xyz'),
     (cost, '--sizes=12'),
     (cost, '--only=time'),
     (cost, '--plot=/a/b.png'),
@@ -218,11 +248,16 @@ def test_bad_arguments(module, argument, capsys):
 
 
 @pytest.mark.parametrize(
-  'argument', ['--attention=spatial', '--levels=1', '--radix=4']
-)
+  'argument',
+  [
+    '--attention=spatial', '--levels=1', '--radix=4', '--backbone=resnet101',
+  ],
+)  # fmt: skip
 def test_the_peer_is_not_every_network(argument, capsys):
+  message = f'{argument}: the network in PyTorch allows only'
   with pytest.raises(SystemExit, match='2'):
     versus.main('x.py', '', 'train', [8], [argument])
-  assert (
-    f'{argument}: the network in PyTorch allows only' in capsys.readouterr().err
-  )
+  assert message in capsys.readouterr().err
+  with pytest.raises(SystemExit, match='2'):
+    embed.main([argument, '--images=photos'])
+  assert message in capsys.readouterr().err
