@@ -121,9 +121,18 @@ def compile_case(case: Case) -> dict[str, Any]:
   Returns:
     The figures of `ProgramCost`, with `memory` by kind, and the images/s of the
     roofline; or `reason`, why the compiler refuses it.
+
+  Raises:
+    UserError: there are no such devices, or the batch does not divide among
+      them.
   """
   target = targets.find_target(case.device)
   devices = topology.open_compiler(target)
+  if BATCH % len(devices):
+    raise UserError(
+      f'--devices={case.device}: {BATCH} images do not divide among'
+      f' {len(devices)} devices. Give another number of them.'
+    )
   config = make_config(case.network, case.dtype)
   make = (
     plain_programs
@@ -235,6 +244,21 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
   topology.use_no_device()
   args = parse(arguments)
+  try:
+    run(args)
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  return 0
+
+
+def run(args: argparse.Namespace) -> None:
+  """Compiles the cases that are not in the record, and prints its tables.
+
+  Raises:
+    UserError: a case cannot be compiled as the flags want, or the record cannot
+      be read.
+  """
   record = {'cases': {}}
   if args.record.exists():
     record = read_json(args.record)
@@ -263,7 +287,6 @@ def main(arguments: list[str] | None = None) -> int:
             record['cases'], program, dtype, figure, args.devices, args.networks
           )
         )
-  return 0
 
 
 if __name__ == '__main__':

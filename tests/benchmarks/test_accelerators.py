@@ -175,6 +175,19 @@ def test_mistakes_are_messages(flag, message, capsys):
   assert message in capsys.readouterr().err
 
 
+def test_a_batch_that_does_not_divide_is_a_mistake(
+  monkeypatch, tmp_path, capsys
+):
+  for name, value in (
+    ('is_installed', True), ('use_no_device', None), ('open_compiler', [0] * 3),
+  ):  # fmt: skip
+    monkeypatch.setattr(accelerators.topology, name, lambda *_, x=value: x)
+  file = tmp_path / 'record.json'
+  assert accelerators.main(['--devices=h100:3', f'--record={file}']) == 2
+  message = '--devices=h100:3: 80 images do not divide among 3 devices'
+  assert message in capsys.readouterr().err
+
+
 def test_a_missing_compiler_is_a_mistake(monkeypatch, capsys):
   monkeypatch.setattr(accelerators.topology, 'is_installed', lambda _: False)
   with pytest.raises(SystemExit, match='2'):
