@@ -111,24 +111,35 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     if {arg.lstrip('-') for arg in argv[1:]} & HELP_FLAGS:
       raise SystemExit(0) from error
     raise
-  except flags.Error as error:
-    # An error within a configuration file comes with its traceback.
-    message = str(error).strip().splitlines()
-    if 'get_config() takes 0 positional arguments' in message[-1]:
-      raise UserError(
-        'this configuration has no variants: leave out the colon in --config,'
-        ' and what follows it.'
-      ) from error
-    raise UserError(
-      re.sub(r'^[\w.]+: ', '', message[-1])
-      if 'Traceback' in str(error)
-      else '\n'.join(map(_in_plain_words, message))
-    ) from error
-  except (AttributeError, KeyError) as error:
-    raise UserError(
+  except (flags.Error, AttributeError, KeyError) as error:
+    raise flag_error(error, argv) from error
+
+
+def flag_error(error: Exception, argv: Sequence[str]) -> UserError:
+  """Returns the message for an error of absl or ml_collections about flags.
+
+  Args:
+    error: flags.Error; or AttributeError or KeyError, for an unknown field of
+      the configuration.
+    argv: the command line.
+  """
+  if not isinstance(error, flags.Error):
+    return UserError(
       f'{_unknown_fields(error, argv)}: the configuration has no such field;'
       ' apnet_jax/config.py lists them all.'
-    ) from error
+    )
+  # An error within a configuration file comes with its traceback.
+  message = str(error).strip().splitlines()
+  if 'get_config() takes 0 positional arguments' in message[-1]:
+    return UserError(
+      'this configuration has no variants: leave out the colon in --config, and'
+      ' what follows it.'
+    )
+  return UserError(
+    re.sub(r'^[\w.]+: ', '', message[-1])
+    if 'Traceback' in str(error)
+    else '\n'.join(map(_in_plain_words, message))
+  )
 
 
 def _unknown_fields(error: Exception, argv: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from absl import flags
 import ml_collections
 from ml_collections import config_flags
 
+from apnet_jax import cli
 from apnet_jax import config as config_fields
 from apnet_jax.errors import UserError
 from apnet_jax.paper.tables import Row, Table
@@ -65,9 +66,11 @@ def read_config(words: Sequence[str]) -> ml_collections.ConfigDict:
   try:
     values(arguments)
     config = holder.value
-  except (flags.Error, OSError, AttributeError, KeyError, TypeError) as error:
+  except (flags.Error, AttributeError, KeyError) as error:
+    raise cli.flag_error(error, words) from error
+  except (OSError, TypeError) as error:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    raise UserError(f'{" ".join(words)}: {lines[-1]}') from error
+    raise UserError(f'{" ".join(words)}: {lines[-1].strip()}') from error
   config_fields.check(config)
   return config
 

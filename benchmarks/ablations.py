@@ -74,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
     ' it for more',
   )  # fmt: skip
   add(
-    '--results', type=pathlib.Path, default=pathlib.Path('runs/ablations'),
+    '--results', type=_read_folder, default='runs/ablations',
     metavar='FOLDER', help='folder of all runs (%(default)s)',
   )  # fmt: skip
   add(
@@ -87,6 +87,10 @@ def make_parser() -> argparse.ArgumentParser:
     ' or v5e:2x4, and prints its memory and the hours by its roofline',
   )  # fmt: skip
   return parser
+
+
+def _read_folder(text: str) -> pathlib.Path:
+  return pathlib.Path(text).expanduser().absolute()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,8 +120,7 @@ def runs_of(args: argparse.Namespace) -> list[Run]:
   """
   if args.device and not args.dry_run:
     raise UserError('--device needs --dry-run.')
-  words = [f'--config={args.config}', *_flags(args.override)]
-  name = ablation_plan.read_config(words).data.name
+  name = _config_of(args).data.name
   runs = ablation_plan.plan(
     chosen_rows(TABLES[args.table], args.rows),
     args.config,
@@ -148,8 +151,18 @@ def check_rows(runs: Sequence[Run]) -> None:
       )
 
 
-def _flags(overrides: Sequence[str]) -> list[str]:
-  return [f'--config.{override}' for override in overrides]
+def _config_of(args: argparse.Namespace) -> ml_collections.ConfigDict:
+  """Returns the configuration that all rows share.
+
+  Raises:
+    UserError: see `ablation_plan.read_config`.
+  """
+  overrides = [f'--config.{override}' for override in args.override]
+  try:
+    return ablation_plan.read_config([f'--config={args.config}', *overrides])
+  except UserError as error:  # it names the flags of train.py
+    text = str(error).replace('--config.', '--override=')
+    raise UserError(text) from error
 
 
 def chosen_rows(table: Table, names: str) -> Table:
@@ -202,7 +215,7 @@ def read_targets(texts: Sequence[str], allow_other_counts: bool):
   targets = []
   for text in texts:
     dataset, equals, folder = text.partition('=')
-    path = pathlib.Path(folder).expanduser().absolute()
+    path = _read_folder(folder)
     if not dataset or not equals or not path.is_dir():
       raise UserError(
         f'--target={text}: give a data set and the folder of its images, as'
@@ -223,7 +236,7 @@ def read_targets(texts: Sequence[str], allow_other_counts: bool):
 
 def train(args: argparse.Namespace) -> int:
   """Does all runs that no other process works on."""
-  runs, results = runs_of(args), Results(args.results.absolute())
+  runs, results = runs_of(args), Results(args.results)
   data = runs[0].config.data
   targets = read_targets(args.target, data.allow_other_counts)
   if TABLES[args.table].across and not targets:
@@ -285,7 +298,7 @@ def _fingerprint(config: ml_collections.ConfigDict) -> str:
 
 def dry_run(args: argparse.Namespace) -> int:
   """Prints the runs, how far they are, and what a device would need."""
-  runs, results = runs_of(args), Results(args.results.absolute())
+  runs, results = runs_of(args), Results(args.results)
   data = runs[0].config.data
   targets = read_targets(args.target, data.allow_other_counts)
   common = set.intersection(*(set(run.words) for run in runs))
@@ -339,8 +352,7 @@ def print_costs(runs: Sequence[Run], device: str) -> None:
 
 def count(args: argparse.Namespace) -> int:
   """Counts the operations of the networks of a table."""
-  words = [f'--config={args.config}', *_flags(args.override)]
-  config = ablation_plan.read_config(words)
+  config = _config_of(args)
   check_counted(args, config.model)
   rows = chosen_rows(TABLES[args.table], args.rows).rows
   if args.dry_run:

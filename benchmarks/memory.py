@@ -163,7 +163,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   args = command.parse(parser, arguments)
   if args.gigabytes <= 0:
     parser.error(f'--gigabytes={args.gigabytes}: must be more than 0.')
-  command.check_at_least(parser, args, parts=2)
+  command.check_at_least(parser, args, parts=2, classes=1, image_size=1)
   unit = math.lcm(common.get_config().train.K, args.parts)
   if args.batch < unit or args.batch % unit:
     parser.error(f'--batch={args.batch}: must be a multiple of {unit}.')

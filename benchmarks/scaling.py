@@ -174,7 +174,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
   """Reads the command line; a mistake ends the program with code 2."""
   parser = make_parser()
   args = command.parse(parser, arguments)
-  command.check_at_least(parser, args, batch=2, devices=1, turns=2)
+  command.check_at_least(
+    parser, args, batch=2, devices=1, turns=2, image_size=1
+  )
   return args
 
 

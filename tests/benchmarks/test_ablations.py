@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shlex
 import signal
 import sys
@@ -631,6 +632,14 @@ def test_other_images_of_a_target_are_refused(monkeypatch, tmp_path, capsys):
     (['table7', '--target=nobody=/tmp'], "--target='nobody' is not one of"),
     (['table2', '--override=train.K=0'], 'at least 2'),
     (
+      ['table2', '--override=train.epoch=3'],
+      'error: --override=train.epoch: the configuration has no such field;',
+    ),
+    (
+      ['table2', '--config=configs/synthetic.py:spatial'],
+      'error: this configuration has no variants',
+    ),
+    (
       ['figure5', '--override=model.radix=4', '--dry-run'],
       'the rows apnet_c2 and radix4 would be the same training',
     ),
@@ -659,6 +668,13 @@ def test_wrong_seeds(capsys):
   for seeds in ('', 'x', '-1', '1,,2'):
     assert ablations.main(['table2', f'--seeds={seeds}', '--dry-run']) == 2
     assert 'give numbers from 0' in capsys.readouterr().err
+
+
+def test_the_folder_of_results_may_be_in_the_home_folder():
+  args = ablations.make_parser().parse_args(['table2', '--results=~/runs'])
+  assert args.results == pathlib.Path.home() / 'runs'
+  args = ablations.make_parser().parse_args(['table2'])
+  assert args.results == pathlib.Path('runs/ablations').absolute()
 
 
 def test_a_seed_that_is_given_twice_is_run_once():

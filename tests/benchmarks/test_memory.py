@@ -63,8 +63,11 @@ def test_weights_and_moments_of_adam_are_counted():
 
 @pytest.mark.parametrize(
   'argument',
-  ['--gigabytes=0', '--parts=1', '--batch=6', '--backbone=vgg', '--json=/a/b'],
-)
+  [
+    '--gigabytes=0', '--parts=1', '--batch=6', '--classes=0',
+    '--backbone=vgg', '--json=/a/b',
+  ],
+)  # fmt: skip
 def test_bad_arguments(argument, capsys):
   with pytest.raises(SystemExit, match='2'):
     memory.parse([argument])
