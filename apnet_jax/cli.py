@@ -103,7 +103,7 @@ def _exit(code: int) -> None:
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   arguments = [_expand_home(argument) for argument in argv]
   for argument in arguments:
-    _check_config_file(argument)
+    check_config_file(argument)
   try:
     return flags.FLAGS(arguments)
   except SystemExit as error:
@@ -168,7 +168,7 @@ def _expand_home(argument: str) -> str:
   return argument
 
 
-def _check_config_file(argument: str) -> None:
+def check_config_file(argument: str) -> None:
   """Raises UserError if an argument is --config=FILE and there is no FILE.
 
   ml_collections tells it at the first use of the configuration, in its terms.

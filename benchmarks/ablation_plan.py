@@ -58,6 +58,8 @@ def read_config(words: Sequence[str]) -> ml_collections.ConfigDict:
   Raises:
     UserError: there is no such file or field, or a value is not allowed.
   """
+  for word in words:
+    cli.check_config_file(word)
   values = flags.FlagValues()
   arguments = ['train.py', *words]
   holder = config_flags.DEFINE_config_file(

@@ -264,7 +264,7 @@ def test_commas_separate_the_folders_of_several_data_sets(
     (CONFIG, 'model.foo=3', 'foo'),
     (CONFIG, 'train.P=x', 'invalid literal'),
     (CONFIG, 'train.P=1', 'at least 2'),
-    ('configs/none.py', 'train.P=4', 'No such file'),
+    ('configs/none.py', 'train.P=4', '--config=configs/none.py does not exist'),
   ],
 )
 def test_mistakes_in_the_configuration(config, override, message):
