@@ -281,7 +281,7 @@ def _read_config(root):
   directory = root / 'checkpoints'
   stand_in = types.SimpleNamespace(
     directory=directory,
-    restore_variables=lambda which, variables: (1, variables),
+    restore_variables=lambda which, variables, *_: (1, variables),
   )
   config = run_files.load_config(root)
   restore.restore_model(stand_in, 'last', config, num_classes=2)

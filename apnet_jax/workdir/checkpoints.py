@@ -411,7 +411,7 @@ class Checkpoints:
     return metadata.get('custom_metadata') or {}
 
   def restore_variables(
-    self, which: str, variables: Mapping
+    self, which: str, variables: Mapping, averaged: bool = False
   ) -> tuple[int, Mapping]:
     """Restores the variables of the network alone, without optimiser state.
 
@@ -421,6 +421,7 @@ class Checkpoints:
       variables: parts of the state, such as `params` and `batch_stats`, as
         arrays or as `jax.ShapeDtypeStruct`s, with the structure, shapes, types
         and sharding of the variables to restore.
+      averaged: whether to restore their average, which the run has kept.
 
     Returns:
       The step of the checkpoint, and the variables.
@@ -428,21 +429,21 @@ class Checkpoints:
     Raises:
       UserError: no checkpoint can be read.
     """
-    target = _abstract(variables)
+    target = _abstract({'average': variables} if averaged else variables)
     args = ocp.args.PyTreeRestore(
       target,
       restore_args=ocp.checkpoint_utils.construct_restore_args(target),
       partial_restore=True,
     )
     read = partial(self._read, args=args)
-    step, variables, damaged = self._first_whole(which, read)
+    step, found, damaged = self._first_whole(which, read)
     for other, reason in damaged:
       print(
         f'The checkpoint after step {other} is damaged; the one after step'
         f' {step} is used: {reason}',
         flush=True,
       )
-    return step, variables
+    return step, found['average'] if averaged else found
 
   def _first_whole(self, which: str, read: Callable):
     """Reads the first checkpoint of `candidates` that is not damaged.

@@ -194,7 +194,7 @@ class PackedCheckpoint:
     return self._which
 
   def restore_variables(
-    self, which: str, variables: Mapping
+    self, which: str, variables: Mapping, averaged: bool = False
   ) -> tuple[int, Mapping]:
     """Reads the variables of the network.
 
@@ -202,6 +202,8 @@ class PackedCheckpoint:
       which: see `chosen`.
       variables: `jax.ShapeDtypeStruct`s with the structure, shapes, types and
         sharding of the variables.
+      averaged: has no effect. A network is packed as it is used: with the
+        average, if its run has kept one.
 
     Returns:
       The step of the checkpoint, and the variables.
@@ -209,6 +211,7 @@ class PackedCheckpoint:
     Raises:
       UserError: the file was changed or cut off, or holds another network.
     """
+    del averaged
     self.chosen(which)
     with _open(self._path) as file:
       expected = file.metadata().get('weights')

@@ -10,11 +10,12 @@ from apnet_jax.errors import UserError
 from apnet_jax.models.apnet import create_model, variable_shapes
 from apnet_jax.parallel import devices
 from apnet_jax.workdir.checkpoints import Checkpoints
+from apnet_jax.workdir.pack import PackedCheckpoint
 from apnet_jax.workdir.run_files import CONFIG_FILE, naming_damaged_file
 
 
 def restore_model(
-  checkpoints: Checkpoints,
+  checkpoints: Checkpoints | PackedCheckpoint,
   which: str,
   config: ml_collections.ConfigDict,
   num_classes: int,
@@ -22,7 +23,7 @@ def restore_model(
   """Restores a trained network from a checkpoint of its run.
 
   Args:
-    checkpoints: checkpoints of the run.
+    checkpoints: checkpoints of the run, or its packed network.
     which: 'last' or 'best'. If that checkpoint is damaged, another one is
       restored and a message says so.
     config: the whole configuration of the run.
@@ -44,8 +45,8 @@ def restore_model(
     with jax.enable_x64(config.model.dtype == 'float64'):
       shapes = variable_shapes(model, tuple(config.data.image_size))
     # Runs of older versions have no such field.
-    has_average = config.train.get('ema_decay', 0.0) > 0
-  shapes = devices.replicated_shapes(shapes)
-  wanted = {'average': shapes} if has_average else shapes
-  step, found = checkpoints.restore_variables(which, wanted)
-  return step, model, found['average'] if has_average else found
+    averaged = config.train.get('ema_decay', 0.0) > 0
+  step, variables = checkpoints.restore_variables(
+    which, devices.replicated_shapes(shapes), averaged
+  )
+  return step, model, variables

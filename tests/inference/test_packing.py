@@ -3,6 +3,8 @@ import pathlib
 import shutil
 import struct
 
+import chex
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -14,10 +16,11 @@ from apnet_jax.errors import UserError
 from apnet_jax.inference import model_card, packing
 from apnet_jax.inference.embedder import Embedder
 from apnet_jax.inference.packing import pack_network
+from apnet_jax.models.torch_weights import to_state_dict
 from apnet_jax.retrieval import threshold
 from apnet_jax.training import pretrained, recipe
 from apnet_jax.workdir import json_files, pack, run_files
-from apnet_jax.workdir.checkpoints import open_for_reading
+from apnet_jax.workdir.checkpoints import Checkpoints, open_for_reading
 from tests import hub_server
 from tests.commands.running import in_this_process
 from tests.inference import networks
@@ -60,6 +63,25 @@ def test_a_packed_network_replaces_its_workdir(run, packed):
   again = packed.with_name('again.apnet')
   pack_network(packed, again)
   assert Embedder.load(again).fingerprint == ours.fingerprint
+
+
+def test_of_a_run_that_averages_its_weights_the_average_is_packed(
+  run, tmp_path
+):
+  folder, average = tmp_path / 'run', Embedder.load(run).variables
+  folder.mkdir()
+  config = run_files.load_config(run)
+  config.train.ema_decay = 0.9
+  json_files.write_json(folder / 'config.json', config.to_dict())
+  shutil.copy(run / 'run.json', folder)
+  last = jax.tree.map(np.zeros_like, average)
+  with Checkpoints(folder) as checkpoints:
+    checkpoints.save(networks.STEP, {**last, 'average': average})
+  packed = tmp_path / 'a.apnet'
+  pack_network(folder, packed)
+  assert Embedder.load(folder).fingerprint == Embedder.load(packed).fingerprint
+  packed_weights = pretrained.read_workdir(packed).state_dict
+  chex.assert_trees_all_equal(packed_weights, to_state_dict(average))
 
 
 def test_a_file_that_is_replaced_is_said(run, tmp_path, capsys):
