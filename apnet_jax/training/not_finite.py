@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 
 RECORD = 'train/not_finite'  # in metrics.jsonl: number of such steps so far
+LOWER_RATE = 'A lower config.train.learning_rate may help'
 
 
 class Guard:
@@ -68,9 +69,18 @@ class Guard:
       return True
     self.count += 1
     what = f'step {step} is not finite, first {self._first_bad(metrics)}'
-    over = self._policy != 'stop' and self.count > self._limit
-    if over or self._policy == 'stop':
-      raise FloatingPointError(self._final_message(step, what, over))
+    if self._policy == 'stop':
+      advice = (
+        f"{LOWER_RATE}; with config.train.not_finite='skip' or 'roll_back' a"
+        ' run continues.'
+      )
+      raise FloatingPointError(self._final_message(step, what, advice))
+    if self.count > self._limit:
+      advice = (
+        f'It is number {self.count} of such steps, and'
+        f' config.train.not_finite_limit={self._limit}.'
+      )
+      raise FloatingPointError(self._final_message(step, what, advice))
     done = 'skipped' if self._policy == 'skip' else 'rolled back'
     self._note(step, {RECORD: self.count}, f'{what}; {done}')
     return False
@@ -79,7 +89,7 @@ class Guard:
     """Checks a state before it is saved.
 
     A finite step can still lead to weights that are not, as by too high a
-    learning rate.
+    learning rate. Then each policy ends the run.
 
     Args:
       step: number of the step.
@@ -91,7 +101,8 @@ class Guard:
     for leaf in jax.tree.leaves((state.params, state.batch_stats)):
       if not np.isfinite(leaf.addressable_data(0)).all():
         what = f'the weights after step {step} are not finite'
-        raise FloatingPointError(self._final_message(step, what, over=False))
+        advice = f'{LOWER_RATE}.'
+        raise FloatingPointError(self._final_message(step, what, advice))
 
   def _first_bad(self, metrics: Mapping) -> str:
     """Names the first value that is not finite, in order of computation.
@@ -109,14 +120,7 @@ class Guard:
         return f'the gradient of {name}'
     return f'the norm of all gradients, {float(metrics["gradient_norm"])}'
 
-  def _final_message(self, step: int, what: str, over: bool) -> str:
-    advice = (
-      f'It is number {self.count} of such steps, and'
-      f' config.train.not_finite_limit={self._limit}.'
-      if over
-      else 'A lower config.train.learning_rate may help; with'
-      " config.train.not_finite='skip' or 'roll_back' a run continues."
-    )
+  def _final_message(self, step: int, what: str, advice: str) -> str:
     names = ', '.join(self._batch_names(step - 1))
     saved = self._describe_saved()
     return f'{what}.\n{saved} {advice}\nImages of the batch: {names}'

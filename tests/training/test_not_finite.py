@@ -123,8 +123,12 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
     return state.replace(params=params), metrics
 
   monkeypatch.setattr(programs, 'train_step', step_to_infinity)
-  with pytest.raises(FloatingPointError, match='weights after step 1 are not'):
+  with pytest.raises(
+    FloatingPointError, match='weights after step 1 are not'
+  ) as error:
     trainer.train(config, feed_with(config, {}), tmp_path)
+  # No policy would save them.
+  assert 'config.train.not_finite' not in str(error.value)
   assert not any((tmp_path / 'checkpoints').iterdir())
 
 
