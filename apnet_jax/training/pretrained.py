@@ -8,6 +8,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
+from apnet_jax import hub
 from apnet_jax.config import plain
 from apnet_jax.errors import UserError
 from apnet_jax.models.torch_weights import (
@@ -50,8 +51,8 @@ Weights = TrainedWeights | dict[str, np.ndarray]
 def is_workdir(source: str) -> bool:
   """Returns whether a source of initial weights is a trained network.
 
-  A folder is taken for a workdir, and a file that ends in .apnet for a packed
-  network; any other source names weights.
+  A folder is taken for a workdir, and a file that ends in .apnet, here or on
+  the Hugging Face Hub, for a packed network; any other source names weights.
 
   Args:
     source: value of `config.model.pretrained`.
@@ -93,7 +94,7 @@ def read(source: str, variables: Mapping) -> Weights:
   """
   if not is_workdir(source):
     return read_state_dict(source, variables)
-  workdir = pathlib.Path(source).expanduser()
+  workdir = pathlib.Path(hub.find_network(source))
   if workdir.is_dir() and not (workdir / run_files.CONFIG_FILE).is_file():
     raise UserError(
       f'the folder {workdir} is not a workdir of train.py: it has no'

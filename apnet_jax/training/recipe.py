@@ -4,11 +4,11 @@ from collections.abc import Mapping
 import hashlib
 import itertools
 import json
-import pathlib
 from typing import Any
 
 import ml_collections
 
+from apnet_jax import hub
 from apnet_jax.config import NO_EFFECT_ON_RESULT, flat, get_config, plain
 from apnet_jax.errors import UserError
 from apnet_jax.models.network_fields import NETWORK_FIELDS, effective_fields
@@ -150,7 +150,7 @@ def of_source(source: str) -> str | None:
   """
   if not pretrained.is_workdir(source):
     return None
-  workdir = pathlib.Path(source).expanduser()
+  workdir = hub.find_network(source)
   trained = run_files.load_full_config(workdir)
   return digest(relevant_fields(trained, run_files.load_run(workdir)))
 

@@ -101,6 +101,9 @@ def test_a_packed_network_comes_from_the_hub(packed, tmp_path, monkeypatch):
   files = {'owner/name': [file]}
   with hub_server.serving(files, tmp_path / 'cache', monkeypatch) as server:
     embedder = Embedder.load('hf://owner/name')
+    source = 'hf://owner/name/network.apnet'  # of a fine-tuning
+    assert pretrained.read(source, {}).step == networks.STEP
+    assert recipe.of_source(source) == recipe.of_source(str(packed))
     message = (
       'owner/other cannot be downloaded.*: there is no repository owner/other,'
       r' or it is private and you are not logged in \(`hf auth login`\)\.$'
