@@ -10,8 +10,8 @@ The network and all settings come from the workdir that train.py wrote.
 rules. --dataset evaluates the network on other data sets, whose people it has
 never seen.
 
-Exit codes: 2, a mistake of the user, or a file that cannot be read or written;
-4, another process of the command is lost.
+Exit codes: 2, a mistake of the user, a file that cannot be read or written, or
+the memory of a device is full; 4, another process of the command is lost.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping

@@ -6,10 +6,10 @@ The same command resumes a run that was stopped. Flags change fields of the
 configuration, as --config.train.epochs=60; apnet_jax/config.py lists them all.
 --init_from=WORKDIR fine-tunes the network of another run on other people.
 
-Exit codes: 2, a mistake of the user, or the last checkpoint could not be saved;
-3, a loss or a gradient is not finite; 4, another process of the run is lost;
-130 and 143, SIGINT and SIGTERM, which first save a checkpoint. A second signal
-ends the run at once.
+Exit codes: 2, a mistake of the user, the last checkpoint could not be saved, or
+the memory of a device is full; 3, a loss or a gradient is not finite; 4,
+another process of the run is lost; 130 and 143, SIGINT and SIGTERM, which first
+save a checkpoint. A second signal ends the run at once.
 """
 
 import pathlib

@@ -10,11 +10,12 @@ import sys
 import traceback
 
 from absl import app, flags, logging
+import jax
 import ml_collections
 from ml_collections import config_flags
 
 from apnet_jax import config
-from apnet_jax.errors import UserError
+from apnet_jax.errors import UserError, causes, first_line
 from apnet_jax.parallel import background, processes
 from apnet_jax.printing import printable
 from apnet_jax.workdir.interruption import Interrupted
@@ -56,10 +57,11 @@ def run(main: Callable[[Sequence[str]], None], resumes: bool = False) -> None:
 def errors_as_messages(resumes: bool = False) -> Iterator[None]:
   """Turns an error in a `with` block into a message and an exit code.
 
-  The code is 2 for mistakes of the user and for files that cannot be read or
-  written, 3 for a loss or gradient that is not finite, 4 when another process
-  is lost, 130 or 143 after SIGINT or SIGTERM. Any other error is a fault of the
-  program, which prints the traceback and exits with code 1.
+  The code is 2 for mistakes of the user, for files that cannot be read or
+  written and for a device whose memory is full, 3 for a loss or gradient that
+  is not finite, 4 when another process is lost, 130 or 143 after SIGINT or
+  SIGTERM. Any other error is a fault of the program, which prints the traceback
+  and exits with code 1.
 
   Args:
     resumes: whether the command goes on from what an earlier call has saved,
@@ -82,11 +84,28 @@ def errors_as_messages(resumes: bool = False) -> Iterator[None]:
     if resumes or isinstance(error, Interrupted):
       what += '; run the same command again to resume'
     _fail(what, getattr(error, 'code', 130))  # the code of `Interrupted`
-  except Exception:
+  except Exception as error:
+    if full := _full_memory(error):
+      _fail(full, 2)
     if not processes.is_distributed():
       raise
     traceback.print_exc()
     _exit(1)
+
+
+def _full_memory(error: Exception) -> str:
+  """Returns what to do if the memory of a device is full; '' if it is not."""
+  for cause in causes(error):
+    if isinstance(cause, jax.errors.JaxRuntimeError) and (
+      str(cause).startswith('RESOURCE_EXHAUSTED')
+    ):
+      return (
+        f'the memory of the device is full ({first_line(cause)}). In training,'
+        ' --config.train.accumulate=4 or --config.train.rematerialize saves'
+        ' memory; elsewhere, take smaller batches. python -m apnet_jax fits'
+        ' tells the memory that a training needs.'
+      )
+  return ''
 
 
 def _fail(message: str, code: int) -> None:

@@ -12,6 +12,7 @@ import time
 import types
 
 import chex
+import jax
 import pytest
 
 from apnet_jax import __main__, cli
@@ -214,6 +215,11 @@ def test_the_second_signal_ends_at_once():
       'SIGTERM: step 5 is saved; run the same command again to resume',
     ),
     (FloatingPointError('step 3'), 3, 'error: step 3'),
+    (
+      jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory: 9 GB'),
+      2,
+      'full (RESOURCE_EXHAUSTED: Out of memory: 9 GB). In training, --config',
+    ),
   ],
 )
 def test_a_supervisor_reads_the_exit_code(error, code, message, capsys):
