@@ -132,7 +132,8 @@ def check_batch(config: ml_collections.ConfigDict, devices: int) -> None:
     devices: number of devices of all processes.
 
   Raises:
-    UserError: the batch does not divide, or a group does not fit.
+    UserError: the batch does not divide, or a group does not fit or is a single
+      image.
   """
   images = config.train.P * config.train.K
   micro_batches = config.train.accumulate
@@ -150,9 +151,15 @@ def check_batch(config: ml_collections.ConfigDict, devices: int) -> None:
       f' config.train.P={_closest_P(config.train, parts)}, or run on another'
       ' number of devices.'
     )
-  check_batch_norm_group(
-    config.model.batch_norm_group, images // micro_batches, devices
-  )
+  group, at_once = config.model.batch_norm_group, images // micro_batches
+  check_batch_norm_group(group, at_once, devices)
+  if min(group or at_once, at_once) == 1:
+    raise UserError(
+      f'config.model.batch_norm_group={group} with config.train.accumulate='
+      f'{micro_batches} normalises each image by its own statistics, which'
+      ' makes all its features 0 in the BN neck. Give a group of at least 2'
+      ' images (0 is the whole micro-batch), or fewer micro-batches.'
+    )
 
 
 def _closest_P(config: ml_collections.ConfigDict, parts: int) -> int:

@@ -5,6 +5,7 @@ import dataclasses
 from functools import partial
 import os
 import pathlib
+import time
 
 import ml_collections
 
@@ -23,6 +24,10 @@ from apnet_jax.workdir import json_files, lock, run_files
 from apnet_jax.workdir.checkpoints import Checkpoints
 from apnet_jax.workdir.interruption import Interruption
 from apnet_jax.workdir.metric_writer import open_writer
+
+# Seconds within which a shared disk shows new files. A client of NFS remembers
+# for up to 60 (acdirmax) that a folder was not there.
+SHARED_WITHIN = 90
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,11 +167,14 @@ def claim(
   if processes.is_first():
     run_files.claim_workdir(workdir, config, run_facts(feed, config, weights))
   processes.wait_for_all()
-  if not pathlib.Path(workdir, run_files.CONFIG_FILE).exists():
-    raise UserError(
-      f'--workdir={workdir}: {processes.this_process()} does not see what'
-      ' process 0 wrote there. It must lie on a file system that all share.'
-    )
+  until = time.monotonic() + SHARED_WITHIN
+  while not pathlib.Path(workdir, run_files.CONFIG_FILE).exists():
+    if time.monotonic() > until:
+      raise UserError(
+        f'--workdir={workdir}: {processes.this_process()} does not see what'
+        ' process 0 wrote there. It must lie on a file system that all share.'
+      )
+    time.sleep(1)
 
 
 def run_facts(

@@ -324,6 +324,26 @@ def test_a_workdir_of_another_run_is_refused(whole_run):
     trainer.train(config, feed, workdir)
 
 
+@pytest.mark.parametrize('shared', [True, False])
+def test_a_shared_disk_may_show_new_files_late(shared, tmp_path, monkeypatch):
+  now = itertools.count(step=60)  # seconds
+  monkeypatch.setattr(trainer.time, 'monotonic', lambda: next(now))
+
+  def sleep(_):
+    if shared:
+      (tmp_path / 'config.json').touch()
+
+  monkeypatch.setattr(trainer.time, 'sleep', sleep)
+  monkeypatch.setattr(trainer.processes, 'is_first', lambda: False)
+  config = tiny_config()
+  arguments = tmp_path, config, make_feed(config), None
+  if shared:
+    trainer.claim(*arguments)
+  else:
+    with pytest.raises(UserError, match='does not see .* file system that all'):
+      trainer.claim(*arguments)
+
+
 def test_a_benchmark_without_a_valid_query_is_refused(tmp_path):
   """The error comes before the first step, as for data with one camera."""
   config = tiny_config()
@@ -352,6 +372,11 @@ def test_a_workdir_without_a_checkpoint_may_be_claimed_anew(tmp_path):
     ('model.radix', 3, r'att1: 256 channels.*radix=3'),
     ('model.backbone', 'vgg', 'config.model.backbone'),
     ('model.batch_norm_group', 3, 'batch_norm_group=3 does not fit 8 images'),
+    (
+      'model.batch_norm_group',
+      1,
+      'batch_norm_group=1 .* each image by its own',
+    ),
     ('train.accumulate', 0, 'config.train.accumulate=0 must be at least 1'),
     (
       'train.accumulate',
@@ -391,6 +416,17 @@ def test_devices_that_do_not_divide_a_batch(
     checks.check(config, tmp_path)
   config.train.P = suggested
   checks.check(config, tmp_path)
+
+
+def test_micro_batches_of_one_image_are_refused():
+  """The BN neck would make each embedding 0."""
+  config = small_config(P=4, K=2, accumulate=8)
+  for group in (0, 2):
+    config.model.batch_norm_group = group
+    with pytest.raises(ValueError, match='accumulate=8 .* by its own stat'):
+      checks.check_batch(config, devices=1)
+  config.train.accumulate = 4
+  checks.check_batch(config, devices=1)
 
 
 def test_weights_to_start_from_are_checked_before_a_run_begins(tmp_path):
