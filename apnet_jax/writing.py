@@ -71,8 +71,11 @@ def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     part.replace(path)
     with contextlib.suppress(OSError):  # some file systems sync no folders
       sync(path.parent)
-  except BaseException:
+  except BaseException as error:
     part.unlink(missing_ok=True)
+    # The system does not name the file that it failed to write to.
+    if isinstance(error, OSError) and error.errno and error.filename is None:
+      error.filename = os.fspath(path)
     raise
 
 

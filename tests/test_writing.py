@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, where they can be written."""
 
+import errno
 import json
 import os
 import pathlib
@@ -27,6 +28,13 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
       file.write(b'half')
       raise OSError('disk full')
   assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_full_is_told_with_the_file(tmp_path):
+  full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  with pytest.raises(OSError, match='No space left.*/a.json'):
+    with whole(tmp_path / 'a.json'):
+      raise full
 
 
 def test_an_error_keeps_the_file_before_it(tmp_path):

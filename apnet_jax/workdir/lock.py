@@ -59,9 +59,9 @@ def held(workdir: str | os.PathLike, flag: str = '--workdir') -> Iterator[None]:
         yield
       return
     if taken:
-      file.truncate(0)
-      file.write(_this_process())
-      file.flush()
+      with contextlib.suppress(OSError):  # it is for messages; a disk is full
+        os.truncate(file.fileno(), 0)
+        os.write(file.fileno(), _this_process().encode())
       _held[folder] = thread
     try:
       yield

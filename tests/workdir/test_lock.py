@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import pathlib
+import resource
 import signal
 import socket
 import subprocess
@@ -123,6 +124,16 @@ def test_a_workdir_that_nothing_was_written_to_goes_again(tmp_path):
   with lock.held(tmp_path / 'a' / 'b' / 'run'):
     (tmp_path / 'a' / 'file').touch()  # of another run
   assert list((tmp_path / 'a').iterdir()) == [tmp_path / 'a' / 'file']
+
+
+def test_a_full_disk_has_a_lock_without_the_name_of_its_holder(tmp_path):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+  try:
+    with lock.held(tmp_path):
+      assert (tmp_path / lock.FILE).read_bytes() == b''
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_the_file_of_a_lock_may_go_before_it_is_locked(tmp_path, monkeypatch):
