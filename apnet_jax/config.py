@@ -39,8 +39,8 @@ def _model() -> ml_collections.ConfigDict:
   # which has one block in each stage and is meant for CPUs.
   model.backbone = 'resnet50'
   # Initial weights: a file (.pth, .safetensors, .npz) of ImageNet or of people
-  # (LUPerson), hf://timm/resnet50.tv_in1k, or the workdir of another run, to
-  # fine-tune it; '' is random. The paper starts from ImageNet.
+  # (LUPerson), hf://timm/resnet50.tv_in1k; or another run's workdir or packed
+  # network, to fine-tune it; '' is random. The paper starts from ImageNet.
   model.pretrained = ''
   # Stride of the last stage; 1 keeps its map as large as the one before.
   model.last_stride = 1
