@@ -292,6 +292,15 @@ NO_EFFECT_ON_RESULT = (
   'train.eval_every_epochs',
   'train.checkpoint_every_epochs',
 )
+# Fields of `eval`, or beginnings of their names, without an effect on the
+# figures of an evaluation in training.
+NO_EFFECT_ON_FIGURES = (
+  'eval.batch_size',
+  'eval.expected_curve',
+  'eval.max_rank',  # the length of the CMC curve; no rank in it changes
+  'eval.pixel_baseline',
+  'eval.rerank_',  # for eval.py alone
+)
 # Values that a field may have.
 CHOICES = {
   'model.backbone': (

@@ -9,7 +9,13 @@ from typing import Any
 import ml_collections
 
 from apnet_jax import hub
-from apnet_jax.config import NO_EFFECT_ON_RESULT, flat, get_config, plain
+from apnet_jax.config import (
+  NO_EFFECT_ON_FIGURES,
+  NO_EFFECT_ON_RESULT,
+  flat,
+  get_config,
+  plain,
+)
 from apnet_jax.errors import UserError
 from apnet_jax.models.network_fields import NETWORK_FIELDS, effective_fields
 from apnet_jax.paper.fields import FIELDS
@@ -21,13 +27,9 @@ SOURCE_RECIPE = 'source_recipe'
 # Fields, or beginnings of their names, that belong to no recipe.
 NOT_IN_RECIPE = (
   *NO_EFFECT_ON_RESULT,
+  *NO_EFFECT_ON_FIGURES,
   'name',
   'profile',  # a label of the other fields
-  'eval.batch_size',
-  'eval.expected_curve',
-  'eval.max_rank',  # the length of the CMC curve; no rank in it changes
-  'eval.pixel_baseline',
-  'eval.rerank_',  # for eval.py alone
 )
 # Fields that stay in a recipe when they have no effect, because the hashes of
 # docs/records/ablations contain them.

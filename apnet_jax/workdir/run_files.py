@@ -9,7 +9,7 @@ WORKDIR/run.lock         the process that trains here; see `lock`
 A packed network (`pack`) is read like the workdir that it was made of.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import os
 import pathlib
@@ -17,7 +17,12 @@ from typing import Any
 
 import ml_collections
 
-from apnet_jax.config import NO_EFFECT_ON_RESULT, flat, get_config
+from apnet_jax.config import (
+  NO_EFFECT_ON_FIGURES,
+  NO_EFFECT_ON_RESULT,
+  flat,
+  get_config,
+)
 from apnet_jax.errors import EnvironmentFieldError, UserError, first_line
 from apnet_jax.workdir import json_files, pack
 from apnet_jax.workdir.json_files import write_json
@@ -60,7 +65,10 @@ def claim_workdir(
 
 
 def _check_same_run(workdir, config, run) -> None:
-  different = _differences(load_config(workdir), config)
+  saved, given = load_config(workdir), flat(config)
+  different = _differences(
+    saved, given, lambda name: not _may_change(name, given)
+  )
   saved_run = load_run(workdir)
   different += [
     f'  {name}: {saved_run.get(name)!r} there, {run[name]!r} here'
@@ -79,6 +87,12 @@ def _check_same_run(workdir, config, run) -> None:
         f'Started with {name} {saved_run.get(name)}, resumes with'
         f' {run[name]}: results may differ in the last bits.'
       )
+  if rules := _differences(saved, given, _changes_figures):
+    print(
+      'The rules of evaluation have changed, so that the mAP of earlier'
+      ' checkpoints, which tells the best one, does not compare with later'
+      ' ones:\n' + '\n'.join(rules)
+    )
 
 
 def can_resume(workdir: str | os.PathLike) -> bool:
@@ -98,16 +112,24 @@ def checkpoint_folders(directory: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _differences(
-  saved: ml_collections.ConfigDict, given: ml_collections.ConfigDict
+  saved: ml_collections.ConfigDict,
+  given: Mapping[str, Any],
+  matters: Callable[[str], bool],
 ) -> list[str]:
+  """Returns a line for each field with another value than when the run began.
+
+  Args:
+    saved: the configuration of the run.
+    given: all fields of the configuration to resume with, by path.
+    matters: `matters(name)` tells whether a field is compared.
+  """
   # A field that did not exist when the run began had today's default.
-  saved = flat(get_config()) | flat(saved)
-  given = flat(given)
+  fields = flat(get_config()) | flat(saved)
   return [
-    f'  config.{name}: {saved.get(name, "absent")!r} there,'
+    f'  config.{name}: {fields.get(name, "absent")!r} there,'
     f' {given.get(name, "absent")!r} here'
-    for name in sorted(saved.keys() | given.keys())
-    if saved.get(name) != given.get(name) and not _may_change(name, given)
+    for name in sorted(fields.keys() | given.keys())
+    if fields.get(name) != given.get(name) and matters(name)
   ]
 
 
@@ -148,6 +170,11 @@ def _may_change(name: str, given: Mapping[str, Any]) -> bool:
   if name == 'train.epochs' and given['train.schedule'] == 'cosine':
     return False
   return name.startswith(MAY_CHANGE)
+
+
+def _changes_figures(name: str) -> bool:
+  """Returns whether a field, by path, changes the figures of an evaluation."""
+  return name.startswith('eval.') and not name.startswith(NO_EFFECT_ON_FIGURES)
 
 
 def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:

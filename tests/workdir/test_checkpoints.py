@@ -178,15 +178,21 @@ def test_a_configuration_is_data(tmp_path):
   assert config.to_dict() == content
 
 
-def test_what_may_change_in_a_workdir(tmp_path):
+def test_what_may_change_in_a_workdir(tmp_path, capsys):
   config = common.get_config()
   run_files.claim_workdir(tmp_path, config, RUN)
   with Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(1, state(1))
   config.train.epochs = 200
-  config.eval.flip = False
+  config.eval.batch_size = 7
   config.data.dir = 'elsewhere'
   run_files.claim_workdir(tmp_path, config, RUN)
+  assert not capsys.readouterr().out
+  config.eval.flip = False
+  run_files.claim_workdir(tmp_path, config, RUN)
+  told = capsys.readouterr().out
+  assert 'best one, does not compare' in told
+  assert told.endswith(':\n  config.eval.flip: True there, False here\n')
   assert run_files.load_config(tmp_path).train.epochs == 200
   assert run_files.load_run(tmp_path) == RUN
   config.seed = 1
