@@ -12,6 +12,7 @@ limit of Student's t for one more run.
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import os
+import pathlib
 from typing import Any
 
 import ml_collections
@@ -166,10 +167,13 @@ def _fields_without_seed(
 def read(path: str | os.PathLike) -> ExpectedCurve:
   """Reads a record that `make_record` made.
 
+  Args:
+    path: the file; `~` is the home folder.
+
   Raises:
     UserError: the file cannot be read, or is no such record.
   """
-  content = json_files.read_fields(path)
+  content = json_files.read_fields(pathlib.Path(path).expanduser())
   with run_files.naming_damaged_file(path):
     found = ExpectedCurve(
       dict(content['recipe']),

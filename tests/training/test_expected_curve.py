@@ -215,6 +215,12 @@ def test_a_run_of_an_earlier_version_may_not_know_its_source(record, tmp_path):
     recipe.relevant_fields(config)  # of a run that has yet to begin
 
 
+def test_a_record_may_lie_in_the_home_folder(record, monkeypatch):
+  monkeypatch.setenv('HOME', str(record.parent))
+  found = expected_curve.read(f'~/{record.name}')
+  assert found.epochs.tolist() == [1, 2]
+
+
 @pytest.mark.parametrize(
   ('content', 'message'),
   [
