@@ -21,6 +21,10 @@ from apnet_jax.images import SUFFIXES, folder_error, is_image
 
 SPLITS = ('train', 'query', 'gallery')
 IMAGE_SUFFIXES = SUFFIXES
+# Images that cannot be read: they have to be converted.
+OTHER_FORMATS = (
+  '.avif', '.gif', '.heic', '.heif', '.jfif', '.jp2', '.ppm', '.tif', '.tiff',
+)  # fmt: skip
 # Market-1501's names: 0002_c1s1_000451_03.jpg, -1_c2s3_041407_01.jpg.
 MARKET_NAME = re.compile(r'(-1|\d+)_c(\d+)')
 MARKET_FOLDERS = {
@@ -367,6 +371,8 @@ class Layout(abc.ABC):
       UserError: no raw folder was found, or its files are not a data set; the
         message names the folders or files.
     """
+    if not os.fspath(directory):  # pathlib would take it for this folder
+      raise FieldError('data.dir', "='' names no folder.")
     root = self.locate(directory)
     dataset = self.read_root(root)
     mistake = _find_mistake(dataset)

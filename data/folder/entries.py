@@ -59,6 +59,24 @@ class Entry:
   split: str | None
 
 
+def note_on_left_out(
+  others: Sequence[str], total: int, reason: str
+) -> tuple[str, ...]:
+  """Returns a note that names the images that are left out, if there are any.
+
+  Args:
+    others: their paths, relative to the folder.
+    total: number of all images below the folder.
+    reason: what they do not do, as 'do not match the pattern'.
+  """
+  if not others:
+    return ()
+  return (
+    f'{len(others):,} of {total:,} images {reason} and are left out:\n'
+    + raw.format_lines(others),
+  )
+
+
 def check_complete(
   root: pathlib.Path, images: Sequence[Named], noun: str
 ) -> None:

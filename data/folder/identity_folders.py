@@ -10,12 +10,14 @@ from apnet_jax.errors import UserError
 from apnet_jax.images import images_below, is_hidden, is_image
 from data import raw
 from data.folder import schemes
-from data.folder.entries import SPLIT_NAMES, Named
+from data.folder.entries import SPLIT_NAMES, Named, note_on_left_out
 
 # Names of folders that are cameras rather than people.
 CAMERA_NAME = re.compile(
   r'(cam|camera|view)s?([-_ ].+|\d{1,3}|[a-z])?|c[-_ ]?\d{1,3}', re.IGNORECASE
 )
+# Names of folders that are splits rather than people, in lower case.
+LIKE_SPLITS = (*SPLIT_NAMES, 'training', 'testing', 'validation')
 FEW_NUMBERS = 10  # as many files may be numbered alike in folders of people
 
 # Images by split and identity; the only split is None if there are no splits.
@@ -87,6 +89,8 @@ def read(root: pathlib.Path) -> tuple[list[Named], tuple[str, ...]]:
       if not camera
     )
     notes = (*notes, _no_cameras(others, len(images)))
+  else:
+    notes = (*notes, *_note_on_file_cameras(people, images))
   return [
     Named(
       name=path.relative_to(root).as_posix(),
@@ -111,6 +115,27 @@ def _no_cameras(others: list[str], total: int) -> str:
     f'{"warning: " if 2 * named > total else ""}{named:,} of {total:,} names'
     ' begin as in Market-1501; these do not, so that no cameras are read:\n'
     + raw.format_lines(others)
+  )
+
+
+def _note_on_file_cameras(
+  people: People, images: Iterable[tuple[str | None, str, pathlib.Path]]
+) -> tuple[str, ...]:
+  """Returns a note if all files say one of several cameras, as cam1_2.jpg.
+
+  Args:
+    people: the images by split and identity.
+    images: split, identity and path of each image.
+  """
+  found = [re.search(schemes.FILE_CAMERA, path.name) for *_, path in images]
+  named = {match['camid'] for match in found if match}
+  if not all(found) or len(named) < 2:
+    return ()
+  pattern = schemes.suggest_for_cameras_in_files(None not in people)
+  return (
+    'the names of files say a camera, which is not read. To read it, set\n'
+    f'  --config.data.pattern={shlex.quote(pattern)}\n'
+    '  (eval.py and the doctor: --pattern)',
   )
 
 
@@ -142,7 +167,7 @@ def _people(found: ByFolder) -> People:
 def _check_splits(root: pathlib.Path, found: ByFolder, people: People) -> None:
   """Raises UserError if folders of splits and of identities are mixed up."""
   if None in people:
-    like_splits = [name for name in people[None] if name in SPLIT_NAMES]
+    like_splits = [n for n in people[None] if n.lower() in LIKE_SPLITS]
     if like_splits:
       raise UserError(
         f'{root}: the folders {", ".join(like_splits)} have names of splits,'
@@ -172,13 +197,10 @@ def _note_on_others(
     if len(parts) != depth or (depth == 2 and parts[0] not in people)
     for path in paths
   )
-  if not others:
-    return ()
   where = '' if None in people else f' in {", ".join(people)}'
   total = sum(map(len, found.values()))
-  return (
-    f'{len(others):,} of {total:,} images are not directly in the folder of an'
-    f' identity{where} and are left out:\n{raw.format_lines(others)}',
+  return note_on_left_out(
+    others, total, f'are not directly in the folder of an identity{where}'
   )
 
 
@@ -216,7 +238,7 @@ def find_cameras(images: Sequence[Named]) -> str:
   They are if most have names of cameras; or if most of their files have the
   same names as files in other folders, and there are more of these names than
   folders. Folders of people may hold a few files of the same numbers, as 1.jpg
-  and 2.jpg.
+  and 2.jpg, or any of names that say the camera, as cam1_2.jpg.
 
   Args:
     images: the result of `read`.
@@ -228,7 +250,11 @@ def find_cameras(images: Sequence[Named]) -> str:
   if len(cameras) > 1 and len(cameras) > len(folders) / 2:
     return f'the folders {_shown(cameras)} are named like cameras'
   times = collections.Counter(n for names in folders.values() for n in names)
-  shared = {name for name, number in times.items() if number > 1}
+  shared = {
+    name
+    for name, number in times.items()
+    if number > 1 and not re.search(schemes.FILE_CAMERA, name)
+  }
   numbers = all(pathlib.Path(name).stem.isdecimal() for name in shared)
   few = max(len(folders), FEW_NUMBERS if numbers else 0)
   if len(shared) > max(few, len(times) / 2):

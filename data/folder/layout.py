@@ -11,9 +11,11 @@ from typing import Any
 from apnet_jax.config import check_section
 from apnet_jax.errors import UserError
 from apnet_jax.feed import IGNORE_CAMERAS
+from apnet_jax.images import FORMAT_NAMES, files_below, images_below
+from apnet_jax.printing import counted
 from data import raw
 from data.folder import csv_file, identity_folders, pattern, schemes
-from data.folder.entries import Entry, Named, number
+from data.folder.entries import Entry, Named, note_on_left_out, number
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,14 +65,17 @@ class FolderLayout(raw.Layout):
     ]
 
   def read_root(self, root: pathlib.Path) -> raw.RawDataset:
-    if self.pattern:
-      return self._numbered(root, *pattern.read(root, self.pattern))
-    form = _form(root)
-    if form == CSV:
+    form = PATTERN if self.pattern else _form(root)
+    if form == CSV:  # the list alone says which images there are
       return self._numbered(root, *csv_file.read(_csv_file(root)))
-    if form == MARKET:
-      return self._dataset(root, *_read_market_folders(root))
-    return self._read_identity_folders(root)
+    if form == PATTERN:
+      dataset = self._numbered(root, *pattern.read(root, self.pattern))
+    elif form == MARKET:
+      dataset = self._dataset(root, *_read_market_folders(root))
+    else:
+      dataset = self._read_identity_folders(root)
+    notes = (*dataset.notes, *_note_on_formats(root))
+    return dataclasses.replace(dataset, notes=notes)
 
   def _read_identity_folders(self, root: pathlib.Path) -> raw.RawDataset:
     images, notes = identity_folders.read(root)
@@ -234,7 +239,7 @@ def _check_split_names(root: pathlib.Path, names: set[str | None]) -> None:
 
 
 # Forms in which images may be given
-CSV, MARKET, FOLDERS = 'csv', 'market', 'folders'
+CSV, MARKET, FOLDERS, PATTERN = 'csv', 'market', 'folders', 'pattern'
 
 
 def _form(root: pathlib.Path) -> str | None:
@@ -272,11 +277,38 @@ def _read_market_folders(
 ) -> tuple[list[Entry], tuple[str, ...]]:
   """Reads Market-1501's layout, which gives identities 0 and -1 a meaning."""
   splits = raw.read_market_folders(root)
-  return [
+  entries = [
     Entry(i.name, i.path, i.pid, str(i.pid), i.camid, split)
     for split, images in splits.items()
     for i in images
-  ], ("Market-1501's layout", *raw.market_notes(splits))
+  ]
+  all_names = {path.relative_to(root).as_posix() for path in images_below(root)}
+  others = sorted(all_names - {entry.name for entry in entries})
+  folders = ', '.join(raw.MARKET_FOLDERS.values())
+  return entries, (
+    "Market-1501's layout",
+    *raw.market_notes(splits),
+    *note_on_left_out(others, len(all_names), f'are not directly in {folders}'),
+  )
+
+
+def _note_on_formats(root: pathlib.Path) -> tuple[str, ...]:
+  """Returns a warning if images below a folder have formats that are not read.
+
+  People of whom there are no others would be missing without a word.
+  """
+  others = sorted(
+    path.relative_to(root).as_posix()
+    for path in files_below(root)
+    if path.suffix.lower() in raw.OTHER_FORMATS
+  )
+  if not others:
+    return ()
+  return (
+    f'warning: {counted(len(others), "image")} in other formats than'
+    f' {FORMAT_NAMES}, to be converted, or left out as now:\n'
+    + raw.format_lines(others),
+  )
 
 
 def _find_doubt(root: pathlib.Path, images: list[Named]) -> raw.Doubt | None:

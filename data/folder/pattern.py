@@ -20,6 +20,7 @@ from data.folder.entries import (
   SPLIT_NAMES,
   Named,
   check_complete,
+  note_on_left_out,
 )
 
 GROUPS = ('pid', 'camid', 'split', DISTRACTOR, JUNK)
@@ -89,14 +90,11 @@ def read(
   if len(people) < 2:
     raise FieldError(FIELD, f'={pattern!r} {_complaint(root, people, others)}')
   check_complete(root, images, 'images')
-  notes = ('labels from paths, by config.data.pattern',)
-  if others:
-    notes = (
-      *notes,
-      f'{len(others):,} of {len(others) + len(images):,} images do not match'
-      f' the pattern and are left out:\n{raw.format_lines(others)}',
-    )
-  return _gallery_of_test(images), notes
+  total = len(others) + len(images)
+  return _gallery_of_test(images), (
+    'labels from paths, by config.data.pattern',
+    *note_on_left_out(others, total, 'do not match the pattern'),
+  )
 
 
 def _named(

@@ -152,6 +152,20 @@ def suggest_for_cameras(names: Iterable[str]) -> str:
   return CAMERA_PATTERNS[-1]
 
 
+# Files whose names say the camera, as cam1_0.jpg, in folders of people.
+FILE_CAMERA = r'(?i:(?<![a-z])cam(era)?[-_ ]?)(?P<camid>\d+)'
+IN_SPLITS = '(?P<split>train|query|gallery|test)/'
+
+
+def suggest_for_cameras_in_files(splits: bool) -> str:
+  """Returns a pattern that reads folders as people, and cameras from files.
+
+  Args:
+    splits: whether the folders of people are in folders of splits.
+  """
+  return f'^{IN_SPLITS if splits else ""}(?P<pid>[^/]+)/[^/]*?{FILE_CAMERA}'
+
+
 # Patterns for the names of Market-1501, and for those in folders of splits.
 MARKET = r'/(?P<pid>\d+)_c(?P<camid>\d+)'
 MARKET_IN_SPLITS = r'(?P<split>train|query|gallery|test).*' + MARKET

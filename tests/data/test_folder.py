@@ -308,6 +308,40 @@ def test_images_elsewhere_are_counted_and_named(tmp_path):
   assert '  dora/cam1/0.jpg\n' in note and note.endswith('and 2 more')
 
 
+def test_images_beside_the_folders_of_market1501_are_named(tmp_path):
+  images(
+    tmp_path, 'bounding_box_train/0001_c1.jpg', 'query/0002_c1.jpg',
+    'bounding_box_test/0002_c2.jpg',
+  )  # fmt: skip
+  assert 'left out' not in str(LAYOUT.read(tmp_path).notes)
+  images(tmp_path, 'bounding_box_train/3/0003_c1.jpg', 'val/0004_c1.jpg')
+  assert LAYOUT.read(tmp_path).notes[1] == (
+    '2 of 5 images are not directly in bounding_box_train, query,'
+    ' bounding_box_test and are left out:\n'
+    '  bounding_box_train/3/0003_c1.jpg\n  val/0004_c1.jpg'
+  )
+
+
+@pytest.mark.parametrize('pattern', ['', '(?P<pid>.)/'])
+def test_images_in_formats_that_are_not_read_are_named(tmp_path, pattern):
+  images(tmp_path, *(f'{n}/{i}.jpg' for n in 'abc' for i in range(2)))
+  layout = dataclasses.replace(LAYOUT, pattern=pattern)
+  assert 'formats' not in str(layout.read(tmp_path).notes)
+  images(tmp_path, 'd/1.HEIC', 'e/2.tif', 'e/readme.md')
+  assert layout.read(tmp_path).notes[-1] == (
+    'warning: 2 images in other formats than JPEG, PNG, BMP or WebP, to be'
+    ' converted, or left out as now:\n  d/1.HEIC\n  e/2.tif'
+  )
+
+
+def test_an_empty_name_is_not_this_folder(tmp_path, monkeypatch):
+  images(tmp_path, *(f'{n}/{i}.jpg' for n in 'abc' for i in range(2)))
+  monkeypatch.chdir(tmp_path)
+  assert LAYOUT.read('.').splits['train']
+  with pytest.raises(ValueError, match="config.data.dir='' names no folder"):
+    LAYOUT.read('')
+
+
 def test_images_beside_the_splits_are_counted_and_named(tmp_path):
   people = {'train': 'ab', 'test': 'cd', 'val': 'e'}
   images(tmp_path, *(f'{s}/{n}/1.jpg' for s in people for n in people[s]))
@@ -339,6 +373,10 @@ def test_people_in_folders_from_0_are_numbered_from_1(tmp_path):
       ['train/1.jpg', 'query/1.jpg', 'gallery/1.jpg'],
       'the folders gallery, query, train have names of splits, but hold images'
       r'(.|\n)*--config.data.pattern=',
+    ),
+    (
+      ['Training/1.jpg', 'TEST/2.jpg', 'val/3.jpg'],
+      'the folders TEST, Training have names of splits, but hold images',
     ),
     (
       ['train/a/1.jpg', 'test/b/1.jpg', 'preview/1.jpg'],

@@ -314,6 +314,26 @@ def test_folders_of_cameras_are_doubted(tmp_path, names, pattern):
   assert people.read(tmp_path).doubt is None
 
 
+@pytest.mark.parametrize('splits', ['', 'train test'])
+def test_cameras_in_the_names_of_files_make_no_folder_a_camera(
+  tmp_path, splits
+):
+  """They are not read, which a note says with a pattern that reads them."""
+  names = [f'Cam-{c}_{i}.jpg' for c in (1, 2) for i in range(3)]
+  folders_of = {'': 'abcd', 'train': 'ab', 'test': 'cd'}
+  for split in splits.split() or ['']:
+    for who in folders_of[split]:
+      images(tmp_path / split / who, *names)
+  dataset = LAYOUT.read(tmp_path)
+  assert dataset.doubt is None and not dataset.has_cameras
+  pattern = re.search("data.pattern='(.*)'", str(dataset.notes[1]))[1]
+  read = by_pattern(pattern).read(tmp_path)
+  assert read.counts()['train'] == raw.Counts(12, 2, 2)
+  assert {image.camid for image in read.images} == {1, 2}
+  images(tmp_path / split / who, '1.jpg')
+  assert 'a camera' not in str(LAYOUT.read(tmp_path).notes)
+
+
 def test_two_folders_of_cameras_are_named_before_the_lack_of_people(tmp_path):
   images(tmp_path, *CAMERAS)
   with pytest.raises(
