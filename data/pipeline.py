@@ -10,6 +10,7 @@ from apnet_jax.config import check
 from apnet_jax.errors import UserError
 from apnet_jax.feed import Benchmark, Feed, Split
 from apnet_jax.parallel import processes
+from apnet_jax.printing import counted
 from apnet_jax.retrieval import multi_query
 from data import listing, pk_sampler, raw, records
 from data.listing import Listing
@@ -97,7 +98,10 @@ def _format_summary(
     own = {image.pid for image in one.dataset.splits['train']}
     both = len(np.intersect1d(list(own), benchmarks[name].query.pids))
     if both:
-      lines.append(f'  {both} identities are both in training and in query.')
+      lines.append(
+        f'  warning: {counted(both, "identity", "identities")} in both training'
+        ' and query: if they are the same people, figures are too high.'
+      )
   if len(prepared) > 1:
     lines.append(
       f'trained on together: {len(labels):,} images of'

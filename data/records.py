@@ -322,6 +322,9 @@ def _replacing_batches(
 def names(records: Records, labels: np.ndarray, config, step: int) -> list[str]:
   """Returns the paths of the images in a batch, for all processes together.
 
+  In the place of an image that this process has replaced, its replacement is
+  named.
+
   Args:
     records: the training split.
     labels: int [images], training labels.
@@ -331,7 +334,7 @@ def names(records: Records, labels: np.ndarray, config, step: int) -> list[str]:
   P, K, seed = config.train.P, config.train.K, config.seed
   epoch, batch = divmod(step, pk_sampler.steps_per_epoch(labels, P, K))
   rows = pk_sampler.epoch_batches(labels, P, K, seed, epoch)[batch]
-  return records.paths[rows].tolist()
+  return records.paths[bad_images.apply_replacements(records, rows)].tolist()
 
 
 def make_split(records: Records, image_size: tuple[int, int]) -> Split:

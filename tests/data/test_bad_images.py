@@ -87,6 +87,20 @@ def test_a_label_is_that_of_the_image(whole):
   assert LABELS[9] not in labels
 
 
+def test_a_batch_is_named_by_what_stands_in(whole):
+  split, settings = damage(whole, 1), config(1)
+  assert any('1.png' in named(split, settings, step) for step in range(8))
+  found = batches(split, settings)
+  images = [image.tobytes() for image in pixels(whole)]
+  for step, batch in enumerate(found):
+    rows = [images.index(image.tobytes()) for image in batch['image']]
+    assert named(split, settings, step) == [f'{row}.png' for row in rows]
+
+
+def named(split, config, step):
+  return records.names(split, LABELS, config, step)
+
+
 def test_neither_the_start_nor_the_process_matters(whole):
   settings = config(3)
   split = damage(whole, 1, 6, 7)

@@ -426,6 +426,16 @@ def test_summary_counts(feed, drawn):
   assert 'with replacement' not in feed.summary
 
 
+def test_summary_warns_of_people_in_training_and_query(
+  copied, tmp_path, make_config
+):
+  queries = {int(path.name[:4]) for path in paths_of(copied, 'query')}
+  path = paths_of(copied, 'train')[0]
+  path.rename(path.with_name(f'{min(queries):04}{path.name[4:]}'))
+  summary = pipeline.load(make_config(copied, tmp_path / 'prepared')).summary
+  assert '  warning: 1 identity in both training and query: if th' in summary
+
+
 def test_counts_identities_with_one_image():
   (note,) = pipeline._few_images(np.array([1, 3, 4, 1]), K=4)
   assert '3 training identities have fewer than config.train.K=4' in note
