@@ -114,8 +114,18 @@ class Report:
       if known
     }
 
+  @property
+  def only_tests(self) -> bool:
+    """Returns whether no problem was found, but no image to train on either."""
+    return self.healthy and all(one.only_tests for one in self.datasets)
+
   def next_commands(self) -> list[str]:
-    """Returns shell commands to run next: to train, or to examine again."""
+    """Returns shell commands to run next.
+
+    They train, or evaluate if there is nothing to train on, or examine again.
+    """
+    if self.only_tests:
+      return [self.datasets[0].eval_command()]
     if self.healthy:
       return [c for one in self.datasets for c in one.train_commands()]
     again = ['python -m data.doctor', shlex.quote(str(self.path))]
@@ -241,7 +251,10 @@ def _file_findings(
   used |= {path for facts in all_facts for path in facts.found.more_queries()}
   if not all_facts or not all(facts.found.images for facts in all_facts):
     used |= {*checks}  # which images are used is unknown
-  yield from findings.other_file_findings(base, used, files)
+  complete = all_facts and all(
+    facts.found.is_listed or facts.found.is_as_published for facts in all_facts
+  )
+  yield from findings.other_file_findings(base, used, files, bool(complete))
 
 
 # Output
@@ -316,7 +329,11 @@ def to_text(report: Report) -> str:
   else:
     lines += ['', 'Solve the problems, then examine the folder again:']
   lines += [f'  {line}' for line in report.next_commands()]
-  if report.healthy and 'configs/synthetic.py' not in lines[-1]:  # for a CPU
+  if report.only_tests:
+    lines.append(
+      'WORKDIR is that of a training: here are no images to train on.'
+    )
+  elif report.healthy and 'configs/synthetic.py' not in lines[-1]:  # for a CPU
     lines.append(BY_DEVICE)
   return printable('\n'.join(lines))
 

@@ -18,9 +18,6 @@ from data.msmt17 import layout as msmt17
 PROBLEM, NOTE = 'problem', 'note'
 BATCH_IMAGES = get_config().train.K
 SMALL = (16, 32)  # smallest width and height without a note
-OTHER_FORMATS = (
-  '.avif', '.gif', '.heic', '.jfif', '.jp2', '.ppm', '.tif', '.tiff',
-)  # fmt: skip
 ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.rar', '.7z')
 
 
@@ -637,13 +634,17 @@ def _duplicate_finding(facts, kind, severity, copies, text, advice) -> Finding:
 
 
 def _duplicates(facts: Facts) -> Iterator[list[tuple[str, raw.RawImage]]]:
-  """Yields groups of images with identical files, as (split, image) pairs."""
+  """Yields groups of images with identical files, as (split, image) pairs.
+
+  Junk does no harm: it is not ranked.
+  """
   same = collections.defaultdict(lambda: collections.defaultdict(list))
   for split in raw.SPLITS:
     for image in facts.splits[split]:
       source = images.source_of(image)
-      if source in facts.checks and facts.checks[source].digest:
-        same[facts.checks[source].digest][source].append((split, image))
+      check = facts.checks.get(source)
+      if check and check.digest and image.pid != raw.JUNK_PID:
+        same[check.digest][source].append((split, image))
   for files in same.values():
     if len(files) > 1:
       yield [entry for entries in files.values() for entry in entries]
@@ -689,7 +690,10 @@ def hidden_files(base: pathlib.Path, files: list[pathlib.Path]) -> Finding:
 
 
 def other_file_findings(
-  base: pathlib.Path, used: set[pathlib.Path], files: Iterable[pathlib.Path]
+  base: pathlib.Path,
+  used: set[pathlib.Path],
+  files: Iterable[pathlib.Path],
+  complete: bool,
 ) -> Iterator[Finding]:
   """Yields findings about files that are not images of the data set.
 
@@ -698,6 +702,8 @@ def other_file_findings(
     used: images of the data set, and files that other findings name.
     files: all files in and below the folder of the data set, except hidden
       ones.
+    complete: whether a list or the published counts say that no image of the
+      data set is among them.
   """
   image_folders = {path.parent for path in used}
   unused, formats, odd = [], [], []
@@ -707,15 +713,17 @@ def other_file_findings(
       continue
     if suffix in raw.IMAGE_SUFFIXES:
       unused.append(path)
-    elif suffix in OTHER_FORMATS:
+    elif suffix in raw.OTHER_FORMATS:
       formats.append(path)
     elif path.parent in image_folders and suffix != '.csv':
       odd.append(path)
   if formats:
     yield Finding(
-      'other_formats', PROBLEM,
+      'other_formats', NOTE if complete else PROBLEM,
       f'{quantity(len(formats), "image")} in formats that cannot be read',
-      f'convert them to {FORMAT_NAMES}, or delete them',
+      'nothing has to be done: they are not part of the data set'
+      if complete
+      else f'convert them to {FORMAT_NAMES}, or delete them',
       file_names(formats, base),
     )  # fmt: skip
   if unused:

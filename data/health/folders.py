@@ -160,6 +160,28 @@ class FoundDataset:
       return f'{title}, but not as published'
     return title[0].upper() + title[1:]
 
+  @property
+  def only_tests(self) -> bool:
+    """Returns whether there are images, but none to train on."""
+    return bool(self.counts) and not self.counts['train'].images
+
+  @property
+  def is_listed(self) -> bool:
+    """Returns whether a CSV file says which images the data set has."""
+    if not isinstance(self.layout, FolderLayout) or self.layout.pattern:
+      return False
+    return self.root.is_file() or bool(csv_file.files_in(self.root))
+
+  def eval_command(self) -> str:
+    """Returns the shell command that evaluates a network on own images."""
+    settings = {name: getattr(self.layout, name) for name in SETTINGS}
+    words = [
+      'python eval.py --ckpt=WORKDIR --dataset=folder',
+      f'--data_dir={shlex.quote(str(self.root))}',
+      *setting_flags(settings),
+    ]
+    return ' '.join(words)
+
   def train_commands(self) -> list[str]:
     """Returns shell commands that train on the data set."""
     people = self.counts['train'].identities if self.counts else 0

@@ -435,6 +435,16 @@ def test_other_files(copied):
   assert find(report, 'unused_images').files == ('gt_bbox/b.jpg',)
 
 
+def test_other_formats_beside_a_complete_list_are_no_problem(copy):
+  root = copy('folder')
+  (root / 'docs').mkdir()
+  (root / 'docs' / 'a.gif').touch()
+  assert kinds(doctor.examine(root))['other_formats'] == findings.NOTE
+  assert kinds(doctor.examine(root / 'people.csv')) == kinds(
+    doctor.examine(root)
+  )
+
+
 def test_a_folder_that_cannot_be_read_is_a_problem(copied, monkeypatch):
   (copied / '.trash').mkdir()
   close(monkeypatch, copied / '.trash')
@@ -826,6 +836,21 @@ def test_folders_of_cameras_may_be_people(tmp_path, capsys):
   assert '--config.data.folders_are_people' in command
 
 
+def test_images_to_test_on_alone_are_evaluated(tmp_path):
+  for name in ('query/a/1', 'query/b/2', 'gallery/a/3', 'gallery/b/4'):
+    file = tmp_path / f'{name}.jpg'
+    file.parent.mkdir(parents=True)
+    file.write_bytes(encoded((64, 100 + int(name[-1]))))
+  report = doctor.examine(tmp_path, ignore_cameras=True)
+  assert report.healthy
+  *_, command, last = doctor.to_text(report).splitlines()
+  assert command.strip() == (
+    'python eval.py --ckpt=WORKDIR --dataset=folder'
+    f' --data_dir={tmp_path} --ignore_cameras'
+  )
+  assert 'no images to train on' in last
+
+
 def test_settings_are_kept_in_the_next_commands(copied, tmp_path):
   (copied / TRAIN / 'portrait.jpg').write_bytes(encoded())
   for settings, flags in (
@@ -905,6 +930,13 @@ def test_identical_files_without_cameras(copied, camera):
     '1 image stored twice under other names, so that a query finds its own copy'
   )
   assert 'identical_query_and_gallery' not in kinds(report)
+
+
+@pytest.mark.parametrize('folder', [TRAIN, QUERY])
+def test_junk_may_be_a_copy(copied, folder):
+  """It is not ranked."""
+  shutil.copy(some_image(copied, folder), copied / GALLERY / '-1_c9_0.jpg')
+  assert kinds(doctor.examine(copied)) == {}
 
 
 def test_a_query_that_is_also_listed_in_the_gallery_is_one_file(copy):
