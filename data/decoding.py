@@ -44,9 +44,14 @@ def decode(encoded: bytes | tf.Tensor) -> tf.Tensor:
 
 
 def _png_size(encoded: tf.Tensor) -> tf.Tensor:
-  """Reads width and height, int32 [2], from the header of a PNG file."""
+  """Reads width and height, int32 [2], from the header of a PNG file.
+
+  Both are 0 if the file ends before them. (TensorFlow's error would show the
+  file's bytes, from which Python cannot make a message.)
+  """
+  header = tf.strings.join([tf.strings.substr(encoded, 0, 24), b'\0' * 24])
   return tf.io.decode_raw(
-    tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False
+    tf.strings.substr(header, 16, 8), tf.int32, little_endian=False
   )
 
 

@@ -86,3 +86,9 @@ def test_other_formats_are_refused(kind):
   """`data.encoding` stores BMP and WebP as PNG."""
   with pytest.raises(tf.errors.InvalidArgumentError):
     decoding.decode(encode(make_image(32, 16), kind))
+
+
+@pytest.mark.parametrize('length', [8, 15, 16, 20, 24])
+def test_a_png_file_cut_off_in_its_header_is_refused(length):
+  with pytest.raises(tf.errors.InvalidArgumentError):
+    decoding.decode(encode(make_image(32, 16), 'PNG')[:length])
