@@ -73,7 +73,7 @@ def prepared_root(directory: str) -> pathlib.Path:
   Args:
     directory: `config.data.prepared_dir`; '' means the default folder of TFDS.
   """
-  default = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
+  default = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
   return pathlib.Path(directory or default).expanduser()
 
 

@@ -75,6 +75,8 @@ class ReidBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager):
     dataset = self._dataset or self.layout.read(dl_manager.manual_dir)
+    if dataset.doubt:
+      raise dataset.doubt.error()
     splits = {name: images for name, images in dataset.splits.items() if images}
     # An image in both query and gallery is checked once.
     decoding.check_readable(

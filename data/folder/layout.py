@@ -69,7 +69,9 @@ class FolderLayout(raw.Layout):
     if form == CSV:  # the list alone says which images there are
       return self._numbered(root, *csv_file.read(_csv_file(root)))
     if form == PATTERN:
-      dataset = self._numbered(root, *pattern.read(root, self.pattern))
+      images, notes = pattern.read(root, self.pattern)
+      notes = (*notes, *_note_on_lists(root))
+      dataset = self._numbered(root, images, notes)
     elif form == MARKET:
       dataset = self._dataset(root, *_read_market_folders(root))
     else:
@@ -290,6 +292,12 @@ def _read_market_folders(
     *raw.market_notes(splits),
     *note_on_left_out(others, len(all_names), f'are not directly in {folders}'),
   )
+
+
+def _note_on_lists(root: pathlib.Path) -> tuple[str, ...]:
+  """Returns a note if a pattern is given where a CSV file has labels, too."""
+  names = ', '.join(file.name for file in csv_file.files_in(root))
+  return (f'not read, as there is a pattern: {names}',) if names else ()
 
 
 def _note_on_formats(root: pathlib.Path) -> tuple[str, ...]:

@@ -64,6 +64,16 @@ def test_splits_words_and_roles_of_a_pattern(tmp_path):
   }  # fmt: skip
 
 
+def test_a_list_beside_a_pattern_is_not_read(tmp_path):
+  images(tmp_path, *CAMERAS, 'cam_a/people.csv')
+  layout = by_pattern(r'cam_(?P<camid>.)/.*_(?P<pid>\d+)')
+  assert 'not read' not in str(layout.read(tmp_path).notes)
+  images(tmp_path, 'splits.csv')
+  assert 'not read, as there is a pattern: splits.csv' in (
+    layout.read(tmp_path).notes
+  )
+
+
 def test_images_that_do_not_match_are_named(tmp_path):
   images(tmp_path, *CAMERAS, *(f'other/{i}.jpg' for i in range(12)))
   notes = by_pattern(r'cam_(?P<camid>.)/.*_(?P<pid>\d+)').read(tmp_path).notes

@@ -15,7 +15,7 @@ from tensorflow_datasets.core import shuffle
 from apnet_jax import images
 from apnet_jax.config import CHOICES
 from configs import common
-from data import datasets, decoding, locking, prepare, raw, records
+from data import datasets, decoding, listing, locking, prepare, raw, records
 from tests.test_images import DAMAGED, encode, exif, noise
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -250,6 +250,23 @@ def test_a_builder_reads_by_itself_too(tmp_path):
     )
   )
   assert builder.info.splits['train'].num_examples == 5
+
+
+def test_a_builder_that_reads_by_itself_refuses_doubtful_folders(tmp_path):
+  for camera in 'abc':
+    path = tmp_path / 'raw' / f'cam_{camera}' / '1.jpg'
+    path.parent.mkdir(parents=True)
+    path.write_bytes(encode(noise(), 'JPEG'))
+  builder = prepare.make_builder(datasets.find('folder'), tmp_path)
+  with pytest.raises(ValueError, match='are named like cameras'):
+    builder.download_and_prepare(
+      download_config=tfds.download.DownloadConfig(manual_dir=tmp_path / 'raw')
+    )
+
+
+def test_an_empty_folder_of_tfds_counts_as_none(monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', '')
+  assert listing.prepared_root('').name == 'tensorflow_datasets'
 
 
 def test_images_are_prepared_as_they_are_read_elsewhere(
