@@ -170,6 +170,8 @@ def _label(row: Mapping[str, str], name: str, low: int, where: str) -> str:
 
 
 def _is_float(text: str) -> bool:
+  if '_' in text:  # Python takes 3_12 for 312; here it is a name
+    return False
   try:
     float(text)
   except ValueError:

@@ -13,6 +13,11 @@ from data import raw
 PERSON, DISTRACTOR, JUNK = ROLES = ('person', 'distractor', 'junk')
 # Names of splits; `test` becomes query and gallery.
 SPLIT_NAMES = (*raw.SPLITS, 'test')
+# Names, in lower case, that say who a person is not.
+NOBODY = (
+  'unknown', 'unlabeled', 'unlabelled', 'distractor', 'distractors', 'junk',
+  'other', 'others', 'misc', 'background',
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +124,9 @@ def number(
     names = {getattr(image, label) for image in images if image.role == PERSON}
     _check_numbers(root, label, names - {None})
     spelling_notes += _note_on_spellings(noun, names - {None})
-  pids, pid_notes = _number_people(
-    {image.identity for image in images if image.role == PERSON}
-  )
+  people = {image.identity for image in images if image.role == PERSON}
+  pids, pid_notes = _number_people(people)
+  pid_notes += _note_on_nobody(people)
   camids, camera_notes = _number_cameras(
     {image.camera for image in images} - {None}
   )
@@ -189,6 +194,18 @@ def _note_on_spellings(noun: str, names: set[str]) -> tuple[str, ...]:
   return (
     f'warning: names of different {noun} that differ only in case, spaces or'
     f' Unicode form:\n{raw.format_lines(alike)}',
+  )
+
+
+def _note_on_nobody(names: set[str]) -> tuple[str, ...]:
+  """Returns a warning if names of people are words for several or no people."""
+  found = sorted(name for name in names if name.lower() in NOBODY)
+  if not found:
+    return ()
+  return (
+    f'warning: {", ".join(found)}: each of these names counts as one person. If'
+    ' it is not, move its images away, or declare them as distractors or junk:'
+    ' by the column role of a CSV file, or by a group of a pattern.',
   )
 
 

@@ -16,6 +16,10 @@ from data.folder.entries import SPLIT_NAMES, Named, note_on_left_out
 CAMERA_NAME = re.compile(
   r'(cam|camera|view)s?([-_ ].+|\d{1,3}|[a-z])?|c[-_ ]?\d{1,3}', re.IGNORECASE
 )
+# Names of files that say a camera but no person.
+CAMERA_AND_NUMBERS = re.compile(
+  r'[\d_ -]*cam(era)?[\d_ -]+\.\w+$', re.IGNORECASE
+)
 # Names of folders that are splits rather than people, in lower case.
 LIKE_SPLITS = (*SPLIT_NAMES, 'training', 'testing', 'validation')
 FEW_NUMBERS = 10  # as many files may be numbered alike in folders of people
@@ -238,7 +242,7 @@ def find_cameras(images: Sequence[Named]) -> str:
   They are if most have names of cameras; or if most of their files have the
   same names as files in other folders, and there are more of these names than
   folders. Folders of people may hold a few files of the same numbers, as 1.jpg
-  and 2.jpg, or any of names that say the camera, as cam1_2.jpg.
+  and 2.jpg, or any of names of a camera and numbers, as cam1_2.jpg.
 
   Args:
     images: the result of `read`.
@@ -253,7 +257,7 @@ def find_cameras(images: Sequence[Named]) -> str:
   shared = {
     name
     for name, number in times.items()
-    if number > 1 and not re.search(schemes.FILE_CAMERA, name)
+    if number > 1 and not CAMERA_AND_NUMBERS.match(name)
   }
   numbers = all(pathlib.Path(name).stem.isdecimal() for name in shared)
   few = max(len(folders), FEW_NUMBERS if numbers else 0)

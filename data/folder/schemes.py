@@ -154,7 +154,6 @@ def suggest_for_cameras(names: Iterable[str]) -> str:
 
 # Files whose names say the camera, as cam1_0.jpg, in folders of people.
 FILE_CAMERA = r'(?i:(?<![a-z])cam(era)?[-_ ]?)(?P<camid>\d+)'
-IN_SPLITS = '(?P<split>train|query|gallery|test)/'
 
 
 def suggest_for_cameras_in_files(splits: bool) -> str:
@@ -163,12 +162,13 @@ def suggest_for_cameras_in_files(splits: bool) -> str:
   Args:
     splits: whether the folders of people are in folders of splits.
   """
-  return f'^{IN_SPLITS if splits else ""}(?P<pid>[^/]+)/[^/]*?{FILE_CAMERA}'
+  split = '(?P<split>train|query|gallery|test)/' if splits else ''
+  return f'^{split}(?P<pid>[^/]+)/[^/]*?{FILE_CAMERA}'
 
 
 # Patterns for the names of Market-1501, and for those in folders of splits.
 MARKET = r'/(?P<pid>\d+)_c(?P<camid>\d+)'
-MARKET_IN_SPLITS = r'(?P<split>train|query|gallery|test).*' + MARKET
+MARKET_IN_SPLITS = r'(?P<split>(?i:train|query|gallery|test)).*' + MARKET
 
 
 def suggest_for_market_names(names: Iterable[str]) -> str:
@@ -177,7 +177,7 @@ def suggest_for_market_names(names: Iterable[str]) -> str:
   Args:
     names: paths of the images, relative to the folder of the data set.
   """
-  splits = re.compile('^[^/]*(train|query|gallery|test)[^/]*/')
+  splits = re.compile('^[^/]*(?i:train|query|gallery|test)[^/]*/')
   return MARKET_IN_SPLITS if all(map(splits.search, names)) else MARKET
 
 

@@ -209,6 +209,12 @@ def test_people_and_cameras_of_a_csv_file_may_be_words(tmp_path):
   assert 'cameras numbered from 0: door is 0, hall is 1' in dataset.notes
 
 
+def test_numbers_joined_by_an_underscore_are_a_word(tmp_path):
+  images(tmp_path, *NAMES)
+  write(tmp_path, LISTED.replace('jpg,7,0', 'jpg,3_12,0'))
+  assert len({i.pid for i in LAYOUT.read(tmp_path).images}) == 6
+
+
 def test_numbers_of_a_csv_file_may_be_floats_and_have_zeros(tmp_path):
   """Pandas writes 1.0 in a column with empty fields."""
   images(tmp_path, *NAMES)
@@ -410,6 +416,13 @@ def test_one_camera_cannot_be_tested(tmp_path):
   (person,) = {image.pid for image in splits['query']}
   assert splits['query'] == splits['gallery'] and len(splits['query']) == 2
   assert len({image.camid for image in splits['query']}) == 2
+
+
+@pytest.mark.parametrize('names', ['abc', ('a', 'b', 'junk', 'Unknown')])
+def test_names_that_stand_for_nobody_are_said(tmp_path, names):
+  images(tmp_path, *(f'{name}/{name}{i}.jpg' for name in names for i in (1, 2)))
+  notes = str(LAYOUT.read(tmp_path).notes)
+  assert ('warning: Unknown, junk: each of these' in notes) == ('junk' in names)
 
 
 @pytest.mark.parametrize('names', ['1/a.jpg 001/b.jpg 2/c.jpg'])

@@ -344,6 +344,13 @@ def test_cameras_in_the_names_of_files_make_no_folder_a_camera(
   assert 'a camera' not in str(LAYOUT.read(tmp_path).notes)
 
 
+def test_folders_of_days_are_doubted_though_files_say_the_camera(tmp_path):
+  for day in ('friday', 'monday', 'tuesday'):
+    for who in ('anna', 'ben', 'cem', 'dora'):
+      images(tmp_path, *(f'{day}/{who}_cam{c}.jpg' for c in (1, 2)))
+  assert 'share 8 names' in LAYOUT.read(tmp_path).doubt.reason
+
+
 def test_two_folders_of_cameras_are_named_before_the_lack_of_people(tmp_path):
   images(tmp_path, *CAMERAS)
   with pytest.raises(
@@ -395,17 +402,18 @@ def test_folders_whose_files_name_several_people_are_doubted(
   assert people.read(tmp_path).doubt is None
 
 
+@pytest.mark.parametrize('first', ['train', 'Training'])
 def test_flat_folders_of_splits_are_read_by_the_pattern_of_the_message(
-  tmp_path,
+  tmp_path, first
 ):
   images(
-    tmp_path, 'train/0001_c1.jpg', 'query/0002_c1.jpg', 'gallery/0002_c2.jpg'
+    tmp_path, f'{first}/0001_c1.jpg', 'query/0002_c1.jpg', 'gallery/0002_c2.jpg'
   )
   with pytest.raises(UserError) as error:
     LAYOUT.read(tmp_path)
   (_, pattern) = shlex.split(str(error.value).splitlines()[-1])[0].split('=', 1)
   assert table(by_pattern(pattern).read(tmp_path)) == {
-    'train': [('train/0001_c1.jpg', 1, 1)],
+    'train': [(f'{first}/0001_c1.jpg', 1, 1)],
     'query': [('query/0002_c1.jpg', 2, 1)],
     'gallery': [('gallery/0002_c2.jpg', 2, 2)],
   }
