@@ -82,13 +82,15 @@ class Loop:
       devices.shard_batch, micro_batches=run.config.train.accumulate
     )
     metrics, outcome, unchecked, on_device = {}, None, None, None
-    progress = tqdm(
+    # The bar is shown last: whoever sees it may count on deferred signals.
+    progress = partial(
+      tqdm,
       total=run.total_steps,
       initial=self._start,
       desc='Training',
       unit=' steps',
     )
-    with progress as self._bar, self._interruption.deferred():
+    with self._interruption.deferred(), progress() as self._bar:
       if self._starts_with_evaluation:
         outcome = self._evaluate_checkpoint(self._start)
       for step in range(self._start + 1, run.total_steps + 1):
