@@ -1,8 +1,8 @@
-"""Labels of people, cameras and tracks, as the fields of tables have them."""
+"""Reads labels of people, cameras and tracks from the fields of tables."""
 
 import re
 
-UNKNOWN = ''  # what nothing is known of
+UNKNOWN = ''  # the label of an unknown person, camera or track
 # What programs write for an unknown value. As a name, it would make one person
 # of all unknown ones.
 _NO_VALUE = ('nan', 'none', 'null', 'na', 'n/a', '<na>')

@@ -1,4 +1,4 @@
-"""What a terminal shows: names made safe, counts in words, quiet loggers."""
+"""Makes texts safe to print, writes counts with nouns, keeps loggers quiet."""
 
 from collections.abc import Iterator
 import contextlib

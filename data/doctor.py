@@ -251,10 +251,10 @@ def _file_findings(
   used |= {path for facts in all_facts for path in facts.found.more_queries()}
   if not all_facts or not all(facts.found.images for facts in all_facts):
     used |= {*checks}  # which images are used is unknown
-  complete = all_facts and all(
+  complete = bool(all_facts) and all(
     facts.found.is_listed or facts.found.is_as_published for facts in all_facts
   )
-  yield from findings.other_file_findings(base, used, files, bool(complete))
+  yield from findings.other_file_findings(base, used, files, complete)
 
 
 # Output
