@@ -240,8 +240,8 @@ def _eval() -> ml_collections.ConfigDict:
   rules.max_rank = 50  # length of the CMC curve
   # File with the mAP by epoch of finished runs of the same recipe, written by
   # `python -m apnet_jax curves RUN RUN RUN --record=FILE`. Each evaluation in
-  # training is compared with them, and warns of a mAP below their band. ''
-  # compares with nothing.
+  # training is compared with them, and warns of a mAP below their lower
+  # limit (docs/training.md). '' compares with nothing.
   rules.expected_curve = ''
   rules.pixel_baseline = False  # also ranks raw pixels, on small sets
   # k1 of re-ranking (eval.py --rerank; Zhong et al., CVPR 2017): nearest

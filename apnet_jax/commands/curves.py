@@ -13,7 +13,7 @@ evaluation.
 
 --record keeps the mAP by epoch of at least three runs that differ in their
 seeds alone. --expected compares other runs of the same recipe with that record,
-and exits with code 1 if one lies below its band at its last evaluation.
+and exits with code 1 if one lies below the lower limit at its last evaluation.
 Training compares each evaluation by itself if config.eval.expected_curve names
 a record.
 """

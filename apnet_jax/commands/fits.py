@@ -4,11 +4,12 @@
   python -m apnet_jax fits --device=h100 --config.model.dtype=bfloat16
 
 The command compiles the training step and the embedding by XLA's compiler for
-the device, which runs on any x86-64 Linux machine. It prints the memory of a
-device, the largest batch, the speed by the roofline (an upper bound on a TPU,
-an estimate on a GPU that bytes limit), and the host cores that the input needs
-at that speed. Nothing is run. For GPUs, the bytes are those of all operands and
-results, of which a cache may save a part.
+the device, which runs on any x86-64 Linux machine. Nothing is run. It prints
+the memory of a device, the largest batch, the speed at the peak rates of its
+arithmetic and its memory (the roofline), and the host cores that the input
+needs at that speed. The speed is an upper bound, except on a GPU that memory
+limits: there the bytes of all operands and results count, of which a cache may
+save a part.
 
 Devices are slices of TPUs (v4:2x2x1, v5e:2x4, v5p:2x2x1, v6e:2x4) and GPUs
 (h100, a100, l4, rtx4090; h100:8 for eight, h100:2x8 for two machines of eight).
