@@ -91,22 +91,17 @@ def open_processes(
     The processes by name; they end with the context.
   """
   common = ['--images', str(images), '--image-size', *map(str, image_size)]
-  processes = {}
-  try:
-    processes['torch'] = command.MeasuringProcess(
-      'input_torch', common, command.environment(JAX_PLATFORMS='cpu'), cores
-    )
-    for cache in ('encoded', 'decoded'):
-      processes[cache] = command.MeasuringProcess(
-        'input_ours',
-        [*common, '--cache', cache],
-        command.environment(JAX_PLATFORMS='cpu'),
-        cores,
+  commands = {'torch': ('input_torch', common)}
+  for cache in ('encoded', 'decoded'):
+    commands[cache] = ('input_ours', [*common, '--cache', cache])
+  environment = command.environment(JAX_PLATFORMS='cpu')
+  with contextlib.ExitStack() as stack:
+    yield {
+      name: stack.enter_context(
+        command.MeasuringProcess(*each, environment, cores)
       )
-    yield processes
-  finally:
-    for process in processes.values():
-      process.close()
+      for name, each in commands.items()
+    }
 
 
 def measure_on(
