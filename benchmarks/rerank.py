@@ -14,7 +14,6 @@ OpenBLAS chooses its kernels itself.
 
 import argparse
 import importlib
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -227,7 +226,8 @@ def run(args: argparse.Namespace) -> dict:
         print(f'{name}: {figures[name]}')
   return {
     'seed': SEED,
-    'versions': versions(),
+    'versions': {'python': sys.version.split()[0]}
+    | command.versions('numpy', 'scipy', 'jax', 'jaxlib'),
     'embeddings': 'drawn',
     'queries': queries,
     'gallery': gallery,
@@ -254,13 +254,6 @@ def summarize(answers: list[dict]) -> dict:
     'turns': seconds,
     'peak GB': max(answer['peak GB'] for answer in answers),
   }
-
-
-def versions() -> dict[str, str]:
-  """Returns the versions of Python and of the packages."""
-  python = {'python': sys.version.split()[0]}
-  packages = ('numpy', 'scipy', 'jax', 'jaxlib')
-  return python | {name: importlib.metadata.version(name) for name in packages}
 
 
 def make_parser() -> argparse.ArgumentParser:
