@@ -480,7 +480,10 @@ class Checkpoints:
         note=_reasons(damaged) + '\nStart all processes again.',
       )
       return step, found, damaged
-    raise UserError(_all_damaged(self.directory, damaged))
+    raise UserError(
+      f'no checkpoint in {self.directory} can be read:{_reasons(damaged)}\nTo'
+      ' start again, delete that folder.'
+    )
 
   def _read(self, step: int, args):
     try:
@@ -515,15 +518,6 @@ class _KeepOne:
     steps = [each.step for each in checkpoints]
     chosen = self.choose(steps)
     return [step == chosen for step in steps]
-
-
-def _all_damaged(
-  directory: pathlib.Path, damaged: list[tuple[int, str]]
-) -> str:
-  return (
-    f'no checkpoint in {directory} can be read:{_reasons(damaged)}\nTo start'
-    ' again, delete that folder.'
-  )
 
 
 def _reasons(damaged: list[tuple[int, str]]) -> str:
