@@ -329,10 +329,6 @@ def print_costs(runs: Sequence[Run], device: str) -> None:
   """Prints the memory and the hours of all runs on a device, by its roofline.
 
   Each network is compiled once for all its seeds.
-
-  Args:
-    runs: the runs.
-    device: name of the machine.
   """
   from benchmarks import ablation_cost
 

@@ -310,10 +310,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def run(args: argparse.Namespace, images: pathlib.Path) -> dict:
   """Runs the benchmark on one core and on all cores, and prints tables.
 
-  Args:
-    args: values of the flags.
-    images: folder of the images.
-
   Returns:
     The results for JSON.
   """

@@ -182,12 +182,7 @@ def _difference_cells(found: Difference | None) -> list[str]:
 
 
 def heading(table: Table, results: Group) -> str:
-  """Returns a line that says what a table was measured on.
-
-  Args:
-    table: table of the paper.
-    results: results of one protocol.
-  """
+  """Returns a line that says what a table was measured on."""
   line, card = results.sample, results.sample['card']
   networks = [one['card']['network'] for one in results.all]
   backbones = _listed(network['backbone'] for network in networks)

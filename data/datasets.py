@@ -74,9 +74,6 @@ def _check_distinct(names: Sequence[str]) -> None:
   """Raises FieldError if two data sets show the same people.
 
   Training would take each of these people for two.
-
-  Args:
-    names: full names of data sets.
   """
   seen = {}
   for name in names:

@@ -475,11 +475,6 @@ def draw_samples(report: Report, file: pathlib.Path, seed: int) -> None:
 
   If several variants of the data set were found, the first with images is
   drawn. If none has images, no file is written.
-
-  Args:
-    report: result of the examination.
-    file: the PNG file to write.
-    seed: seed of the random choice.
   """
   for dataset in report.datasets:
     if any(_images(dataset)):

@@ -182,9 +182,6 @@ def check_projection(
 def check_networks(paths: Sequence[str]) -> None:
   """Checks files of embeddings before anything is written.
 
-  Args:
-    paths: the files.
-
   Raises:
     UserError: a file cannot be read, or two come from different networks.
   """

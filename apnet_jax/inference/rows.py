@@ -227,9 +227,6 @@ def _lines(path: pathlib.Path) -> list[str]:
   They end at line feeds and carriage returns only: names of files may have the
   other characters at which `str.splitlines` splits.
 
-  Args:
-    path: the file.
-
   Raises:
     UserError: the file cannot be read, or is not UTF-8.
   """
@@ -253,9 +250,6 @@ def mot_columns(path: pathlib.Path) -> tuple[str, ...] | None:
   Such a file has no header, and at least six columns of numbers: frame, track,
   left, top, width and height. Columns without a name in `MOT` or `MOT_TRUTH`
   are called `column_8` and so on.
-
-  Args:
-    path: the file.
 
   Returns:
     The names; None if the first line has something else than numbers.

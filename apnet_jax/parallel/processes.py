@@ -384,9 +384,6 @@ def exit_with(code: int) -> None:
   waiting for this process. Processes that fail for the same reason get a few
   seconds to exit together, so that each can print its error. In a run of a
   single process, the function returns.
-
-  Args:
-    code: exit code.
   """
   global _exit_code
   if not is_distributed():

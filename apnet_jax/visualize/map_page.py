@@ -54,10 +54,6 @@ def project(embeddings: np.ndarray) -> tuple[np.ndarray, str]:
 def page_data(evaluated: Evaluation, benchmark: Benchmark) -> dict:
   """Collects what the map of a ranked gallery shows.
 
-  Args:
-    evaluated: evaluation of the benchmark.
-    benchmark: queries and gallery.
-
   Returns:
     The result of `describe_points` for the gallery, or for a sample of it.
   """

@@ -298,9 +298,6 @@ class Checkpoints:
   def figures(self, step: int) -> Mapping[str, float] | None:
     """Returns the figures of a checkpoint.
 
-    Args:
-      step: step of the checkpoint.
-
     Returns:
       Figures by name, with `mAP`. None if the checkpoint was not evaluated, or
       if its figures are damaged; then a message says so.
@@ -557,9 +554,6 @@ def _own_cause(error: Exception) -> BaseException | None:
 
   After a failure, Orbax still waits for the other processes, and raises that
   this has timed out. The reason lies behind that error.
-
-  Args:
-    error: the error that Orbax raised.
 
   Returns:
     The error, or the one behind it; None if this process has only waited for
