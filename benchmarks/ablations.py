@@ -373,10 +373,6 @@ def check_counted(
 ) -> None:
   """Checks that no flag is given that counting would ignore.
 
-  Args:
-    args: values of the flags.
-    model: `config.model` of the table.
-
   Raises:
     UserError: a device or a target is given, or a field of the network.
   """

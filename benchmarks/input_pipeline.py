@@ -82,11 +82,6 @@ def open_processes(
 ) -> Iterator[dict[str, command.MeasuringProcess]]:
   """Starts all measuring processes, pinned to some cores.
 
-  Args:
-    images: folder of the images.
-    image_size: height and width of the images in batches.
-    cores: cores to pin the processes to.
-
   Yields:
     The processes by name; they end with the context.
   """
@@ -108,11 +103,6 @@ def measure_on(
   cores: set[int], images: pathlib.Path, args: argparse.Namespace
 ) -> dict:
   """Measures every row of the tables on some cores.
-
-  Args:
-    cores: cores to pin the processes to.
-    images: folder of the images.
-    args: values of the flags.
 
   Returns:
     `versions`: versions of the packages. `workers`: PyTorch's answers of all

@@ -293,12 +293,7 @@ def _fields(row: Row) -> str:
 
 
 def counts_table(table: Table, counts: Mapping[str, Any]) -> list[str]:
-  """Returns a Markdown table of operations, in units of 10^9.
-
-  Args:
-    table: table of the paper.
-    counts: content of complexity.json.
-  """
+  """Returns a Markdown table of operations, in units of 10^9."""
   found = {entry['network']: entry for entry in counts['networks']}
   lines = _head(
     ['network', 'paper', 'multiply-adds', 'as PyTorch-OpCounter counts']

@@ -144,12 +144,6 @@ def check_projection(
 ) -> bool:
   """Checks the flags of a projection, and tells whether to fit one.
 
-  Args:
-    folder: folder of the index.
-    dimensions: value of --dimensions.
-    fit: value of --fit.
-    whiten: value of --whiten.
-
   Returns:
     False if none is wanted, or the index has one to as many dimensions.
 

@@ -149,13 +149,7 @@ class NullMetricWriter(contextlib.AbstractContextManager):
 def open_writer(
   workdir: str | os.PathLike, step: int, evaluated: bool
 ) -> MetricWriter | NullMetricWriter:
-  """Opens the metric writer of a run; only process 0 writes.
-
-  Args:
-    workdir: an existing folder.
-    step: see `MetricWriter`.
-    evaluated: see there.
-  """
+  """Opens the metric writer of a run; only process 0 writes."""
   if processes.is_first():
     return MetricWriter(workdir, step, evaluated)
   return NullMetricWriter()

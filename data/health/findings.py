@@ -426,12 +426,7 @@ def image_findings(
 
 
 def not_checked(number: int, file: pathlib.Path) -> Finding:
-  """Returns the finding that images inside a .mat file were not checked.
-
-  Args:
-    number: number of the images.
-    file: the .mat file.
-  """
+  """Returns the finding that images inside a .mat file were not checked."""
   return Finding(
     'not_checked', NOTE,
     f'the {counted(number, "image")} in {file.name} were not checked',
