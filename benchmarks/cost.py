@@ -65,10 +65,7 @@ def make_sweeps(args: argparse.Namespace) -> dict[str, Sweep]:
   }
 
 
-SWEEPS = (
-  'size', 'batch', 'level', 'radix', 'backbone', 'spatial-size',
-  'spatial-level',
-)  # fmt: skip
+SWEEPS = tuple(cost_plot.TITLES)
 
 
 def point(args: argparse.Namespace, **changes) -> argparse.Namespace:

@@ -256,17 +256,12 @@ def summarize(answers: list[dict]) -> dict:
   }
 
 
-def make_parser() -> argparse.ArgumentParser:
+def main(arguments: list[str] | None = None) -> int:
   parser = command.make_parser(__doc__)
   command.add_size(parser)
   command.add_turns(parser, 1)
   # The request of `measure_in_process`.
   parser.add_argument('--measure', type=json.loads, help=argparse.SUPPRESS)
-  return parser
-
-
-def main(arguments: list[str] | None = None) -> int:
-  parser = make_parser()
   args = command.parse(parser, arguments)
   command.check_at_least(parser, args, turns=1)
   if not pathlib.Path('/proc/self/status').exists():
