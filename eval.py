@@ -301,13 +301,7 @@ def check_flags(
 def _check_threshold_flags(
   config: ml_collections.ConfigDict, ckpt: str | os.PathLike, packed: bool
 ) -> None:
-  """Raises UserError if no threshold can be chosen or stored with these flags.
-
-  Args:
-    config: the whole configuration of the run.
-    ckpt: path of the trained network.
-    packed: whether that is a packed network.
-  """
+  """Raises UserError if these flags let no threshold be chosen or stored."""
   if not CHOOSE_THRESHOLD.value > 0:  # NaN, too
     raise UserError(
       f'--choose_threshold={CHOOSE_THRESHOLD.value:g} must be more than 0.'
@@ -342,9 +336,6 @@ def check_single(names: Collection[str]) -> None:
   """Raises UserError unless there is one data set to choose a threshold on.
 
   A threshold chosen on a second data set would replace that of the first.
-
-  Args:
-    names: names of the data sets to evaluate on.
   """
   if len(names) > 1:
     raise UserError(
@@ -354,13 +345,7 @@ def check_single(names: Collection[str]) -> None:
 
 
 def make_shortening(model, variables, config) -> Callable | None:
-  """Returns the ways to shorten embeddings that --fit asks for, or None.
-
-  Args:
-    model: the network.
-    variables: its variables.
-    config: the whole configuration of the run.
-  """
+  """Returns the ways to shorten embeddings that --fit asks for, or None."""
   if not FIT.value:
     return None
   from apnet_jax.index.shorter import Shortening
@@ -371,13 +356,7 @@ def make_shortening(model, variables, config) -> Callable | None:
 
 
 def attention_of(model, variables, feature: str) -> Callable | None:
-  """Returns a function that shows why two images are similar, if asked for.
-
-  Args:
-    model: the network.
-    variables: its variables.
-    feature: `config.eval.feature`.
-  """
+  """Returns a function that shows why two images are similar, if asked for."""
   if not ATTENTION.value:
     return None
   from apnet_jax.visualize import grad_cam

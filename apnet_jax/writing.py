@@ -80,11 +80,7 @@ def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def sync(path: str | os.PathLike) -> None:
-  """Waits until the content of a file, or the names in a folder, are on disk.
-
-  Args:
-    path: the file or folder.
-  """
+  """Waits until a file's content, or the names in a folder, are on disk."""
   number = os.open(path, os.O_RDONLY)
   try:
     os.fsync(number)

@@ -97,12 +97,7 @@ def compiler(device: str) -> Callable[[ml_collections.ConfigDict], Cost]:
 
 
 def cost_of(fit: Fit, steps: int) -> Cost:
-  """Returns what a run of some steps needs.
-
-  Args:
-    fit: the configuration on its devices.
-    steps: number of training steps.
-  """
+  """Returns what a run of some steps needs."""
   found = fit.measure('train')
   if not found['memory']:
     return Cost(found['fits'], None, None)

@@ -95,7 +95,7 @@ class Difference:
 
 
 def select(
-  table: Table, lines: Sequence[Line], images: str, target: str
+  table: Table, lines: Sequence[Line], images: str = '', target: str = ''
 ) -> list[Group]:
   """Returns the results that belong to a table.
 

@@ -293,13 +293,7 @@ def train_command(run: Run, workdir: pathlib.Path) -> list[str]:
 def evaluate_command(
   target: Target, workdir: pathlib.Path, card: pathlib.Path
 ) -> list[str]:
-  """Returns the command that evaluates a trained run on other images.
-
-  Args:
-    target: the images.
-    workdir: workdir of the run.
-    card: file for the result card.
-  """
+  """Returns the command that evaluates a trained run on other images."""
   return [
     sys.executable,
     str(ROOT / 'eval.py'),

@@ -21,6 +21,7 @@ signal, after a checkpoint.
 import argparse
 from collections.abc import Sequence
 import contextlib
+import dataclasses
 import io
 import pathlib
 import shlex
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
-  except (ablation_runs.Interrupted, KeyboardInterrupt) as error:
+  except KeyboardInterrupt as error:  # also `Interrupted`, with its code
     print(
       'interrupted; the same command continues where it stopped',
       file=sys.stderr,
@@ -181,8 +182,8 @@ def chosen_rows(table: Table, names: str) -> Table:
     raise UserError(
       f'--rows={names}: {", ".join(unknown)} not in {", ".join(known)}.'
     )
-  rows = [row for row in table.rows if not wanted or row.name in wanted]
-  return Table(table.title, tuple(rows), table.across, table.counted)
+  rows = (row for row in table.rows if not wanted or row.name in wanted)
+  return dataclasses.replace(table, rows=tuple(rows))
 
 
 def read_seeds(text: str) -> list[int]:
@@ -328,10 +329,6 @@ def print_costs(runs: Sequence[Run], device: str) -> None:
   """Prints the memory and the hours of all runs on a device, by its roofline.
 
   Each network is compiled once for all its seeds.
-
-  Args:
-    runs: the runs.
-    device: name of the machine.
   """
   from benchmarks import ablation_cost
 
@@ -375,10 +372,6 @@ def check_counted(
   args: argparse.Namespace, model: ml_collections.ConfigDict
 ) -> None:
   """Checks that no flag is given that counting would ignore.
-
-  Args:
-    args: values of the flags.
-    model: `config.model` of the table.
 
   Raises:
     UserError: a device or a target is given, or a field of the network.

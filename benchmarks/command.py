@@ -229,8 +229,10 @@ def absolute(path: str) -> str:
   return os.path.abspath(path) if os.path.exists(path) else path
 
 
-class MeasuringProcess:
+class MeasuringProcess(contextlib.AbstractContextManager):
   """A subprocess that measures on request, in the project's folder.
+
+  It ends with the context.
 
   Args:
     module: a module in benchmarks/ that calls `measuring.serve`.
@@ -277,8 +279,7 @@ class MeasuringProcess:
       )
     return json.loads(answer)
 
-  def close(self) -> None:
-    """Ends the process."""
+  def __exit__(self, *error) -> None:
     with contextlib.suppress(BrokenPipeError):
       self.process.stdin.close()
     self.process.wait()
@@ -304,12 +305,10 @@ def serve_networks(
   with contextlib.ExitStack() as stack:
     yield {
       name: stack.enter_context(
-        contextlib.closing(
-          MeasuringProcess(
-            module,
-            [*arguments, '--serve', name],
-            environment(**network_environment()),
-          )
+        MeasuringProcess(
+          module,
+          [*arguments, '--serve', name],
+          environment(**network_environment()),
         )
       )
       for name in names

@@ -65,10 +65,7 @@ def make_sweeps(args: argparse.Namespace) -> dict[str, Sweep]:
   }
 
 
-SWEEPS = (
-  'size', 'batch', 'level', 'radix', 'backbone', 'spatial-size',
-  'spatial-level',
-)  # fmt: skip
+SWEEPS = tuple(cost_plot.TITLES)
 
 
 def point(args: argparse.Namespace, **changes) -> argparse.Namespace:
@@ -89,18 +86,13 @@ def point(args: argparse.Namespace, **changes) -> argparse.Namespace:
   return argparse.Namespace(**settings)
 
 
-def open_process(settings: argparse.Namespace):
-  """Starts a process that measures the network with some settings.
-
-  Returns:
-    A context manager, which gives the process and closes it at the end.
-  """
-  process = command.MeasuringProcess(
+def open_process(settings: argparse.Namespace) -> command.MeasuringProcess:
+  """Starts a process that measures the network with some settings."""
+  return command.MeasuringProcess(
     'network_ours',
     measuring.network_arguments(settings),
     command.environment(**command.network_environment()),
   )
-  return contextlib.closing(process)
 
 
 def measure_point(settings: argparse.Namespace, seconds: float) -> dict | None:

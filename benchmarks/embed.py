@@ -14,7 +14,6 @@ the machine; the load stands in the record.
 """
 
 import argparse
-import importlib.metadata
 import os
 import pathlib
 import sys
@@ -120,9 +119,8 @@ def run(args: argparse.Namespace) -> dict:
       }
       for name, row in figures[task].items():
         print(f'{task:10} {name:16}{row["images/s"]:10.2f} images/s')
-  packages = ('jax', 'pillow', 'torch')
   return {
-    'versions': {name: importlib.metadata.version(name) for name in packages},
+    'versions': command.versions('jax', 'pillow', 'torch'),
     'network': f'{measuring.describe(args)}, random weights',
     'images': args.count,
     'median size of the images': np.median(sizes, 0)[::-1].tolist(),

@@ -14,7 +14,6 @@ other programs may use the machine; the load stands in the record.
 
 import argparse
 import contextlib
-import importlib.metadata
 import os
 import pathlib
 import statistics
@@ -99,9 +98,8 @@ def run(args: argparse.Namespace) -> dict:
         print(
           f'{batch:5}  {name:14}{row["fastest s"]:10.4f}{row["images/s"]:10.2f}'
         )
-  packages = ('jax', 'jax2onnx', 'onnxruntime')
   return {
-    'versions': {name: importlib.metadata.version(name) for name in packages},
+    'versions': command.versions('jax', 'jax2onnx', 'onnxruntime'),
     'network': _describe(args),
     'turns': args.turns,
     'load of the machine': {

@@ -82,42 +82,27 @@ def open_processes(
 ) -> Iterator[dict[str, command.MeasuringProcess]]:
   """Starts all measuring processes, pinned to some cores.
 
-  Args:
-    images: folder of the images.
-    image_size: height and width of the images in batches.
-    cores: cores to pin the processes to.
-
   Yields:
     The processes by name; they end with the context.
   """
   common = ['--images', str(images), '--image-size', *map(str, image_size)]
-  processes = {}
-  try:
-    processes['torch'] = command.MeasuringProcess(
-      'input_torch', common, command.environment(JAX_PLATFORMS='cpu'), cores
-    )
-    for cache in ('encoded', 'decoded'):
-      processes[cache] = command.MeasuringProcess(
-        'input_ours',
-        [*common, '--cache', cache],
-        command.environment(JAX_PLATFORMS='cpu'),
-        cores,
+  commands = {'torch': ('input_torch', common)}
+  for cache in ('encoded', 'decoded'):
+    commands[cache] = ('input_ours', [*common, '--cache', cache])
+  environment = command.environment(JAX_PLATFORMS='cpu')
+  with contextlib.ExitStack() as stack:
+    yield {
+      name: stack.enter_context(
+        command.MeasuringProcess(*each, environment, cores)
       )
-    yield processes
-  finally:
-    for process in processes.values():
-      process.close()
+      for name, each in commands.items()
+    }
 
 
 def measure_on(
   cores: set[int], images: pathlib.Path, args: argparse.Namespace
 ) -> dict:
   """Measures every row of the tables on some cores.
-
-  Args:
-    cores: cores to pin the processes to.
-    images: folder of the images.
-    args: values of the flags.
 
   Returns:
     `versions`: versions of the packages. `workers`: PyTorch's answers of all
@@ -314,10 +299,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace, images: pathlib.Path) -> dict:
   """Runs the benchmark on one core and on all cores, and prints tables.
-
-  Args:
-    args: values of the flags.
-    images: folder of the images.
 
   Returns:
     The results for JSON.

@@ -200,22 +200,6 @@ def time_product(
   return {'rate': size**3 / min(seconds)}
 
 
-def time_traffic(
-  run: Callable[[], object], wait: Callable[[object], None], size: int
-) -> dict:
-  """Times a program that is limited by memory bandwidth.
-
-  Args:
-    run: reads and writes memory.
-    wait: blocks until the result is computed.
-    size: bytes that `run` reads and writes.
-
-  Returns:
-    `rate`: bytes/s of the fastest repetition.
-  """
-  return {'rate': size / min(time_steps(run, wait, seconds=1)['seconds'])}
-
-
 def kilobytes(name: str) -> int:
   """Returns the resident memory of this process in kB.
 

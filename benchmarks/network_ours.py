@@ -5,6 +5,7 @@ of JSON to its standard input, and reads the answers from its output.
 """
 
 import argparse
+import functools
 import sys
 
 import jax
@@ -125,10 +126,11 @@ class Network:
       images: size of the global batch.
     """
     devices = jax.local_device_count()
+    average = functools.partial(lax.pmean, axis_name=AXIS)
     features = len(self.state.params['bottleneck']['scale'])
     share = images // devices
     exchange, arrays = {
-      'gradients': (average_gradients, self.state.params),
+      'gradients': (average, self.state.params),
       'statistics': (average_statistics, statistics(self.state.batch_stats)),
       'features': (
         gather_features,
@@ -150,7 +152,11 @@ class Network:
     )
 
   def memory_rate(self) -> dict:
-    """Times the addition of 1 to an array far larger than any cache."""
+    """Times the addition of 1 to an array far larger than any cache.
+
+    Returns:
+      `rate`: bytes/s of the fastest repetition.
+    """
     x = jnp.ones(2**26)
     add = jax.jit(lambda x: x + 1, donate_argnums=0)
 
@@ -159,12 +165,8 @@ class Network:
       x = add(x)
       return x
 
-    return measuring.time_traffic(run, jax.block_until_ready, 2 * x.nbytes)
-
-
-def average_gradients(gradients):
-  """Averages gradients over the devices."""
-  return lax.pmean(gradients, AXIS)
+    times = measuring.time_steps(run, jax.block_until_ready, seconds=1)
+    return {'rate': 2 * x.nbytes / min(times['seconds'])}
 
 
 def statistics(batch_stats) -> list[jax.Array]:
@@ -196,10 +198,7 @@ def gather_features(arrays):
   Returns:
     The gradient with respect to the features of the device, and all labels.
   """
-
-  def gather(x):
-    return lax.all_gather(x, AXIS, tiled=True)
-
+  gather = functools.partial(lax.all_gather, axis_name=AXIS, tiled=True)
   features, labels = arrays
   gathered, back = jax.vjp(gather, features)
   return back(gathered), gather(labels)

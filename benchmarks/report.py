@@ -182,12 +182,7 @@ def _difference_cells(found: Difference | None) -> list[str]:
 
 
 def heading(table: Table, results: Group) -> str:
-  """Returns a line that says what a table was measured on.
-
-  Args:
-    table: table of the paper.
-    results: results of one protocol.
-  """
+  """Returns a line that says what a table was measured on."""
   line, card = results.sample, results.sample['card']
   networks = [one['card']['network'] for one in results.all]
   backbones = _listed(network['backbone'] for network in networks)
@@ -298,12 +293,7 @@ def _fields(row: Row) -> str:
 
 
 def counts_table(table: Table, counts: Mapping[str, Any]) -> list[str]:
-  """Returns a Markdown table of operations, in units of 10^9.
-
-  Args:
-    table: table of the paper.
-    counts: content of complexity.json.
-  """
+  """Returns a Markdown table of operations, in units of 10^9."""
   found = {entry['network']: entry for entry in counts['networks']}
   lines = _head(
     ['network', 'paper', 'multiply-adds', 'as PyTorch-OpCounter counts']
@@ -322,28 +312,14 @@ def counts_table(table: Table, counts: Mapping[str, Any]) -> list[str]:
 
 
 def make_tables(
-  table: Table,
-  lines: Sequence[Line],
-  images: str = '',
-  target: str = '',
-  against_recipe: str = '',
+  table: Table, pairs: Sequence[tuple[Group, Group | None]]
 ) -> str:
   """Returns the Markdown tables of results.
 
   Args:
     table: table of the paper.
-    lines: lines of results.jsonl.
-    images: see `select`.
-    target: see `select`.
-    against_recipe: hash of a recipe that all others are compared with; '' for
-      comparisons between the networks of each recipe.
-
-  Raises:
-    UserError: no result is of this recipe, or none of another one is by the
-      same protocol.
+    pairs: results, each with others to compare with; see `pair_up`.
   """
-  groups = select(table, lines, images, target)
-  pairs = pair_up(groups, against_recipe)
   return '\n\n'.join(
     '\n'.join([heading(table, one), '', *format_group(table, one, other)])
     for one, other in pairs
@@ -352,26 +328,19 @@ def make_tables(
 
 def plot(
   table: Table,
-  lines: Sequence[Line],
+  pairs: Sequence[tuple[Group, Group | None]],
   path: pathlib.Path,
-  images: str = '',
-  target: str = '',
-  against_recipe: str = '',
 ) -> None:
   """Draws the differences of the tables of results; see `make_tables`.
 
   Args:
     table: table of the paper.
-    lines: lines of results.jsonl.
+    pairs: see `make_tables`.
     path: file to write; its suffix is the format.
-    images: see `select`.
-    target: see `select`.
-    against_recipe: see `make_tables`.
 
   Raises:
     UserError: no two networks can be compared, or the format is not known.
   """
-  pairs = pair_up(select(table, lines, images, target), against_recipe)
   plots = [
     report_plot.differences(
       table,
@@ -411,9 +380,9 @@ def update(page: str, records: pathlib.Path = RECORDS) -> str:
     if table.counted:
       text = counts_table(table, read_json(records / COUNTS_FILE))
     elif not words:
-      text = published_table(table, select(table, lines, '', ''))
+      text = published_table(table, select(table, lines))
     else:
-      text = [make_tables(table, lines, *words)]
+      text = [make_tables(table, pair_up(select(table, lines, *words)))]
     if not any(text):
       raise UserError(f'<!-- report: {match[1]} -->: there are no results.')
     return '\n'.join([f'<!-- report: {match[1]} -->', *text, MARK_OF_END])
@@ -508,11 +477,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     if args.against:
       table = with_baseline(table, args.against)
-    chosen = args.images, args.target, args.against_recipe
-    text = make_tables(table, lines, *chosen)
-    print(text or f'{args.table}: {NOT_RUN}')
+    groups = select(table, lines, args.images, args.target)
+    pairs = pair_up(groups, args.against_recipe)
+    print(make_tables(table, pairs) or f'{args.table}: {NOT_RUN}')
     if args.plot:
-      plot(table, lines, args.plot, *chosen)
+      plot(table, pairs, args.plot)
   except (UserError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
     return 2

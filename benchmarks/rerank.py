@@ -14,7 +14,6 @@ OpenBLAS chooses its kernels itself.
 
 import argparse
 import importlib
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -227,7 +226,8 @@ def run(args: argparse.Namespace) -> dict:
         print(f'{name}: {figures[name]}')
   return {
     'seed': SEED,
-    'versions': versions(),
+    'versions': {'python': sys.version.split()[0]}
+    | command.versions('numpy', 'scipy', 'jax', 'jaxlib'),
     'embeddings': 'drawn',
     'queries': queries,
     'gallery': gallery,
@@ -256,24 +256,12 @@ def summarize(answers: list[dict]) -> dict:
   }
 
 
-def versions() -> dict[str, str]:
-  """Returns the versions of Python and of the packages."""
-  python = {'python': sys.version.split()[0]}
-  packages = ('numpy', 'scipy', 'jax', 'jaxlib')
-  return python | {name: importlib.metadata.version(name) for name in packages}
-
-
-def make_parser() -> argparse.ArgumentParser:
+def main(arguments: list[str] | None = None) -> int:
   parser = command.make_parser(__doc__)
   command.add_size(parser)
   command.add_turns(parser, 1)
   # The request of `measure_in_process`.
   parser.add_argument('--measure', type=json.loads, help=argparse.SUPPRESS)
-  return parser
-
-
-def main(arguments: list[str] | None = None) -> int:
-  parser = make_parser()
   args = command.parse(parser, arguments)
   command.check_at_least(parser, args, turns=1)
   if not pathlib.Path('/proc/self/status').exists():

@@ -225,8 +225,7 @@ def measure_all(
   with contextlib.ExitStack() as stack:
 
     def start(*arguments):
-      process = start_process(*arguments)
-      return stack.enter_context(contextlib.closing(process))
+      return stack.enter_context(start_process(*arguments))
 
     bare = start(size)
     # The faster library on a block of the queries, after a warm-up.

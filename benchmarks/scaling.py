@@ -35,7 +35,9 @@ from benchmarks import command, measuring  # noqa: E402
 EXCHANGES = ('statistics', 'features', 'gradients')
 
 
-def open_process(args: argparse.Namespace, devices: int, group: int):
+def open_process(
+  args: argparse.Namespace, devices: int, group: int
+) -> command.MeasuringProcess:
   """Starts a process that measures on a number of CPU devices.
 
   Args:
@@ -43,11 +45,8 @@ def open_process(args: argparse.Namespace, devices: int, group: int):
     devices: number of devices.
     group: images in a group of batch statistics,
       `config.model.batch_norm_group`; 0 for all images.
-
-  Returns:
-    A context manager, which gives the process and closes it at the end.
   """
-  process = command.MeasuringProcess(
+  return command.MeasuringProcess(
     'network_ours',
     [*measuring.network_arguments(args), f'--batch-norm-group={group}'],
     command.environment(
@@ -56,7 +55,6 @@ def open_process(args: argparse.Namespace, devices: int, group: int):
       XLA_FLAGS=f'--xla_force_host_platform_device_count={devices}',
     ),
   )
-  return contextlib.closing(process)
 
 
 def measure_on(devices: int, args: argparse.Namespace) -> dict:

@@ -184,16 +184,15 @@ def run(args: argparse.Namespace) -> dict:
   load, figures = os.getloadavg()[0], {}
   for kind in ('product', 'exact', 'fast'):
     for count in (1, args.queries):
-      process = command.MeasuringProcess('search', ['--serve'], os.environ)
-      try:
+      with command.MeasuringProcess(
+        'search', ['--serve'], os.environ
+      ) as process:
         found = process.ask(
           kind=kind,
           queries=count,
           times=args.times,
           folder=str(args.folder.resolve()),
         )
-      finally:
-        process.close()
       figures.setdefault(kind, {})[f'{count} queries'] = found
       print(f'{kind:8} {count:4} queries: {found}')
   return {

@@ -235,14 +235,9 @@ def run(args: argparse.Namespace) -> dict:
   }
 
 
-def make_parser() -> argparse.ArgumentParser:
+def main(arguments: list[str] | None = None) -> int:
   parser = command.make_parser(__doc__)
   command.add_turns(parser, 3)
-  return parser
-
-
-def main(arguments: list[str] | None = None) -> int:
-  parser = make_parser()
   args = command.parse(parser, arguments)
   command.check_at_least(parser, args, turns=1)
   return command.finish(__file__, run, args)

@@ -1,7 +1,6 @@
 """Compares the speed of a network in this project and in PyTorch."""
 
 import argparse
-import contextlib
 import functools
 import importlib.util
 import itertools
@@ -77,25 +76,19 @@ def measure_all(
   return measured
 
 
-def start(
-  name: str, args: argparse.Namespace
-) -> contextlib.AbstractContextManager[command.MeasuringProcess]:
+def start(name: str, args: argparse.Namespace) -> command.MeasuringProcess:
   """Starts the measuring process of an implementation.
 
   Args:
     name: a name in `IMPLEMENTATIONS`.
     args: values of the flags.
-
-  Returns:
-    A context manager, which gives the process and closes it at the end.
   """
   module, more = IMPLEMENTATIONS[name]
-  process = command.MeasuringProcess(
+  return command.MeasuringProcess(
     module,
     [*measuring.network_arguments(args), *more],
     command.environment(**command.network_environment()),
   )
-  return contextlib.closing(process)
 
 
 def summarize(measured: dict) -> dict:

@@ -74,9 +74,6 @@ def _check_distinct(names: Sequence[str]) -> None:
   """Raises FieldError if two data sets show the same people.
 
   Training would take each of these people for two.
-
-  Args:
-    names: full names of data sets.
   """
   seen = {}
   for name in names:
@@ -159,11 +156,6 @@ def check_counts(
 ) -> str:
   """Compares a data set's counts of images and identities with published ones.
 
-  Args:
-    layout: layout of the data set.
-    dataset: its images and labels.
-    allow_other_counts: whether other counts are allowed.
-
   Returns:
     The differences as text for people; '' if there are none.
 
@@ -231,12 +223,7 @@ def unknown_cameras(
 def counts_table(
   counts: Mapping[str, raw.Counts], published: Mapping[str, raw.Counts]
 ) -> str:
-  """Formats a table of counts beside published counts, with differences marked.
-
-  Args:
-    counts: counts of each split.
-    published: published counts of each split.
-  """
+  """Formats a table of counts beside published ones, and marks differences."""
   lines = [f'  {"":21}{"here":>9}{"published":>11}']
   for split in raw.SPLITS:
     for field in dataclasses.fields(raw.Counts):

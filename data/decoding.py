@@ -19,9 +19,6 @@ def decode(encoded: bytes | tf.Tensor) -> tf.Tensor:
 
   TensorFlow's other decoding methods are about a grey level too dark.
 
-  Args:
-    encoded: content of the file.
-
   Returns:
     uint8 [height, width, 3].
 

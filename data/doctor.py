@@ -19,7 +19,7 @@ from typing import Any
 
 from apnet_jax.errors import UserError, naming_flags
 from apnet_jax.images import files_below
-from apnet_jax.printing import printable
+from apnet_jax.printing import counted, printable
 from data import datasets, raw
 from data.cuhk03_np.layout import MatImage
 from data.folder.pattern import compile_pattern
@@ -312,7 +312,7 @@ def to_text(report: Report) -> str:
   for dataset in report.datasets:
     lines += _counts_lines(dataset, len(report.datasets) > 1)
   action = 'decoded' if report.decoded else 'checked'
-  lines += ['', f'{findings.quantity(len(report.checks), "image")} {action}']
+  lines += ['', f'{counted(len(report.checks), "image")} {action}']
   for name, values in report.sizes().items():
     text = '{min} to {max}, median {median:g}'
     if values['min'] == values['max']:
@@ -321,7 +321,7 @@ def to_text(report: Report) -> str:
   for severity in (findings.PROBLEM, findings.NOTE):
     results = report.with_severity(severity)
     if results:
-      lines += ['', f'{findings.quantity(len(results), severity)}:']
+      lines += ['', f'{counted(len(results), severity)}:']
     for number, finding in enumerate(results, 1):
       lines += _finding_lines(number, finding)
   if report.healthy:
@@ -349,7 +349,7 @@ def _counts_lines(dataset: folders.FoundDataset, name: bool) -> list[str]:
       numbers = [f'{counts.images:9,} images{counts.identities:8,} people']
       for field in ('camera', 'distractor'):
         if number := getattr(counts, f'{field}s'):
-          numbers.append(findings.quantity(number, field))
+          numbers.append(counted(number, field))
       if counts.junk:
         numbers.append(f'{counts.junk:,} junk')
       lines.append(f'  {split:8}{", ".join(numbers)}')
@@ -475,11 +475,6 @@ def draw_samples(report: Report, file: pathlib.Path, seed: int) -> None:
 
   If several variants of the data set were found, the first with images is
   drawn. If none has images, no file is written.
-
-  Args:
-    report: result of the examination.
-    file: the PNG file to write.
-    seed: seed of the random choice.
   """
   for dataset in report.datasets:
     if any(_images(dataset)):

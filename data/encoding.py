@@ -39,9 +39,6 @@ def to_stored(encoded: bytes) -> Stored:
   must be turned, or TensorFlow would invert it (`_is_inverted`). All others are
   stored as PNG, without loss.
 
-  Args:
-    encoded: content of the file.
-
   Raises:
     UserError: the file cannot be stored unchanged, and Pillow cannot read it.
   """

@@ -115,10 +115,6 @@ def open_benchmark(
 ) -> Benchmark:
   """Opens the query and gallery splits of a prepared data set.
 
-  Args:
-    prepared: the data set.
-    config: the whole configuration.
-
   Raises:
     UserError: a prepared file is missing or damaged; the images do not fit into
       memory; or images for `config.eval.multi_query` are missing or cannot be
@@ -184,11 +180,6 @@ def _average_queries(
   query: Split, prepared: Prepared, config: ml_collections.ConfigDict
 ) -> tuple[Split, str]:
   """Makes a query of all images of an identity and camera, for multi-query.
-
-  Args:
-    query: the query split.
-    prepared: the data set.
-    config: the whole configuration.
 
   Returns:
     The queries, and a line for the user on their number.

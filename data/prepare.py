@@ -59,9 +59,6 @@ def prepare(config: ml_collections.ConfigDict) -> Prepared:
 def prepare_listed(listed: Listing) -> Prepared:
   """Prepares the images of a raw folder at first use.
 
-  Args:
-    listed: the images.
-
   Raises:
     UserError: images cannot be read, or the prepared files are damaged.
     OSError: the prepared files cannot be written.
@@ -187,13 +184,7 @@ def make_builder(
 def damage_error(
   builder: tfds.core.DatasetBuilder, split: str, error: Exception
 ) -> UserError:
-  """Returns the error to raise when a prepared split cannot be read.
-
-  Args:
-    builder: TFDS builder of the data set.
-    split: name of the split.
-    error: error of reading the split.
-  """
+  """Returns the error to raise when a prepared split cannot be read."""
   if split not in builder.info.splits:
     damage = f'its dataset_info.json lists no {split} split'
     return _damage_error(builder.data_path, damage)

@@ -85,10 +85,6 @@ def check_encoded_fit(
 def read(builder: tfds.core.DatasetBuilder, split: str) -> Records:
   """Reads a split into memory, which takes little more than its encoded images.
 
-  Args:
-    builder: TFDS builder of a prepared data set.
-    split: name of the split.
-
   Raises:
     UserError: a prepared file is missing or damaged; the message names the
       file.
@@ -222,12 +218,6 @@ def _check_decoded_fit(split: str, count: int, height: int, width: int) -> None:
 
   Otherwise their size is printed. Each process of the run holds all images, so
   that those on one machine share its memory.
-
-  Args:
-    split: name of the split, for messages.
-    count: number of images.
-    height: height of a decoded image in pixels.
-    width: width of a decoded image in pixels.
   """
   needed = math.prod((count, height, width, 3))
   used = profiling.process_memory()
@@ -338,12 +328,7 @@ def names(records: Records, labels: np.ndarray, config, step: int) -> list[str]:
 
 
 def make_split(records: Records, image_size: tuple[int, int]) -> Split:
-  """Converts records to a `Split`, the form that evaluation reads.
-
-  Args:
-    records: the query or gallery split.
-    image_size: height and width of the images.
-  """
+  """Converts records to a `Split`, the form that evaluation reads."""
 
   def batches(rows, batch_size):
     rows = np.asarray(rows, np.int64)

@@ -36,9 +36,6 @@ def use_no_device() -> None:
 def open_compiler(target: Target) -> Sequence[jax.Device]:
   """Returns devices that programs can be compiled for, but cannot run on.
 
-  Args:
-    target: machine to compile for.
-
   Raises:
     UserError: the compiler is not installed, cannot be opened, or does not know
       the target's arrangement.

@@ -290,13 +290,7 @@ def file_names(paths: Sequence[pathlib.Path]) -> list[str]:
 def check_targets(
   folder: pathlib.Path, names: Sequence[str], inputs: Sequence
 ) -> None:
-  """Raises UserError if a picture would replace an image that it shows.
-
-  Args:
-    folder: folder to write to.
-    names: names of the pictures.
-    inputs: paths of the images.
-  """
+  """Raises UserError if a picture would replace an image that it shows."""
   targets = {(folder / f'{name}.png').resolve() for name in names}
   for path in inputs:
     if pathlib.Path(path).resolve() in targets:

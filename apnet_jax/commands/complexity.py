@@ -8,7 +8,6 @@ Operations are counted in the traced program, without running it.
 
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
-import pathlib
 import textwrap
 from typing import Any
 
@@ -113,7 +112,7 @@ def _format_row(row: Mapping[str, Any]) -> str:
     f'{row["parameters"] / 1e6:.2f}',
     f'{at_224["multiply_adds"] / 1e9:.3f}' if at_224 else '',
     f'{figure:.2f}' if figure else '',
-    f'{_relative_difference(row):+.1%}' if figure else '',
+    f'{at_224["multiply_adds"] / (1e9 * figure) - 1:+.1%}' if figure else '',
     f'{at_224["operations"] / 1e9:.3f}' if at_224 else '',
     f'{height}x{width}{row["multiply_adds"] / 1e9:7.3f}',
   ]
@@ -125,11 +124,6 @@ def _format_row(row: Mapping[str, Any]) -> str:
     )
     line = line[:start] + reason + line[start + len(reason) :]
   return line
-
-
-def _relative_difference(row: Mapping[str, Any]) -> float:
-  """Returns the multiply-adds at 224x224 over the paper's figure, minus 1."""
-  return row['at_224']['multiply_adds'] / (1e9 * row['paper_gflops']) - 1
 
 
 def notes(rows: list[Mapping[str, Any]]) -> list[str]:
@@ -229,12 +223,7 @@ def command() -> Callable:
     for note in notes(rows):
       print('\n' + textwrap.fill(note, WIDTH))
     if json.value:
-      _write(pathlib.Path(json.value), rows)
+      counts = {'networks': rows, 'figures_of_the_paper': FIGURES_OF_THE_PAPER}
+      write_json(json.value, counts)
 
   return main
-
-
-def _write(path: pathlib.Path, rows: list[Mapping[str, Any]]) -> None:
-  write_json(
-    path, {'networks': rows, 'figures_of_the_paper': FIGURES_OF_THE_PAPER}
-  )

@@ -65,10 +65,6 @@ def command() -> Callable:
 def draw(workdirs: Sequence[str], output: str) -> None:
   """Writes the page of runs.
 
-  Args:
-    workdirs: workdirs of the runs.
-    output: value of --output.
-
   Raises:
     UserError: the name of the page is missing or does not end in .html, or a
       file of a workdir is damaged.
@@ -86,10 +82,6 @@ def draw(workdirs: Sequence[str], output: str) -> None:
 
 def write_record(workdirs: Sequence[str], path: str) -> None:
   """Writes the record of runs, and prints its band.
-
-  Args:
-    workdirs: workdirs of the runs.
-    path: value of --record.
 
   Raises:
     UserError: the runs cannot stand in one record.
@@ -109,10 +101,6 @@ def write_record(workdirs: Sequence[str], path: str) -> None:
 
 def compare(workdirs: Sequence[str], path: str) -> bool:
   """Prints how runs compare with a record.
-
-  Args:
-    workdirs: workdirs of the runs.
-    path: value of --expected.
 
   Returns:
     Whether no run lies below the band at the last evaluation that the record

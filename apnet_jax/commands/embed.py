@@ -104,12 +104,6 @@ def find_rows(
 ) -> 'rows.ImageRows | rows.VideoRows':
   """Returns the images or boxes that the command line names.
 
-  Args:
-    names: arguments that are not flags.
-    video: value of --video.
-    boxes: value of --boxes.
-    first_frame: value of --first_frame.
-
   Raises:
     UserError: a flag is missing, or images are named beside a video.
   """

@@ -32,6 +32,7 @@ from apnet_jax.models.resnet import Bottleneck
 from apnet_jax.paper.differences import differences, show
 from apnet_jax.paper.fields import FIELDS, SILENT
 from apnet_jax.paper.variants import VARIANTS, name_of
+from apnet_jax.printing import counted
 
 WIDTH = 92
 # Widths of the columns of a line about a layer: text, output, parameters,
@@ -210,7 +211,7 @@ def _stage(row: LayerRow) -> str:
     first, *_, last = blocks
     return f'{first} to {last}'
   return ', '.join(
-    f'{name}: {_number(len(own), "block")}' if own else name
+    f'{name}: {counted(len(own), "block")}' if own else name
     for name, own in blocks.items()
   )
 
@@ -223,11 +224,11 @@ def _attention(row: LayerRow) -> list[str]:
       return ['batch norm without shift']
     case ChannelAttention():
       parts, size, hidden = row.kernel('fc1')
-      return [f'{_number(parts, "part")} of {size}, {hidden} hidden, sigmoid']
+      return [f'{counted(parts, "part")} of {size}, {hidden} hidden, sigmoid']
     case SharedChannelAttention():
       _, size, hidden = row.kernel('fc1')
       return [
-        f'{_number(module.parts, "part")} of {size} summed, {hidden} hidden,'
+        f'{counted(module.parts, "part")} of {size} summed, {hidden} hidden,'
         ' softmax over parts'
       ]
     case SpatialAttention():
@@ -235,16 +236,12 @@ def _attention(row: LayerRow) -> list[str]:
       _, relations, summary = row.kernel('gg_spatial', '0')
       _, joined, hidden = row.kernel('W_spatial', '0')
       return [
-        f'{_number(parts, "part")} of {relations // 2} positions, sigmoid',
+        f'{counted(parts, "part")} of {relations // 2} positions, sigmoid',
         f'embedding {size} -> {embedded}; relations {relations} -> {summary};'
         f' scores {joined} -> {hidden} -> 1',
       ]
     case _:
       raise TypeError(f'{type(module).__name__} is no module of a pyramid.')
-
-
-def _number(number: int, noun: str) -> str:
-  return f'{number} {noun}{"s" * (number > 1)}'
 
 
 def _fields(config) -> Iterator[str]:

@@ -144,12 +144,6 @@ def check_projection(
 ) -> bool:
   """Checks the flags of a projection, and tells whether to fit one.
 
-  Args:
-    folder: folder of the index.
-    dimensions: value of --dimensions.
-    fit: value of --fit.
-    whiten: value of --whiten.
-
   Returns:
     False if none is wanted, or the index has one to as many dimensions.
 
@@ -181,9 +175,6 @@ def check_projection(
 
 def check_networks(paths: Sequence[str]) -> None:
   """Checks files of embeddings before anything is written.
-
-  Args:
-    paths: the files.
 
   Raises:
     UserError: a file cannot be read, or two come from different networks.

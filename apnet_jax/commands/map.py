@@ -52,7 +52,7 @@ def command() -> Callable:
     source = rows.find(argv[1:])
     if rows.BOX[0] in source.columns:
       raise UserError('the map shows whole images, not boxes in images.')
-    some = map_page.sample(len(source))
+    some = thumbnails.evenly(len(source), map_page.MAX_POINTS)
     columns = {name: column[some] for name, column in source.columns.items()}
     identities, cameras = read_labels(columns, pattern.value)
     cli.quieten()

@@ -41,9 +41,6 @@ def build(graph: Graph) -> bytes:
   width, 3] if the graph takes it. The output `output0` is [batch, features].
   The batch is dynamic; sizes are, too, if the graph resizes.
 
-  Args:
-    graph: the network as it is exported.
-
   Raises:
     UserError: a library is not installed; see `import_libraries`.
   """
@@ -76,9 +73,6 @@ def write(graph: Graph, path: pathlib.Path) -> None:
 
 def open_file(path: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
   """Returns the function in an ONNX file, run by ONNX Runtime on the CPU.
-
-  Args:
-    path: the file.
 
   Returns:
     A function of images, which have their channels last as in JAX. They are

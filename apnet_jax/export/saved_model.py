@@ -47,10 +47,6 @@ def write(graph: Graph, path: pathlib.Path) -> None:
   3], and the output `output0`, [batch, features]. The batch is dynamic; sizes
   are, too, if the graph resizes. Weights are variables, and are not trained.
 
-  Args:
-    graph: the network as it is exported.
-    path: folder to make.
-
   Raises:
     UserError: TensorFlow is not installed.
   """

@@ -27,9 +27,6 @@ def build(graph: Graph) -> bytes:
   `jax.export.deserialize` reads it, if its JAX is newer than this one by six
   months at most, or older by three weeks at most. Its input is [batch, height,
   width, 3], with a symbolic batch, and symbolic sizes if the graph resizes.
-
-  Args:
-    graph: the network as it is exported.
   """
   shape, dtype = graph.signature
   exported = export.export(

@@ -25,10 +25,6 @@ def write(graph: Graph, path: pathlib.Path) -> None:
 
   Its only signature, input and output are those of `saved_model.write`.
 
-  Args:
-    graph: the network as it is exported.
-    path: file to write.
-
   Raises:
     UserError: TensorFlow is not installed.
   """

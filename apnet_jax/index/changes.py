@@ -107,9 +107,6 @@ def compact(folder: str | os.PathLike) -> int:
   An `Index` that is open keeps the files that it has. Of an index whose rows
   are all removed, nothing is left but its empty files.
 
-  Args:
-    folder: folder of the index.
-
   Raises:
     UserError: the folder is no index, the index is damaged, or another process
       writes into it.

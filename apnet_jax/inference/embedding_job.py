@@ -86,7 +86,8 @@ def embed_into(
 
 def _embed_parts(output, folder, embedder, source, dtype, strict) -> Outcome:
   """Embeds the parts that are missing, and joins all of them."""
-  spans = list(rows.parts(len(source), PART))
+  size = len(source)
+  spans = [(i, min(i + PART, size)) for i in range(0, size, PART)]
   files = [folder / f'{i:06d}.npz' for i in range(len(spans))]
   done = [
     _is_done(file, source.columns['path'][start:stop], strict)
@@ -94,7 +95,7 @@ def _embed_parts(output, folder, embedder, source, dtype, strict) -> Outcome:
   ]
   resumed = sum(b - a for (a, b), is_done in zip(spans, done) if is_done)
   with tqdm(
-    total=len(source), initial=resumed, desc='Embedding', unit=' images',
+    total=size, initial=resumed, desc='Embedding', unit=' images',
     leave=False, delay=1,
   ) as bar:  # fmt: skip
     for (start, stop), file, is_done in zip(spans, files, done):

@@ -83,9 +83,9 @@ class ImageRows:
       float32 [stop - start, features].
     """
     paths = self.columns['path'][start:stop].tolist()
-    boxes = boxes_of(self.columns, slice(start, stop))
     by_image = None
-    if boxes is not None:
+    if BOX[0] in self.columns:
+      boxes = _boxes(self.columns, slice(start, stop))
       lengths = [len([*same]) for _, same in itertools.groupby(paths)]
       starts = np.cumsum([0, *lengths])
       paths = [paths[i] for i in starts[:-1]]
@@ -98,14 +98,8 @@ class ImageRows:
       )
 
 
-def boxes_of(columns: dict, rows: slice) -> np.ndarray | None:
-  """Returns the boxes of rows, [rows, 4]; None if there are none."""
-  if BOX[0] not in columns:
-    return None
-  return _stack_boxes(columns, rows)
-
-
-def _stack_boxes(columns: dict, rows: slice) -> np.ndarray:
+def _boxes(columns: dict, rows: slice) -> np.ndarray:
+  """Returns the boxes of rows, [rows, 4]."""
   return np.stack([columns[name][rows] for name in BOX], 1)
 
 
@@ -233,9 +227,6 @@ def _lines(path: pathlib.Path) -> list[str]:
   They end at line feeds and carriage returns only: names of files may have the
   other characters at which `str.splitlines` splits.
 
-  Args:
-    path: the file.
-
   Raises:
     UserError: the file cannot be read, or is not UTF-8.
   """
@@ -259,9 +250,6 @@ def mot_columns(path: pathlib.Path) -> tuple[str, ...] | None:
   Such a file has no header, and at least six columns of numbers: frame, track,
   left, top, width and height. Columns without a name in `MOT` or `MOT_TRUTH`
   are called `column_8` and so on.
-
-  Args:
-    path: the file.
 
   Returns:
     The names; None if the first line has something else than numbers.
@@ -406,12 +394,6 @@ def _whole(text: str) -> int:
     return int(number)
 
 
-def parts(rows: int, size: int) -> Iterator[tuple[int, int]]:
-  """Yields the first row of each part, and the row after its last one."""
-  for start in range(0, rows, size):
-    yield start, min(start + size, rows)
-
-
 class VideoRows:
   """Boxes in the frames of a video, or of a sequence of image files.
 
@@ -475,7 +457,7 @@ class VideoRows:
     on_error: Callable[[int, UserError], None],
   ) -> np.ndarray:
     """Embeds rows `start` to `stop - 1`; see `ImageRows.embed`."""
-    boxes = _stack_boxes(self.columns, slice(start, stop))
+    boxes = _boxes(self.columns, slice(start, stop))
     black = np.zeros((*embedder.image_size, 3), np.uint8)
     found = []
     for row, box in enumerate(boxes, start):

@@ -128,10 +128,6 @@ def trace(
 def _dependencies(jaxpr: core.Jaxpr, outputs: Iterable) -> tuple[list, set]:
   """Returns the equations and variables that some outputs depend on.
 
-  Args:
-    jaxpr: the traced computation.
-    outputs: variables of the jaxpr.
-
   Returns:
     The equations, in their order, and the variables, with the outputs.
   """

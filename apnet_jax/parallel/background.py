@@ -38,9 +38,6 @@ def exit_with(code: int) -> None:
 
   The usual exit of Python would wait for it. Without such a thread, the
   function returns.
-
-  Args:
-    code: exit code.
   """
   if any(each.name == NAME for each in threading.enumerate()):
     sys.stdout.flush()

@@ -175,9 +175,6 @@ def check_same_config(config: ml_collections.ConfigDict) -> None:
 
   Otherwise each process would train another network without an error. Only the
   fields `OF_A_MACHINE` may differ. All processes must call this function.
-
-  Args:
-    config: the whole configuration.
   """
   own = {k: v for k, v in flat(config).items() if k not in OF_A_MACHINE}
   fields = [json.loads(text) for text in gather_texts(json.dumps(own))]
@@ -208,9 +205,6 @@ def gather_texts(text: str) -> list[str]:
   """Returns the texts of all processes, in the order of the processes.
 
   All processes must call this function; a single process gets its own text.
-
-  Args:
-    text: the text of this process, of any length.
   """
   if jax.process_count() == 1:
     return [text]
@@ -384,9 +378,6 @@ def exit_with(code: int) -> None:
   waiting for this process. Processes that fail for the same reason get a few
   seconds to exit together, so that each can print its error. In a run of a
   single process, the function returns.
-
-  Args:
-    code: exit code.
   """
   global _exit_code
   if not is_distributed():

@@ -149,10 +149,6 @@ def protocol(
   """Returns the rules of an evaluation, as an entry of a result card.
 
   Figures are comparable only if all these rules are equal.
-
-  Args:
-    config: the whole configuration.
-    benchmark: the benchmark that was evaluated.
   """
   rules = config.eval
   return {
@@ -247,12 +243,7 @@ def checkpoint_entry(
 
 
 def trained_on(config: ml_collections.ConfigDict, fingerprint: str) -> dict:
-  """Returns the entry of a result card about the training images.
-
-  Args:
-    config: the whole configuration of the run.
-    fingerprint: fingerprint of the training data set.
-  """
+  """Returns the entry of a result card about the training images."""
   return {'dataset': config.data.name, 'fingerprint': fingerprint}
 
 

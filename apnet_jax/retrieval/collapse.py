@@ -53,10 +53,6 @@ def median_stranger_similarity(
 ) -> float | None:
   """Returns the median cosine similarity of a sample of strangers.
 
-  Args:
-    embeddings: see `stranger_similarities`.
-    pids: see there.
-
   Returns:
     The median; None if all images show one identity.
   """

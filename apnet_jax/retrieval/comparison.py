@@ -89,9 +89,6 @@ def query_figures(card: Mapping) -> dict[str, list]:
   """Returns figures of each query by name, named as in `table_figures`.
 
   Cards of earlier states lack those after re-ranking.
-
-  Args:
-    card: a result card.
   """
   queries = card['queries']
   return queries.get('figures', {}) | _reranked(queries.get('reranked', {}))
@@ -198,10 +195,6 @@ class Differences:
 
 def paired_differences(a: Mapping, b: Mapping) -> Differences | None:
   """Subtracts the figures of each query in card A from those in card B.
-
-  Args:
-    a: result card A.
-    b: result card B.
 
   Returns:
     None unless both cards have figures of the same valid queries.
@@ -316,12 +309,7 @@ def compare(
 
 
 def remarks(a: Mapping, b: Mapping) -> list[str]:
-  """Says in lines of text that queries were left out, and that few count.
-
-  Args:
-    a: a result card.
-    b: another result card.
-  """
+  """Says in lines what queries two cards leave out, and whether few count."""
   lines = []
   for name, card in (('A', a), ('B', b)):
     valid, skipped = (card['queries'].get(k) for k in ('valid', 'skipped'))

@@ -15,10 +15,6 @@ FIGURES = ('mAP', 'Rank-1')  # by number of matches
 def diagnose(evaluation: Evaluation, benchmark: Benchmark) -> dict:
   """Breaks figures down by camera and number of matches; lists hard queries.
 
-  Args:
-    evaluation: an evaluation of the benchmark.
-    benchmark: queries and gallery.
-
   Returns:
     The entry `diagnosis` of a result card, with the results of `by_cameras`
     (None if cameras are unknown), `by_matches` and `hardest`.
@@ -120,10 +116,6 @@ def by_difficulty(evaluation: Evaluation) -> np.ndarray:
 
 def hardest(evaluation: Evaluation, benchmark: Benchmark) -> list[dict]:
   """Lists the `NUM_HARDEST` queries with the lowest AP, and what each found.
-
-  Args:
-    evaluation: an evaluation of the benchmark.
-    benchmark: queries and gallery.
 
   Returns:
     For each query its name (`query`), `identity`, `AP`, number of `matches`,

@@ -156,11 +156,6 @@ def embed_junk(
 ) -> Junk:
   """Embeds the junk of a gallery, which no ranking needs, to look at it.
 
-  Args:
-    embed: see `evaluate`.
-    variables: see there.
-    benchmark: queries and gallery.
-
   Returns:
     `junk_rows` and `junk_embeddings` of an `Evaluation`; empty without junk.
 
@@ -249,10 +244,6 @@ def stranger_similarity(
   evaluation: Evaluation, benchmark: Benchmark
 ) -> float | None:
   """Returns the median similarity of strangers in the ranked gallery.
-
-  Args:
-    evaluation: an evaluation of the benchmark.
-    benchmark: queries and gallery.
 
   Returns:
     See `collapse.median_stranger_similarity`.

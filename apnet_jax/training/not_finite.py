@@ -91,10 +91,6 @@ class Guard:
     A finite step can still lead to weights that are not, as by too high a
     learning rate. Then each policy ends the run.
 
-    Args:
-      step: number of the step.
-      state: the `TrainState` after the step.
-
     Raises:
       FloatingPointError: a parameter or batch statistic is not finite.
     """

@@ -88,9 +88,6 @@ def updates_done(opt_state: optax.OptState) -> jax.Array | None:
 
   Steps that were skipped or rolled back are not among them.
 
-  Args:
-    opt_state: state of an optimiser.
-
   Returns:
     None if the optimiser is not Adam.
   """

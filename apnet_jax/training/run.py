@@ -214,10 +214,6 @@ class Run:
   ) -> expected_curve.Verdict | None:
     """Compares the mAP after a step with the recorded runs of this recipe.
 
-    Args:
-      step: number of the step.
-      figures: the result of `figures`.
-
     Returns:
       The comparison; None without a record, or if it has no such epoch.
     """
@@ -246,9 +242,6 @@ class Run:
     """Formats the table of figures to print at the end of a run.
 
     If the configuration asks for it, raw pixels are evaluated as a baseline.
-
-    Args:
-      outcome: result of evaluating the trained network.
     """
     rows = {}
     for name, benchmark in self.feed.by_set.items():

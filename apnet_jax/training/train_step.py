@@ -203,11 +203,6 @@ def _unless_not_finite(
   """Returns the new state, or the old one after a step that is not finite.
 
   The old one gets the step count of the new one.
-
-  Args:
-    new: the state after the step.
-    old: the state before the step.
-    metrics: `loss` and `gradient_norm` of the step.
   """
   finite = jnp.isfinite(metrics['loss'] + metrics['gradient_norm'])
   kept = jax.tree.map(partial(jnp.where, finite), new, old)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from apnet_jax.printing import counted
 from apnet_jax.visualize.attention_maps import Explained, Level, Measured
 from apnet_jax.visualize.faithfulness import enlarge
 from apnet_jax.visualize.heat_colours import colour, overlay
@@ -124,7 +125,7 @@ def _parts(
       draw.text((start + 2, top - LINE + 1), f'{weight:.2f}', GREY, _font(11))
   draw.line([(0, base), (width, base)], GREY)
   what = 'rows, top to bottom' if weights is None else 'channels'
-  count = f'{len(parts)} part{"s" * (len(parts) > 1)}'
+  count = counted(len(parts), 'part')
   draw.text((0, base + 1), f'{count} of {what}', GREY, _font(11))
   return picture
 

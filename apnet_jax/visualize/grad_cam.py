@@ -56,7 +56,9 @@ def sites_of(model: APNet) -> tuple[int, ...]:
   Args:
     model: network made by `create_model`.
   """
-  return model.sites if model.pyramid else tuple(range(1, _stages(model) + 1))
+  if model.pyramid:
+    return model.sites
+  return tuple(range(1, model.backbone().num_stages + 1))
 
 
 def levels_of(model: APNet) -> tuple[int, ...]:
@@ -73,10 +75,6 @@ def levels_of(model: APNet) -> tuple[int, ...]:
   pyramid = model.pyramid()
   levels = range(1, pyramid.levels + 1)
   return (0, *(reversed(levels) if pyramid.fine_to_coarse else levels))
-
-
-def _stages(model: APNet) -> int:
-  return model.backbone().num_stages
 
 
 def explain(
@@ -121,7 +119,8 @@ def explain(
     found = LevelMaps(level, grad_cam(x, gradients[site, level]))
     if model.pyramid and level:
       before = seen[site, maps[site][-1].level]  # the map that it multiplies
-      parts = _parts(model.pyramid(), level)
+      pyramid = model.pyramid()
+      parts = parts_of_level(level, pyramid.radix, pyramid.stacked)
       learned = _attention(before, scores[site, level], parts)
       found = dataclasses.replace(found, **learned)
     maps[site].append(found)
@@ -133,10 +132,6 @@ def _level_by_level(model: APNet) -> APNet:
   if not model.pyramid:
     return model
   return model.clone(pyramid=partial(model.pyramid, level_by_level=True))
-
-
-def _parts(pyramid: nn.Module, level: int) -> int:
-  return parts_of_level(level, pyramid.radix, pyramid.stacked)
 
 
 def _watch(
@@ -264,17 +259,16 @@ def unit(x: jax.Array) -> jax.Array:
 
 
 def make_attend_pairs(
-  model: APNet, feature: str = 'embedding', site: int | None = None
+  model: APNet, feature: str = 'embedding'
 ) -> Callable[[Mapping, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
   """Makes a function that shows why pairs of images are similar.
 
-  It computes Grad-CAM of their cosine similarity after the last level, without
-  mirror images.
+  It computes Grad-CAM of their cosine similarity after the last level at the
+  last site, without mirror images.
 
   Args:
     model: network made by `create_model`.
     feature: name of the output that is compared, as `config.eval.feature`.
-    site: stage to look at; None for the last that has a pyramid.
 
   Returns:
     `attend_pairs(variables, a, b)`: from images uint8 [pairs, height, width, 3]
@@ -282,7 +276,7 @@ def make_attend_pairs(
     compiled for each number of pairs. A map whose values are all 0 says that no
     region raises the similarity.
   """
-  site = sites_of(model)[-1] if site is None else site
+  site = sites_of(model)[-1]
 
   @jax.jit
   def attend_pairs(variables, a, b):

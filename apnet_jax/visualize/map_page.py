@@ -51,24 +51,14 @@ def project(embeddings: np.ndarray) -> tuple[np.ndarray, str]:
   return positions, f'PCA, {100 * share:.0f}% of the variance'
 
 
-def sample(images: int) -> np.ndarray:
-  """Returns indices of at most `MAX_POINTS` of some images, evenly spaced."""
-  places = np.linspace(0, images - 1, min(images, MAX_POINTS))
-  return places.round().astype(int)
-
-
 def page_data(evaluated: Evaluation, benchmark: Benchmark) -> dict:
   """Collects what the map of a ranked gallery shows.
-
-  Args:
-    evaluated: evaluation of the benchmark.
-    benchmark: queries and gallery.
 
   Returns:
     The result of `describe_points` for the gallery, or for a sample of it.
   """
   number = len(evaluated.gallery_rows)
-  some = sample(number)
+  some = thumbnails.evenly(number, MAX_POINTS)
   embeddings = evaluated.gallery_embeddings[some]
   if evaluated.rules.distance == 'cosine':
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)

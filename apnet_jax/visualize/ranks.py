@@ -9,6 +9,7 @@ from apnet_jax.feed import Benchmark, Split
 from apnet_jax.retrieval.diagnosis import by_difficulty
 from apnet_jax.retrieval.evaluation import Evaluation, rank
 from apnet_jax.retrieval.metrics import RetrievalResult
+from apnet_jax.visualize import thumbnails
 
 GREEN, RED, BLUE, GREY = '#1a9641', '#d7191c', '#2c7bb6', '#555555'
 # All sizes are in pixels.
@@ -30,8 +31,7 @@ def choose_queries(evaluation: Evaluation, number: int) -> list[int]:
     Indices into the query split, the worst AP first.
   """
   order = by_difficulty(evaluation)
-  places = np.linspace(0, len(order) - 1, min(number, len(order)))
-  return order[places.round().astype(int)].tolist()
+  return order[thumbnails.evenly(len(order), number)].tolist()
 
 
 def draw_ranking(

@@ -226,11 +226,7 @@ def make_page(data: Mapping, title: str, remarks: Sequence[str] = ()) -> str:
 
 
 def in_words(card: Mapping) -> list[str]:
-  """Returns the main figures of a result card as sentences.
-
-  Args:
-    card: result card.
-  """
+  """Returns the main figures of a result card as sentences."""
   figures, trained = card['figures'], card['checkpoint']['trained_on']
   rank1, mAP = 100 * figures['Rank-1'], 100 * figures['mAP']
   one_shot = ''

@@ -147,15 +147,15 @@ def _list_entry(each: Mapping, place: Mapping[tuple, int]) -> dict:
       {
         'found': [place[_key(row)] for row in found],
         'kinds': [_kind(row['verdict']) for row in found],
-        'similarity': [_rounded(row['similarity'], 4) for row in found],
-        'shares': [_rounded(row['share_of_pairs_below'], 4) for row in found],
+        'similarity': [_rounded(row['similarity']) for row in found],
+        'shares': [_rounded(row['share_of_pairs_below']) for row in found],
       }
     ],
   }
 
 
-def _rounded(value: float | None, digits: int) -> float | None:
-  return None if value is None else round(value, digits)
+def _rounded(value: float | None) -> float | None:
+  return None if value is None else round(value, 4)
 
 
 def _kind(verdict: str | None) -> int:

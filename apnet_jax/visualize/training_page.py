@@ -95,9 +95,6 @@ def _times(records) -> dict[str, float]:
 def make_page(workdirs: Sequence[str | os.PathLike]) -> str:
   """Returns the page of some runs.
 
-  Args:
-    workdirs: workdirs of train.py.
-
   Raises:
     UserError: a file of a workdir cannot be read or is damaged.
   """

@@ -298,9 +298,6 @@ class Checkpoints:
   def figures(self, step: int) -> Mapping[str, float] | None:
     """Returns the figures of a checkpoint.
 
-    Args:
-      step: step of the checkpoint.
-
     Returns:
       Figures by name, with `mAP`. None if the checkpoint was not evaluated, or
       if its figures are damaged; then a message says so.
@@ -480,7 +477,10 @@ class Checkpoints:
         note=_reasons(damaged) + '\nStart all processes again.',
       )
       return step, found, damaged
-    raise UserError(_all_damaged(self.directory, damaged))
+    raise UserError(
+      f'no checkpoint in {self.directory} can be read:{_reasons(damaged)}\nTo'
+      ' start again, delete that folder.'
+    )
 
   def _read(self, step: int, args):
     try:
@@ -515,15 +515,6 @@ class _KeepOne:
     steps = [each.step for each in checkpoints]
     chosen = self.choose(steps)
     return [step == chosen for step in steps]
-
-
-def _all_damaged(
-  directory: pathlib.Path, damaged: list[tuple[int, str]]
-) -> str:
-  return (
-    f'no checkpoint in {directory} can be read:{_reasons(damaged)}\nTo start'
-    ' again, delete that folder.'
-  )
 
 
 def _reasons(damaged: list[tuple[int, str]]) -> str:
@@ -563,9 +554,6 @@ def _own_cause(error: Exception) -> BaseException | None:
 
   After a failure, Orbax still waits for the other processes, and raises that
   this has timed out. The reason lies behind that error.
-
-  Args:
-    error: the error that Orbax raised.
 
   Returns:
     The error, or the one behind it; None if this process has only waited for

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 import json
 import os
-import pathlib
 import re
 from typing import Any
 
@@ -34,18 +33,17 @@ def read_json(path: str | os.PathLike) -> Any:
     UserError: the file cannot be read, is larger than `MAX_BYTES`, or is nested
       deeper than `MAX_DEPTH`, which recursive functions could not walk.
   """
-  path = pathlib.Path(path)
   try:
-    if path.stat().st_size > MAX_BYTES:
-      raise UserError(f'it is larger than {MAX_BYTES:,} bytes')
-    return _parse(path.read_text())
+    with open(path) as file:
+      text = file.read(MAX_BYTES + 1)
   except FileNotFoundError as error:
     raise UserError(f'{path} cannot be read: it does not exist.') from error
-  except (OSError, ValueError, RecursionError) as error:
+  except (OSError, ValueError) as error:  # ValueError: it is not UTF-8
     raise UserError(f'{path} cannot be read as JSON: {error}') from error
+  return parse_json(text, path)
 
 
-def parse_json(text: str, name: str) -> Any:
+def parse_json(text: str, name: str | os.PathLike) -> Any:
   """Parses JSON with the limits of `read_json`.
 
   Args:
@@ -59,16 +57,12 @@ def parse_json(text: str, name: str) -> Any:
   try:
     if len(text) > MAX_BYTES:
       raise UserError(f'it is larger than {MAX_BYTES:,} bytes')
-    return _parse(text)
+    content = json.loads(text)
+    if _is_deep(content):
+      raise UserError('it is nested too deeply')
+    return content
   except (ValueError, RecursionError) as error:
     raise UserError(f'{name} cannot be read as JSON: {error}') from error
-
-
-def _parse(text: str) -> Any:
-  content = json.loads(text)
-  if _is_deep(content):
-    raise UserError('it is nested too deeply')
-  return content
 
 
 def read_fields(path: str | os.PathLike) -> dict[str, Any]:

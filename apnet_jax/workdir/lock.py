@@ -78,11 +78,6 @@ def held(workdir: str | os.PathLike, flag: str = '--workdir') -> Iterator[None]:
 def _take(file, workdir, flag: str) -> bool:
   """Takes the lock of a workdir.
 
-  Args:
-    file: the open file of the lock.
-    workdir: the workdir, for messages.
-    flag: flag that names it, for messages.
-
   Returns:
     Whether the lock was taken: False if the file system has no locks.
 

@@ -1,6 +1,7 @@
 """Writes the metrics of a run as JSON lines and TensorBoard events."""
 
 from collections.abc import Mapping
+import contextlib
 import errno
 import json
 import os
@@ -135,32 +136,20 @@ def _add(writer: EventsWriter, **fields) -> None:
   writer.write_event(Event(wall_time=time.time(), **fields))
 
 
-class NullMetricWriter:
+class NullMetricWriter(contextlib.AbstractContextManager):
   """A metric writer that writes nothing, for processes other than the first."""
 
-  def __enter__(self):
-    return self
-
   def __exit__(self, *_):
-    self.close()
-
-  def write(self, step: int, metrics: Mapping[str, float]) -> None:
     """Does nothing."""
 
-  def close(self) -> None:
+  def write(self, step: int, metrics: Mapping[str, float]) -> None:
     """Does nothing."""
 
 
 def open_writer(
   workdir: str | os.PathLike, step: int, evaluated: bool
 ) -> MetricWriter | NullMetricWriter:
-  """Opens the metric writer of a run; only process 0 writes.
-
-  Args:
-    workdir: an existing folder.
-    step: see `MetricWriter`.
-    evaluated: see there.
-  """
+  """Opens the metric writer of a run; only process 0 writes."""
   if processes.is_first():
     return MetricWriter(workdir, step, evaluated)
   return NullMetricWriter()

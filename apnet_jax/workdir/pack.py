@@ -274,11 +274,7 @@ def _digest(texts: Mapping[str, str]) -> str:
 
 
 def weights_digest(arrays: Mapping[str, np.ndarray]) -> str:
-  """Returns a hash of arrays with their names, shapes and types.
-
-  Args:
-    arrays: arrays by name, in any order.
-  """
+  """Returns a hash of arrays with their names, shapes and types."""
   digest = hashlib.sha256()
   for name in sorted(arrays):
     array = np.ascontiguousarray(arrays[name])

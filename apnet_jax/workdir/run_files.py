@@ -136,10 +136,6 @@ def _differences(
 def read_file(source: str | os.PathLike, name: str) -> dict[str, Any] | None:
   """Reads a JSON file of a workdir or of a packed network.
 
-  Args:
-    source: workdir of a run, or packed network.
-    name: name of the file.
-
   Returns:
     The content; None if there is no such file.
 

@@ -149,9 +149,6 @@ def _check_inflated(content: bytes) -> None:
 
   A MATLAB 5 file is a header and elements, each with a type and a length; zlib
   may have compressed the content.
-
-  Args:
-    content: the bytes of the file.
   """
   order = 'little' if content[126:128] == b'IM' else 'big'
   bytes_left, start = MAX_SPLIT_BYTES - len(content), 128

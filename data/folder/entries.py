@@ -215,9 +215,6 @@ def _number_people(names: set[str]) -> tuple[dict[str, int], tuple[str, ...]]:
   Numbers stay as they are. If one of them is 0, each person gets the next
   number, because 0 stands for distractors. Words are numbered in their order.
 
-  Args:
-    names: names of all people.
-
   Returns:
     The number of each person, and a note for the user if a number changed.
   """
@@ -236,9 +233,6 @@ def _number_people(names: set[str]) -> tuple[dict[str, int], tuple[str, ...]]:
 
 def _number_cameras(names: set[str]) -> tuple[dict[str, int], tuple[str, ...]]:
   """Numbers cameras: numbers stay as they are, words are numbered from 0.
-
-  Args:
-    names: names of all cameras.
 
   Returns:
     The number of each camera, and a note for the user if they were words.

@@ -35,9 +35,6 @@ def are_in(root: pathlib.Path) -> bool:
 
   They may be in folders of splits. A folder that cannot be read counts as one,
   so that `read` names it.
-
-  Args:
-    root: the folder.
   """
   splits = (root / split for split in SPLIT_NAMES)
   parents = [root, *(folder for folder in splits if folder.is_dir())]

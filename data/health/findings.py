@@ -9,6 +9,7 @@ import shlex
 
 from apnet_jax.config import get_config
 from apnet_jax.images import FORMAT_NAMES
+from apnet_jax.printing import counted
 from data import datasets, raw
 from data.cuhk03_np.layout import MatImage
 from data.folder import schemes
@@ -85,11 +86,6 @@ def file_name(file: raw.RawImage | pathlib.Path, base: pathlib.Path) -> str:
     return f'{file_name(file.path, base)}: {file.name}'
   path = file.path if isinstance(file, raw.RawImage) else file
   return pathlib.Path(os.path.relpath(path, base)).as_posix()
-
-
-def quantity(number: int, singular: str, plural: str = '') -> str:
-  """Returns a number with its noun, as `1 image` or `2,000 images`."""
-  return f'{number:,} {singular if number == 1 else plural or singular + "s"}'
 
 
 # The layout
@@ -195,7 +191,7 @@ def _list_beside_names(found: folders.FoundDataset) -> Iterator[Finding]:
     again = shlex.quote(str(found.lists[0]))
     yield Finding(
       'list_beside_names', PROBLEM,
-      f'{quantity(len(found.lists), "CSV file")} beside folders named as in'
+      f'{counted(len(found.lists), "CSV file")} beside folders named as in'
       ' Market-1501: training on own images would read the labels from such a'
       ' file, not from the names of the images as here',
       'if it lists the images, examine it:\n'
@@ -240,7 +236,7 @@ def _misnamed(facts: Facts) -> Iterator[Finding]:
     )
     yield Finding(
       'misnamed_images', PROBLEM,
-      f'{quantity(len(misnamed), "image")} not named with identity and camera'
+      f'{counted(len(misnamed), "image")} not named with identity and camera'
       ' as in Market-1501',
       advice, facts.names(misnamed),
     )  # fmt: skip
@@ -271,7 +267,7 @@ def _wrong_identities(facts: Facts) -> Iterator[Finding]:
   if junk:
     yield Finding(
       'junk_outside_gallery', PROBLEM,
-      f'{quantity(len(junk), "image")} of identity -1 (junk) in training or'
+      f'{counted(len(junk), "image")} of identity -1 (junk) in training or'
       ' query, where it is not allowed',
       'delete them, or move them to the gallery', facts.names(junk),
     )  # fmt: skip
@@ -279,7 +275,7 @@ def _wrong_identities(facts: Facts) -> Iterator[Finding]:
   if distractors:
     yield Finding(
       'distractors_in_query', PROBLEM,
-      f'{quantity(len(distractors), "query", "queries")} of identity 0, which'
+      f'{counted(len(distractors), "query", "queries")} of identity 0, which'
       ' means a distractor and cannot be searched for',
       'number people from 1, move them to the gallery, or give a pattern, which'
       ' gives 0 no meaning (--pattern)',
@@ -312,7 +308,7 @@ def _missing_files(facts: Facts) -> Iterator[Finding]:
     files = [path for paths in missing.values() for path in paths]
     yield Finding(
       'missing_files', PROBLEM,
-      f'{quantity(len(files), "image")} missing, listed in {lists}',
+      f'{counted(len(files), "image")} missing, listed in {lists}',
       'download them again, or remove their lines from the list',
       facts.names(files),
     )  # fmt: skip
@@ -423,22 +419,17 @@ def image_findings(
     )
     if rows:
       yield Finding(
-        kind, severity, f'{quantity(len(rows), "image")} {text}', advice,
+        kind, severity, f'{counted(len(rows), "image")} {text}', advice,
         tuple(name for name, _ in rows),
         tuple(f'{name}: {text}' for name, text in rows),
       )  # fmt: skip
 
 
 def not_checked(number: int, file: pathlib.Path) -> Finding:
-  """Returns the finding that images inside a .mat file were not checked.
-
-  Args:
-    number: number of the images.
-    file: the .mat file.
-  """
+  """Returns the finding that images inside a .mat file were not checked."""
   return Finding(
     'not_checked', NOTE,
-    f'the {quantity(number, "image")} in {file.name} were not checked',
+    f'the {counted(number, "image")} in {file.name} were not checked',
     'add --decode to check each of them',
   )  # fmt: skip
 
@@ -461,7 +452,7 @@ def _shared_identities(facts: Facts) -> Iterator[Finding]:
   if both:
     yield Finding(
       'shared_identities', PROBLEM,
-      f'{quantity(len(both), "identity", "identities")} in both training and'
+      f'{counted(len(both), "identity", "identities")} in both training and'
       ' test: nobody in the test splits may be trained on',
       'delete their images in training or in test; or, if they are different'
       ' people, give them different numbers',
@@ -493,7 +484,7 @@ def _unmatched_queries(facts: Facts) -> Iterator[Finding]:
     yield Finding(
       'unmatched_queries',
       NOTE if own and not none_left else PROBLEM,
-      f'{len(unmatched):,} of {quantity(len(query), "query", "queries")}'
+      f'{len(unmatched):,} of {counted(len(query), "query", "queries")}'
       ' without a match: the gallery has no other image of the identity'
       + (' by another camera' if has_cameras else ''),
       advice,
@@ -509,7 +500,7 @@ def _unknown_cameras(facts: Facts) -> Iterator[Finding]:
   if unknown:
     yield Finding(
       'unknown_cameras', PROBLEM,
-      f'{quantity(len(unknown), "image")} of cameras that {expected.title} does'
+      f'{counted(len(unknown), "image")} of cameras that {expected.title} does'
       f' not have (it has 1 to {datasets.published_cameras(expected)})',
       'rename or delete them: the camera is the number after _c in a name',
       facts.names(unknown),
@@ -521,7 +512,7 @@ def _poor_identities(facts: Facts) -> Iterator[Finding]:
   camids_of = collections.defaultdict(list)
   for image in facts.splits['train']:
     camids_of[image.pid].append(image.camid)
-  total = quantity(len(camids_of), 'training identity', 'training identities')
+  total = counted(len(camids_of), 'training identity', 'training identities')
   few = [p for p, camids in camids_of.items() if len(camids) < BATCH_IMAGES]
   single = [p for p, camids in camids_of.items() if len(camids) == 1]
   one_camera = [p for p, camids in camids_of.items() if len(set(camids)) == 1]
@@ -628,7 +619,7 @@ def _duplicate_finding(facts, kind, severity, copies, text, advice) -> Finding:
   where = ', '.join(f'{s} {in_split[s]:,}' for s in raw.SPLITS if in_split[s])
   return Finding(
     f'identical_{kind}', severity,
-    f'{quantity(len(groups), "image")} {text}, byte for byte ({where})',
+    f'{counted(len(groups), "image")} {text}, byte for byte ({where})',
     advice, files, tuple(' = '.join(group) for group in groups), groups,
   )  # fmt: skip
 
@@ -666,7 +657,7 @@ def unreadable_folders(base: pathlib.Path, errors: list[OSError]) -> Finding:
   )
   return Finding(
     'unreadable_folders', PROBLEM,
-    f'{quantity(len(rows), "folder")} that cannot be read',
+    f'{counted(len(rows), "folder")} that cannot be read',
     'make them readable (chmod), or move them away: nobody knows how many'
     ' images they hold',
     tuple(name for name, _ in rows),
@@ -683,7 +674,7 @@ def hidden_files(base: pathlib.Path, files: list[pathlib.Path]) -> Finding:
   """
   return Finding(
     'hidden_files', NOTE,
-    f'{quantity(len(files), "file")} hidden or left by macOS or Windows, as'
+    f'{counted(len(files), "file")} hidden or left by macOS or Windows, as'
     ' ._0001.jpg or Thumbs.db',
     'nothing has to be done: they are skipped', file_names(files, base),
   )  # fmt: skip
@@ -720,7 +711,7 @@ def other_file_findings(
   if formats:
     yield Finding(
       'other_formats', NOTE if complete else PROBLEM,
-      f'{quantity(len(formats), "image")} in formats that cannot be read',
+      f'{counted(len(formats), "image")} in formats that cannot be read',
       'nothing has to be done: they are not part of the data set'
       if complete
       else f'convert them to {FORMAT_NAMES}, or delete them',
@@ -729,13 +720,13 @@ def other_file_findings(
   if unused:
     where = collections.Counter(file_name(path.parent, base) for path in unused)
     yield Finding(
-      'unused_images', NOTE, f'{quantity(len(unused), "image")} in no split',
+      'unused_images', NOTE, f'{counted(len(unused), "image")} in no split',
       'they are not used; add them to a split if they should be',
       file_names(unused, base),
       tuple(f'{name}: {number:,}' for name, number in sorted(where.items())),
     )  # fmt: skip
   if odd:
     yield Finding(
-      'odd_files', NOTE, f'{quantity(len(odd), "other file")} among the images',
+      'odd_files', NOTE, f'{counted(len(odd), "other file")} among the images',
       'nothing has to be done: they are ignored', file_names(odd, base),
     )  # fmt: skip

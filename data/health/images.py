@@ -169,12 +169,7 @@ def check_bytes(data: bytes, decode: bool = False) -> ImageCheck:
 
 
 def _turn(image: Image.Image, data: bytes) -> tuple[int, str]:
-  """Returns the orientation of an image, and why its EXIF is ignored, or ''.
-
-  Args:
-    image: the opened image.
-    data: content of its file.
-  """
+  """Returns the orientation of an image, and why its EXIF is ignored, or ''."""
   if not may_be_turned(data):
     return 1, ''
   try:
@@ -189,10 +184,6 @@ def _has_end(image: Image.Image, data: bytes) -> bool:
   TensorFlow requires the end markers of JPEG and PNG. Other bytes may follow
   them, as the film of a phone's photograph. A thumbnail in the header has a
   marker of its own, which does not count.
-
-  Args:
-    image: the opened image.
-    data: content of its file.
   """
   if image.format == 'PNG':
     return PNG_END in data

@@ -202,13 +202,7 @@ def draw_tiles(draw, rng, rows, colour, size):
 
 
 def draw_occluder(canvas, rng, seed):
-  """Draws a random object that hides about a fifth of an image.
-
-  Args:
-    canvas: image to draw on.
-    rng: NumPy random generator.
-    seed: seed of the data set.
-  """
+  """Draws a random object that hides about a fifth of an image."""
   draw = ImageDraw.Draw(canvas)
   wide, tall = canvas.size
   x = rng.uniform(0.1, 0.9) * wide

@@ -233,13 +233,7 @@ class Body:
 
 
 def draw_person(canvas, look, pose):
-  """Draws a person on an image, beginning with the parts farthest away.
-
-  Args:
-    canvas: image to draw on.
-    look: `Look` of the person.
-    pose: `Pose` of the person.
-  """
+  """Draws a person on an image, beginning with the parts farthest away."""
   body = Body(canvas, look, pose)
   body.draw.ellipse((*body.at(-0.2, 0.965), *body.at(0.2, 1.02)), (48, 46, 46))
   near = 1 if body.side < 0 else -1

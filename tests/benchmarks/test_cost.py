@@ -1,6 +1,7 @@
 """Tests the benchmarks of cost and of scaling with fake measurements."""
 
 import argparse
+import contextlib
 import itertools
 import json
 
@@ -24,7 +25,7 @@ from benchmarks import (
 )
 
 
-class FakeProcess:
+class FakeProcess(contextlib.AbstractContextManager):
   """Answers that a step takes one second per pixel; fails for radix 3.
 
   Attributes:
@@ -58,7 +59,7 @@ class FakeProcess:
       'device': {'device': 'fake'},
     }[task]  # fmt: skip
 
-  def close(self):
+  def __exit__(self, *error):
     pass
 
 

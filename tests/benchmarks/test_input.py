@@ -138,15 +138,16 @@ def test_says_what_is_wrong(capsys, torch_is_there, tmp_path):
 
 
 def test_a_side_that_ends_is_an_error(folder, tmp_path):
-  process = command.MeasuringProcess(
-    'measuring',
-    [],
-    command.environment(JAX_PLATFORMS='cpu'),
-    os.sched_getaffinity(0),
-  )  # does nothing
-  with pytest.raises(RuntimeError, match='measuring ended with code 0'):
+  with (
+    command.MeasuringProcess(
+      'measuring',
+      [],
+      command.environment(JAX_PLATFORMS='cpu'),
+      os.sched_getaffinity(0),
+    ) as process,  # does nothing
+    pytest.raises(RuntimeError, match='measuring ended with code 0'),
+  ):
     process.ask(task='versions')
-  process.close()
 
 
 # Both pipelines
@@ -184,14 +185,14 @@ def test_memory_used_again_gives_the_same_batches(pipeline):
 def test_pytorch_measures(folder):
   """In a process of its own: one with PyTorch and TensorFlow may crash."""
   arguments = ['--images', str(folder), '--image-size', '32', '16']
-  process = command.MeasuringProcess(
+  with command.MeasuringProcess(
     'input_torch',
     arguments,
     command.environment(JAX_PLATFORMS='cpu'),
     os.sched_getaffinity(0),
-  )
-  assert set(process.ask(task='versions')) == {'torch', 'torchvision', 'pillow'}
-  for task in ('decode', 'decode, resize', 'all', 'all, one buffer'):
-    assert process.ask(task=task, seconds=0.01)['rate'] > 0
-  assert process.ask(task='all', seconds=0.01, workers=1)['rate'] > 0
-  process.close()
+  ) as process:
+    versions = {'torch', 'torchvision', 'pillow'}
+    assert set(process.ask(task='versions')) == versions
+    for task in ('decode', 'decode, resize', 'all', 'all, one buffer'):
+      assert process.ask(task=task, seconds=0.01)['rate'] > 0
+    assert process.ask(task='all', seconds=0.01, workers=1)['rate'] > 0

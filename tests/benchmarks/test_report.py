@@ -20,6 +20,12 @@ def only(lines):
   return found
 
 
+def tables_of(name, lines, *chosen):
+  table = TABLES[name]
+  groups = ablation_groups.select(table, lines, *chosen)
+  return report.make_tables(table, ablation_groups.pair_up(groups))
+
+
 def cells(text, title):
   (row,) = [line for line in text.splitlines() if line.startswith(f'| {title}')]
   return [cell.strip() for cell in row.split('|')[1:-1]]
@@ -72,8 +78,8 @@ def test_a_star_needs_queries_and_seeds(theirs, clear):
 
 
 def test_a_table():
-  text = report.make_tables(
-    TABLES['table2'],
+  text = tables_of(
+    'table2',
     [
       make_line('apnet_c0', 0, (0.2, 0.2)),
       make_line('apnet_c0', 1, (0.4, 0.4)),
@@ -95,12 +101,12 @@ def test_recipes_stand_beside_their_network_in_a_table_of_their_own():
     make_line('apnet_c2', 0, (0.2, 0.2)),
     make_line('circle_instead', 0, (0.5, 0.5)),
   ]
-  text = report.make_tables(TABLES['recipes'], lines)
+  text = tables_of('recipes', lines)
   row = '+ `train.circle_weight=0.1`, `train.triplet_weight=0.0`'
   assert cells(text, row)[1:5] == ['50.0', '50.0', '1', '+30.0']
   assert cells(text, 'APNet-C_2')[1:5] == ['20.0', '20.0', '1', '']
   assert cells(text, '+ `train.schedule=cosine` |')[1] == report.NOT_RUN
-  text = report.make_tables(TABLES['table2'], lines)
+  text = tables_of('table2', lines)
   assert cells(text, 'APNet-C_2')[1] == '20.0' and 'circle' not in text
 
 
@@ -125,7 +131,7 @@ def test_recipes_stand_beside_their_network_in_a_table_of_their_own():
 def test_two_protocols_never_stand_in_one_table(changes):
   lines = [make_line('apnet_c0'), make_line('apnet_c2', **changes)]
   assert len(ablation_groups.group(lines)) == 2
-  text = report.make_tables(TABLES['table2'], lines)
+  text = tables_of('table2', lines)
   assert text.count('**Table II') == 2
 
 
@@ -144,7 +150,7 @@ def test_results_of_other_tables_and_targets_are_left_out():
     ('table5', (), ['photos']),
     ('figure5', (), ['photos']),
   ):
-    text = report.make_tables(TABLES[table], lines, *arguments)
+    text = tables_of(table, lines, *arguments)
     titles = [line for line in text.splitlines() if line.startswith('**')]
     found = [line.split(', ')[1].split('**')[0] for line in titles]
     assert sorted(found) == sorted(shown), table
@@ -153,7 +159,7 @@ def test_results_of_other_tables_and_targets_are_left_out():
 def test_the_papers_figures_stand_beside_the_published_images_only():
   for published in (True, False):
     lines = [make_line('apnet_c2', card_as_published=published)]
-    text = report.make_tables(TABLES['table2'], lines)
+    text = tables_of('table2', lines)
     assert ('paper: mAP' in text) == published
     assert ('90.5' in text) == published
     groups = ablation_groups.group(lines)
@@ -202,10 +208,10 @@ def test_results_on_targets_are_published_if_the_training_was(published):
       card_as_published=True,
     ),
   ]  # fmt: skip
-  (found,) = ablation_groups.select(TABLES['table7'], lines, '', '')
+  (found,) = ablation_groups.select(TABLES['table7'], lines)
   key = 'market1501 > dukemtmc_reid'
   assert found.published_key == (key if published else '')
-  text = report.make_tables(TABLES['table7'], lines)
+  text = tables_of('table7', lines)
   assert ('paper: mAP' in text) == published
 
 

@@ -1,13 +1,14 @@
 """Comparisons with PyTorch, without running a network."""
 
 import argparse
+import contextlib
 
 import pytest
 
 from benchmarks import command, measuring, versus
 
 
-class FakeProcess:
+class FakeProcess(contextlib.AbstractContextManager):
   """A measuring process that only notes its environment."""
 
   environments = []
@@ -15,7 +16,7 @@ class FakeProcess:
   def __init__(self, module, arguments, environment, cores=None):
     self.environments.append(environment)
 
-  def close(self):
+  def __exit__(self, *error):
     pass
 
 
