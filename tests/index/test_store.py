@@ -121,6 +121,7 @@ def test_rows_are_removed_and_added_again(folder, tmp_path):
   index, added, known = changes.add(folder, file)
   assert (added, known, len(index)) == (1, 2, 29)
   assert names(index, 3, 5) == expected(3, [*kept, 3], 5)
+  assert index.remove('7.jpg') == index.remove([pathlib.Path('8.jpg')]) == 1
 
 
 def test_a_killed_addition_leaves_the_index_as_it_was(
