@@ -45,6 +45,21 @@ def check_local(path: str | os.PathLike, name: str) -> None:
 
 
 @contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+  """Adds a path to errors of the system without one, as that of a full disk.
+
+  Args:
+    path: what a `with` block writes to.
+  """
+  try:
+    yield
+  except OSError as error:
+    if error.errno and error.filename is None:
+      error.filename = os.fspath(path)
+    raise
+
+
+@contextlib.contextmanager
 def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """Yields a path to write to, which becomes `path` if the block succeeds.
 
@@ -66,16 +81,14 @@ def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(f'{path.name}.part')
   try:
-    yield part
-    sync(part)
-    part.replace(path)
-    with contextlib.suppress(OSError):  # some file systems sync no folders
-      sync(path.parent)
-  except BaseException as error:
+    with naming(path):
+      yield part
+      sync(part)
+      part.replace(path)
+      with contextlib.suppress(OSError):  # some file systems sync no folders
+        sync(path.parent)
+  except BaseException:
     part.unlink(missing_ok=True)
-    # The system does not name the file that it failed to write to.
-    if isinstance(error, OSError) and error.errno and error.filename is None:
-      error.filename = os.fspath(path)
     raise
 
 

@@ -20,6 +20,7 @@ from apnet_jax.index.store import Index, has_rows
 from apnet_jax.inference import embedding_files
 from apnet_jax.retrieval import nearest
 from apnet_jax.workdir import lock
+from apnet_jax.writing import naming
 
 DTYPE = 'float16'  # of the embeddings in a new index, by default
 
@@ -318,7 +319,7 @@ def _writing(
     generation: generation of the files.
     sizes: number of the bytes that are kept, by name.
   """
-  with contextlib.ExitStack() as stack:
+  with naming(folder), contextlib.ExitStack() as stack:
     opened = {
       name: stack.enter_context(
         _open_at(files.large_file(folder, name, generation), size)

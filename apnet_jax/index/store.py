@@ -307,10 +307,13 @@ class Index:
     for number in range(len(self._rows)):
       yield files.read_line(path, self._text, self._rows, number)
 
-  def remove(self, paths: Sequence[str]) -> int:
+  def remove(self, paths: Sequence[str | os.PathLike]) -> int:
     """Removes all rows of these paths; returns their number.
 
     They stay in the files until `changes.compact` is called.
+
+    Args:
+      paths: paths as they were embedded; a text is one path.
 
     Raises:
       UserError: a path is not in the index, too many rows are removed, or
@@ -325,9 +328,11 @@ class Index:
       files.write_info(self._folder, self.info)
     return before - len(self)
 
-  def mark_removed(self, paths: Sequence[str]) -> None:
+  def mark_removed(self, paths: Sequence[str | os.PathLike]) -> None:
     """Removes rows in memory, until index.json is written; see `remove`."""
-    wanted, missing = set(paths), set(paths)
+    paths = [paths] if isinstance(paths, str) else paths
+    wanted = {os.fspath(path) for path in paths}
+    missing = wanted.copy()
     removed = self.removed.copy()
     for row, line in enumerate(self._lines()):
       path = json.loads(line)['path']

@@ -87,8 +87,8 @@ def _check_image(image, name: str, order: str):
   if not isinstance(image, np.ndarray):
     raise UserError(
       f'{name} is a {type(image).__name__}: give a path, an image of Pillow'
-      ' (`PIL.Image.open` reads open files), or an array uint8 [height, width,'
-      ' 3].'
+      ' (`PIL.Image.open` reads open files), or a NumPy array uint8 [height,'
+      ' width, 3].'
     )
   if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
     raise UserError(

@@ -146,9 +146,9 @@ class Embedder:
 
     Args:
       images: an image or a sequence of images, of any sizes. An image is a path
-        (JPEG, PNG, BMP or WebP), an image of Pillow, or uint8 [height, width,
-        3]. A sequence may mix them; uint8 [images, height, width, 3] is one,
-        and so is an array of paths.
+        (JPEG, PNG, BMP or WebP), an image of Pillow, or a NumPy array uint8
+        [height, width, 3]. A sequence may mix them; uint8 [images, height,
+        width, 3] is one, and so is an array of paths.
       boxes: [boxes, 4], x1, y1, x2, y2 in pixels of the upright image; for a
         sequence of images, such a list for each. Boxes are widened to whole
         pixels and clipped to the image. None embeds whole images.

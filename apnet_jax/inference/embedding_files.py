@@ -196,7 +196,8 @@ def reading(path: str | os.PathLike) -> Iterator[EmbeddingFile]:
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise UserError(f'{path} is not a file of embeddings.')
+    problem = 'it is not a file' if path.exists() else 'it does not exist'
+    raise UserError(f'{path} is not a file of embeddings: {problem}.')
   arrow = path.suffix.lower() == '.parquet'
   with contextlib.ExitStack() as stack:
     with _naming(path):

@@ -167,6 +167,8 @@ def choose_known(
     The threshold, None if unknown; and the sentence.
   """
   if given is not None:
+    if not -1 <= given <= 1:  # nor a number
+      raise UserError(f'the threshold {given} is no cosine, from -1 to 1.')
     return given, f'Threshold {given:g}, as given.'
   if stored is None:
     return None, (

@@ -537,8 +537,11 @@ def open_for_reading(
   if is_pack(path):
     return PackedCheckpoint(path)
   if not (path / CONFIG_FILE).is_file():
+    problem = 'it has no config.json' if path.exists() else 'it does not exist'
+    if path.is_file():
+      problem = 'it is a file, but not one of the command pack'
     raise UserError(
-      f'--ckpt={workdir} is not a workdir of train.py: it has no config.json.'
+      f'--ckpt={workdir} is not a workdir of train.py: {problem}.'
     )
   if (path / 'checkpoints').is_dir():
     # Orbax warns of each folder that it may not change.

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -121,6 +122,7 @@ def test_rows_are_removed_and_added_again(folder, tmp_path):
   index, added, known = changes.add(folder, file)
   assert (added, known, len(index)) == (1, 2, 29)
   assert names(index, 3, 5) == expected(3, [*kept, 3], 5)
+  assert index.remove('7.jpg') == index.remove([pathlib.Path('8.jpg')]) == 1
 
 
 def test_a_killed_addition_leaves_the_index_as_it_was(
@@ -141,6 +143,15 @@ def test_a_killed_addition_leaves_the_index_as_it_was(
   index, added, _ = changes.add(folder, file)
   assert added == 10
   assert names(index, 35, 5) == expected(35, range(40), 5)
+
+
+def test_a_full_disk_is_named(folder, tmp_path):
+  file = write(tmp_path, 'c', range(30, 40))
+  full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  with mock.patch.object(os, 'fsync', side_effect=full):
+    with pytest.raises(OSError, match=f"No space left.*'{folder}'"):
+      changes.add(folder, file)
+  assert len(store.Index(folder)) == 30
 
 
 def test_rows_are_on_disk_before_the_index_names_them(

@@ -1,5 +1,6 @@
 import io
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import ExifTags, Image
 import pytest
@@ -115,6 +116,7 @@ def test_an_empty_box_is_named(box, message):
     ((PIXELS[:0],), 'the image has no pixels'),
     (([7],), 'image 0 is a int: give a path'),
     ((7,), 'the image is a int: give a path'),
+    (([jnp.asarray(PIXELS)],), r'image 0 is a .*, or a NumPy array uint8 \['),
     ((b'\xff\xd8',), 'the image is a bytes: give a path, an image of Pillow'),
     ((io.BytesIO(b'\xff\xd8'),), 'the image is a BytesIO: give a path, an im'),
     ((Image.new('F', (3, 4), 0.5),), 'the image is .* mode F, .* give mode L'),

@@ -86,7 +86,10 @@ def test_a_damaged_file_is_named(suffix, tmp_path):
   with pytest.raises(UserError, match='not finite'):
     read()
   path.unlink()
-  with pytest.raises(UserError, match='is not a file of embeddings'):
+  with pytest.raises(UserError, match='of embeddings: it does not exist'):
+    read()
+  path.mkdir()
+  with pytest.raises(UserError, match='of embeddings: it is not a file'):
     read()
 
 

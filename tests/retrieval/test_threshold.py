@@ -54,6 +54,12 @@ def test_it_is_of_one_network_and_one_way_of_embedding():
     assert words in threshold.mismatch(chosen, 7, rules)
 
 
+@pytest.mark.parametrize('given', [float('nan'), 2, -1.5])
+def test_a_given_threshold_is_a_cosine(given):
+  with pytest.raises(UserError, match=f'threshold {given} is no cosine'):
+    threshold.choose_known(None, given, 7, config().eval)
+
+
 def test_a_rate_that_is_too_small_for_the_set():
   with pytest.raises(ValueError, match='1e-06 of 65,537 pairs'):
     choose(1e-6)

@@ -108,8 +108,13 @@ def test_a_surpassed_checkpoint_is_deleted_at_the_end(tmp_path):
 
 
 def test_missing_checkpoints_are_named(tmp_path):
-  with pytest.raises(ValueError, match=r'--ckpt=.*no config.json'):
+  with pytest.raises(ValueError, match=r'--ckpt=.*: it does not exist\.'):
     open_for_reading(tmp_path / 'nowhere')
+  with pytest.raises(ValueError, match=r'--ckpt=.*no config.json'):
+    open_for_reading(tmp_path)
+  (tmp_path / 'a.jpg').touch()
+  with pytest.raises(ValueError, match=r'a\.jpg .*not one of the command pack'):
+    open_for_reading(tmp_path / 'a.jpg')
   (tmp_path / 'config.json').write_text('{}')
   with pytest.raises(ValueError, match='holds no whole checkpoint'):
     open_for_reading(tmp_path)
