@@ -152,7 +152,9 @@ def test_reranking_counts_an_image_once_though_it_is_in_both():
 
 def test_reranking_has_the_parameters_of_the_configuration(benchmark):
   config = common.get_config()
-  config.eval = rules(rerank_k1=7, rerank_k2=3, rerank_lambda=0.85)
+  config.eval = rules(
+    rerank_k1=7, rerank_k2=3, rerank_lambda=0.85, ap='trapezoid'
+  )
   evaluated = evaluation.evaluate(embed, {}, benchmark, config.eval)
   result = evaluation.rerank(evaluated, benchmark)
   distance = apnet_jax.k_reciprocal_rerank(
@@ -164,6 +166,7 @@ def test_reranking_has_the_parameters_of_the_configuration(benchmark):
   )
   made = card.result_card(evaluated.result, config, benchmark, {}, result)
   assert made['reranked']['variant'] == rerank.describe(7, 3, 0.85)
+  assert made['reranked']['figures']['mAP'] == result.mAP_trapezoid
 
 
 def test_a_gallery_with_too_few_neighbours_is_said(benchmark):
@@ -473,6 +476,20 @@ def test_diagnosis_lists_the_hardest_and_counts_matches():
     np.testing.assert_allclose(row['mAP'], precision[some].mean())
   text = '\n'.join(diagnosis.lines(found))
   assert '  3 to 4' in text and 'Rank-1' in text
+
+
+def test_queries_without_a_match_are_not_the_hardest():
+  benchmark = make_benchmark()
+  lost = benchmark.gallery.pids == 5
+  benchmark.gallery.pids[lost] = 35
+  evaluated = evaluation.evaluate(embed, {}, benchmark, rules())
+  order = diagnosis.by_difficulty(evaluated)
+  assert sorted(order.tolist()) == [*range(4), *range(5, 30)]
+  assert (np.diff(evaluated.result.average_precision[order]) >= 0).all()
+  found = diagnosis.diagnose(evaluated, benchmark)
+  assert sum(row['queries'] for row in found['by_matches']) == 29
+  benchmark.gallery.pids[benchmark.gallery.pids < 30] = 35
+  assert evaluation.check_benchmark(benchmark) == 29
 
 
 def test_diagnosis_follows_the_rules():
