@@ -488,8 +488,18 @@ def test_queries_without_a_match_are_not_the_hardest():
   assert (np.diff(evaluated.result.average_precision[order]) >= 0).all()
   found = diagnosis.diagnose(evaluated, benchmark)
   assert sum(row['queries'] for row in found['by_matches']) == 29
+
+
+def test_a_query_needs_a_match_under_another_camera():
+  benchmark = make_benchmark()
+  assert evaluation.check_benchmark(benchmark) == 0
   benchmark.gallery.pids[benchmark.gallery.pids < 30] = 35
   assert evaluation.check_benchmark(benchmark) == 29
+  benchmark.gallery.camids[:] = benchmark.query.camids[-1]
+  for has_cameras, where in (True, 'under another came'), (False, 'on another'):
+    benchmark = dataclasses.replace(benchmark, has_cameras=has_cameras)
+    with pytest.raises(UserError, match=f'none of the 30 queries.* {where}'):
+      evaluation.check_benchmark(benchmark)
 
 
 def test_diagnosis_follows_the_rules():
