@@ -416,6 +416,14 @@ def test_memory_is_checked_before_images_are_read(feed, config, monkeypatch):
     pipeline.open_benchmark(own, config)
 
 
+def test_a_wrong_field_is_said_before_images_are_prepared(config, monkeypatch):
+  wrong = config.copy_and_resolve_references()
+  wrong.eval.max_rank = 0
+  monkeypatch.delattr(pipeline, 'prepare_listed')
+  with pytest.raises(FieldError, match='config.eval.max_rank=0 must be at le'):
+    pipeline.load(wrong)
+
+
 # The summary
 
 
