@@ -1,5 +1,7 @@
 """Multi-query: images of one identity and camera are one query."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -90,5 +92,13 @@ def test_queries_and_the_rule_must_fit():
     evaluate(QUERY, multi_query=True)
   with pytest.raises(ValueError, match='multi_query=False does not fit'):
     evaluate(multi_query.group(QUERY, QUERY))
+  # Also where all queries are in the gallery, and need not be embedded again.
+  gallery = dataclasses.replace(QUERY, camids=QUERY.camids + 2)
+  for query in (QUERY, multi_query.group(QUERY, QUERY)):
+    benchmark = Benchmark(query, gallery, '', '', names_are_images=True)
+    rules = common.get_config().eval
+    rules.multi_query = query is QUERY
+    with pytest.raises(ValueError, match='does not fit the queries'):
+      evaluation.evaluate(embed, {}, benchmark, rules)
   with pytest.raises(ValueError, match='no image to average for 1 queries'):
     multi_query.group(QUERY, make_split([1, 3], [0, 0]))
