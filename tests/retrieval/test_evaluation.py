@@ -12,7 +12,13 @@ import apnet_jax
 from apnet_jax.config import check_section
 from apnet_jax.errors import UserError
 from apnet_jax.feed import Benchmark
-from apnet_jax.retrieval import card, diagnosis, evaluation, rerank
+from apnet_jax.retrieval import (
+  card,
+  collapse,
+  diagnosis,
+  evaluation,
+  rerank,
+)
 from apnet_jax.retrieval.evaluator import Evaluator
 from apnet_jax.retrieval.metrics import evaluate_scores
 from apnet_jax.retrieval.scores import Labels
@@ -209,6 +215,19 @@ def test_a_collapsed_network_is_said(benchmark, capsys):
     assert said == is_said
 
 
+def test_strangers_are_those_of_the_ranked_images():
+  """The junk before them is not counted."""
+  pids = np.concatenate([[-1] * 5, np.arange(40) % 3])
+  gallery = make_split(pids, np.arange(45) % 7)
+  query = make_split(np.arange(3), np.full(3, 9))
+  benchmark = Benchmark(query, gallery, '', '')
+  evaluated = evaluation.evaluate(embed, {}, benchmark, rules())
+  found = evaluation.stranger_similarity(evaluated, benchmark)
+  assert found == collapse.median_stranger_similarity(
+    evaluated.gallery_embeddings, np.arange(40) % 3
+  )
+
+
 def result_of(valid, skipped):
   """Each valid query finds its match first."""
   people = np.arange(valid + skipped)
@@ -241,6 +260,8 @@ def test_few_queries_are_warned_about():
     table = card.format_table({'a': result, 'b': result}, 'step')
     made = card.result_card(result, config, benchmark, {})
     assert made['based_on'] == f'{based_on} queries'
+    assert made['queries']['valid'] == valid
+    assert made['queries']['skipped'] == skipped
     assert (made['warning'] is None) == (valid == 10)
     assert table.count('mean little') == (valid < 10)
     if valid < 10:
