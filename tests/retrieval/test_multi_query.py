@@ -28,7 +28,7 @@ def embed(variables, split, rows):
   return np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
-QUERY = make_degrees((2, 1, 60), (1, 0, 0), (2, 1, 0), (1, 0, 90))
+QUERY = make_degrees((2, 1, 60), (2, 1, 0), (1, 0, 90), (1, 0, 0))
 GALLERY = make_degrees((1, 1, 40), (0, 1, 10), (2, 0, 100), (1, 0, 45))
 
 
@@ -75,8 +75,8 @@ def test_other_images_may_be_averaged():
   grouped = multi_query.group(QUERY, more)
   assert grouped.pids.tolist() == [2, 1]
   assert grouped.camids.tolist() == [1, 0]
-  assert grouped.paths.tolist() == ['2_60.jpg', '1_0.jpg']
-  assert next(grouped.batches([1, 0], 8)).tolist() == [0, 60]
+  assert grouped.paths.tolist() == ['2_60.jpg', '1_90.jpg']
+  assert next(grouped.batches([1, 0], 8)).tolist() == [90, 60]
   averaged = grouped.averaged
   assert averaged.images.paths.tolist() == ['1_20.jpg', '2_50.jpg', '1_40.jpg']
   assert averaged.owners.tolist() == [1, 0, 1]
