@@ -455,12 +455,15 @@ def test_the_digest_tells_images_and_their_order():
 
 
 def test_diagnosis_by_cameras_is_a_gallery_of_one_camera():
+  """The eighth camera has distractors only, the ninth junk, which is none."""
   benchmark = make_benchmark()
+  gallery = benchmark.gallery
+  gallery.camids[gallery.pids == 0], gallery.camids[gallery.pids == -1] = 7, 8
   evaluated = evaluation.evaluate(embed, {}, benchmark, rules())
   found = diagnosis.by_cameras(evaluated, benchmark)
   assert found['query_cameras'] == [1, 2]
-  assert found['gallery_cameras'] == [1, 2, 3, 4, 5, 6, 7]
-  for j in range(7):
+  assert found['gallery_cameras'] == [1, 2, 3, 4, 5, 6, 7, 8]
+  for j in range(8):
     precision = naive(evaluated, benchmark, benchmark.gallery.camids == j)
     for i in range(2):
       own = precision[benchmark.query.camids == i]
@@ -471,6 +474,7 @@ def test_diagnosis_by_cameras_is_a_gallery_of_one_camera():
       else:
         assert found['mAP'][i][j] is None
   assert found['mAP'][0][0] is None  # the same camera is excluded
+  assert found['queries'][0][7] == 0
   own = diagnosis.by_cameras(evaluated, make_benchmark(first_camera=0))
   assert own['query_cameras'] == [0, 1]
   assert own['gallery_cameras'] == [0, 1, 2, 3, 4, 5, 6]
