@@ -179,6 +179,15 @@ def test_fields_without_effect_make_no_other_recipe(record):
   ]
 
 
+def test_networks_without_attention_are_of_one_recipe():
+  without, no_levels = tiny_config(), tiny_config()
+  without.model.update(attention='none', levels=2)
+  no_levels.model.levels = 0
+  known = recipe.relevant_fields(without)
+  assert known == recipe.relevant_fields(no_levels)
+  assert known != recipe.relevant_fields(tiny_config())
+
+
 def tuned_run(folder, source, curve, seed=0, **facts):
   """Writes the files of a finished run that started from another one."""
   config = tiny_config(epochs=2)
@@ -219,12 +228,16 @@ def test_a_run_of_an_earlier_version_may_not_know_its_source(record, tmp_path):
   )
   known = recipe.relevant_fields(config)
   assert recipe.relevant_fields(config, run) == known
+  reordered = dict(reversed(known.items()))
+  assert recipe.digest(reordered) == recipe.digest(known)
   config.eval.expected_curve = str(record)
   for gone in (tmp_path / 'gone', tmp_path / 'gone.apnet'):
     config.model.pretrained = str(gone)
     found, note = expected_curve.of_run(config, 6, run)
     assert found is None
     assert f"model.pretrained '{gone}, whose recipe is not known', not" in note
+  del run['started_from']  # the name tells that this is no file of weights
+  assert 'whose recipe is not known' in expected_curve.of_run(config, 6, run)[1]
   with pytest.raises(UserError, match='gone.apnet is not a file'):
     recipe.relevant_fields(config)  # of a run that has yet to begin
 
