@@ -15,6 +15,7 @@ from configs import common
 from tests.fakes import make_split
 
 QUERIES = 60
+ALL_FIGURES = ['mAP', 'mINP', 'Rank-1', 'Rank-5', 'Rank-10']
 
 
 def make_card(noise, seed=0, **rules):
@@ -69,7 +70,7 @@ def test_a_table_of_two_cards(cards, tmp_path, capsys):
 
 def test_the_interval_is_that_of_scipy(cards):
   paired = comparison.paired_differences(*cards)
-  assert paired.names == ['mAP', 'mINP', 'Rank-1', 'Rank-5', 'Rank-10']
+  assert paired.names == ALL_FIGURES
   assert len(paired.values) == QUERIES - 1
   found = comparison.bootstrap_intervals(
     paired.values, None, 0.9, samples=4000, seed=0
@@ -134,7 +135,7 @@ def test_the_same_card_differs_by_nothing(cards):
   lines = comparison.compare(cards[0], cards[0], 0.95, 100, 0)
   rows = lines[2:-1]
   assert len(rows) == 5
-  assert all('+0.0 to +0.0' in row for row in rows)
+  assert all(row.endswith('+0.0 to +0.0') for row in rows)
 
 
 def test_recipes_that_differ_are_shown_also_of_older_cards(cards):
@@ -228,6 +229,15 @@ def test_queries_that_do_not_count_in_both_make_no_interval(
     values[5] = None
   run(*write(tmp_path, A=cards[0], B=other))
   assert 'No interval' in capsys.readouterr().out
+
+
+def test_figures_of_the_same_queries_alone_are_subtracted(cards):
+  card, other = cards[0], copy.deepcopy(cards[1])
+  other['queries']['reranked'] = {'mAP': other['queries']['figures']['mAP']}
+  for a, b in ((card, other), (other, card)):
+    assert comparison.paired_differences(a, b).names == ALL_FIGURES
+  other['queries']['names'] = 'x'  # as many queries, but others
+  assert comparison.paired_differences(card, other) is None
 
 
 def test_several_data_sets_by_name(cards, tmp_path, capsys):

@@ -223,6 +223,8 @@ def test_a_benchmark_is_a_feed_without_training(feed, config):
   assert benchmark.fingerprint == feed.fingerprint
   assert benchmark.summary in feed.summary
   assert benchmark.names_are_images and feed.names_are_images
+  assert (benchmark.as_published, benchmark.has_cameras) == (False, True)
+  assert (feed.as_published, feed.has_cameras) == (False, True)
   assert benchmark.first_camera == feed.first_camera == 1
   for split in ('query', 'gallery'):
     one, other = getattr(benchmark, split), getattr(feed, split)
@@ -366,6 +368,7 @@ def test_other_bmp_images_of_the_same_size_are_prepared_anew(
       path.parent.mkdir(parents=True, exist_ok=True)
       Image.new('RGB', (16, 32), (60, 60, 60)).save(path)
   first = pipeline.load(config)
+  assert not first.has_cameras
   dates = path.stat().st_mtime - 100, path.stat().st_mtime - 100
   for path in tmp_path.glob('raw/*/*.bmp'):
     Image.new('RGB', (16, 32), (200, 10, 10)).save(path)
@@ -413,6 +416,14 @@ def test_memory_is_checked_before_images_are_read(feed, config, monkeypatch):
     pipeline.open_benchmark(own, config)
 
 
+def test_a_wrong_field_is_said_before_images_are_prepared(config, monkeypatch):
+  wrong = config.copy_and_resolve_references()
+  wrong.eval.max_rank = 0
+  monkeypatch.delattr(pipeline, 'prepare_listed')
+  with pytest.raises(FieldError, match='config.eval.max_rank=0 must be at le'):
+    pipeline.load(wrong)
+
+
 # The summary
 
 
@@ -437,8 +448,8 @@ def test_summary_warns_of_people_in_training_and_query(
 
 
 def test_counts_identities_with_one_image():
-  (note,) = pipeline._few_images(np.array([1, 3, 4, 1]), K=4)
-  assert '3 training identities have fewer than config.train.K=4' in note
+  (note,) = pipeline._few_images(np.array([1, 3, 4, 1, 2]), K=4)
+  assert '4 training identities have fewer than config.train.K=4' in note
   assert '2 of them have one image' in note
   assert pipeline._few_images(np.array([4, 5]), K=4) == []
   with pytest.raises(ValueError, match='each of the 3 training identities has'):

@@ -76,7 +76,7 @@ def test_each_set_is_a_benchmark(feed):
   assert feed.query is market.query
   assert len({*market.query.pids}) == 3 and len({*duke.query.pids}) == 2
   assert feed.fingerprint == f'{market.fingerprint}+{duke.fingerprint}'
-  assert 'trained on together: ' in feed.summary
+  assert not feed.release and 'trained on together: ' in feed.summary
   assert '9 identities, kept apart by data set' in feed.summary
 
 
@@ -161,6 +161,22 @@ def test_evaluation_knows_the_sets_of_the_training(config):
     True,
     False,
   ]
+
+
+def test_what_was_said_of_the_training_is_not_said_of_other_sets(config):
+  own = config.copy_and_resolve_references()
+  said = {
+    'test_fraction': 0.3, 'pattern': '(?P<pid>.)', 'ignore_cameras': True,
+    'allow_other_counts': True,
+  }  # fmt: skip
+  own.data.update(name='folder', **said)
+  for name, expected in (
+    ('folder', said),
+    ('duke', dict(zip(said, (1.0, '', False, False)))),
+  ):
+    data = targets.choose(own, [name], ['here'], pattern=None)[name].data
+    assert {field: data[field] for field in said} == expected
+  targets.choose(own, ['duke'], ['here'], pattern='')  # none is given
 
 
 def test_own_folders_are_people_in_evaluation_too(config):

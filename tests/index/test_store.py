@@ -22,9 +22,18 @@ from apnet_jax.index import (
   store,
 )
 from apnet_jax.inference import embedding_files
+from apnet_jax.retrieval import nearest
 from apnet_jax.workdir import lock
 
 RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+  """Makes several blocks of few rows."""
+  monkeypatch.setattr(nearest, 'BLOCK', 9)
+  monkeypatch.setattr(codes, 'ROWS', 8)
+  monkeypatch.setattr(embedding_files, 'BLOCK', 6)
 
 
 def unit(rows):
@@ -80,8 +89,8 @@ def test_queries_are_checked(folder):
     with pytest.raises(UserError, match='features.*24 features of the index'):
       next(index.search(queries, 5))
   broken = EMBEDDINGS[:2].copy()
-  broken[1, 7] = np.nan
-  for fast in (False, True):
+  for fast, value in ((False, np.nan), (True, -np.inf)):
+    broken[1, 7] = value
     with pytest.raises(UserError, match=r'query 1 \(from 0\) is not finite'):
       next(index.search(broken, 5, fast))
     with pytest.raises(UserError, match='top=0 must be at least 1'):
@@ -187,7 +196,8 @@ def test_an_index_is_made_beside_what_a_kill_left_of_one(tmp_path):
   target.mkdir()
   for name in ('run.lock', 'index.json.part'):
     (target / name).touch()
-  assert changes.add(target, write(tmp_path, 'a', range(3)))[1] == 3
+  index, _, _ = changes.add(target, write(tmp_path, 'a', [3]))
+  assert len(index) == 1 and index.info['recall'] is None
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'int8'])
@@ -210,6 +220,10 @@ def test_a_compacted_index_has_the_rows_that_were_kept(tmp_path, dtype):
   assert changes.add(folder, file)[1:] == (4, 26)
   assert changes.compact(folder) == 0
   assert names(store.Index(folder), 8, 5) == expected(8, range(30), 5)
+  store.Index(folder).remove(['29.jpg'])
+  assert changes.compact(folder) == 1
+  assert (folder / 'rows.2.bin').exists()  # no file is written in its place
+  assert names(store.Index(folder), 8, 5) == expected(8, range(29), 5)
 
 
 @pytest.mark.parametrize('fault', ['write_info', 'remove_other_generations'])
@@ -326,6 +340,9 @@ def test_similarities_are_those_of_the_projection(tmp_path, dimensions):
   with pytest.raises(
     UserError, match='--fit has embeddings of another network'
   ):
+    changes.add(tmp_path / 'new', file, projection=other)
+  other = dataclasses.replace(short, mean=short.mean[:9])
+  with pytest.raises(UserError, match='--fit has 9 features, not 24'):
     changes.add(tmp_path / 'new', file, projection=other)
   assert not (tmp_path / 'new').exists()
 
@@ -483,6 +500,9 @@ def test_labels_of_tables_are_read_as_those_of_own_images(tmp_path):
   cameras = np.array(['', 'nan', '', '', '', '', '', ''])  # none is known
   file = write(tmp_path, 'b', range(8), pid=people, camid=cameras)
   assert accuracy.measure(index, file) == found
+  for cameras in ('1', '1.0', '1', '1.0', '', '', '', ''), ['1'] * 8:
+    file = write(tmp_path, 'c', range(8), pid=people, camid=np.array(cameras))
+    assert accuracy.measure(index, file) is None  # there is but one camera
 
 
 def mean_precision(rows, pids):

@@ -82,8 +82,13 @@ def test_a_damaged_file_is_named(suffix, tmp_path):
   write(path, info={})
   with pytest.raises(UserError, match='does not name its network'):
     read()
-  write(path, embeddings=EMBEDDINGS * np.float32(np.nan))
-  with pytest.raises(UserError, match='not finite'):
+  for value in (np.nan, -np.inf):
+    write(path, embeddings=np.where(EMBEDDINGS == EMBEDDINGS[4, 2], value, 0))
+    with pytest.raises(UserError, match='not finite'):
+      read()
+  place = whole.index(EMBEDDINGS[4, 1:4].tobytes())
+  path.write_bytes(whole[:place] + b'\0' + whole[place + 1 :])
+  with pytest.raises(UserError, match='cannot be read as a file of embedd'):
     read()
   path.unlink()
   with pytest.raises(UserError, match='of embeddings: it does not exist'):
@@ -114,6 +119,7 @@ def save(file, longer=b'', **arrays):
     ({'embedding': np.asfortranarray(EMBEDDINGS)}, 'are not float .* by rows'),
     ({'embedding': EMBEDDINGS.astype(int)}, 'are not float'),
     ({'embedding': EMBEDDINGS[:6]}, 'it is cut off'),
+    ({'path': COLUMNS['path'][:6]}, 'it is cut off'),
   ],
 )
 def test_files_of_other_programs_are_examined(change, message, tmp_path):

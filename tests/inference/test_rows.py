@@ -42,8 +42,9 @@ class Pixels:
 
 
 def test_images_are_found_by_all_kinds_of_names(folder):
-  (folder / 'list.txt').write_text('below/c.png\n\na.png\n')
-  (folder / 'a.csv').write_text('path\nbelow/c.png\na.png\n')
+  # Editors of Windows begin texts with a byte order mark.
+  (folder / 'list.txt').write_text('\ufeffbelow/c.png\n\n \na.png\n', 'utf-8')
+  (folder / 'a.csv').write_text('\ufeffpath\nbelow/c.png\na.png\n', 'utf-8')
   (folder / 'below' / 'table.csv').write_text(' pid,path \n7,b.png\n')
   for names, expected in [
     (['.'], ['a.png', 'below/b.png', 'below/c.png']),
@@ -57,6 +58,17 @@ def test_images_are_found_by_all_kinds_of_names(folder):
   labelled = rows.find(['below/table.csv']).columns
   assert labelled['path'].tolist() == ['below/b.png']
   assert labelled['pid'].tolist() == ['7']
+
+
+def test_a_name_with_the_characters_of_a_pattern_is_a_name(folder):
+  (folder / 'a.png').rename(folder / '[a].png')
+  assert rows.find(['[a].png']).columns['path'].tolist() == ['[a].png']
+
+
+def test_matches_of_a_pattern_are_sorted(folder, monkeypatch):
+  found = ['below/c.png', 'a.png', 'below/b.png']
+  monkeypatch.setattr(rows.glob, 'glob', lambda *_, **__: found)
+  assert rows.find(['**/*']).columns['path'].tolist() == sorted(found)
 
 
 def test_following_boxes_of_an_image_decode_it_once(folder):
@@ -258,6 +270,7 @@ def test_columns_of_motchallenge_have_names(folder):
   tracks = read_boxes(folder, '1.0,2e+00,3,4,5,6,0.9,-1,-1,-1')
   assert tracks['frame'] == [1] and tracks['track'] == [2]
   assert tracks['confidence'] == ['0.9'] and tracks['column_10'] == ['-1']
+  assert tracks['column_8'] == ['-1']  # no class
   for content, message in (
     ('1,2,3,4,5', 'has no column frame, x1, y1, x2, y2, track'),
     ('1,2,3,4,5,6\n1,2,3', 'line 2: 6 fields are needed'),

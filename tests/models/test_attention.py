@@ -161,6 +161,9 @@ def test_shared_attention_makes_parts_compete():
   np.testing.assert_allclose(scores.sum(1), 1, rtol=1e-6)
   assert scores.std() > 0
   assert variables['params']['fc1']['kernel'].shape == (1, 16, 64)
+  narrow = SharedChannelAttention(4, partial(BatchNorm, dtype=jnp.bfloat16))
+  found = jax.eval_shape(narrow.apply, variables, x.astype(jnp.bfloat16))
+  assert found.dtype == jnp.float32
 
 
 def rga_by_hand(x, theta, phi, gx, kernel, last):

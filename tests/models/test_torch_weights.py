@@ -269,6 +269,20 @@ def test_imagenet_weights_go_into_the_backbone(backbone, head):
   assert 'att1, att2, att3, att4, bottleneck, classifier' in note
 
 
+def test_a_classifier_of_fewer_identities_is_not_imported_either():
+  for given, expected in (
+    (5, '5 identities in the weights, 11 here'),
+    (11, ''),
+  ):
+    weights = np.zeros((given, 16))
+    assert torch_weights._classifier_mismatch(weights, (11, 16)) == expected
+
+
+def test_weights_of_bfloat16_are_numbers():
+  weights = {'conv1.weight': np.zeros(3, jnp.bfloat16)}
+  assert torch_weights.normalize_names(weights).keys() == {'base.conv1.weight'}
+
+
 MOCO_REST = {
   'encoder_q.fc.0.weight': (8, 8),
   'encoder_q.fc.2.bias': (4,),

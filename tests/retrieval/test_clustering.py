@@ -40,8 +40,15 @@ def test_equals_the_linkage_of_all_embeddings(seed, rows, threshold, block):
   assert (np.diff(first) > 0).all()  # numbered by their first rows
 
 
+def test_groups_that_are_as_similar_as_the_threshold_are_joined():
+  embeddings = np.array([[1.0, 0, 0, 0], [0.5, 0.5, 0.5, 0.5]])
+  assert clustering.cluster(embeddings, 0.5).tolist() == [0, 0]
+  assert clustering.cluster(embeddings, 0.5001).tolist() == [0, 1]
+
+
 def test_too_many_connected_rows_are_refused(monkeypatch):
   monkeypatch.setattr(clustering, 'LARGEST', 10)
+  monkeypatch.setattr(clustering, 'BLOCK', 2)
   _, embeddings = drawn(0, 30, people=1)
   with pytest.raises(UserError, match='30 of 30 images .* a higher threshold'):
     clustering.cluster(embeddings, -0.9)

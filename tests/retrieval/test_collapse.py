@@ -14,21 +14,22 @@ def test_only_strangers_are_sampled():
 
 def test_all_pairs_of_strangers_are_equally_likely():
   """Embeddings by angle: each pair has a similarity of its own."""
-  pids, angles = np.array([1, 0, 1, 1, 2]), np.array([0.1, 0.2, 0.5, 0.9, 1.6])
+  pids = np.array([1, 0, 1, 1, 1, 1, 2])
+  angles = np.array([0.1, 0.2, 0.5, 0.95, 1.3, 2.1, 1.65])
   embeddings = np.stack([np.cos(angles), np.sin(angles)], 1)
   found = collapse.stranger_similarities(3 * embeddings, pids, seed=1)
   expected = [
     np.cos(angles[i] - angles[j])
-    for i in range(5)
+    for i in range(7)
     for j in range(i)
     if pids[i] != pids[j]
   ]
-  assert len(expected) == 7
+  assert len(expected) == 11
   closest = np.abs(found[:, None] - np.sort(expected)).argmin(1)
   np.testing.assert_allclose(found, np.sort(expected)[closest], atol=1e-12)
-  count = np.bincount(closest, minlength=7)
+  count = np.bincount(closest, minlength=11)
   assert (
-    abs(count - collapse.PAIRS / 7) < 5 * np.sqrt(collapse.PAIRS / 7)
+    abs(count - collapse.PAIRS / 11) < 5 * np.sqrt(collapse.PAIRS / 11)
   ).all()
 
 

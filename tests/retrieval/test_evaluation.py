@@ -12,7 +12,13 @@ import apnet_jax
 from apnet_jax.config import check_section
 from apnet_jax.errors import UserError
 from apnet_jax.feed import Benchmark
-from apnet_jax.retrieval import card, diagnosis, evaluation, rerank
+from apnet_jax.retrieval import (
+  card,
+  collapse,
+  diagnosis,
+  evaluation,
+  rerank,
+)
 from apnet_jax.retrieval.evaluator import Evaluator
 from apnet_jax.retrieval.metrics import evaluate_scores
 from apnet_jax.retrieval.scores import Labels
@@ -152,7 +158,9 @@ def test_reranking_counts_an_image_once_though_it_is_in_both():
 
 def test_reranking_has_the_parameters_of_the_configuration(benchmark):
   config = common.get_config()
-  config.eval = rules(rerank_k1=7, rerank_k2=3, rerank_lambda=0.85)
+  config.eval = rules(
+    rerank_k1=7, rerank_k2=3, rerank_lambda=0.85, ap='trapezoid'
+  )
   evaluated = evaluation.evaluate(embed, {}, benchmark, config.eval)
   result = evaluation.rerank(evaluated, benchmark)
   distance = apnet_jax.k_reciprocal_rerank(
@@ -164,6 +172,7 @@ def test_reranking_has_the_parameters_of_the_configuration(benchmark):
   )
   made = card.result_card(evaluated.result, config, benchmark, {}, result)
   assert made['reranked']['variant'] == rerank.describe(7, 3, 0.85)
+  assert made['reranked']['figures']['mAP'] == result.mAP_trapezoid
 
 
 def test_a_gallery_with_too_few_neighbours_is_said(benchmark):
@@ -206,6 +215,19 @@ def test_a_collapsed_network_is_said(benchmark, capsys):
     assert said == is_said
 
 
+def test_strangers_are_those_of_the_ranked_images():
+  """The junk before them is not counted."""
+  pids = np.concatenate([[-1] * 5, np.arange(40) % 3])
+  gallery = make_split(pids, np.arange(45) % 7)
+  query = make_split(np.arange(3), np.full(3, 9))
+  benchmark = Benchmark(query, gallery, '', '')
+  evaluated = evaluation.evaluate(embed, {}, benchmark, rules())
+  found = evaluation.stranger_similarity(evaluated, benchmark)
+  assert found == collapse.median_stranger_similarity(
+    evaluated.gallery_embeddings, np.arange(40) % 3
+  )
+
+
 def result_of(valid, skipped):
   """Each valid query finds its match first."""
   people = np.arange(valid + skipped)
@@ -238,6 +260,8 @@ def test_few_queries_are_warned_about():
     table = card.format_table({'a': result, 'b': result}, 'step')
     made = card.result_card(result, config, benchmark, {})
     assert made['based_on'] == f'{based_on} queries'
+    assert made['queries']['valid'] == valid
+    assert made['queries']['skipped'] == skipped
     assert (made['warning'] is None) == (valid == 10)
     assert table.count('mean little') == (valid < 10)
     if valid < 10:
@@ -431,12 +455,15 @@ def test_the_digest_tells_images_and_their_order():
 
 
 def test_diagnosis_by_cameras_is_a_gallery_of_one_camera():
+  """The eighth camera has distractors only, the ninth junk, which is none."""
   benchmark = make_benchmark()
+  gallery = benchmark.gallery
+  gallery.camids[gallery.pids == 0], gallery.camids[gallery.pids == -1] = 7, 8
   evaluated = evaluation.evaluate(embed, {}, benchmark, rules())
   found = diagnosis.by_cameras(evaluated, benchmark)
   assert found['query_cameras'] == [1, 2]
-  assert found['gallery_cameras'] == [1, 2, 3, 4, 5, 6, 7]
-  for j in range(7):
+  assert found['gallery_cameras'] == [1, 2, 3, 4, 5, 6, 7, 8]
+  for j in range(8):
     precision = naive(evaluated, benchmark, benchmark.gallery.camids == j)
     for i in range(2):
       own = precision[benchmark.query.camids == i]
@@ -447,6 +474,7 @@ def test_diagnosis_by_cameras_is_a_gallery_of_one_camera():
       else:
         assert found['mAP'][i][j] is None
   assert found['mAP'][0][0] is None  # the same camera is excluded
+  assert found['queries'][0][7] == 0
   own = diagnosis.by_cameras(evaluated, make_benchmark(first_camera=0))
   assert own['query_cameras'] == [0, 1]
   assert own['gallery_cameras'] == [0, 1, 2, 3, 4, 5, 6]
@@ -473,6 +501,30 @@ def test_diagnosis_lists_the_hardest_and_counts_matches():
     np.testing.assert_allclose(row['mAP'], precision[some].mean())
   text = '\n'.join(diagnosis.lines(found))
   assert '  3 to 4' in text and 'Rank-1' in text
+
+
+def test_queries_without_a_match_are_not_the_hardest():
+  benchmark = make_benchmark()
+  lost = benchmark.gallery.pids == 5
+  benchmark.gallery.pids[lost] = 35
+  evaluated = evaluation.evaluate(embed, {}, benchmark, rules())
+  order = diagnosis.by_difficulty(evaluated)
+  assert sorted(order.tolist()) == [*range(4), *range(5, 30)]
+  assert (np.diff(evaluated.result.average_precision[order]) >= 0).all()
+  found = diagnosis.diagnose(evaluated, benchmark)
+  assert sum(row['queries'] for row in found['by_matches']) == 29
+
+
+def test_a_query_needs_a_match_under_another_camera():
+  benchmark = make_benchmark()
+  assert evaluation.check_benchmark(benchmark) == 0
+  benchmark.gallery.pids[benchmark.gallery.pids < 30] = 35
+  assert evaluation.check_benchmark(benchmark) == 29
+  benchmark.gallery.camids[:] = benchmark.query.camids[-1]
+  for has_cameras, where in (True, 'under another came'), (False, 'on another'):
+    benchmark = dataclasses.replace(benchmark, has_cameras=has_cameras)
+    with pytest.raises(UserError, match=f'none of the 30 queries.* {where}'):
+      evaluation.check_benchmark(benchmark)
 
 
 def test_diagnosis_follows_the_rules():

@@ -118,6 +118,10 @@ def check(result, ranks, length):
     result.cmc,
     [np.mean(first[valid] <= k) for k in range(1, length + 1)],
   )
+  figures = result.figures()
+  for k in (1, 2, 5, 10, 99):
+    share = np.mean(first[valid] <= min(k, length))
+    assert result.rank(k) == share == figures.get(f'Rank-{k}', share)
 
 
 def draw_world(rng, distance):

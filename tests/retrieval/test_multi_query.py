@@ -1,5 +1,7 @@
 """Multi-query: images of one identity and camera are one query."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ def embed(variables, split, rows):
   return np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
-QUERY = make_degrees((2, 1, 60), (1, 0, 0), (2, 1, 0), (1, 0, 90))
+QUERY = make_degrees((2, 1, 60), (2, 1, 0), (1, 0, 90), (1, 0, 0))
 GALLERY = make_degrees((1, 1, 40), (0, 1, 10), (2, 0, 100), (1, 0, 45))
 
 
@@ -73,8 +75,8 @@ def test_other_images_may_be_averaged():
   grouped = multi_query.group(QUERY, more)
   assert grouped.pids.tolist() == [2, 1]
   assert grouped.camids.tolist() == [1, 0]
-  assert grouped.paths.tolist() == ['2_60.jpg', '1_0.jpg']
-  assert next(grouped.batches([1, 0], 8)).tolist() == [0, 60]
+  assert grouped.paths.tolist() == ['2_60.jpg', '1_90.jpg']
+  assert next(grouped.batches([1, 0], 8)).tolist() == [90, 60]
   averaged = grouped.averaged
   assert averaged.images.paths.tolist() == ['1_20.jpg', '2_50.jpg', '1_40.jpg']
   assert averaged.owners.tolist() == [1, 0, 1]
@@ -90,5 +92,13 @@ def test_queries_and_the_rule_must_fit():
     evaluate(QUERY, multi_query=True)
   with pytest.raises(ValueError, match='multi_query=False does not fit'):
     evaluate(multi_query.group(QUERY, QUERY))
+  # Also where all queries are in the gallery, and need not be embedded again.
+  gallery = dataclasses.replace(QUERY, camids=QUERY.camids + 2)
+  for query in (QUERY, multi_query.group(QUERY, QUERY)):
+    benchmark = Benchmark(query, gallery, '', '', names_are_images=True)
+    rules = common.get_config().eval
+    rules.multi_query = query is QUERY
+    with pytest.raises(ValueError, match='does not fit the queries'):
+      evaluation.evaluate(embed, {}, benchmark, rules)
   with pytest.raises(ValueError, match='no image to average for 1 queries'):
     multi_query.group(QUERY, make_split([1, 3], [0, 0]))

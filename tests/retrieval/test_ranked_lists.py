@@ -1,11 +1,21 @@
+import dataclasses
+
 import numpy as np
 
-from apnet_jax.retrieval import ranked_lists
+from apnet_jax.retrieval import multi_query, ranked_lists
 from apnet_jax.retrieval.evaluation import rank
 from tests.visualize import worlds
 
 
-def test_ranked_images_are_those_of_the_ranking_and_others_lie_between():
+def test_ranked_images_are_those_of_the_ranking_and_others_lie_between(
+  monkeypatch,
+):
+  """With junk in the first rows of the gallery."""
+  benchmark = worlds.make_benchmark()
+  order = np.roll(np.arange(len(benchmark.gallery.pids)), 2)
+  gallery = multi_query.select(benchmark.gallery, order)
+  benchmark = dataclasses.replace(benchmark, gallery=gallery)
+  monkeypatch.setattr(worlds, 'make_benchmark', lambda: benchmark)
   _, evaluated, benchmark = worlds.evaluate()
   rows = np.arange(worlds.QUERIES)
   lists = list(ranked_lists.ranked_lists(evaluated, rows, top=10))
@@ -28,3 +38,11 @@ def test_ranked_images_are_those_of_the_ranking_and_others_lie_between():
     first = evaluated.result.first_match_rank[each.query]
     if first <= 10:
       assert each.match == ranking.found[first - 1]
+
+
+def test_the_closest_of_the_images_that_are_left_out_are_listed():
+  junk = np.arange(8), np.linspace(0.1, 0.8, 8), ranked_lists.JUNK
+  ranked = np.array([9]), np.array([ranked_lists.RIGHT]), np.array([0.15])
+  found, kinds, _ = ranked_lists._with_left_out(*ranked, [junk])
+  assert found.tolist() == [7, 6, 5, 4, 3, 9]
+  assert kinds.tolist() == [ranked_lists.JUNK] * 5 + [ranked_lists.RIGHT]

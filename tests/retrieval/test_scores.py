@@ -2,6 +2,8 @@ import jax
 import numpy as np
 import pytest
 
+from apnet_jax.retrieval import nearest, rerank
+from apnet_jax.retrieval import scores as scores_module
 from apnet_jax.retrieval.metrics import evaluate_retrieval, evaluate_scores
 from apnet_jax.retrieval.scores import (
   EmbeddingScores,
@@ -86,6 +88,21 @@ def test_embeddings_that_are_alike_tie():
   block = np.asarray(scores.block(np.arange(32)))
   np.testing.assert_array_equal(block[:, :999], block[:, :1].repeat(999, 1))
   assert (block[:, 999:] == -np.inf).all()
+
+
+@pytest.mark.parametrize(
+  'function',
+  [
+    lambda x: scores_module._similarities(x, x, x[:, 0]),
+    lambda x: rerank._squared_distances(x, x),
+    lambda x: nearest.similarities(x, x),
+  ],
+)
+def test_embeddings_are_not_rounded_before_they_are_compared(function):
+  """As an accelerator would, if nothing else is asked for."""
+  program = jax.jit(function).lower(np.zeros((4, 3), np.float32)).as_text()
+  assert program.count('dot_general') == 1
+  assert 'precision = [HIGHEST, HIGHEST]' in program
 
 
 def test_a_block_lies_on_all_devices():

@@ -64,6 +64,18 @@ def test_by_hand():
   assert first.cmc.tolist() == [0.5]
 
 
+def test_ties_rank_by_gallery_index():
+  ids = {
+    'query_pids': np.array([1]), 'query_camids': np.array([0]),
+    'gallery_pids': np.repeat([2, 1, 3], [100, 1, 99]),
+    'gallery_camids': np.ones(200, int),
+  }  # fmt: skip
+  similarity = np.float32([np.arange(200) % 2])
+  ids['gallery_pids'][1::2] = 4  # the more similar half
+  _, single = evaluate(similarity, ids)
+  assert single.cmc.tolist() == [0, 0, 1, 1]
+
+
 def test_chances_of_independent_events():
   fair = single_shot._cumulative_probabilities(np.full((1, 4), 0.5), 6)
   np.testing.assert_allclose(fair, np.array([[1, 5, 11, 15, 16, 16]]) / 16)

@@ -39,6 +39,37 @@ def test_what_is_stored_is_read(tmp_path):
   assert 'chosen on market1501' in threshold.describe(chosen)
 
 
+@pytest.mark.parametrize('value', [-0.25, 1])
+def test_any_cosine_can_be_the_threshold(value, tmp_path):
+  threshold.save(tmp_path, choose() | {'threshold': value})
+  assert threshold.load(tmp_path)['threshold'] == value
+  assert threshold.verdict(value, value) == threshold.SAME_PERSON
+  assert threshold.verdict(value - 0.1, value) == threshold.OTHER_PERSON
+
+
+def test_rates_here_are_those_of_a_threshold_that_applies(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(
+    threshold.verification, 'count_pairs', lambda *_: counted()
+  )
+  rules = config()
+  evaluated = types.SimpleNamespace(scores=None, labels=None, places=None)
+  threshold.save(tmp_path, choose() | {'feature': 'logits'})
+  rules.eval.feature = 'logits'
+  for step, applies in ((7, True), (8, False)):
+    verifier = threshold.PairVerifier(tmp_path, step, rules.eval, None)
+    summary = verifier.verify(evaluated, rules, None)
+    assert ('stored_threshold' in summary) == applies
+    out = capsys.readouterr().out
+    assert ('step 7 there, 8 here' in out) == (not applies)
+    assert ('Here: FPR 0.01, TPR 0.0%' in out) == applies
+  rules.eval.distance = 'euclidean'
+  assert verifier.verify(evaluated, rules, None) is None
+  choose_again = threshold.choose(counted(), 0.5, rules, 'abc', step=8)
+  assert choose_again['feature'] == 'logits'
+
+
 def test_it_is_of_one_network_and_one_way_of_embedding():
   chosen, rules = choose(), config().eval
   assert threshold.mismatch(chosen, 7, rules) is None

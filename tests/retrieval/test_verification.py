@@ -64,6 +64,9 @@ def test_rates_are_those_of_all_pairs(seed, monkeypatch):
   equal = counted.at_equal_error()
   check(equal)
   assert abs(equal['fpr'] - (1 - equal['tpr'])) < 0.02
+  np.testing.assert_allclose(
+    equal['eer'], (1 + equal['fpr'] - equal['tpr']) / 2
+  )
   assert equal['fpr'] - 0.02 < equal['eer'] < equal['fpr'] + 0.02
 
 
@@ -102,16 +105,20 @@ def test_without_other_persons_there_is_nothing_to_verify():
 
 def test_a_pair_of_two_queries_counts_once():
   similarity = np.array(
-    [[1, 0.5, 0.1, 0.2], [0.5, 1, 0.3, 0.4], [0.1, 0.3, 1, 0.6]], np.float32
+    [[1, 0.5, 0.1, 0.2], [0.5, 1, 0.4, 0.3], [0.1, 0.4, 1, 0.3]], np.float32
   )
   people, cameras = np.array([1, 1, 2, 3]), np.arange(4)
-  labels = Labels.make(people[:3], cameras[:3], people, cameras, 3, 4)
-  for places, genuine, impostor in (
-    (np.arange(3), 1, 5),  # all pairs of the four images
-    (np.array([0, 1, -1]), 1, 7),  # query 2 is another image
-    (None, 2, 7),
+  for gallery, places, genuine, impostor in (
+    ([0, 1, 2, 3], np.arange(3), 1, 5),  # all pairs of the four images
+    ([1, 0, 2, 3], np.array([1, 0, 2]), 1, 5),
+    ([0, 1, 2, 3], np.array([0, 1, -1]), 1, 7),  # query 2 is another image
+    ([0, 1, 2, 3], None, 2, 7),
   ):
-    counted = verification.count_pairs(Matrix(similarity), labels, places)
+    labels = Labels.make(
+      people[:3], cameras[:3], people[gallery], cameras[gallery], 3, 4
+    )
+    scores = Matrix(similarity[:, gallery])
+    counted = verification.count_pairs(scores, labels, places)
     assert counted.genuine.sum() == genuine
     assert counted.impostor.sum() == impostor
     assert counted.mated.sum() == 2 and counted.non_mated.sum() == 3
@@ -166,6 +173,8 @@ def test_persons_as_alike_as_can_be_have_no_threshold(monkeypatch):
 @pytest.mark.parametrize(('pairs', 'enough'), [(1000, True), (999, False)])
 def test_a_rate_is_given_from_ten_errors_on(pairs, enough):
   even = np.bincount(np.arange(pairs) * 60, minlength=verification.BINS)
-  counted = verification.Verification(even, even, even, even)
+  others = 1000 * even
+  counted = verification.Verification(others, even, others, others)
   assert (counted.at_fpr(0.01) is not None) == enough
+  counted = verification.Verification(others, others, others, even)
   assert (counted.at_fpir(0.01) is not None) == enough

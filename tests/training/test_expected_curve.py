@@ -62,6 +62,8 @@ def test_seeds_that_agree_leave_some_room(record):
   expected = expected_curve.read(record)
   mean, least = expected.band(2)
   assert mean == 0.5
+  assert expected.band(1.9999999) == (mean, least)  # rounded
+  assert expected.band(1.9) is None
   assert least == pytest.approx(0.5 - 6.965 * 0.01 * (4 / 3) ** 0.5, abs=1e-4)
 
 
@@ -106,12 +108,24 @@ def test_only_runs_of_one_recipe_stand_in_a_record(runs, tmp_path):
   short = write_run(tmp_path / 'short', tiny_config(epochs=2), {1: 0.2}, 4)
   with pytest.raises(UserError, match='epochs of evaluation differ'):
     expected_curve.make_record([*runs, short])
+  for field, value, words in (
+    ('fingerprint', 'x', 'images differ: x and noise'),
+    ('num_classes', 7, 'numbers of identities differ: 7 and 6'),
+  ):
+    write_run(tmp_path / field, tiny_config(epochs=2), CURVES[0], 5)
+    facts = run_files.load_run(tmp_path / field) | {field: value}
+    json_files.write_json(tmp_path / field / 'run.json', facts)
+    with pytest.raises(UserError, match=words):
+      expected_curve.make_record([*runs, tmp_path / field])
   card = {'checkpoint': {'step': 3}}
   for result in (card, {'market1501': card}):
     json_files.write_json(short / 'result.json', result)
     (short / 'checkpoints' / '6').mkdir(parents=True, exist_ok=True)
     with pytest.raises(UserError, match='of step 3, and the run has done 6'):
       expected_curve.make_record([*runs, short])
+  json_files.write_json(runs[0] / 'result.json', {'checkpoint': {'step': 6}})
+  (runs[0] / 'checkpoints' / '6').mkdir(parents=True)
+  assert expected_curve.make_record(runs)['num_classes'] == 6
   (short / 'result.json').unlink()
   with pytest.raises(UserError, match='short has no result.json'):
     expected_curve.make_record([*runs, short])
@@ -165,6 +179,15 @@ def test_fields_without_effect_make_no_other_recipe(record):
   ]
 
 
+def test_networks_without_attention_are_of_one_recipe():
+  without, no_levels = tiny_config(), tiny_config()
+  without.model.update(attention='none', levels=2)
+  no_levels.model.levels = 0
+  known = recipe.relevant_fields(without)
+  assert known == recipe.relevant_fields(no_levels)
+  assert known != recipe.relevant_fields(tiny_config())
+
+
 def tuned_run(folder, source, curve, seed=0, **facts):
   """Writes the files of a finished run that started from another one."""
   config = tiny_config(epochs=2)
@@ -205,12 +228,16 @@ def test_a_run_of_an_earlier_version_may_not_know_its_source(record, tmp_path):
   )
   known = recipe.relevant_fields(config)
   assert recipe.relevant_fields(config, run) == known
+  reordered = dict(reversed(known.items()))
+  assert recipe.digest(reordered) == recipe.digest(known)
   config.eval.expected_curve = str(record)
   for gone in (tmp_path / 'gone', tmp_path / 'gone.apnet'):
     config.model.pretrained = str(gone)
     found, note = expected_curve.of_run(config, 6, run)
     assert found is None
     assert f"model.pretrained '{gone}, whose recipe is not known', not" in note
+  del run['started_from']  # the name tells that this is no file of weights
+  assert 'whose recipe is not known' in expected_curve.of_run(config, 6, run)[1]
   with pytest.raises(UserError, match='gone.apnet is not a file'):
     recipe.relevant_fields(config)  # of a run that has yet to begin
 

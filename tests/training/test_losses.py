@@ -215,6 +215,18 @@ def test_centers_are_summed_in_a_fixed_order():
   assert 'precision = [HIGHEST, HIGHEST]' in program.as_text()
 
 
+def test_distances_and_cosines_are_not_rounded_first():
+  """As an accelerator would, if nothing else is asked for."""
+  x, labels = jnp.zeros((4, 3)), jnp.zeros(4, int)
+  for loss in (
+    lambda x: losses.hardest_distances(x, labels, x, labels),
+    lambda x: losses.circle(x, labels, x, labels, labels, 0.25, 64.0),
+  ):
+    program = jax.jit(loss).lower(x).as_text()
+    assert program.count('dot_general') == 1
+    assert 'precision = [HIGHEST, HIGHEST]' in program
+
+
 def test_two_devices_move_centers_by_the_batch_of_both():
   """Wen et al., Eq. (4); the identity that the batch lacks stays."""
   rng = np.random.default_rng(5)

@@ -12,6 +12,7 @@ from apnet_jax.models.apnet import create_model
 from apnet_jax.models.heads import Branch, ReidOutput
 from apnet_jax.parallel import batch_layout
 from apnet_jax.parallel.devices import AXIS
+from apnet_jax.training import optim
 from apnet_jax.training import train_step as train_step_module
 from apnet_jax.training.train_step import (
   TrainState,
@@ -120,6 +121,9 @@ def test_devices_do_not_change_the_step(x64):
   expected, expected_metrics = tiny_step(1, 4)
   new, metrics = tiny_step(4, 4)
   assert {x.dtype for x in jax.tree.leaves(new.params)} == {np.dtype('f8')}
+  _, old = tiny_case(tiny_config(4))
+  moved = optax.tree.norm(optax.tree.sub(old.params, new.params))
+  np.testing.assert_allclose(metrics['gradient_norm'], moved, rtol=1e-9)
   assert difference(metrics, expected_metrics) < 1e-9
   assert difference(new, expected) < 1e-9
 
@@ -167,6 +171,9 @@ def test_micro_batches_are_the_same_step_with_all_recipes(x64):
   # Each recipe takes part.
   assert metrics['gradient_norm'] > 0.5
   assert metrics['circle'] > 0 and metrics['center'] > 0
+  terms = (metrics[name] for name in ('cross_entropy', 'triplet'))
+  added = 0.1 * (metrics['circle'] + metrics['center'])
+  np.testing.assert_allclose(metrics['loss'], sum(terms) + added, rtol=1e-9)
   moved = np.abs(new.centers[0] - old.centers[0]).max(1) > 0
   assert moved.sum() == 4  # the people of the batch
   before, after, mean = (
@@ -199,6 +206,27 @@ def test_the_average_of_weights_is_a_mean_and_then_forgets():
     np.testing.assert_allclose(
       state.trained_variables['params']['w'], expected, rtol=1e-5
     )
+
+
+@pytest.mark.parametrize('bad', ['loss', 'gradient_norm', None])
+def test_a_step_counts_if_loss_and_gradient_are_finite(bad):
+  config = common.get_config().train
+  optimizer = optim.create_optimizer(config, optax.constant_schedule(1.0))
+  variables = {'params': {'w': jnp.zeros(2)}, 'batch_stats': {}}
+  old = train_step_module.first_state(variables, optimizer, config)
+  new = old.replace(step=old.step + 1, params={'w': jnp.ones(2)})
+  metrics = {'loss': 1.0, 'gradient_norm': 1.0} | {bad: jnp.inf}
+  kept = train_step_module._unless_not_finite(new, old, metrics)
+  assert kept.params['w'].tolist() == [bad is None] * 2
+  assert kept.step == kept.opt_state[2].count == 1
+
+
+def test_each_branch_of_the_head_has_centers_for_its_features():
+  kernels = {'classifier': {'kernel': jnp.zeros((16, 6))}}
+  local = {'classifier': {'kernel': jnp.zeros((2, 8, 6))}}  # of two stripes
+  centers = train_step_module._first_centers({**kernels, 'local': local})
+  assert [each.shape for each in centers] == [(6, 16), (6, 16)]
+  assert len(train_step_module._first_centers(kernels)) == 1
 
 
 def test_micro_batches_are_the_same_on_any_number_of_devices():

@@ -101,6 +101,9 @@ def test_a_surpassed_checkpoint_is_deleted_at_the_end(tmp_path):
       checkpoints.save(step, state(step))
       checkpoints.add_figures(step, {'mAP': mAP})
     assert names(tmp_path) == {'1', '3', '4'}
+    (tmp_path / 'config.json').write_text('{}')
+    open_for_reading(tmp_path).__exit__(None)  # by another process
+    assert names(tmp_path) == {'1', '3', '4'}
   assert names(tmp_path) == {'3', '4'}
   with Checkpoints(tmp_path) as checkpoints:
     restored, _ = checkpoints.restore_latest(state(0))
