@@ -11,8 +11,8 @@ from apnet_jax.retrieval.scores import EmbeddingScores, iterate_queries
 
 # Kinds of images in a list. The first two are ranked.
 RIGHT, WRONG, SAME_CAMERA, JUNK = range(4)
-# Images that are left out, but are closer than the last ranked image: at most
-# this many are listed for each query.
+# Images that are left out, but are at least as close as the last ranked image:
+# at most this many are listed for each query.
 MAX_LEFT_OUT = 5
 QUERY_BLOCK = 256  # number of queries that are compared with junk at a time
 
@@ -77,7 +77,7 @@ def ranked_lists(
 
 
 def _with_left_out(found, kinds, similarity, others):
-  """Adds images that are left out, but are closer than the last ranked one.
+  """Adds images that are left out, but at least as close as the last ranked.
 
   Args:
     found: int [top], rows of the ranked images.
