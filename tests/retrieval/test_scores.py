@@ -99,7 +99,7 @@ def test_embeddings_that_are_alike_tie():
   ],
 )
 def test_embeddings_are_not_rounded_before_they_are_compared(function):
-  """As an accelerator would, if nothing else is asked for."""
+  """Accelerators round float32 operands to bfloat16 by default."""
   program = jax.jit(function).lower(np.zeros((4, 3), np.float32)).as_text()
   assert program.count('dot_general') == 1
   assert 'precision = [HIGHEST, HIGHEST]' in program

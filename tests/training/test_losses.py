@@ -216,7 +216,7 @@ def test_centers_are_summed_in_a_fixed_order():
 
 
 def test_distances_and_cosines_are_not_rounded_first():
-  """As an accelerator would, if nothing else is asked for."""
+  """Accelerators round float32 operands to bfloat16 by default."""
   x, labels = jnp.zeros((4, 3)), jnp.zeros(4, int)
   for loss in (
     lambda x: losses.hardest_distances(x, labels, x, labels),
