@@ -35,10 +35,12 @@ def read_json(path: str | os.PathLike) -> Any:
   """
   try:
     with open(path) as file:
-      text = file.read(MAX_BYTES + 1)
+      if os.fstat(file.fileno()).st_size > MAX_BYTES:
+        raise UserError(f'it is larger than {MAX_BYTES:,} bytes')
+      text = file.read()
   except FileNotFoundError as error:
     raise UserError(f'{path} cannot be read: it does not exist.') from error
-  except (OSError, ValueError) as error:  # ValueError: it is not UTF-8
+  except (OSError, ValueError) as error:  # ValueError: not UTF-8, too large
     raise UserError(f'{path} cannot be read as JSON: {error}') from error
   return parse_json(text, path)
 
